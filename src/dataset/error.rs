@@ -1,0 +1,97 @@
+//! Why a file could not be read or written: each with the file, the place and what can be done.
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// Errors of this module. `Display` is one line; the cause is the source.
+#[derive(Debug, Error)]
+pub enum DatasetError {
+    /// The operating system refused.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// `open`, `read`, ...
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The HDF5 library refused.
+    #[error("{}: cannot {action}", path.display())]
+    Hdf5 {
+        /// What was tried, with the object's name.
+        action: String,
+        /// The file.
+        path: PathBuf,
+        /// The library's words.
+        #[source]
+        source: hdf5::Error,
+    },
+    /// A raw data file that does not hold what its format says.
+    #[error("{}: {what} (at {place}); {remedy}", path.display())]
+    Raw {
+        /// The file.
+        path: PathBuf,
+        /// Byte offset, frame or dataset.
+        place: String,
+        /// What is wrong.
+        what: String,
+        /// What the user can do.
+        remedy: &'static str,
+    },
+    /// The format is not one that is read here.
+    #[error("{}: {what}; {remedy}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+        /// What the user can do.
+        remedy: &'static str,
+    },
+    /// A qmap that does not hold what it should.
+    #[error("qmap {}: {what}; {remedy}", path.display())]
+    Qmap {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the dataset's name.
+        what: String,
+        /// What the user can do.
+        remedy: &'static str,
+    },
+    /// A metadata file that is missing, ambiguous or not of the 8-ID schema.
+    #[error("metadata {}: {what}; {remedy}", path.display())]
+    Metadata {
+        /// The file or, when none was found, the directory.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+        /// What the user can do.
+        remedy: &'static str,
+    },
+    /// The result file could not be written.
+    #[error("cannot {action} the result {}", path.display())]
+    Save {
+        /// `create`, `write /xpcs/...`, `rename`, ...
+        action: String,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl DatasetError {
+    /// An IO error at `path`.
+    pub fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::Io { action, path: path.to_owned(), source }
+    }
+
+    /// An HDF5 error at `path`.
+    pub fn hdf5(action: impl Into<String>, path: &Path, source: hdf5::Error) -> Self {
+        Self::Hdf5 { action: action.into(), path: path.to_owned(), source }
+    }
+}

@@ -1,0 +1,2 @@
+//! The `speckled` binary: see the library for what it does.
+fn main() {}
