@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use crate::correlate::bins::Shape;
 
 pub mod error;
+pub mod stitch;
 
 pub use error::DatasetError;
 
