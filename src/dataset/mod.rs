@@ -10,6 +10,9 @@ use std::path::PathBuf;
 use crate::correlate::bins::Shape;
 
 pub mod error;
+mod plain;
+pub mod rigaku;
+pub mod stem;
 pub mod stitch;
 
 pub use error::DatasetError;
@@ -55,6 +58,11 @@ impl Event {
         self.0 as u32 & 0xffff
     }
 }
+
+// SAFETY: `Event` is a transparent wrapper of a u64, for which all bytes are valid.
+unsafe impl bytemuck::Zeroable for Event {}
+// SAFETY: as above; no padding, no interior mutability, `Copy` and 'static.
+unsafe impl bytemuck::Pod for Event {}
 
 /// What a raw file is, for messages, `info` and provenance.
 #[derive(Debug, Clone, PartialEq, Eq)]
