@@ -101,7 +101,7 @@ fn check(path: &str, text: &str) -> Vec<String> {
     found.extend(check_homes(path, &paths));
     found.extend(check_purity(path, &paths));
     found.extend(check_contents(path, &tokens, &paths));
-    found.extend(check_form(path, text));
+    found.extend(check_form(text));
     found.into_iter().map(|(line, what)| format!("{path}:{line}: {what}")).collect()
 }
 
@@ -193,7 +193,7 @@ fn attribute_has_reason(from_name: &[Token]) -> bool {
     from_name.iter().take_while(|token| token.text != "]").any(|token| token.text == "reason")
 }
 
-fn check_form(path: &str, text: &str) -> Found {
+fn check_form(text: &str) -> Found {
     let mut found = Vec::new();
     if !text.starts_with("//!") {
         found.push((1, "a file opens with //! what it is responsible for".to_owned()));
