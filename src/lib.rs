@@ -6,3 +6,4 @@
 pub mod correlate;
 pub mod dataset;
 pub mod engine;
+pub mod simulate;
