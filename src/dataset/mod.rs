@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use crate::correlate::bins::Shape;
 
 pub mod error;
+pub mod hdf5;
 pub mod imm;
 mod plain;
 pub mod rigaku;
