@@ -13,9 +13,11 @@ pub mod error;
 pub mod hdf5;
 pub mod imm;
 mod plain;
+pub mod qmap;
 pub mod rigaku;
 pub mod stem;
 pub mod stitch;
+mod values;
 
 pub use error::DatasetError;
 

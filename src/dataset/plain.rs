@@ -7,6 +7,8 @@ use std::path::Path;
 
 use super::DatasetError;
 
+const HDF5_SIGNATURE: &[u8; 8] = b"\x89HDF\r\n\x1a\n";
+
 /// Opens a regular file for reading; returns it with its size.
 ///
 /// # Errors
@@ -33,6 +35,23 @@ pub(super) fn read_at(file: &File, path: &Path, buffer: &mut [u8], offset: u64) 
     file.read_exact_at(buffer, offset).map_err(|e| DatasetError::io("read", path, e))
 }
 
+/// Whether the file is HDF5: its signature is at byte 0, 512, 1024, 2048 and so on.
+///
+/// # Errors
+/// The operating system's.
+pub(super) fn is_hdf5(file: &File, path: &Path, size: u64) -> Result<bool, DatasetError> {
+    let mut offset = 0;
+    while offset + HDF5_SIGNATURE.len() as u64 <= size {
+        let mut bytes = [0; HDF5_SIGNATURE.len()];
+        read_at(file, path, &mut bytes, offset)?;
+        if &bytes == HDF5_SIGNATURE {
+            return Ok(true);
+        }
+        offset = (2 * offset).max(512);
+    }
+    Ok(false)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,5 +74,17 @@ mod tests {
         read_at(&file, path.path(), &mut buffer, 0).unwrap();
         assert_eq!(&buffer, b"1234");
         assert!(matches!(read_at(&file, path.path(), &mut buffer, 1), Err(DatasetError::Io { action: "read", .. })));
+    }
+
+    #[test]
+    fn the_signature_may_follow_a_user_block() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        for (offset, found) in [(0, true), (512, true), (2048, true), (1, false), (1536, false)] {
+            let mut bytes = vec![0; offset];
+            bytes.extend(HDF5_SIGNATURE);
+            std::fs::write(&path, &bytes).unwrap();
+            let (file, size) = open(path.path()).unwrap();
+            assert_eq!(is_hdf5(&file, path.path(), size).unwrap(), found, "{offset}");
+        }
     }
 }

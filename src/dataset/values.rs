@@ -1,0 +1,175 @@
+//! Small HDF5 datasets as numbers and strings, whatever type they are stored in.
+//!
+//! For qmaps and metadata, where the library may decode; raw data do not come through here.
+
+use std::path::Path;
+
+use hdf5::types::{FixedAscii, FixedUnicode, TypeDescriptor, VarLenAscii, VarLenUnicode};
+use hdf5::{Dataset, File, Group};
+
+use super::{DatasetError, plain};
+
+/// The most elements that [`numbers`] and [`strings`] read, so that a damaged size allocates nothing large.
+const MAX_ELEMENTS: usize = 1 << 20;
+const MAX_FIXED_STRING: usize = 1024;
+
+/// Opens an HDF5 file for reading; `refuse` makes the error of one that is not or is damaged.
+///
+/// # Errors
+/// IO errors as such, others by `refuse`.
+pub(super) fn open(path: &Path, refuse: impl Fn(String) -> DatasetError) -> Result<File, DatasetError> {
+    let (file, size) = plain::open(path)?;
+    if !plain::is_hdf5(&file, path, size)? {
+        return Err(refuse("not an HDF5 file".into()));
+    }
+    File::open(path).map_err(|e| refuse(format!("a damaged HDF5 file: {}", words(&e))))
+}
+
+/// The library's words on one line.
+pub(super) fn words(error: &hdf5::Error) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The dataset at `path`, None where there is none.
+pub(super) fn dataset(group: &Group, path: &str) -> Option<Dataset> {
+    group.dataset(path).ok()
+}
+
+/// All elements as f64, from any integer, float, boolean or enumeration type.
+///
+/// # Errors
+/// Text, compounds and the like; more than `limit` elements or chunks of more; what the library refuses.
+pub(super) fn numbers_up_to(limit: usize, dataset: &Dataset) -> Result<Vec<f64>, String> {
+    let sizes = [Some(dataset.shape()), dataset.chunk()];
+    for size in sizes.into_iter().flatten() {
+        let elements = size.iter().try_fold(1_usize, |product, &n| product.checked_mul(n));
+        if elements.is_none_or(|elements| elements > limit) {
+            return Err(format!("is of size {size:?}, more than {limit} elements"));
+        }
+    }
+    let numeric = |stored: &TypeDescriptor| {
+        use TypeDescriptor as T;
+        matches!(stored, T::Integer(_) | T::Unsigned(_) | T::Float(_) | T::Boolean | T::Enum(_))
+    };
+    match dataset.dtype().and_then(|dtype| dtype.to_descriptor()) {
+        Ok(stored) if !numeric(&stored) => Err(format!("is stored as {stored}, not as numbers")),
+        _ => dataset.read_raw::<f64>().map_err(|e| format!("does not read as numbers: {}", words(&e))),
+    }
+}
+
+/// [`numbers_up_to`] a million.
+pub(super) fn numbers(dataset: &Dataset) -> Result<Vec<f64>, String> {
+    numbers_up_to(MAX_ELEMENTS, dataset)
+}
+
+/// The one number of a scalar or an array of one element.
+///
+/// # Errors
+/// As [`numbers`], and any other number of elements.
+pub(super) fn number(dataset: &Dataset) -> Result<f64, String> {
+    one(numbers(dataset)?)
+}
+
+/// All elements as strings; bytes that are not UTF-8 are replaced.
+///
+/// # Errors
+/// Types other than strings, too many or too long ones, what the library refuses.
+pub(super) fn strings(dataset: &Dataset) -> Result<Vec<String>, String> {
+    if dataset.size() > MAX_ELEMENTS {
+        return Err(format!("has {} elements, more than {MAX_ELEMENTS}", dataset.size()));
+    }
+    let stored = dataset.dtype().and_then(|dtype| dtype.to_descriptor()).map_err(|e| words(&e))?;
+    let read = match stored {
+        TypeDescriptor::VarLenUnicode => texts::<VarLenUnicode>(dataset),
+        TypeDescriptor::VarLenAscii => texts::<VarLenAscii>(dataset),
+        TypeDescriptor::FixedUnicode(n) if n <= MAX_FIXED_STRING => texts::<FixedUnicode<MAX_FIXED_STRING>>(dataset),
+        TypeDescriptor::FixedAscii(n) if n <= MAX_FIXED_STRING => texts::<FixedAscii<MAX_FIXED_STRING>>(dataset),
+        other => return Err(format!("is stored as {other}, not as text")),
+    };
+    read.map_err(|e| words(&e))
+}
+
+/// The one string of a scalar or an array of one element.
+///
+/// # Errors
+/// As [`strings`], and any other number of elements.
+pub(super) fn string(dataset: &Dataset) -> Result<String, String> {
+    one(strings(dataset)?)
+}
+
+fn texts<T: hdf5::H5Type + AsRef<[u8]>>(dataset: &Dataset) -> Result<Vec<String>, hdf5::Error> {
+    let values = dataset.read_raw::<T>()?;
+    // By bytes: the types' own `str` trusts the file to be UTF-8.
+    let text = |value: &T| String::from_utf8_lossy(value.as_ref()).trim_end_matches('\0').to_owned();
+    Ok(values.iter().map(text).collect())
+}
+
+fn one<T>(values: Vec<T>) -> Result<T, String> {
+    let count = values.len();
+    let mut values = values.into_iter();
+    match (values.next(), count) {
+        (Some(value), 1) => Ok(value),
+        _ => Err(format!("has {count} elements instead of one")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch_file() -> (tempfile::TempDir, File) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = File::create(dir.path().join("a.h5")).unwrap();
+        (dir, file)
+    }
+
+    #[test]
+    fn any_numeric_type_reads_as_numbers() {
+        let (_dir, file) = scratch_file();
+        let builder = file.new_dataset_builder();
+        builder.clone().with_data(&[true, false]).create("bool").unwrap();
+        builder.clone().with_data(&[1_u8, 0]).create("u8").unwrap();
+        builder.clone().with_data(&[1_i64, 0]).create("i64").unwrap();
+        builder.clone().with_data(&[1_f32, 0.0]).create("f32").unwrap();
+        for name in ["bool", "u8", "i64", "f32"] {
+            assert_eq!(numbers(&dataset(&file, name).unwrap()).unwrap(), [1.0, 0.0], "{name}");
+        }
+        assert!(number(&dataset(&file, "u8").unwrap()).unwrap_err().contains("2 elements"));
+    }
+
+    #[test]
+    fn any_string_type_reads_as_text() {
+        let (_dir, file) = scratch_file();
+        let text: VarLenUnicode = "Å⁻¹".parse().unwrap();
+        let fixed: FixedUnicode<9> = "Å⁻¹".parse().unwrap();
+        file.new_dataset_builder().with_data(&[text]).create("var").unwrap();
+        file.new_dataset_builder().with_data(&[fixed]).create("fixed").unwrap();
+        file.new_dataset_builder().with_data(&[FixedAscii::<5>::from_ascii("q").unwrap()]).create("ascii").unwrap();
+        assert_eq!(string(&dataset(&file, "var").unwrap()).unwrap(), "Å⁻¹");
+        assert_eq!(string(&dataset(&file, "fixed").unwrap()).unwrap(), "Å⁻¹");
+        assert_eq!(string(&dataset(&file, "ascii").unwrap()).unwrap(), "q");
+        assert!(numbers(&dataset(&file, "var").unwrap()).unwrap_err().contains("not as numbers"));
+    }
+
+    #[test]
+    fn sizes_are_checked_before_memory_is_taken() {
+        let (_dir, file) = scratch_file();
+        let huge = [1_usize << 20, 1 << 20, 1 << 20];
+        file.new_dataset::<u8>().shape(huge).chunk([1, 1, 1024]).create("huge").unwrap();
+        file.new_dataset::<u8>().shape(4..).chunk(1 << 30).create("chunk").unwrap();
+        for name in ["huge", "chunk"] {
+            assert!(numbers(&dataset(&file, name).unwrap()).unwrap_err().contains("more than"), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_hdf5_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let refuse = |what: String| DatasetError::Qmap { path: file.path().to_owned(), what, remedy: "" };
+        for (bytes, words) in [(&b"text"[..], "not an HDF5 file"), (b"\x89HDF\r\n\x1a\nrest", "damaged")] {
+            std::fs::write(file.path(), bytes).unwrap();
+            let message = open(file.path(), refuse).map(|_| ()).unwrap_err().to_string();
+            assert!(message.contains(words) && !message.contains('\n'), "{message}");
+        }
+    }
+}
