@@ -12,6 +12,7 @@ use crate::correlate::bins::Shape;
 pub mod error;
 pub mod hdf5;
 pub mod imm;
+pub mod metadata;
 mod plain;
 pub mod qmap;
 pub mod rigaku;

@@ -79,12 +79,17 @@ pub(super) fn strings(dataset: &Dataset) -> Result<Vec<String>, String> {
         return Err(format!("has {} elements, more than {MAX_ELEMENTS}", dataset.size()));
     }
     let stored = dataset.dtype().and_then(|dtype| dtype.to_descriptor()).map_err(|e| words(&e))?;
-    let read = match stored {
-        TypeDescriptor::VarLenUnicode => texts::<VarLenUnicode>(dataset),
-        TypeDescriptor::VarLenAscii => texts::<VarLenAscii>(dataset),
-        TypeDescriptor::FixedUnicode(n) if n <= MAX_FIXED_STRING => texts::<FixedUnicode<MAX_FIXED_STRING>>(dataset),
-        TypeDescriptor::FixedAscii(n) if n <= MAX_FIXED_STRING => texts::<FixedAscii<MAX_FIXED_STRING>>(dataset),
-        other => return Err(format!("is stored as {other}, not as text")),
+    let fits = |n| n <= MAX_FIXED_STRING;
+    let read = if stored == TypeDescriptor::VarLenUnicode {
+        texts::<VarLenUnicode>(dataset)
+    } else if stored == TypeDescriptor::VarLenAscii {
+        texts::<VarLenAscii>(dataset)
+    } else if matches!(stored, TypeDescriptor::FixedUnicode(n) if fits(n)) {
+        texts::<FixedUnicode<MAX_FIXED_STRING>>(dataset)
+    } else if matches!(stored, TypeDescriptor::FixedAscii(n) if fits(n)) {
+        texts::<FixedAscii<MAX_FIXED_STRING>>(dataset)
+    } else {
+        return Err(format!("is stored as {stored}, not as text"));
     };
     read.map_err(|e| words(&e))
 }
