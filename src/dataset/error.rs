@@ -71,6 +71,15 @@ pub enum DatasetError {
         /// What the user can do.
         remedy: &'static str,
     },
+    /// A simulated dataset whose parameters make no sense.
+    #[error("cannot simulate {}", path.display())]
+    Scene {
+        /// The raw file that it was to be.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: crate::simulate::SceneError,
+    },
     /// The result file could not be written.
     #[error("cannot {action} the result {}", path.display())]
     Save {

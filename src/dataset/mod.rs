@@ -19,6 +19,7 @@ pub mod rigaku;
 pub mod stem;
 pub mod stitch;
 mod values;
+pub mod write;
 
 pub use error::DatasetError;
 

@@ -49,7 +49,12 @@ impl Geometry {
     pub fn q(&self, row: usize, col: usize) -> f64 {
         let (dy, dx) = self.offset(row, col);
         let angle = (dx.hypot(dy) * self.pixel_size / self.distance).atan();
-        2.0 * TAU * self.energy / HC * (angle / 2.0).sin()
+        2.0 * TAU / self.wavelength() * (angle / 2.0).sin()
+    }
+
+    /// Wavelength in angstrom.
+    pub fn wavelength(&self) -> f64 {
+        HC / self.energy
     }
 
     /// Azimuth of a pixel, in degrees from -180 to 180.
