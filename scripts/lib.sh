@@ -5,6 +5,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache="$root/.cache"
+mkdir -p "$cache"
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
@@ -52,9 +53,11 @@ need_rust() {
         export PATH="$CARGO_HOME/bin:$PATH"
         if ! [ -x "$CARGO_HOME/bin/cargo" ]; then
             say "no cargo here: installing Rust $wanted into .cache (rustup, minimal profile)"
-            curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs -o "$cache/rustup-init.sh" &&
-                sh "$cache/rustup-init.sh" -q -y --no-modify-path --profile minimal \
-                    --default-toolchain "$wanted" -c rustfmt -c clippy ||
+            curl --proto '=https' --tlsv1.2 -sSf -o "$cache/rustup-init" \
+                "https://static.rust-lang.org/rustup/dist/$(uname -m)-unknown-linux-gnu/rustup-init" &&
+                chmod +x "$cache/rustup-init" &&
+                "$cache/rustup-init" -q -y --no-modify-path --profile minimal \
+                    --default-toolchain "$wanted" -c rustfmt -c clippy >/dev/null ||
                 die "Rust $wanted could not be downloaded; install it (https://rustup.rs) and run this again"
         fi
     fi
@@ -75,4 +78,12 @@ need_venv() {
             die "pip could not install $*; see above, and run this again"
         echo "$*" >"$marker"
     fi
+}
+
+# need_speckled: a release build of this checkout; its path in $speckled.
+need_speckled() {
+    say "building speckled (release; the first time takes some minutes)"
+    (cd "$root" && cargo build --locked --release --quiet)
+    speckled="${CARGO_TARGET_DIR:-$root/target}/release/speckled"
+    [ -x "$speckled" ] || die "the build left no $speckled"
 }
