@@ -27,6 +27,23 @@ pub(super) fn open(path: &Path) -> Result<(File, u64), DatasetError> {
     Ok((file, size))
 }
 
+/// As [`open`], for formats of which no valid file is empty.
+///
+/// # Errors
+/// As [`open`], and an empty file.
+pub(super) fn open_filled(path: &Path) -> Result<(File, u64), DatasetError> {
+    let (file, size) = open(path)?;
+    if size == 0 {
+        return Err(DatasetError::Raw {
+            path: path.to_owned(),
+            place: "byte 0".into(),
+            what: "the file is empty".into(),
+            remedy: "transfer it again or leave the dataset out",
+        });
+    }
+    Ok((file, size))
+}
+
 /// Fills `buffer` from byte `offset` on.
 ///
 /// # Errors

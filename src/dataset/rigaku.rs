@@ -164,15 +164,7 @@ struct Module {
 impl Module {
     /// Reads the last event only.
     fn open(path: &Path, placement: Placement) -> Result<Self, DatasetError> {
-        let (file, size) = plain::open(path)?;
-        if size == 0 {
-            return Err(DatasetError::Raw {
-                path: path.to_owned(),
-                place: "byte 0".into(),
-                what: "the file is empty".into(),
-                remedy: "transfer it again or leave the dataset out",
-            });
-        }
+        let (file, size) = plain::open_filled(path)?;
         if size % EVENT_BYTES != 0 {
             return Err(DatasetError::Raw {
                 path: path.to_owned(),

@@ -8,18 +8,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::{DatasetError, Event, EventSource, FrameSource, PixelType, Scratch, Source, SourceInfo, plain};
-use crate::correlate::bins::Shape;
 
-const HEADER_BYTES: u64 = 1024;
-/// Bytes of the header that hold what is used here.
-const HEADER_USED: usize = 156;
-const COMPRESSION_AT: usize = 4;
-const ROWS_AT: usize = 108;
-const COLS_AT: usize = 112;
-const LENGTH_AT: usize = 152;
+mod headers;
 
-/// Value of the compression field of sparse frames.
-const COMPRESSION_SPARSE: i32 = 6;
+use headers::{Coding, HEADER_BYTES, walk};
 
 const INDEX_BYTES: usize = 4;
 const COUNT_BYTES: usize = 2;
@@ -29,8 +21,6 @@ const PIXEL_BYTES: u64 = 2;
 /// Bytes of a sparse block, unless one frame has more.
 const BLOCK_BYTES: u64 = 2 << 20;
 
-const CUT_REMEDY: &str = "transfer the file again or cut it at this frame's first byte";
-
 /// Opens an IMM file; the first header tells whether it is sparse or dense.
 ///
 /// Counts of sparse files are read as unsigned 16 bits: boost_corr reads them as signed and turns counts above
@@ -39,15 +29,7 @@ const CUT_REMEDY: &str = "transfer the file again or cut it at this frame's firs
 /// # Errors
 /// No frames, a truncated frame, headers that disagree or make no sense, with frame and byte; IO errors.
 pub fn open(path: &Path) -> Result<Source, DatasetError> {
-    let (file, size) = plain::open(path)?;
-    if size == 0 {
-        return Err(DatasetError::Raw {
-            path: path.to_owned(),
-            place: "byte 0".into(),
-            what: "the file is empty".into(),
-            remedy: "transfer it again or leave the dataset out",
-        });
-    }
+    let (file, size) = plain::open_filled(path)?;
     let (layout, offsets) = walk(&file, path, size)?;
     let format = match layout.coding {
         Coding::Sparse => "IMM, sparse",
@@ -66,94 +48,6 @@ pub fn open(path: &Path) -> Result<Source, DatasetError> {
         Coding::Sparse => Source::Events(Box::new(Sparse { blocks: blocks(&frames.offsets), info, frames })),
         Coding::Dense => Source::Frames(Box::new(Dense { info, frames })),
     })
-}
-
-/// How pixels are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Coding {
-    Sparse,
-    Dense,
-}
-
-/// What all headers of a file have in common.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Layout {
-    coding: Coding,
-    shape: Shape,
-}
-
-/// Walks the headers; returns the offset of each frame's header and, last, the file's size.
-fn walk(file: &File, path: &Path, size: u64) -> Result<(Layout, Vec<u64>), DatasetError> {
-    let mut offsets = vec![0];
-    let mut common = None;
-    let mut offset = 0;
-    while offset < size {
-        let frame = offsets.len() - 1;
-        let bad = |what: String, remedy| DatasetError::Raw {
-            path: path.to_owned(),
-            place: format!("frame {frame}, byte {offset}"),
-            what,
-            remedy,
-        };
-        if size - offset < HEADER_BYTES {
-            return Err(bad(format!("the frame's header is cut off after {} bytes", size - offset), CUT_REMEDY));
-        }
-        let mut header = [0; HEADER_USED];
-        plain::read_at(file, path, &mut header, offset)?;
-        let (layout, payload) =
-            parse(&header).map_err(|what| bad(what, "check that this is an IMM file, else transfer it again"))?;
-        let first = *common.get_or_insert(layout);
-        if layout != first {
-            return Err(bad(
-                format!("the frame is {layout}, the frames before it are {first}"),
-                "a file must hold frames of one kind: transfer it again or cut it at this byte",
-            ));
-        }
-        let present = size - offset - HEADER_BYTES;
-        if payload > present {
-            return Err(bad(format!("the frame is cut off: {present} of {payload} bytes of pixels"), CUT_REMEDY));
-        }
-        if offsets.len() as u64 > Event::MAX_FRAMES {
-            return Err(bad("more than 2^24 frames".into(), "cut the file into shorter ones"));
-        }
-        offset += HEADER_BYTES + payload;
-        offsets.push(offset);
-    }
-    let layout = common.expect("a file that is not empty has a first header or has failed above");
-    Ok((layout, offsets))
-}
-
-/// The layout and the payload's bytes that a header announces, or what is wrong with it.
-fn parse(header: &[u8; HEADER_USED]) -> Result<(Layout, u64), String> {
-    let field = |at: usize| i32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-    let (rows, cols) = (field(ROWS_AT), field(COLS_AT));
-    let pixels = i64::from(rows) * i64::from(cols);
-    if rows <= 0 || cols <= 0 || pixels > Event::MAX_PIXELS as i64 {
-        return Err(format!("the header announces an image of {rows} x {cols}"));
-    }
-    let length = u64::from(field(LENGTH_AT) as u32);
-    let pixels = pixels as u64;
-    let shape = Shape { rows: rows as usize, cols: cols as usize };
-    if field(COMPRESSION_AT) == COMPRESSION_SPARSE {
-        if length > pixels {
-            return Err(format!("the header announces {length} events in {pixels} pixels"));
-        }
-        return Ok((Layout { coding: Coding::Sparse, shape }, length * EVENT_BYTES));
-    }
-    if length != pixels {
-        return Err(format!("the header announces {length} values for {pixels} pixels"));
-    }
-    Ok((Layout { coding: Coding::Dense, shape }, length * PIXEL_BYTES))
-}
-
-impl std::fmt::Display for Layout {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let coding = match self.coding {
-            Coding::Sparse => "sparse",
-            Coding::Dense => "dense",
-        };
-        write!(f, "{coding} {}", self.shape)
-    }
 }
 
 /// Frames of each block: as many as fit into [`BLOCK_BYTES`], at least one. Block `b` has frames `b..b+1` of it.
@@ -306,7 +200,9 @@ impl FrameSource for Dense {
 mod tests {
     use proptest::prelude::*;
 
+    use super::headers::{COLS_AT, COMPRESSION_AT, COMPRESSION_SPARSE, LENGTH_AT, ROWS_AT};
     use super::*;
+    use crate::correlate::bins::Shape;
 
     const SHAPE: Shape = Shape { rows: 4, cols: 6 };
 
@@ -391,6 +287,17 @@ mod tests {
         let events = read_all(Source::Events(source)).unwrap();
         assert_eq!(events.len(), 720_000);
         assert!(events.is_sorted() && events[719_999] == Event::new(11, 59_999, 1));
+    }
+
+    #[test]
+    fn many_small_frames_are_found() {
+        let frames: Vec<_> = (0..400).map(|k| vec![(k % 24, k as u16); k as usize % 4]).collect();
+        let bytes: Vec<u8> = frames.iter().flat_map(|frame| sparse_frame(SHAPE, frame)).collect();
+        let source = open_bytes(&bytes).unwrap();
+        assert_eq!(source.info().frames, 400);
+        let expected =
+            (0..).zip(&frames).flat_map(|(k, frame)| frame.iter().map(move |e| Event::new(k, e.0 as u32, e.1)));
+        assert_eq!(read_all(source).unwrap(), expected.collect::<Vec<_>>());
     }
 
     #[test]
