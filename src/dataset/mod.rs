@@ -15,6 +15,7 @@ pub mod imm;
 pub mod metadata;
 mod plain;
 pub mod qmap;
+pub mod result;
 pub mod rigaku;
 pub mod stem;
 pub mod stitch;

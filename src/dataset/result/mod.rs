@@ -1,0 +1,279 @@
+//! The result file: the metadata copied whole, the qmap, and the numbers where xpcs-viewer 1.2.2 looks for them.
+//!
+//! A result is begun before the correlation, so that a place that cannot be written fails at once; two-time maps
+//! are stored as they come; the rest at the end. The file has a hidden name until it is complete and durable.
+//! This module computes nothing.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use hdf5::types::VarLenUnicode;
+use sha2::{Digest, Sha256};
+
+use super::DatasetError;
+use crate::correlate::bins::Partition;
+use crate::correlate::result::{Correlation, TwoTimeMap};
+
+mod fault;
+mod provenance;
+mod settings;
+mod staged;
+mod store;
+mod tables;
+
+pub use provenance::Provenance;
+pub use settings::{SettingValue, Settings};
+
+use provenance::{InputFile, Inputs};
+use staged::Staged;
+use store::{Store, pour, unicode};
+
+/// Datasets of a qmap without which the viewer does not open a result.
+const VIEWER_NEEDS: [&str; 17] = [
+    "mask",
+    "dynamic_roi_map",
+    "static_roi_map",
+    "dynamic_v_list_dim0",
+    "static_v_list_dim0",
+    "dynamic_v_list_dim1",
+    "static_v_list_dim1",
+    "dynamic_index_mapping",
+    "static_index_mapping",
+    "dynamic_num_pts",
+    "static_num_pts",
+    "map_names",
+    "map_units",
+    "beam_center_x",
+    "beam_center_y",
+    "pixel_size",
+    "detector_distance",
+];
+
+/// What to do when the name is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Overwrite {
+    /// The new result takes the old one's place.
+    Replace,
+    /// The new result gets the first free of `_1`, `_2`, ...
+    Number,
+}
+
+/// Where a result goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResultTarget {
+    /// Directory, created if absent.
+    pub directory: PathBuf,
+    /// File name before `_results.hdf`.
+    pub stem: String,
+    /// What to do when the name is taken.
+    pub overwrite: Overwrite,
+}
+
+impl ResultTarget {
+    /// File name with the number that makes it free; 0 = none.
+    fn file_name(&self, number: u32) -> String {
+        match number {
+            0 => format!("{}_results.hdf", self.stem),
+            n => format!("{}_results_{n}.hdf", self.stem),
+        }
+    }
+
+    fn path(&self, number: u32) -> PathBuf {
+        self.directory.join(self.file_name(number))
+    }
+}
+
+/// Which analyses a result holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Analyses {
+    /// Multi-tau only.
+    MultiTau,
+    /// Two-time only.
+    TwoTime,
+    /// Both in one file.
+    Both,
+}
+
+impl Analyses {
+    /// Whether multi-tau is among them.
+    pub fn multi_tau(self) -> bool {
+        matches!(self, Self::MultiTau | Self::Both)
+    }
+
+    /// Whether two-time is among them.
+    pub fn two_time(self) -> bool {
+        matches!(self, Self::TwoTime | Self::Both)
+    }
+}
+
+/// A result that is being written. Dropping it before [`Self::finish`] leaves nothing behind.
+#[derive(Debug)]
+pub struct ResultWriter {
+    // Fields drop in this order: the file is closed before it is removed.
+    store: Store,
+    staged: Staged,
+    target: PathBuf,
+    analyses: Analyses,
+    inputs: Inputs,
+    maps: Vec<u32>,
+    warnings: Vec<String>,
+}
+
+impl ResultWriter {
+    /// Creates the hidden file with the metadata and the qmap in it.
+    ///
+    /// # Errors
+    /// A directory that cannot be written, a full disk, a metadata or qmap file that cannot be read.
+    pub fn begin(
+        target: &ResultTarget,
+        metadata: &Path,
+        qmap: &Path,
+        analyses: Analyses,
+    ) -> Result<Self, DatasetError> {
+        let planned = target.path(0);
+        let (staged, mut file) = Staged::create(target)?;
+        let metadata_bytes = copy_metadata(metadata, &mut file, &planned)?;
+        drop(file);
+        let store = Store::open(staged.path(), &planned).map_err(|e| copy_refused(metadata, &planned, e))?;
+        let mut hasher = Sha256::new();
+        let qmap_bytes = pour(qmap, &mut hasher).map_err(|e| DatasetError::io("read", qmap, e))?;
+        let inputs = Inputs {
+            metadata: InputFile { path: metadata.to_owned(), bytes: metadata_bytes },
+            qmap: InputFile { path: qmap.to_owned(), bytes: qmap_bytes },
+            qmap_sha256: hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+        };
+        let mut warnings = Vec::new();
+        if store.root().link_exists("xpcs") {
+            store.root().unlink("xpcs").map_err(|e| store.fault("/xpcs", e))?;
+            warnings.push(format!("{}: an earlier result in it, /xpcs, was left out", metadata.display()));
+        }
+        copy_qmap(&store, &inputs, &mut warnings)?;
+        if analyses.two_time() {
+            store.group(tables::MAPS)?;
+        }
+        store.flush()?;
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(Self { store, staged, target: planned, analyses, inputs, maps: Vec::new(), warnings })
+    }
+
+    /// What is not as it should be in the inputs; the result records it too.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Stores a two-time map.
+    ///
+    /// # Errors
+    /// A map that comes twice, a full disk.
+    pub fn two_time_map(&mut self, map: TwoTimeMap) -> Result<(), DatasetError> {
+        tables::map(&self.store, &map)?;
+        self.maps.push(map.label);
+        Ok(())
+    }
+
+    /// Stores the rest, makes the file durable and gives it its final name, which is returned.
+    ///
+    /// # Errors
+    /// Numbers that the analyses need and the correlation does not hold, a full disk.
+    pub fn finish(
+        self,
+        correlation: &Correlation,
+        partition: &Partition,
+        settings: &Settings,
+        provenance: &Provenance,
+    ) -> Result<PathBuf, DatasetError> {
+        self.write_multi_tau(correlation, partition, settings)?;
+        self.write_two_time(correlation, settings)?;
+        tables::scattering(&self.store, &correlation.scattering, partition)?;
+        let saturated = &correlation.saturated;
+        provenance::write(&self.store, provenance, &self.inputs, &self.warnings, saturated, partition.shape())?;
+        let Self { store, staged, .. } = self;
+        store.close()?;
+        staged.publish()
+    }
+
+    fn write_multi_tau(
+        &self,
+        correlation: &Correlation,
+        partition: &Partition,
+        settings: &Settings,
+    ) -> Result<(), DatasetError> {
+        if !self.analyses.multi_tau() {
+            return Ok(());
+        }
+        let whole = correlation.multi_tau.as_ref().ok_or_else(|| self.incomplete("multi-tau g2"))?;
+        tables::multi_tau(&self.store, whole)?;
+        if !correlation.parts.is_empty() {
+            let frames = correlation.scattering.intensity.len();
+            tables::parts(&self.store, whole, &correlation.parts, frames)?;
+        }
+        if let Some(pixels) = &correlation.pixel_g2 {
+            tables::pixel_g2(&self.store, pixels, partition)?;
+        }
+        tables::config(&self.store, tables::MULTI_TAU, "multitau", settings)
+    }
+
+    fn write_two_time(&self, correlation: &Correlation, settings: &Settings) -> Result<(), DatasetError> {
+        if !self.analyses.two_time() {
+            return Ok(());
+        }
+        let numbers = correlation.two_time.as_ref().ok_or_else(|| self.incomplete("two-time g2"))?;
+        if let Some(label) = numbers.labels.iter().find(|label| !self.maps.contains(label)) {
+            return Err(self.incomplete(&tables::map_object(*label)));
+        }
+        tables::two_time(&self.store, numbers)?;
+        tables::config(&self.store, tables::TWO_TIME, "twotime", settings)
+    }
+
+    fn incomplete(&self, what: &str) -> DatasetError {
+        fault::save("complete", &self.target, format!("the correlation yielded no {what}"))
+    }
+}
+
+/// Copies the metadata byte by byte, telling a fault of reading from one of writing.
+fn copy_metadata(metadata: &Path, file: &mut File, target: &Path) -> Result<u64, DatasetError> {
+    let content = fs::read(metadata).map_err(|e| DatasetError::io("read", metadata, e))?;
+    file.write_all(&content).map_err(|e| fault::save("copy the metadata into", target, e))?;
+    Ok(content.len() as u64)
+}
+
+fn copy_refused(metadata: &Path, target: &Path, error: hdf5::Error) -> DatasetError {
+    match fault::system_error(&error) {
+        Some(cause) => fault::save("open", target, cause),
+        None => DatasetError::Metadata {
+            path: metadata.to_owned(),
+            what: format!("not a complete HDF5 file ({error})"),
+            remedy: "give the measurement's _metadata.hdf",
+        },
+    }
+}
+
+/// Copies `/qmap` with its attributes; a legacy one without a hash gets that of its file, or the viewer's cache fails.
+fn copy_qmap(store: &Store, inputs: &Inputs, warnings: &mut Vec<String>) -> Result<(), DatasetError> {
+    const OBJECT: &str = "/xpcs/qmap";
+    let path = &inputs.qmap.path;
+    let file = hdf5::File::open(path).map_err(|e| DatasetError::hdf5("open it", path, e))?;
+    let qmap = file.group("qmap").map_err(|e| DatasetError::hdf5("open /qmap", path, e))?;
+    store.group("/xpcs")?;
+    let fault = |e| store.fault(OBJECT, e);
+    qmap.copy_to(store.root(), OBJECT).map_err(fault)?;
+    let copy = store.root().group(OBJECT).map_err(fault)?;
+    if copy.attr("hash").is_err() {
+        copy.new_attr::<VarLenUnicode>()
+            .create("hash")
+            .and_then(|attribute| attribute.write_scalar(&unicode(&inputs.qmap_sha256)))
+            .map_err(fault)?;
+    }
+    let absent: Vec<&str> = VIEWER_NEEDS.into_iter().filter(|name| !copy.link_exists(name)).collect();
+    if !absent.is_empty() {
+        warnings.push(format!(
+            "qmap {}: no {}, without which xpcs-viewer cannot open the result; make the qmap anew with pySimpleMask",
+            path.display(),
+            absent.join(", ")
+        ));
+    }
+    Ok(())
+}

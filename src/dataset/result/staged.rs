@@ -1,0 +1,188 @@
+//! A result under construction: a hidden file beside the final name, renamed into place when it is whole.
+//!
+//! Whatever happens before [`Staged::publish`] leaves nothing behind. Knows nothing of what the file holds.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use super::fault::save;
+use super::{Overwrite, ResultTarget};
+use crate::dataset::DatasetError;
+
+/// Attempts to find a temporary name that nobody has; each is one in four billion.
+const NAME_ATTEMPTS: usize = 16;
+
+/// The hidden file. Dropping it removes it.
+#[derive(Debug)]
+pub(super) struct Staged {
+    path: PathBuf,
+    target: ResultTarget,
+    published: bool,
+}
+
+impl Staged {
+    /// Creates the directory, where absent, and the empty hidden file in it.
+    ///
+    /// # Errors
+    /// The system's reason, as read-only or full.
+    pub(super) fn create(target: &ResultTarget) -> Result<(Self, File), DatasetError> {
+        let planned = target.path(0);
+        fs::create_dir_all(&target.directory).map_err(|e| save("create the directory of", &planned, e))?;
+        for _ in 0..NAME_ATTEMPTS {
+            let name = format!(".{}.{}-{:08x}.partial", target.file_name(0), std::process::id(), rand::random::<u32>());
+            let path = target.directory.join(name);
+            match OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path) {
+                Ok(file) => return Ok((Self { path, target: target.clone(), published: false }, file)),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(save("create", &planned, e)),
+            }
+        }
+        Err(save("create", &planned, "no free temporary name"))
+    }
+
+    /// The hidden file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the file durable and gives it its final name, which is returned.
+    ///
+    /// # Errors
+    /// The system's reason; nothing is left behind then.
+    pub(super) fn publish(mut self) -> Result<PathBuf, DatasetError> {
+        let planned = self.target.path(0);
+        File::open(&self.path).and_then(|file| file.sync_all()).map_err(|e| save("make durable", &planned, e))?;
+        let path = match self.target.overwrite {
+            Overwrite::Replace => fs::rename(&self.path, &planned).map(|()| planned.clone()),
+            Overwrite::Number => self.rename_to_free_number(),
+        }
+        .map_err(|e| save("rename the finished file to", &planned, e))?;
+        self.published = true;
+        sync_directory(&self.target.directory);
+        Ok(path)
+    }
+
+    fn rename_to_free_number(&self) -> io::Result<PathBuf> {
+        for number in 0..u32::MAX {
+            let path = self.target.path(number);
+            match rename_to_new(&self.path, &path) {
+                Ok(()) => return Ok(path),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if self.published {
+            return;
+        }
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove an unfinished result");
+        }
+    }
+}
+
+/// Renames only when nothing has the new name. File systems without such a rename (NFS, some parallel ones) get a
+/// second link instead, which is as atomic.
+fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => link_to_new(from, to),
+        other => Ok(other?),
+    }
+}
+
+fn link_to_new(from: &Path, to: &Path) -> io::Result<()> {
+    fs::hard_link(from, to)?;
+    fs::remove_file(from)
+}
+
+/// The rename itself is done; a file system that cannot sync a directory is no reason to fail.
+fn sync_directory(directory: &Path) {
+    if let Err(error) = File::open(directory).and_then(|d| d.sync_all()) {
+        tracing::debug!(path = %directory.display(), %error, "cannot sync the result's directory");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(directory: &Path, overwrite: Overwrite) -> ResultTarget {
+        ResultTarget { directory: directory.to_owned(), stem: "A0001".to_owned(), overwrite }
+    }
+
+    fn entries(directory: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(directory)
+            .expect("listed")
+            .map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn nothing_has_the_final_name_before_publish_and_nothing_stays_after_drop() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let deep = dir.path().join("a/b");
+        let (staged, _) = Staged::create(&target(&deep, Overwrite::Number)).expect("created");
+        assert_eq!(entries(&deep).len(), 1);
+        assert!(entries(&deep)[0].starts_with(".A0001_results.hdf."));
+        drop(staged);
+        assert_eq!(entries(&deep), [""; 0]);
+    }
+
+    #[test]
+    fn numbers_count_up_and_replace_replaces() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for name in ["A0001_results.hdf", "A0001_results_1.hdf", "A0001_results_2.hdf"] {
+            let (staged, _) = Staged::create(&target(dir.path(), Overwrite::Number)).expect("created");
+            assert_eq!(staged.publish().expect("published"), dir.path().join(name));
+        }
+        let (staged, _) = Staged::create(&target(dir.path(), Overwrite::Replace)).expect("created");
+        assert_eq!(staged.publish().expect("published"), dir.path().join("A0001_results.hdf"));
+        assert_eq!(entries(dir.path()).len(), 3);
+    }
+
+    #[test]
+    fn writers_at_the_same_time_get_different_names() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut paths: Vec<PathBuf> = std::thread::scope(|scope| {
+            let publish = || Staged::create(&target(dir.path(), Overwrite::Number)).expect("created").0.publish();
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(publish)).collect();
+            threads.into_iter().map(|t| t.join().expect("no panic").expect("published")).collect()
+        });
+        paths.sort();
+        paths.dedup();
+        assert_eq!((paths.len(), entries(dir.path()).len()), (8, 8));
+    }
+
+    #[test]
+    fn a_second_link_refuses_a_taken_name_too() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        fs::write(&from, "new").expect("written");
+        fs::write(&to, "old").expect("written");
+        assert_eq!(link_to_new(&from, &to).expect_err("taken").kind(), io::ErrorKind::AlreadyExists);
+        fs::remove_file(&to).expect("removed");
+        link_to_new(&from, &to).expect("linked");
+        assert_eq!((fs::read_to_string(&to).expect("read").as_str(), from.exists()), ("new", false));
+    }
+
+    #[test]
+    fn a_directory_that_is_a_file_is_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("file");
+        fs::write(&file, "").expect("written");
+        let error = Staged::create(&target(&file, Overwrite::Number)).expect_err("refused");
+        assert!(error.to_string().starts_with("cannot create the directory of the result "), "{error}");
+    }
+}

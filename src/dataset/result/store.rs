@@ -1,0 +1,231 @@
+//! Datasets of an open result file: scalars, arrays, strings and chunked planes that are compressed in parallel.
+//!
+//! Every write reports its own failure: the library's write-behind buffers of raw data are off, and chunks are
+//! compressed here and handed over whole. Knows no path of the layout.
+
+use std::ffi::c_uint;
+use std::fs::OpenOptions;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use hdf5::types::VarLenUnicode;
+use hdf5::{Dataset, DatasetBuilder, File, Group, H5Type};
+use hdf5_sys::h5d::H5Dwrite_chunk;
+use hdf5_sys::h5p::H5P_DEFAULT;
+use rayon::prelude::*;
+
+use super::fault;
+use crate::dataset::DatasetError;
+
+/// Bytes of chunks that are compressed at a time, so that memory stays bounded on any number of cores.
+const BATCH_BYTES: usize = 256 << 20;
+
+/// Bit of a chunk's filter mask that says "the first filter was skipped".
+const SKIP_LZF: u32 = 1;
+
+/// Shape and chunk shape of a dataset.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Grid<const R: usize> {
+    /// Extent along each axis.
+    pub(super) shape: [usize; R],
+    /// Chunk extent along each axis, at most that of the shape.
+    pub(super) chunk: [usize; R],
+}
+
+/// An open result file. Unless closed, it is emptied when dropped: a library that holds unwritten pages then finds
+/// the space for them on a full disk too, and lets go of the file.
+#[derive(Debug)]
+pub(super) struct Store {
+    file: File,
+    path: PathBuf,
+    target: PathBuf,
+    complete: bool,
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if self.complete {
+            return;
+        }
+        if let Err(error) = OpenOptions::new().write(true).open(&self.path).and_then(|file| file.set_len(0)) {
+            tracing::debug!(path = %self.path.display(), %error, "cannot empty an unfinished result");
+        }
+    }
+}
+
+impl Store {
+    /// Opens `path` for writing; messages name `target`, the name that the file will have.
+    ///
+    /// # Errors
+    /// The library's.
+    pub(super) fn open(path: &Path, target: &Path) -> hdf5::Result<Self> {
+        let file = File::with_options().with_fapl(|plist| plist.sieve_buf_size(0)).open_rw(path)?;
+        Ok(Self { file, path: path.to_owned(), target: target.to_owned(), complete: false })
+    }
+
+    /// The file's root group.
+    pub(super) fn root(&self) -> &Group {
+        &self.file
+    }
+
+    /// Names the object and the reason of a failed write.
+    pub(super) fn fault(&self, object: &str, error: hdf5::Error) -> DatasetError {
+        fault::library(format!("write {object} of"), &self.target, error)
+    }
+
+    /// Creates a group and those above it.
+    pub(super) fn group(&self, object: &str) -> Result<Group, DatasetError> {
+        self.file.create_group(object).map_err(|e| self.fault(object, e))
+    }
+
+    /// Writes a scalar.
+    pub(super) fn scalar<T: H5Type>(&self, object: &str, value: &T) -> Result<(), DatasetError> {
+        self.builder()
+            .empty::<T>()
+            .create(object)
+            .and_then(|dataset| dataset.write_scalar(value))
+            .map_err(|e| self.fault(object, e))
+    }
+
+    /// Writes a string as variable-length UTF-8, as h5py does.
+    pub(super) fn text(&self, object: &str, value: &str) -> Result<(), DatasetError> {
+        self.scalar(object, &unicode(value))
+    }
+
+    /// Writes a list of strings.
+    pub(super) fn texts(&self, object: &str, values: &[String]) -> Result<(), DatasetError> {
+        let values: Vec<VarLenUnicode> = values.iter().map(|value| unicode(value)).collect();
+        self.list(object, &values)
+    }
+
+    /// Writes an array, row-major, in one piece, without compression.
+    pub(super) fn array<T: H5Type>(&self, object: &str, shape: &[usize], values: &[T]) -> Result<(), DatasetError> {
+        self.builder()
+            .empty::<T>()
+            .shape(shape)
+            .create(object)
+            .and_then(|dataset| dataset.write_raw(values))
+            .map_err(|e| self.fault(object, e))
+    }
+
+    /// Writes a list.
+    pub(super) fn list<T: H5Type>(&self, object: &str, values: &[T]) -> Result<(), DatasetError> {
+        self.array(object, &[values.len()], values)
+    }
+
+    /// Writes the chunks at `origins` of a float32 dataset, lzf-compressed; the others read as 0.
+    ///
+    /// `fill` gets a chunk's origin and its values, all 0, to be filled; what lies beyond the shape is ignored.
+    pub(super) fn chunked<const R: usize>(
+        &self,
+        object: &str,
+        grid: Grid<R>,
+        origins: &[[usize; R]],
+        fill: impl Fn([usize; R], &mut [f32]) + Sync,
+    ) -> Result<(), DatasetError> {
+        let fault = |e| self.fault(object, e);
+        let dataset = self
+            .builder()
+            .chunk(grid.chunk.to_vec())
+            .lzf()
+            .empty::<f32>()
+            .shape(grid.shape.to_vec())
+            .create(object)
+            .map_err(fault)?;
+        let len: usize = grid.chunk.iter().product();
+        let batch = (BATCH_BYTES / (len * size_of::<f32>()).max(1)).clamp(1, 4 * rayon::current_num_threads());
+        for origins in origins.chunks(batch) {
+            let chunks: Vec<Chunk> = origins
+                .par_iter()
+                .map(|&origin| {
+                    let mut values = vec![0.0; len];
+                    fill(origin, &mut values);
+                    Chunk::encode(&values)
+                })
+                .collect();
+            for (origin, chunk) in std::iter::zip(origins, &chunks) {
+                chunk.write(&dataset, origin).map_err(fault)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all that the library still holds.
+    pub(super) fn flush(&self) -> Result<(), DatasetError> {
+        self.file.flush().map_err(|e| fault::library("write", &self.target, e))
+    }
+
+    /// Writes all and closes the file.
+    pub(super) fn close(mut self) -> Result<(), DatasetError> {
+        self.flush()?;
+        self.complete = true;
+        let (file, target) = (self.file.clone(), self.target.clone());
+        drop(self);
+        file.close().map_err(|e| fault::library("close", &target, e))
+    }
+
+    fn builder(&self) -> DatasetBuilder {
+        self.file.new_dataset_builder().obj_track_times(false)
+    }
+}
+
+/// The string without NUL characters, which end a string in HDF5.
+pub(super) fn unicode(value: &str) -> VarLenUnicode {
+    VarLenUnicode::from_str(&value.replace('\0', "")).unwrap_or_default()
+}
+
+/// The bytes of a chunk as the file holds them.
+struct Chunk {
+    skipped: u32,
+    bytes: Vec<u8>,
+}
+
+impl Chunk {
+    fn encode(values: &[f32]) -> Self {
+        let plain: &[u8] = bytemuck::cast_slice(values);
+        match compress(plain) {
+            Some(bytes) => Self { skipped: 0, bytes },
+            None => Self { skipped: SKIP_LZF, bytes: plain.to_vec() },
+        }
+    }
+
+    fn write<const R: usize>(&self, dataset: &Dataset, origin: &[usize; R]) -> hdf5::Result<()> {
+        let offset = origin.map(|index| index as u64);
+        let status = hdf5::sync::sync(|| {
+            // SAFETY: the dataset is open, `offset` has its rank, and `bytes` outlive the call, which only reads
+            // them; the library's lock is held by `sync`.
+            let status = unsafe {
+                H5Dwrite_chunk(
+                    dataset.id(),
+                    H5P_DEFAULT,
+                    self.skipped,
+                    offset.as_ptr(),
+                    self.bytes.len(),
+                    self.bytes.as_ptr().cast(),
+                )
+            };
+            hdf5::h5check(status)
+        });
+        status.map(drop)
+    }
+}
+
+/// The lzf stream of `plain`; None when it would not be shorter.
+fn compress(plain: &[u8]) -> Option<Vec<u8>> {
+    let room = plain.len().saturating_sub(1);
+    let mut out: Vec<u8> = Vec::with_capacity(room);
+    let (from, to) = (c_uint::try_from(plain.len()).ok()?, c_uint::try_from(room).ok()?);
+    // SAFETY: both buffers are valid for the lengths passed; the compressor writes at most `to` bytes and returns
+    // how many, 0 when they do not suffice.
+    unsafe {
+        let written = lzf_sys::lzf_compress(plain.as_ptr().cast(), from, out.as_mut_ptr().cast(), to);
+        out.set_len(written as usize);
+    }
+    (!out.is_empty()).then_some(out)
+}
+
+/// Reads a whole file through `sink`.
+pub(super) fn pour(path: &Path, sink: &mut impl io::Write) -> io::Result<u64> {
+    io::copy(&mut std::fs::File::open(path)?, sink)
+}
