@@ -13,6 +13,7 @@ pub mod error;
 pub mod hdf5;
 pub mod imm;
 pub mod metadata;
+pub mod open;
 mod plain;
 pub mod qmap;
 pub mod result;
