@@ -55,14 +55,6 @@ impl Tally {
         }
     }
 
-    /// Factor of each output frame that makes its mean over the masked-in pixels 1; 1 for a frame without counts.
-    ///
-    /// It applies to the mean of the output frame's raw frames.
-    pub fn frame_factors(&self, partition: &Partition, selection: &FrameSelection) -> Vec<f64> {
-        let scale = partition.pixels().len() as f64 * selection.avg() as f64;
-        self.frames.iter().map(|&sum| if sum > 0.0 { scale / sum } else { 1.0 }).collect()
-    }
-
     /// The averages. Static bins whose pixels are all masked out become NaN; bins absent from the qmap are dropped.
     pub fn finish(&self, partition: &Partition, selection: &FrameSelection) -> Scattering {
         let avg = selection.avg() as f64;
@@ -92,6 +84,14 @@ impl Tally {
             intensity: self.frames.iter().map(|&sum| sum / avg / partition.pixels().len() as f64).collect(),
         }
     }
+}
+
+/// Factor of each output frame that makes its mean over the masked-in pixels 1; 1 for a frame without counts.
+///
+/// `sums` are the frames' counts as in [`Tally::frames`]; the factor applies to the mean of the averaged raw frames.
+pub fn frame_factors(sums: &[f64], partition: &Partition, selection: &FrameSelection) -> Vec<f64> {
+    let scale = partition.pixels().len() as f64 * selection.avg() as f64;
+    sums.iter().map(|&sum| if sum > 0.0 { scale / sum } else { 1.0 }).collect()
 }
 
 #[cfg(test)]

@@ -200,4 +200,6 @@ pub struct Scratch {
     pub filtered: Vec<u8>,
     /// Decoded bytes of a chunk that is larger than what was asked for.
     pub chunk: Vec<u8>,
+    /// Decoded frames; not touched by `read_frames`, whose output it may be. Aligned for every pixel type.
+    pub frames: Vec<u32>,
 }

@@ -1,1 +1,186 @@
-//! The CPU engine.
+//! The CPU engine: chooses the way by the data (events or frames, few photons or many) and uses all threads.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::sync::Mutex;
+
+use crate::correlate::bins::{Partition, Shape};
+use crate::correlate::result::Correlation;
+use crate::dataset::{FrameSource, Source};
+
+use super::{Engine, EngineError, MapSink, Observer, Request, SaturatedPolicy};
+
+mod cells;
+mod dense;
+mod events;
+mod frames;
+mod layout;
+mod photons;
+mod pixel_store;
+mod pool;
+mod series;
+mod sparse;
+mod sparse_frames;
+mod twotime;
+
+use pool::Pool;
+
+/// More saturated pixels than this fraction of the mask means that the data, not the pixels, are at fault.
+const MOST_SATURATED: f64 = 0.01;
+
+/// How many saturated pixels a message names.
+const NAMED_PIXELS: usize = 10;
+
+/// Frames with fewer occupied pixels than this fraction are taken as events.
+/// Where the two ways cost the same was measured with `benches/correlate.rs`.
+const SPARSE_OCCUPANCY: f64 = 0.03;
+
+/// Correlates on this machine's processors.
+#[derive(Debug, Clone)]
+pub struct CpuEngine {
+    threads: NonZeroUsize,
+}
+
+impl CpuEngine {
+    /// An engine of `threads` threads; None = as many as the process may use.
+    pub fn new(threads: Option<NonZeroUsize>) -> Self {
+        let available = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        Self { threads: threads.unwrap_or_else(available) }
+    }
+
+    fn frames(
+        &self,
+        request: &Request,
+        source: &dyn FrameSource,
+        observer: &dyn Observer,
+        maps: &mut MapSink<'_>,
+    ) -> Result<(Correlation, Partition), EngineError> {
+        let pool = Pool { threads: self.threads, observer };
+        let mut excluded = BTreeSet::new();
+        loop {
+            let partition = partition(request, &excluded)?;
+            let found = Saturated::new(source, request.saturated);
+            let occupancy = frames::occupancy(source, &partition, request, &found)?;
+            let done = if !found.is_empty() {
+                None
+            } else if occupancy < SPARSE_OCCUPANCY && sparse_frames::possible(source) {
+                let events = sparse_frames::FramesAsEvents::new(source, request.selection, &partition, &found);
+                photons::correlate(&events, &partition, request, pool, &|| !found.is_empty(), maps)?
+            } else {
+                frames::correlate(source, &partition, request, pool, &found, maps)?
+            };
+            match done {
+                Some(correlation) if found.is_empty() => {
+                    let saturated = excluded.into_iter().collect();
+                    return Ok((Correlation { saturated, ..correlation }, partition));
+                }
+                _ => {
+                    excluded.extend(found.take());
+                    check_saturated(&excluded, request)?;
+                }
+            }
+        }
+    }
+}
+
+impl Engine for CpuEngine {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn device(&self) -> String {
+        let model = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("model name"))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        });
+        format!("{}, {} threads", model.unwrap_or_else(|| std::env::consts::ARCH.to_owned()), self.threads)
+    }
+
+    fn correlate(
+        &self,
+        request: &Request,
+        source: &Source,
+        observer: &dyn Observer,
+        maps: &mut MapSink<'_>,
+    ) -> Result<(Correlation, Partition), EngineError> {
+        match source {
+            Source::Frames(source) => self.frames(request, source.as_ref(), observer, maps),
+            Source::Events(source) => {
+                let pool = Pool { threads: self.threads, observer };
+                let partition = partition(request, &BTreeSet::new())?;
+                let done = photons::correlate(source.as_ref(), &partition, request, pool, &|| false, maps)?;
+                let correlation = done.ok_or(EngineError::Cancelled)?;
+                Ok((correlation, partition))
+            }
+        }
+    }
+}
+
+/// Saturated pixels that a pass over the data has come across.
+struct Saturated {
+    /// The value that marks them, if any does.
+    value: Option<u32>,
+    pixels: Mutex<BTreeSet<u32>>,
+}
+
+impl Saturated {
+    fn new(source: &dyn FrameSource, policy: SaturatedPolicy) -> Self {
+        let value = match policy {
+            SaturatedPolicy::Mask | SaturatedPolicy::Fail if source.marks_saturation() => {
+                source.pixel_type().saturation()
+            }
+            SaturatedPolicy::Mask | SaturatedPolicy::Fail | SaturatedPolicy::Keep => None,
+        };
+        Self { value, pixels: Mutex::default() }
+    }
+
+    fn add(&self, pixel: u32) {
+        self.pixels.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(pixel);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.pixels.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).is_empty()
+    }
+
+    fn take(&self) -> BTreeSet<u32> {
+        std::mem::take(&mut self.pixels.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+}
+
+fn partition(request: &Request, excluded: &BTreeSet<u32>) -> Result<Partition, EngineError> {
+    let excluded: Vec<u32> = excluded.iter().copied().collect();
+    Partition::new(&request.labels, &excluded).map_err(EngineError::Partition)
+}
+
+fn check_saturated(excluded: &BTreeSet<u32>, request: &Request) -> Result<(), EngineError> {
+    let masked_in = request.labels.mask.iter().filter(|&&m| m).count();
+    let too_many = excluded.len() as f64 > MOST_SATURATED * masked_in as f64;
+    let why = match request.saturated {
+        SaturatedPolicy::Fail => "and --saturated is fail",
+        SaturatedPolicy::Mask if too_many => "more than 1 % of the mask",
+        SaturatedPolicy::Mask | SaturatedPolicy::Keep => return Ok(()),
+    };
+    Err(EngineError::Saturated(format!(
+        "{} of {masked_in} masked-in pixels carry the saturation value, {why}: {}; \
+         correct the mask, or use --saturated keep to count the value",
+        excluded.len(),
+        name_pixels(excluded, request.labels.shape),
+    )))
+}
+
+/// The first ten pixels by row and column, then how many more there are.
+fn name_pixels(pixels: &BTreeSet<u32>, shape: Shape) -> String {
+    let names: Vec<String> = pixels
+        .iter()
+        .take(NAMED_PIXELS)
+        .map(|&pixel| {
+            let (row, col) = shape.place(pixel);
+            format!("({row}, {col})")
+        })
+        .collect();
+    let more = pixels.len().saturating_sub(NAMED_PIXELS);
+    if more > 0 { format!("{} and {more} more", names.join(", ")) } else { names.join(", ") }
+}
+
+#[cfg(test)]
+mod tests;

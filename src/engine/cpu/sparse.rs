@@ -1,0 +1,196 @@
+//! Multi-tau of photon events: pixels one by one, shards of pixels in parallel.
+//!
+//! Memory beyond the events: one bucket a thread, the bins' sums, and (delay, 3, pixel) float32 where the
+//! per-pixel correlations are kept.
+
+use crate::correlate::bins::Partition;
+use crate::correlate::delays::DelayPlan;
+use crate::correlate::reduce::BinSums;
+use crate::correlate::result::{MultiTau, PixelG2};
+use crate::correlate::scattering::{SegmentPlan, Tally};
+use crate::engine::{EngineError, MultiTauRequest, PixelG2Output};
+
+use super::events::{BUCKET, Entry, Sorted};
+use super::layout::Layout;
+use super::pixel_store::PixelStore;
+use super::pool::Pool;
+use super::series::Series;
+
+/// The frames that a multi-tau runs over: the whole series, or one of its parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) start: u32,
+    pub(super) end: u32,
+}
+
+/// The whole series of `frames` frames, then its equal parts (a remainder belongs to none).
+pub(super) fn spans(frames: u64, parts: u32) -> Vec<Span> {
+    let mut spans = vec![Span { start: 0, end: frames as u32 }];
+    if parts > 1 {
+        let length = (frames / u64::from(parts)) as u32;
+        spans.extend((0..parts).map(|k| Span { start: k * length, end: (k + 1) * length }));
+    }
+    spans
+}
+
+/// Correlates buckets of events as they come, and holds the sums.
+pub(super) struct SparseMultiTau<'a> {
+    pub(super) layout: &'a Layout,
+    pub(super) partition: &'a Partition,
+    /// Factor of each frame.
+    pub(super) factors: Vec<f64>,
+    spans: Vec<(Span, DelayPlan, BinSums)>,
+    pixel_g2: Option<PixelStore>,
+}
+
+/// What a bucket yields.
+struct BucketSums {
+    spans: Vec<BinSums>,
+    statics: StaticSums,
+}
+
+/// Counts of each pixel, and of each segment and static bin, of a bucket.
+#[derive(Default)]
+pub(super) struct StaticSums {
+    /// Counts of each place of the bucket.
+    pixels: Vec<u64>,
+    /// (static label, counts of each segment over the pixels that are not blemished)
+    segments: Vec<(u32, Vec<u64>)>,
+}
+
+impl StaticSums {
+    /// Sums of a bucket's events; `starts` as [`Sorted::bucket`] leaves them.
+    pub(super) fn of(
+        first: usize,
+        starts: &[u32],
+        entries: &[Entry],
+        layout: &Layout,
+        partition: &Partition,
+        plan: SegmentPlan,
+    ) -> Self {
+        let mut sums = Self::default();
+        for place in first..(first + BUCKET).min(layout.len()) {
+            let own = &entries[starts[place - first] as usize..starts[place - first + 1] as usize];
+            sums.pixels.push(own.iter().map(|e| u64::from(e.count())).sum());
+            let label = layout.statics[place];
+            if label == 0 || !partition.blemish()[layout.pixels[place] as usize] {
+                continue;
+            }
+            if sums.segments.last().is_none_or(|(last, _)| *last != label) {
+                sums.segments.push((label, vec![0; plan.segments]));
+            }
+            if let Some((_, segments)) = sums.segments.last_mut() {
+                for entry in own {
+                    if let Some(segment) = plan.segment_of(u64::from(entry.frame())) {
+                        segments[segment] += u64::from(entry.count());
+                    }
+                }
+            }
+        }
+        sums
+    }
+
+    /// Adds to the tally; `first` is the bucket's first place.
+    pub(super) fn add_to(&self, tally: &mut Tally, first: usize, layout: &Layout) {
+        for (offset, &sum) in self.pixels.iter().enumerate() {
+            tally.pixels[layout.pixels[first + offset] as usize] = sum as f64;
+        }
+        for (label, segments) in &self.segments {
+            for (segment, &sum) in segments.iter().enumerate() {
+                tally.segments[(segment, *label as usize - 1)] += sum as f64;
+            }
+        }
+    }
+}
+
+impl<'a> SparseMultiTau<'a> {
+    pub(super) fn new(
+        layout: &'a Layout,
+        partition: &'a Partition,
+        request: MultiTauRequest,
+        factors: Vec<f64>,
+    ) -> Self {
+        let spans: Vec<_> = spans(factors.len() as u64, request.parts)
+            .into_iter()
+            .map(|span| {
+                let plan = DelayPlan::new(u64::from(span.end - span.start));
+                let sums = BinSums::new(partition, plan.len());
+                (span, plan, sums)
+            })
+            .collect();
+        let pixel_g2 = match request.pixel_g2 {
+            PixelG2Output::Keep => Some(PixelStore::new(spans[0].1.len(), layout.len())),
+            PixelG2Output::Drop => None,
+        };
+        Self { layout, partition, factors, spans, pixel_g2 }
+    }
+
+    /// Correlates all buckets of `sorted` and adds their counts to `tally`.
+    ///
+    /// # Errors
+    /// Cancellation.
+    pub(super) fn add(&mut self, sorted: &Sorted, tally: &mut Tally, pool: Pool<'_>) -> Result<(), EngineError> {
+        let buckets = sorted.buckets();
+        let segments = SegmentPlan::new(self.factors.len() as u64);
+        let init = || (Series::default(), Vec::new(), Vec::new());
+        let this = &*self;
+        let done = pool.map(buckets.len(), init, |(series, starts, entries), index| {
+            let bucket = buckets.start + index;
+            sorted.bucket(bucket, starts, entries);
+            let first = bucket * BUCKET;
+            let statics = StaticSums::of(first, starts, entries, this.layout, this.partition, segments);
+            let spans = this.bucket(first, starts, entries, series);
+            Ok(BucketSums { spans, statics })
+        })?;
+        for (index, part) in done.iter().enumerate() {
+            part.statics.add_to(tally, (buckets.start + index) * BUCKET, self.layout);
+            for ((_, _, sums), more) in std::iter::zip(&mut self.spans, &part.spans) {
+                sums.merge(more);
+            }
+        }
+        Ok(())
+    }
+
+    fn bucket(&self, first: usize, starts: &[u32], entries: &[Entry], series: &mut Series) -> Vec<BinSums> {
+        let mut all: Vec<BinSums> =
+            self.spans.iter().map(|(_, plan, _)| BinSums::new(self.partition, plan.len())).collect();
+        for place in first..(first + BUCKET).min(self.layout.len()) {
+            let own = &entries[starts[place - first] as usize..starts[place - first + 1] as usize];
+            for (index, ((span, plan, _), sums)) in std::iter::zip(&self.spans, &mut all).enumerate() {
+                self.push(series, own, *span);
+                series.correlate(plan);
+                sums.add_pixel(
+                    self.layout.statics[place],
+                    self.layout.dynamics[place],
+                    &series.g2,
+                    &series.later,
+                    &series.earlier,
+                );
+                if let (0, Some(store)) = (index, &self.pixel_g2) {
+                    store.keep(self.layout.ranks[place] as usize, &series.g2, &series.later, &series.earlier);
+                }
+            }
+        }
+        all
+    }
+
+    fn push(&self, series: &mut Series, own: &[Entry], span: Span) {
+        series.clear();
+        let start = own.partition_point(|e| e.frame() < span.start);
+        for entry in &own[start..] {
+            if entry.frame() >= span.end {
+                break;
+            }
+            series.push(entry.frame() - span.start, f64::from(entry.count()) * self.factors[entry.frame() as usize]);
+        }
+    }
+
+    /// g2 of the whole, of the parts, and the per-pixel correlations.
+    pub(super) fn finish(self) -> (MultiTau, Vec<MultiTau>, Option<PixelG2>) {
+        let mut results = self.spans.iter().map(|(_, plan, sums)| sums.finish(self.partition, plan));
+        let whole = results.next().expect("spans() always begins with the whole series");
+        let parts = results.collect();
+        let pixel_g2 = self.pixel_g2.map(PixelStore::finish);
+        (whole, parts, pixel_g2)
+    }
+}
