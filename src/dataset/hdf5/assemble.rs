@@ -9,7 +9,7 @@ use hdf5::dataset::Layout;
 
 use super::FRAMES;
 use super::dense::{Dense, Frames};
-use super::ffi::{self, VirtualMap};
+use super::ffi::{self, Selected, VirtualMap};
 use super::locate::{Located, locate, open_file, resolve};
 use crate::dataset::DatasetError;
 
@@ -136,8 +136,7 @@ impl Assembly {
                     sources.len() - 1
                 }
             };
-            let (from, to) =
-                (block(map.source.as_deref(), &sources[source].frames), block(map.target.as_deref(), &frames));
+            let (from, to) = (block(&map.source, &sources[source].frames), block(&map.target, &frames));
             let slab = match (from, to) {
                 (Some(from), Some(to)) if to.end - to.start == from.end - from.start => {
                     Slab { first: to.start, count: to.end - to.start, source, source_first: from.start }
@@ -160,9 +159,14 @@ fn number(name: &str) -> Option<u32> {
     (digits.len() == 6 && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok())?
 }
 
-/// The frames that a box takes, if it takes whole ones that are there, and at least one.
-fn block(selection: Option<&[Range<u64>]>, frames: &Frames) -> Option<Range<u64>> {
-    let [depth, rows, cols] = selection? else {
+/// The frames that are selected, if those are whole ones that are there, and at least one.
+fn block(selection: &Selected, frames: &Frames) -> Option<Range<u64>> {
+    let ranges = match selection {
+        Selected::All => return Some(0..frames.count),
+        Selected::Box(ranges) => ranges.as_slice(),
+        Selected::Other => return None,
+    };
+    let [depth, rows, cols] = ranges else {
         return None;
     };
     let whole = *rows == (0..frames.shape.rows as u64) && *cols == (0..frames.shape.cols as u64);

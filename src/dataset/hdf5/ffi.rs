@@ -167,10 +167,21 @@ pub(super) struct VirtualMap {
     pub(super) file: PathBuf,
     /// Dataset in it.
     pub(super) dataset: String,
-    /// What is taken of it, for each axis; None if that is no box.
-    pub(super) source: Option<Vec<Range<u64>>>,
+    /// What is taken of it.
+    pub(super) source: Selected,
     /// Where it goes.
-    pub(super) target: Option<Vec<Range<u64>>>,
+    pub(super) target: Selected,
+}
+
+/// A selection of elements.
+#[derive(Debug)]
+pub(super) enum Selected {
+    /// All; the extent that the file gives with it is not to be relied on.
+    All,
+    /// A range of each axis.
+    Box(Vec<Range<u64>>),
+    /// Anything else.
+    Other,
 }
 
 /// The sources of a virtual dataset.
@@ -193,8 +204,8 @@ pub(super) fn virtual_maps(dcpl: &DatasetCreate) -> hdf5::Result<Vec<VirtualMap>
                 Ok(VirtualMap {
                     file: path_of(file),
                     dataset: String::from_utf8_lossy(&dataset).into_owned(),
-                    source: selected_box(&source)?,
-                    target: selected_box(&target)?,
+                    source: selected(&source),
+                    target: selected(&target),
                 })
             })
             .collect()
@@ -251,20 +262,20 @@ pub(super) fn write_chunk(dataset: &Dataset, offset: &[u64], skipped: u32, bytes
     })
 }
 
-/// The box that a selection is, for each axis; None for any other selection.
-fn selected_box(space: &Dataspace) -> hdf5::Result<Option<Vec<Range<u64>>>> {
+fn selected(space: &Dataspace) -> Selected {
     // SAFETY: the space is open.
     match unsafe { H5Sget_select_type(space.id()) } {
-        H5S_sel_type::H5S_SEL_ALL => Ok(Some(space.shape().into_iter().map(|n| 0..n as u64).collect())),
-        H5S_sel_type::H5S_SEL_HYPERSLABS => hyperslab_box(space),
+        H5S_sel_type::H5S_SEL_ALL => Selected::All,
+        H5S_sel_type::H5S_SEL_HYPERSLABS => selected_box(space).map_or(Selected::Other, Selected::Box),
         H5S_sel_type::H5S_SEL_ERROR
         | H5S_sel_type::H5S_SEL_NONE
         | H5S_sel_type::H5S_SEL_POINTS
-        | H5S_sel_type::H5S_SEL_N => Ok(None),
+        | H5S_sel_type::H5S_SEL_N => Selected::Other,
     }
 }
 
-fn hyperslab_box(space: &Dataspace) -> hdf5::Result<Option<Vec<Range<u64>>>> {
+/// The box that a regular hyperslab without gaps is.
+fn selected_box(space: &Dataspace) -> Option<Vec<Range<u64>>> {
     let rank = space.ndim();
     let [mut start, mut stride, mut count, mut block] = std::array::from_fn(|_| vec![0; rank]);
     // SAFETY: each buffer has a number for every axis. The call fails for irregular selections.
@@ -278,7 +289,7 @@ fn hyperslab_box(space: &Dataspace) -> hdf5::Result<Option<Vec<Range<u64>>>> {
         )
     };
     if regular < 0 {
-        return Ok(None);
+        return None;
     }
     let axis = |i: usize| {
         let (count, block): (u64, u64) = (count[i], block[i]);
@@ -287,7 +298,7 @@ fn hyperslab_box(space: &Dataspace) -> hdf5::Result<Option<Vec<Range<u64>>>> {
         let length = (whole && bounded).then(|| count.checked_mul(block)).flatten()?;
         Some(start[i]..u64::checked_add(start[i], length)?)
     };
-    Ok((0..rank).map(axis).collect())
+    (0..rank).map(axis).collect()
 }
 
 /// Text that the library gives in two calls, for the length and for the bytes.
