@@ -246,3 +246,76 @@ fn compress_lz4(input: &[u8], out: &mut Vec<u8>) {
     assert!(written > 0, "lz4 fits a block into its bound");
     out.truncate(start + written.unsigned_abs() as usize);
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn checksum_is_fletchers() {
+        // Words 0x0102, 0x0304 and, from an odd last byte, 0x0500: sums 0x0906 and 0x0e0e... taken by hand.
+        assert_eq!(fletcher32(&[1, 2, 3, 4, 5]), 0x0e0e_0906);
+        assert_eq!(fletcher32(&[]), 0);
+        assert_eq!(fletcher32(&[0xff; 4]), 0xffff_ffff);
+    }
+
+    #[test]
+    fn both_forms_of_the_checksum_are_taken() {
+        let mut chunk = vec![1, 2, 3, 4, 5];
+        chunk.extend_from_slice(&0x0e0e_0906_u32.to_le_bytes());
+        assert_eq!(verify_fletcher32(&chunk), Ok(&[1, 2, 3, 4, 5][..]));
+        chunk[5..].copy_from_slice(&0x0e0e_0609_u32.to_le_bytes());
+        assert!(verify_fletcher32(&chunk).is_ok());
+        chunk[0] = 2;
+        assert!(verify_fletcher32(&chunk).unwrap_err().what.contains("is stored, the bytes have"));
+        assert!(verify_fletcher32(&chunk[..3]).is_err());
+    }
+
+    #[test]
+    fn unshuffle_gathers_the_bytes_of_elements() {
+        let mut out = [0; 7];
+        unshuffle(&[1, 2, 3, 4, 5, 6, 7], 3, &mut out).unwrap();
+        assert_eq!(out, [1, 3, 5, 2, 4, 6, 7]);
+        assert!(unshuffle(&[1], 3, &mut out).is_err());
+    }
+
+    #[test]
+    fn lengths_in_headers_are_checked() {
+        let mut out = [0; 8];
+        let header = |size: u64, block: u32| [&size.to_be_bytes()[..], &block.to_be_bytes()].concat();
+        assert_eq!(lz4(&header(9, 8), &mut out).unwrap_err().what, "decodes to 9 bytes, not to 8");
+        assert_eq!(lz4(&header(8, 0), &mut out).unwrap_err(), Corrupt::at(8, "block size of 0 bytes"));
+        let cut = [header(8, 8), vec![0xff; 4]].concat();
+        assert_eq!(lz4(&cut, &mut out).unwrap_err().offset, 16);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_do_not_panic(
+            mut input in proptest::collection::vec(any::<u8>(), 0..600),
+            length in 0_usize..2000,
+            plausible in any::<bool>(),
+        ) {
+            let mut out = vec![0; length];
+            let _ = (lzf(&input, &mut out), deflate(&input, &mut out), lz4_block(&input, &mut out));
+            let _ = (unshuffle(&input, 1 + length % 9, &mut out), verify_fletcher32(&input));
+            let _ = zstd(&mut zstd_context().unwrap(), &input, &mut out);
+            if plausible && input.len() >= 16 {
+                input[..8].copy_from_slice(&(length as u64).to_be_bytes());
+                input[8..12].copy_from_slice(&64_u32.to_be_bytes());
+                input[12..16].copy_from_slice(&30_u32.to_be_bytes());
+            }
+            let _ = lz4(&input, &mut out);
+            if plausible && input.len() >= 16 {
+                let sizes = [length as u32, 64.min(length as u32), input.len() as u32];
+                input[..2].copy_from_slice(&[2, 1]);
+                for (k, size) in sizes.into_iter().enumerate() {
+                    input[4 + 4 * k..8 + 4 * k].copy_from_slice(&size.to_le_bytes());
+                }
+            }
+            let _ = blosc(&input, &mut out);
+        }
+    }
+}

@@ -8,7 +8,10 @@ use super::bitshuffle::{Bitshuffle, BlockCodec};
 use super::ffi::{self, RawFilter};
 use super::{codec, open_frames};
 use crate::correlate::bins::Shape;
-use crate::dataset::{DatasetError, PixelType, Scratch};
+use crate::dataset::{PixelType, Scratch};
+
+mod damaged;
+mod linked;
 
 const TYPES: [PixelType; 6] =
     [PixelType::U8, PixelType::U16, PixelType::U32, PixelType::I16, PixelType::I32, PixelType::F32];
@@ -171,6 +174,10 @@ impl Stack {
     }
 }
 
+fn refusal(path: &Path) -> String {
+    open_frames(path).err().expect("the file is refused").to_string()
+}
+
 fn temporary() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("frames.h5");
@@ -214,6 +221,8 @@ proptest! {
 
 type Builder = hdf5::DatasetBuilderEmptyShape;
 
+type Build = fn(Builder) -> Builder;
+
 /// Writes a stack through the library, in the layout that `build` asks for.
 fn write_by_library(file: &hdf5::File, stack: &Stack, build: impl FnOnce(Builder) -> Builder) {
     fn put<T: hdf5::H5Type + Copy + bytemuck::AnyBitPattern + bytemuck::NoUninit>(
@@ -250,7 +259,7 @@ fn plain_stack(pixel: PixelType, dims: [usize; 3]) -> Stack {
 #[test]
 fn layouts_and_filters_of_the_library_read_back() {
     use hdf5::dataset::{ChunkOpts, Layout};
-    let builds: [(&str, fn(Builder) -> Builder); 11] = [
+    let builds: [(&str, Build); 11] = [
         ("contiguous", |b| b.no_chunk().layout(Layout::Contiguous)),
         ("compact", |b| b.layout(Layout::Compact)),
         ("chunked", |b| b.chunk([1, 9, 7])),
@@ -279,7 +288,7 @@ fn layouts_and_filters_of_the_library_read_back() {
 
 #[test]
 fn addresses_count_from_the_end_of_the_user_block() {
-    for build in [(|b: Builder| b.no_chunk()) as fn(Builder) -> Builder, |b| b.chunk([1, 9, 7]).deflate(1)] {
+    for build in [(|b: Builder| b.no_chunk()) as Build, |b| b.chunk([1, 9, 7]).deflate(1)] {
         let (_dir, path) = temporary();
         let stack = plain_stack(PixelType::U16, [5, 9, 7]);
         let file = hdf5::File::with_options().with_fcpl(|p| p.userblock(1024)).create(&path).unwrap();
@@ -339,194 +348,4 @@ fn filters_that_a_chunk_skipped_are_not_undone() {
     }
     drop((dataset, group, file));
     stack.assert_read(&path);
-}
-
-fn refusal(path: &Path) -> String {
-    open_frames(path).err().expect("the file is refused").to_string()
-}
-
-#[test]
-fn what_cannot_be_read_is_named() {
-    fn dataset<T: hdf5::H5Type>(shape: impl Into<hdf5::Extents>) -> impl FnOnce(&hdf5::Group) {
-        |group| drop(group.new_dataset::<T>().shape(shape).create("data").unwrap())
-    }
-    fn filtered(filters: &'static [(i32, &'static [u32])]) -> impl FnOnce(&hdf5::Group) {
-        |group| {
-            let filters: Vec<RawFilter> = filters.iter().map(|&(id, values)| (id, values.to_vec())).collect();
-            drop(ffi::create_chunked(group, "data", PixelType::U16, &[2, 3, 4], &[1, 3, 4], &filters).unwrap());
-        }
-    }
-    type Make = Box<dyn FnOnce(&hdf5::Group)>;
-    let cases: [(Make, &str); 12] = [
-        (Box::new(dataset::<u16>((4, 5))), "/entry/data/data has shape (4, 5), need (frames, rows, columns)"),
-        (Box::new(dataset::<u16>((1, 2, 3, 4))), "has shape (1, 2, 3, 4), need"),
-        (Box::new(dataset::<u16>((0, 5, 6))), "has shape (0, 5, 6): no pixels"),
-        (Box::new(dataset::<f64>((2, 5, 6))), "write u8, u16, u32, i16, i32 or f32"),
-        (Box::new(dataset::<i64>((2, 5, 6))), "has elements of type"),
-        (Box::new(dataset::<hdf5::types::FixedAscii<4>>((2, 5, 6))), "has elements of type"),
-        (Box::new(dataset::<u16>((1, 60_000, 60_000))), "more than 1 GiB"),
-        (Box::new(filtered(&[(32013, &[])])), "filter 32013 is not known; rewrite it without or with gzip (1)"),
-        (Box::new(filtered(&[(32008, &[0, 5, 2, 12, 2])])), "blocks of 12 elements"),
-        (Box::new(filtered(&[(32008, &[0, 5, 2, 0, 7])])), "compression 7"),
-        (Box::new(filtered(&[(32008, &[0, 5, 70_000, 0, 2])])), "elements of 70000 bytes"),
-        (Box::new(filtered(&[(32004, &[]), (32015, &[])])), "compressed twice"),
-    ];
-    for (make, expected) in cases {
-        let (_dir, path) = temporary();
-        let file = hdf5::File::create(&path).unwrap();
-        make(&file.create_group("entry/data").unwrap());
-        drop(file);
-        let message = refusal(&path);
-        assert!(message.contains(expected) && message.contains("frames.h5"), "{message}");
-    }
-}
-
-#[test]
-fn files_without_frames_are_refused() {
-    let (dir, path) = temporary();
-    assert!(refusal(&path).contains("cannot open"));
-    assert!(refusal(dir.path()).contains("cannot open"));
-    std::fs::write(&path, b"no HDF5").unwrap();
-    assert!(refusal(&path).contains("cannot open it as HDF5"));
-    let file = hdf5::File::create(&path).unwrap();
-    assert!(refusal(&path).contains("there is neither /entry/data/data nor /entry/data/data_000001"));
-    file.create_group("entry/data").unwrap();
-    drop(file);
-    assert!(refusal(&path).contains("there is neither"));
-}
-
-#[test]
-fn numbered_datasets_must_belong_together() {
-    let (_dir, path) = temporary();
-    let file = hdf5::File::create(&path).unwrap();
-    let group = file.create_group("entry/data").unwrap();
-    group.new_dataset::<u16>().shape([2, 3, 4]).create("data_000001").unwrap();
-    group.new_dataset::<u16>().shape([3, 3, 4]).create("data_000002").unwrap();
-    group.new_dataset::<u16>().shape([3, 3, 4]).create("data_extra").unwrap();
-    file.flush().unwrap();
-    assert_eq!(open_frames(&path).unwrap().info().frames, 5);
-    group.new_dataset::<u16>().shape([1, 3, 4]).create("data_000004").unwrap();
-    file.flush().unwrap();
-    assert!(refusal(&path).contains("/entry/data/data_000004"), "{}", refusal(&path));
-    group.new_dataset::<u8>().shape([1, 3, 4]).create("data_000003").unwrap();
-    drop((group, file));
-    assert!(refusal(&path).contains("has frames of 3 x 4 U8 pixels where 3 x 4 U16"), "{}", refusal(&path));
-}
-
-#[test]
-fn links_are_followed_but_not_in_a_circle() {
-    let (dir, path) = temporary();
-    let stack = Stack::new(PixelType::U8, [3, 4, 5], 7);
-    stack.write(&path, [1, 4, 5], Encoder::Lz4, &[]);
-    let link = |name: &str, group: &str, leaf: &str, target: &str, object: &str| {
-        let path = dir.path().join(name);
-        let file = hdf5::File::create(&path).unwrap();
-        let group = if group.is_empty() { file.as_group().unwrap() } else { file.create_group(group).unwrap() };
-        group.link_external(target, object, leaf).unwrap();
-        path
-    };
-    stack.assert_read(&link("dataset.h5", "entry/data", "data", "frames.h5", "/entry/data/data"));
-    stack.assert_read(&link("twice.h5", "entry/data", "data", "dataset.h5", "/entry/data/data"));
-    stack.assert_read(&link("group.h5", "", "entry", "frames.h5", "/entry"));
-    stack.assert_read(&link("moved.h5", "entry/data", "data", "/gone/frames.h5", "/entry/data/data"));
-    let circle = refusal(&link("circle.h5", "entry/data", "data", "circle.h5", "/entry/data/data"));
-    assert!(circle.contains("more than 8 external links"), "{circle}");
-    let device = refusal(&link("device.h5", "entry/data", "data", "/dev/null", "/entry/data/data"));
-    assert!(device.contains("/dev/null"), "{device}");
-}
-
-#[test]
-fn virtual_datasets_of_frame_blocks_are_mapped() {
-    let (dir, path) = temporary();
-    let stack = Stack::new(PixelType::U16, [6, 4, 5], 13);
-    stack.write(&path, [1, 4, 5], Encoder::Zstd, &[]);
-    let make = |name: &str, maps: &[(std::ops::Range<usize>, std::ops::Range<usize>, usize)]| {
-        let path = dir.path().join(name);
-        let file = hdf5::File::create(&path).unwrap();
-        let group = file.create_group("entry/data").unwrap();
-        let mut builder = group.new_dataset::<u16>().shape([7, 4, 5]);
-        for (from, to, columns) in maps {
-            let source = hdf5::Selection::try_new((from.clone(), .., ..*columns)).unwrap();
-            let target = hdf5::Selection::try_new((to.clone(), .., ..*columns)).unwrap();
-            builder = builder.virtual_map("frames.h5", super::FRAMES, [6, 4, 5], source, [7, 4, 5], target);
-        }
-        builder.create("data").unwrap();
-        path
-    };
-    let bytes = stack.frame_bytes();
-    let path = make("blocks.h5", &[(4..6, 0..2, 5), (0..3, 3..6, 5)]);
-    let expected = [&stack.bytes[4 * bytes..], &vec![0; bytes], &stack.bytes[..3 * bytes], &vec![0; bytes]].concat();
-    Stack { dims: [7, 4, 5], bytes: expected, ..stack }.assert_read(&path);
-    let source = open_frames(&path).unwrap();
-    assert_eq!([1, 2, 3, 6].map(|f| source.may_have_counts(f)), [true, false, true, false]);
-
-    for maps in [vec![(0..2, 0..2, 4)], vec![(0..2, 0..2, 5), (0..2, 1..3, 5)]] {
-        let message = refusal(&make("parts.h5", &maps));
-        assert!(message.contains("does not take blocks of whole frames"), "{message}");
-    }
-}
-
-/// Reads all that can be, frame by frame; errors are fine, anything else is not.
-fn read_whatever(path: &Path) {
-    let Ok(source) = open_frames(path) else {
-        return;
-    };
-    let pixels = source.info().shape.pixels() * source.pixel_type().size();
-    let mut scratch = Scratch::default();
-    for frame in 0..source.info().frames.min(20) {
-        let mut out = vec![0; pixels];
-        let _ = source.read_frames(frame..frame + 1, &mut scratch, &mut out);
-        source.may_have_counts(frame);
-    }
-}
-
-#[test]
-fn a_corrupt_chunk_is_placed() {
-    let (_dir, path) = temporary();
-    let stack = Stack::new(PixelType::U16, [3, 40, 50], 17);
-    stack.write(&path, [1, 40, 50], Encoder::Bitshuffle(BlockCodec::Lz4), &[]);
-    let file = hdf5::File::open(&path).unwrap();
-    let mut addresses = Vec::new();
-    file.dataset(super::FRAMES).unwrap().chunks_visit(|info| (addresses.push(info.addr), 0).1).unwrap();
-    drop(file);
-    let mut bytes = std::fs::read(&path).unwrap();
-    // The length of the first block of frame 1.
-    bytes[addresses[1] as usize + 12] = 0xff;
-    std::fs::write(&path, bytes).unwrap();
-    let source = open_frames(&path).unwrap();
-    let mut out = vec![0; 3 * stack.frame_bytes()];
-    let error = source.read_frames(0..3, &mut Scratch::default(), &mut out).unwrap_err();
-    assert!(matches!(error, DatasetError::Raw { .. }));
-    let message = error.to_string();
-    let place = format!("/entry/data/data, frame 1, byte {}", addresses[1] + 16);
-    assert!(message.contains(&place) && message.contains("frames.h5"), "{message}");
-    read_whatever(&path);
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-
-    #[test]
-    fn truncated_files_are_refused(encoder in encoders(), part in 0.0..1.0) {
-        let (_dir, path) = temporary();
-        Stack::new(PixelType::U16, [4, 7, 9], 19).write(&path, [1, 7, 9], encoder, &[]);
-        let bytes = std::fs::read(&path).unwrap();
-        std::fs::write(&path, &bytes[..(bytes.len() as f64 * part) as usize]).unwrap();
-        prop_assert!(open_frames(&path).is_err());
-    }
-
-    #[test]
-    fn flipped_bytes_do_not_panic(
-        encoder in encoders(),
-        flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20),
-    ) {
-        let (_dir, path) = temporary();
-        Stack::new(PixelType::U16, [4, 7, 9], 19).write(&path, [1, 7, 9], encoder, &[]);
-        let mut bytes = std::fs::read(&path).unwrap();
-        for (place, value) in flips {
-            *place.get_mut(&mut bytes) = value;
-        }
-        std::fs::write(&path, bytes).unwrap();
-        read_whatever(&path);
-    }
 }
