@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use crate::correlate::bins::Shape;
 
+pub mod describe;
 pub mod error;
 pub mod hdf5;
 pub mod imm;

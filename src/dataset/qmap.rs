@@ -251,7 +251,11 @@ impl Geometry {
     }
 }
 
-fn sha256(path: &Path) -> Result<String, DatasetError> {
+/// SHA-256 of a file's bytes in hexadecimal.
+///
+/// # Errors
+/// IO errors.
+pub(super) fn sha256(path: &Path) -> Result<String, DatasetError> {
     let (mut file, _) = plain::open(path)?;
     let mut hash = Sha256::new();
     std::io::copy(&mut file, &mut hash).map_err(|e| DatasetError::io("read", path, e))?;

@@ -9,7 +9,9 @@ use std::process::Command;
 
 use fixture::{DYNAMIC_BINS, FRAMES, Hash, MAPS, SHAPE, STATIC_BINS};
 use hdf5::types::{FloatSize, IntSize, TypeDescriptor};
+use serde_json::json;
 use speckled::correlate::delays::DelayPlan;
+use speckled::dataset::describe::{FileKind, describe};
 use speckled::dataset::result::{Analyses, ResultWriter};
 
 const F4: TypeDescriptor = TypeDescriptor::Float(FloatSize::U4);
@@ -216,14 +218,26 @@ fn a_result_serves_as_metadata_of_the_next() {
 }
 
 #[test]
-fn what_the_viewer_misses_in_a_qmap_is_a_warning() {
+fn descriptions_tell_what_is_inside() {
     let inputs = fixture::inputs(Hash::Present);
-    let qmap = hdf5::File::open_rw(&inputs.qmap).expect("opened");
-    qmap.unlink("qmap/static_index_mapping").expect("unlinked");
-    drop(qmap);
-    let writer = ResultWriter::begin(&fixture::target(&inputs), &inputs.metadata, &inputs.qmap, Analyses::MultiTau)
-        .expect("begun");
-    assert!(writer.warnings()[0].contains("static_index_mapping"), "{:?}", writer.warnings());
+    let correlation = fixture::correlation(Analyses::Both, 3);
+    let path = fixture::write(&fixture::target(&inputs), &inputs, Analyses::Both, &correlation);
+    for (path, kind, expected) in [
+        (&inputs.qmap, FileKind::Qmap, json!({"hash": "c0ffee", "dynamic_bins": 4, "masked_in_pixels": 720})),
+        (&inputs.metadata, FileKind::Metadata, json!({"detector": "rigaku500k", "sample": "silica in water"})),
+        (&path, FileKind::Result, json!({"analyses": ["multitau", "twotime"], "twotime_bins": [2, 4]})),
+        (&path, FileKind::Result, json!({"g2_of_parts": [3, 32, 4], "shortest_delay_s": 2e-5, "dynamic_bins": 4})),
+    ] {
+        let found = describe(path).expect("described");
+        assert_eq!(found.kind, kind);
+        for (name, value) in expected.as_object().expect("an object") {
+            assert_eq!(found.get(name), Some(value), "{name}");
+        }
+    }
+    let text = serde_json::to_string(&describe(&path).expect("described")).expect("JSON");
+    for part in [r#"{"kind":"result","#, r#""normalize_frame":true"#, r#""stride_frame":1"#, r#""host":"node1""#] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
 }
 
 #[test]

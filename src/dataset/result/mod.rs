@@ -9,9 +9,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use hdf5::types::VarLenUnicode;
-use sha2::{Digest, Sha256};
 
 use super::DatasetError;
+use super::qmap::sha256;
 use crate::correlate::bins::Partition;
 use crate::correlate::result::{Correlation, TwoTimeMap};
 
@@ -27,28 +27,7 @@ pub use settings::{SettingValue, Settings};
 
 use provenance::{InputFile, Inputs};
 use staged::Staged;
-use store::{Store, pour, unicode};
-
-/// Datasets of a qmap without which the viewer does not open a result.
-const VIEWER_NEEDS: [&str; 17] = [
-    "mask",
-    "dynamic_roi_map",
-    "static_roi_map",
-    "dynamic_v_list_dim0",
-    "static_v_list_dim0",
-    "dynamic_v_list_dim1",
-    "static_v_list_dim1",
-    "dynamic_index_mapping",
-    "static_index_mapping",
-    "dynamic_num_pts",
-    "static_num_pts",
-    "map_names",
-    "map_units",
-    "beam_center_x",
-    "beam_center_y",
-    "pixel_size",
-    "detector_distance",
-];
+use store::{Store, unicode};
 
 /// What to do when the name is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -136,19 +115,18 @@ impl ResultWriter {
         let metadata_bytes = copy_metadata(metadata, &mut file, &planned)?;
         drop(file);
         let store = Store::open(staged.path(), &planned).map_err(|e| copy_refused(metadata, &planned, e))?;
-        let mut hasher = Sha256::new();
-        let qmap_bytes = pour(qmap, &mut hasher).map_err(|e| DatasetError::io("read", qmap, e))?;
+        let qmap_bytes = fs::metadata(qmap).map_err(|e| DatasetError::io("read", qmap, e))?.len();
         let inputs = Inputs {
             metadata: InputFile { path: metadata.to_owned(), bytes: metadata_bytes },
             qmap: InputFile { path: qmap.to_owned(), bytes: qmap_bytes },
-            qmap_sha256: hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+            qmap_sha256: sha256(qmap)?,
         };
         let mut warnings = Vec::new();
         if store.root().link_exists("xpcs") {
             store.root().unlink("xpcs").map_err(|e| store.fault("/xpcs", e))?;
             warnings.push(format!("{}: an earlier result in it, /xpcs, was left out", metadata.display()));
         }
-        copy_qmap(&store, &inputs, &mut warnings)?;
+        copy_qmap(&store, &inputs)?;
         if analyses.two_time() {
             store.group(tables::MAPS)?;
         }
@@ -159,7 +137,7 @@ impl ResultWriter {
         Ok(Self { store, staged, target: planned, analyses, inputs, maps: Vec::new(), warnings })
     }
 
-    /// What is not as it should be in the inputs; the result records it too.
+    /// What is odd in the inputs beyond what reading them tells; the result records it too.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -252,7 +230,7 @@ fn copy_refused(metadata: &Path, target: &Path, error: hdf5::Error) -> DatasetEr
 }
 
 /// Copies `/qmap` with its attributes; a legacy one without a hash gets that of its file, or the viewer's cache fails.
-fn copy_qmap(store: &Store, inputs: &Inputs, warnings: &mut Vec<String>) -> Result<(), DatasetError> {
+fn copy_qmap(store: &Store, inputs: &Inputs) -> Result<(), DatasetError> {
     const OBJECT: &str = "/xpcs/qmap";
     let path = &inputs.qmap.path;
     let file = hdf5::File::open(path).map_err(|e| DatasetError::hdf5("open it", path, e))?;
@@ -266,14 +244,6 @@ fn copy_qmap(store: &Store, inputs: &Inputs, warnings: &mut Vec<String>) -> Resu
             .create("hash")
             .and_then(|attribute| attribute.write_scalar(&unicode(&inputs.qmap_sha256)))
             .map_err(fault)?;
-    }
-    let absent: Vec<&str> = VIEWER_NEEDS.into_iter().filter(|name| !copy.link_exists(name)).collect();
-    if !absent.is_empty() {
-        warnings.push(format!(
-            "qmap {}: no {}, without which xpcs-viewer cannot open the result; make the qmap anew with pySimpleMask",
-            path.display(),
-            absent.join(", ")
-        ));
     }
     Ok(())
 }

@@ -5,7 +5,6 @@
 
 use std::ffi::c_uint;
 use std::fs::OpenOptions;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -223,9 +222,4 @@ fn compress(plain: &[u8]) -> Option<Vec<u8>> {
         out.set_len(written as usize);
     }
     (!out.is_empty()).then_some(out)
-}
-
-/// Reads a whole file through `sink`.
-pub(super) fn pour(path: &Path, sink: &mut impl io::Write) -> io::Result<u64> {
-    io::copy(&mut std::fs::File::open(path)?, sink)
 }
