@@ -1,2 +1,7 @@
 //! The `speckled` binary: see the library for what it does.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    speckled::cli::main(std::env::args_os())
+}

@@ -1,0 +1,123 @@
+//! `speckled corr`, the drop-in for boost_corr: options to jobs, jobs one by one, their outcomes to the user.
+//!
+//! Computes nothing itself.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::exit::{Exit, Failure, chain};
+use super::interrupt::Interrupt;
+use super::logging;
+use super::output::{self, Form};
+use super::progress::{Display, Progress};
+use crate::engine::Engine;
+use crate::engine::cpu::CpuEngine;
+use crate::worker::job::{self, CorrelateJob, Outcome};
+
+mod args;
+mod config;
+mod options;
+
+pub(super) use args::CorrArgs;
+pub(super) use config::ConfigError;
+pub(super) use options::OptionError;
+use options::Plan;
+
+/// Runs the command. The exit code is that of the first file that failed.
+pub(super) fn run(args: CorrArgs) -> Result<Exit, Failure> {
+    let args = match &args.config {
+        Some(path) => {
+            let configured = config::read(path)?;
+            args.or(configured)
+        }
+        None => args,
+    };
+    let plan = Plan::new(args)?;
+    logging::init(plan.verbose, plan.form);
+    if plan.dry_run {
+        output::json(&plan.parameters())?;
+        return Ok(Exit::Success);
+    }
+    for reason in &plan.inert {
+        tracing::info!("no effect: {reason}");
+    }
+    let engine = engine(&plan.template)?;
+    let interrupt = Interrupt::install().map_err(Failure::Signals)?;
+    let mut exit = Exit::Success;
+    let mut reports = Vec::new();
+    for job in plan.jobs() {
+        let outcome = correlate(&job, &engine, plan.form, &interrupt);
+        reports.push(report(&job.raw, &outcome, plan.form)?);
+        if let (Err(failure), Exit::Success) = (&outcome, exit) {
+            exit = failure.exit();
+        }
+        if let Some(signal) = interrupt.signal() {
+            exit = Exit::Signal(signal);
+            break;
+        }
+    }
+    if plan.form == Form::Json {
+        output::json(&json!({ "exit_code": exit.code(), "results": reports }))?;
+    }
+    Ok(exit)
+}
+
+/// The engine for `-i`. A GPU that was asked for is never replaced by the CPU in silence.
+fn engine(job: &CorrelateJob) -> Result<CpuEngine, OptionError> {
+    match job.recorded.gpu_id {
+        id @ 0.. => return Err(OptionError::Device(id)),
+        -2 => output::note("-i -2: this program has no CUDA engine; it runs on the CPU"),
+        _ => {}
+    }
+    Ok(CpuEngine::new(job.threads))
+}
+
+fn correlate(job: &CorrelateJob, engine: &dyn Engine, form: Form, interrupt: &Interrupt) -> Result<Outcome, Failure> {
+    let display = if form == Form::Human { Display::Automatic } else { Display::Off };
+    let progress = Progress::new(display, interrupt.clone());
+    tracing::info!(raw = %job.raw.display(), qmap = %job.qmap.display(), engine = engine.name(), "correlating");
+    let outcome = job::run(job, engine, &progress);
+    progress.finish();
+    Ok(outcome?)
+}
+
+/// Tells how a job went; returns what the JSON document says of it.
+fn report(raw: &Path, outcome: &Result<Outcome, Failure>, form: Form) -> Result<Value, Failure> {
+    let name = raw.to_string_lossy();
+    match outcome {
+        Ok(outcome) => {
+            outcome.warnings.iter().for_each(output::warn);
+            if form == Form::Human {
+                output::note(summary(&name, outcome));
+            }
+            if form != Form::Json {
+                output::stdout(outcome.result.display())?;
+            }
+            Ok(json!({
+                "raw": name,
+                "result": outcome.result.to_string_lossy(),
+                "frames": outcome.frames,
+                "bytes": outcome.bytes,
+                "seconds": outcome.wall_time.as_secs_f64(),
+                "frames_per_second": outcome.frames_per_second(),
+                "warnings": outcome.warnings,
+                "saturated_pixels": outcome.saturated,
+            }))
+        }
+        Err(failure) => {
+            output::error(failure);
+            Ok(json!({ "raw": name, "error": chain(failure), "exit_code": failure.exit().code() }))
+        }
+    }
+}
+
+fn summary(raw: &str, outcome: &Outcome) -> String {
+    format!(
+        "{raw}: {} frames in {:.2} s, {:.0} frames/s, {:.1} MB/s",
+        outcome.frames,
+        outcome.wall_time.as_secs_f64(),
+        outcome.frames_per_second(),
+        outcome.bytes as f64 / 1e6 / outcome.wall_time.as_secs_f64().max(f64::MIN_POSITIVE)
+    )
+}

@@ -1,0 +1,196 @@
+//! Exit codes, and the one line on stderr that goes with each but success.
+//!
+//! boost_corr's codes where it has one, so that flows that look at them go on working.
+
+use std::error::Error;
+use std::fmt::Write as _;
+
+use thiserror::Error as ThisError;
+
+use super::corr::{ConfigError, OptionError};
+use crate::dataset::DatasetError;
+use crate::engine::EngineError;
+use crate::worker::job::JobError;
+
+/// What the process ends with. `docs/exit-codes.md` is the same table for users.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// All done.
+    Success,
+    /// The command line cannot be understood.
+    Usage,
+    /// A parameter has a value that cannot be used.
+    Input,
+    /// The device that was asked for is not there.
+    Device,
+    /// The qmap.
+    Qmap,
+    /// The raw data or the metadata.
+    Dataset,
+    /// The data cannot be correlated.
+    Correlator,
+    /// Anything else inside.
+    Processing,
+    /// The result.
+    Saving,
+    /// The configuration file.
+    Configuration,
+    /// A signal, by its number.
+    Signal(u8),
+}
+
+impl Exit {
+    /// The number.
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::Usage => 2,
+            Self::Input => 65,
+            Self::Device => 70,
+            Self::Qmap => 72,
+            Self::Dataset => 73,
+            Self::Correlator => 74,
+            Self::Processing => 75,
+            Self::Saving => 76,
+            Self::Configuration => 78,
+            Self::Signal(number) => 128 | number,
+        }
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, ThisError)]
+pub(super) enum Failure {
+    /// An option.
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    /// The configuration file.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The job.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// A file to be described or made.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// The signal handlers could not be installed.
+    #[error("cannot catch signals")]
+    Signals(#[source] std::io::Error),
+    /// Standard output is broken in another way than by a reader that has left.
+    #[error("cannot write to standard output")]
+    Stdout(#[source] std::io::Error),
+}
+
+impl Failure {
+    /// The exit code.
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            Self::Option(OptionError::NoRaw) => Exit::Usage,
+            Self::Option(OptionError::NoQmap) => Exit::Qmap,
+            Self::Option(OptionError::Device(_)) => Exit::Device,
+            Self::Option(OptionError::Value { .. } | OptionError::Parts { .. } | OptionError::Selection(_)) => {
+                Exit::Input
+            }
+            Self::Config(_) => Exit::Configuration,
+            Self::Job(error) => of_job(error),
+            Self::Dataset(error) => of_dataset(error),
+            Self::Signals(_) => Exit::Processing,
+            Self::Stdout(_) => Exit::Saving,
+        }
+    }
+}
+
+fn of_job(error: &JobError) -> Exit {
+    match error {
+        JobError::Metadata(_) | JobError::Raw(_) => Exit::Dataset,
+        JobError::Qmap(_) => Exit::Qmap,
+        JobError::Window { .. } | JobError::Parts { .. } | JobError::Bins { .. } => Exit::Input,
+        JobError::Save(_) => Exit::Saving,
+        JobError::Correlate { source, .. } => of_engine(source),
+    }
+}
+
+fn of_engine(error: &EngineError) -> Exit {
+    match error {
+        EngineError::Read(_) => Exit::Dataset,
+        EngineError::Partition(_) => Exit::Qmap,
+        EngineError::Saturated(_) | EngineError::Value { .. } | EngineError::Memory { .. } => Exit::Correlator,
+        EngineError::Store(_) => Exit::Saving,
+        // Ctrl-C; the command replaces it by the signal that really came.
+        EngineError::Cancelled => Exit::Signal(2),
+    }
+}
+
+fn of_dataset(error: &DatasetError) -> Exit {
+    match error {
+        DatasetError::Qmap { .. } => Exit::Qmap,
+        DatasetError::Save { .. } => Exit::Saving,
+        DatasetError::Scene { .. } => Exit::Input,
+        DatasetError::Io { .. }
+        | DatasetError::Hdf5 { .. }
+        | DatasetError::Raw { .. }
+        | DatasetError::Unsupported { .. }
+        | DatasetError::Metadata { .. } => Exit::Dataset,
+    }
+}
+
+/// An error and all its causes on one line.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = one_line(&error.to_string());
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = one_line(&error.to_string());
+        // A wrapper that repeats its cause in its own words would say it twice.
+        if !text.ends_with(&words) {
+            let _ = write!(text, ": {words}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_chain_is_one_line() {
+        let io = std::io::Error::other("first\n  second");
+        let error = Failure::from(DatasetError::io("open", Path::new("/a"), io));
+        assert_eq!(chain(&error), "cannot open /a: first second");
+        assert_eq!(error.exit().code(), 73);
+    }
+
+    #[test]
+    fn signals_follow_the_shell() {
+        assert_eq!(Exit::Signal(2).code(), 130);
+        assert_eq!(Exit::Signal(15).code(), 143);
+    }
+
+    #[test]
+    fn the_table_for_users_has_every_code() {
+        let table = include_str!("../../docs/exit-codes.md");
+        let exits = [
+            Exit::Success,
+            Exit::Usage,
+            Exit::Input,
+            Exit::Device,
+            Exit::Qmap,
+            Exit::Dataset,
+            Exit::Correlator,
+            Exit::Processing,
+            Exit::Saving,
+            Exit::Configuration,
+            Exit::Signal(2),
+        ];
+        for exit in exits {
+            assert!(table.contains(&format!("| {} |", exit.code())), "{exit:?}");
+        }
+    }
+}

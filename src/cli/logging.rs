@@ -1,0 +1,25 @@
+//! Log lines on stderr: warnings by default, everything about the work with `-v`.
+//!
+//! `RUST_LOG`, where set, decides instead.
+
+use std::io;
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
+
+use super::output::Form;
+
+/// Starts logging for this process; a second call changes nothing.
+pub(super) fn init(verbose: bool, form: Form) {
+    let level = match (verbose, form) {
+        (true, _) => LevelFilter::DEBUG,
+        (false, Form::Quiet) => LevelFilter::ERROR,
+        (false, Form::Human | Form::Json) => LevelFilter::WARN,
+    };
+    let filter = EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
+    let started =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false).try_init();
+    if started.is_err() {
+        tracing::debug!("logging was started before");
+    }
+}

@@ -1,0 +1,86 @@
+//! The command line: what the user types to calls of the layers below, and their answers to the terminal.
+//!
+//! The only part that prints, and that knows exit codes. Errors of every depth arrive here once and are printed
+//! as one line.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use exit::{Exit, Failure};
+
+mod argv;
+mod corr;
+mod exit;
+mod info;
+mod interrupt;
+mod logging;
+mod output;
+mod progress;
+
+/// X-ray Photon Correlation Spectroscopy: from raw detector data to correlations
+#[derive(Debug, Parser)]
+#[command(name = "speckled", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Correlate raw data: multi-tau and two-time, with boost_corr's options
+    #[command(infer_long_args = true, args_override_self = true, display_name = "speckled")]
+    Corr(Box<corr::CorrArgs>),
+    /// Describe a raw, qmap, metadata or result file
+    Info(info::InfoArgs),
+    /// Print the script that completes these commands in a shell
+    Completions {
+        /// bash, zsh, fish, ...
+        shell: Shell,
+    },
+}
+
+/// Runs the program with the arguments of the process, its own name first.
+pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(argv::normalise(argv)) {
+        Ok(cli) => cli,
+        Err(told) => {
+            // Help and version come this way too; a reader that has left has read enough.
+            let _ = told.print();
+            let code = if told.use_stderr() { Exit::Usage } else { Exit::Success };
+            return ExitCode::from(code.code());
+        }
+    };
+    let exit = run(cli.command).unwrap_or_else(|failure| {
+        output::error(&failure);
+        failure.exit()
+    });
+    ExitCode::from(exit.code())
+}
+
+fn run(command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Corr(args) => corr::run(*args),
+        Command::Info(args) => info::run(&args),
+        Command::Completions { shell } => completions(shell),
+    }
+}
+
+fn completions(shell: Shell) -> Result<Exit, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "speckled", &mut script);
+    output::stdout(String::from_utf8_lossy(&script))?;
+    Ok(Exit::Success)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_options_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

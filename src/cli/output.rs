@@ -1,0 +1,52 @@
+//! What goes to stdout and stderr, and in which form.
+//!
+//! A reader that has gone away (a closed pipe) is no error: the work is done all the same.
+
+use std::error::Error;
+use std::fmt::Display;
+use std::io::{self, Write};
+
+use serde_json::Value;
+
+use super::exit::{Failure, chain};
+
+/// Form of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// For people: text on stdout, summaries on stderr.
+    Human,
+    /// One JSON document on stdout.
+    Json,
+    /// Text on stdout, only warnings and errors on stderr.
+    Quiet,
+}
+
+/// Writes text to stdout, with a newline.
+pub(super) fn stdout(text: impl Display) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Stdout(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a JSON document to stdout.
+pub(super) fn json(document: &Value) -> Result<(), Failure> {
+    stdout(format_args!("{document:#}"))
+}
+
+/// Tells people something that no program reads.
+pub(super) fn note(text: impl Display) {
+    // If stderr is gone there is nobody to tell.
+    let _ = writeln!(io::stderr(), "speckled: {text}");
+}
+
+/// Warns.
+pub(super) fn warn(text: impl Display) {
+    note(format_args!("warning: {text}"));
+}
+
+/// Prints an error with its causes, as one line.
+pub(super) fn error(error: &dyn Error) {
+    note(format_args!("error: {}", chain(error)));
+}

@@ -1,0 +1,307 @@
+//! One job: a raw dataset is correlated into a result file.
+//!
+//! Everything that is cheap is checked before the correlation, in the order of the steps below, so that a job
+//! that cannot succeed fails at once. It chooses no engine and shows nothing.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+use thiserror::Error;
+
+use super::selection::{BinSelection, ChosenBins, SelectionError};
+use super::settings::{Settled, settings};
+use crate::correlate::twotime::Smoothing;
+use crate::correlate::window::{EmptyWindow, FrameSelection, FrameWindow};
+use crate::dataset::hdf5::ftf::BitOrder;
+use crate::dataset::open::{OpenHint, open_raw};
+use crate::dataset::qmap::{Qmap, check_shape};
+use crate::dataset::result::{Analyses, Overwrite, Provenance, ResultTarget, ResultWriter};
+use crate::dataset::stem::raw_stem;
+use crate::dataset::{DatasetError, Source, metadata};
+use crate::engine::{
+    Engine, EngineError, MultiTauRequest, Normalization, Observer, PixelG2Output, Request, SaturatedPolicy,
+    TwoTimeRequest,
+};
+
+/// Parameters of one correlation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CorrelateJob {
+    /// The raw dataset: its file, or the first of its files.
+    pub raw: PathBuf,
+    /// The qmap.
+    pub qmap: PathBuf,
+    /// Directory of the result.
+    pub output: PathBuf,
+    /// The metadata file; None = the one beside the raw file.
+    pub metadata: Option<PathBuf>,
+    /// What to compute.
+    pub analyses: Analyses,
+    /// Smoothing of two-time.
+    pub smoothing: Smoothing,
+    /// Frames.
+    pub window: FrameWindow,
+    /// Normalization of multi-tau.
+    pub normalization: Normalization,
+    /// Dynamic bins of two-time.
+    pub bins: BinSelection,
+    /// Independent parts of multi-tau besides the whole; 0 or 1 = none.
+    pub parts: u32,
+    /// Whether per-pixel correlations are stored.
+    pub pixel_g2: PixelG2Output,
+    /// Saturated pixels.
+    pub saturated: SaturatedPolicy,
+    /// The most bytes of buffers.
+    pub memory: u64,
+    /// Bit order of FTF files.
+    pub ftf_bits: BitOrder,
+    /// Before the result's name; not a path.
+    pub prefix: Option<String>,
+    /// After the result's name; not a path.
+    pub suffix: Option<String>,
+    /// What to do when the result's name is taken.
+    pub overwrite: Overwrite,
+    /// Threads; None = one a processor. The engine is made by the caller; this is its wish, recorded.
+    pub threads: Option<NonZeroUsize>,
+    /// Parameters without influence here.
+    pub recorded: Recorded,
+}
+
+/// Parameters that a result records although nothing here depends on them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Recorded {
+    /// The device that was asked for: -1 CPU, -2 any, else a GPU.
+    pub gpu_id: i64,
+    /// boost_corr's threshold for cropping.
+    pub crop_ratio_threshold: f64,
+}
+
+/// What a job did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// The result file.
+    pub result: PathBuf,
+    /// Raw frames from the first to the last that was taken.
+    pub frames: u64,
+    /// Bytes of the raw dataset.
+    pub bytes: u64,
+    /// Time from the start to the renamed result.
+    pub wall_time: Duration,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// Masked-in pixels that carried the saturation value and were left out: row, column.
+    pub saturated: Vec<(usize, usize)>,
+}
+
+impl Outcome {
+    /// Raw frames a second.
+    pub fn frames_per_second(&self) -> f64 {
+        self.frames as f64 / self.wall_time.as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+}
+
+/// Why a job failed: one variant a step, in their order.
+#[derive(Debug, Error)]
+pub enum JobError {
+    /// No usable metadata.
+    #[error("finding the metadata failed")]
+    Metadata(#[source] DatasetError),
+    /// No usable qmap, or one of another shape than the data.
+    #[error("reading the qmap failed")]
+    Qmap(#[source] DatasetError),
+    /// No usable raw data.
+    #[error("opening the raw data failed")]
+    Raw(#[source] DatasetError),
+    /// No frames to correlate.
+    #[error("choosing the frames of {} failed", raw.display())]
+    Window {
+        /// The raw dataset.
+        raw: PathBuf,
+        /// Why.
+        #[source]
+        source: EmptyWindow,
+    },
+    /// Too few frames in each part.
+    #[error("{}: {frames} frames cannot be cut into {parts} parts of two or more; ask for fewer parts", raw.display())]
+    Parts {
+        /// The raw dataset.
+        raw: PathBuf,
+        /// Frames of the analysis.
+        frames: u64,
+        /// Parts asked for.
+        parts: u32,
+    },
+    /// The dq selection does not fit.
+    #[error("choosing the dynamic bins of qmap {} failed", qmap.display())]
+    Bins {
+        /// The qmap.
+        qmap: PathBuf,
+        /// Why.
+        #[source]
+        source: SelectionError,
+    },
+    /// The correlation itself.
+    #[error("correlating {} failed", raw.display())]
+    Correlate {
+        /// The raw dataset.
+        raw: PathBuf,
+        /// Why.
+        #[source]
+        source: EngineError,
+    },
+    /// The result could not be stored.
+    #[error("saving the result failed")]
+    Save(#[source] DatasetError),
+}
+
+/// Runs a job.
+///
+/// # Errors
+/// [`JobError`]; no result file is left then.
+pub fn run(job: &CorrelateJob, engine: &dyn Engine, observer: &dyn Observer) -> Result<Outcome, JobError> {
+    let (begun, started) = (Instant::now(), SystemTime::now());
+    let Ready { source, request, metadata, mut warnings, mut writer } = prepare(job)?;
+    let (correlation, partition) = engine
+        .correlate(&request, &source, observer, &mut |map| writer.two_time_map(map))
+        .map_err(|source| JobError::Correlate { raw: job.raw.clone(), source })?;
+    let saturated: Vec<_> = correlation.saturated.iter().map(|&pixel| partition.shape().place(pixel)).collect();
+    warnings.extend(saturation_warning(&saturated));
+    let settled = Settled { metadata: &metadata, labels: labels(&request), threads: threads(job) };
+    let provenance = Provenance {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        engine: engine.name().to_owned(),
+        device: engine.device(),
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        started,
+        wall_time: begun.elapsed(),
+        source: source.info().clone(),
+        warnings: warnings.clone(),
+    };
+    warnings.extend_from_slice(writer.warnings());
+    let result =
+        writer.finish(&correlation, &partition, &settings(job, &settled), &provenance).map_err(JobError::Save)?;
+    let frames = request.selection.end() - request.selection.first();
+    Ok(Outcome { result, frames, bytes: provenance.source.bytes, wall_time: begun.elapsed(), warnings, saturated })
+}
+
+/// A job that has passed every check.
+struct Ready {
+    source: Source,
+    request: Request,
+    metadata: PathBuf,
+    warnings: Vec<String>,
+    writer: ResultWriter,
+}
+
+fn prepare(job: &CorrelateJob) -> Result<Ready, JobError> {
+    let metadata = metadata::find(&job.raw, job.metadata.as_deref()).map_err(JobError::Metadata)?;
+    let qmap = Qmap::read(&job.qmap).map_err(JobError::Qmap)?;
+    let hint = OpenHint { shape: Some(qmap.labels.shape), ftf_bits: job.ftf_bits };
+    let source = open_raw(&job.raw, &hint).map_err(JobError::Raw)?;
+    check_shape(&qmap, source.info()).map_err(JobError::Qmap)?;
+    let selection =
+        job.window.select(source.info().frames).map_err(|source| JobError::Window { raw: job.raw.clone(), source })?;
+    check_parts(job, &selection)?;
+    let mut warnings = [metadata.warnings, qmap.warnings.clone()].concat();
+    let two_time = two_time(job, &qmap, &mut warnings)?;
+    let writer = ResultWriter::begin(&target(job), &metadata.path, &job.qmap, job.analyses).map_err(not_begun)?;
+    let multi_tau = job.analyses.multi_tau().then_some(MultiTauRequest {
+        normalization: job.normalization,
+        parts: job.parts,
+        pixel_g2: job.pixel_g2,
+    });
+    let request =
+        Request { selection, labels: qmap.labels, multi_tau, two_time, saturated: job.saturated, memory: job.memory };
+    Ok(Ready { source, request, metadata: metadata.path, warnings, writer })
+}
+
+/// A part of one frame has no pair to correlate.
+fn check_parts(job: &CorrelateJob, selection: &FrameSelection) -> Result<(), JobError> {
+    let frames = selection.outputs();
+    if job.analyses.multi_tau() && job.parts > 1 && frames / u64::from(job.parts) < 2 {
+        return Err(JobError::Parts { raw: job.raw.clone(), frames, parts: job.parts });
+    }
+    Ok(())
+}
+
+fn two_time(job: &CorrelateJob, qmap: &Qmap, warnings: &mut Vec<String>) -> Result<Option<TwoTimeRequest>, JobError> {
+    if !job.analyses.two_time() {
+        return Ok(None);
+    }
+    let ChosenBins { labels, without_pixels } =
+        job.bins.choose(&qmap.labels).map_err(|source| JobError::Bins { qmap: job.qmap.clone(), source })?;
+    if !without_pixels.is_empty() {
+        warnings.push(format!(
+            "qmap {}: dynamic bins {} have no pixel that the mask keeps; two-time leaves them out",
+            job.qmap.display(),
+            listed(&without_pixels)
+        ));
+    }
+    Ok(Some(TwoTimeRequest { smoothing: job.smoothing, labels }))
+}
+
+fn target(job: &CorrelateJob) -> ResultTarget {
+    let mut stem = raw_stem(&job.raw);
+    if let Some(prefix) = &job.prefix {
+        stem = format!("{}_{stem}", prefix.trim_end_matches('_'));
+    }
+    if let Some(suffix) = &job.suffix {
+        stem = format!("{stem}_{}", suffix.trim_start_matches('_'));
+    }
+    ResultTarget { directory: job.output.clone(), stem, overwrite: job.overwrite }
+}
+
+/// Beginning a result reads metadata and qmap once more; a fault of theirs is not one of saving.
+fn not_begun(error: DatasetError) -> JobError {
+    match error {
+        DatasetError::Qmap { .. } | DatasetError::Hdf5 { .. } => JobError::Qmap(error),
+        DatasetError::Metadata { .. } | DatasetError::Io { .. } => JobError::Metadata(error),
+        DatasetError::Raw { .. }
+        | DatasetError::Unsupported { .. }
+        | DatasetError::Scene { .. }
+        | DatasetError::Save { .. } => JobError::Save(error),
+    }
+}
+
+fn labels(request: &Request) -> &[u32] {
+    request.two_time.as_ref().map_or(&[], |two_time| &two_time.labels)
+}
+
+fn threads(job: &CorrelateJob) -> NonZeroUsize {
+    job.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+}
+
+fn saturation_warning(saturated: &[(usize, usize)]) -> Option<String> {
+    let places: Vec<_> = saturated.iter().map(|(row, col)| format!("({row}, {col})")).collect();
+    (!places.is_empty()).then(|| {
+        format!(
+            "{} pixels carry the saturation value and were left out; row, column: {}",
+            places.len(),
+            listed(&places)
+        )
+    })
+}
+
+/// The first ten, then how many more.
+fn listed(items: &[impl ToString]) -> String {
+    const SHOWN: usize = 10;
+    let shown: Vec<_> = items.iter().take(SHOWN).map(ToString::to_string).collect();
+    match items.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lists_are_cut() {
+        assert_eq!(listed(&[1, 2, 3]), "1, 2, 3");
+        let many: Vec<u32> = (1..=13).collect();
+        assert_eq!(listed(&many), "1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 3 more");
+        assert_eq!(saturation_warning(&[]), None);
+        assert!(saturation_warning(&[(1, 2)]).expect("a warning").ends_with("row, column: (1, 2)"));
+    }
+}

@@ -1,0 +1,7 @@
+//! The program as users run it: `speckled corr` and `speckled info`, their results, errors and exit codes.
+
+mod bad_input;
+mod behaviour;
+mod common;
+mod defects;
+mod golden;
