@@ -19,6 +19,7 @@ mod interrupt;
 mod logging;
 mod output;
 mod progress;
+mod simulate;
 
 /// X-ray Photon Correlation Spectroscopy: from raw detector data to correlations
 #[derive(Debug, Parser)]
@@ -35,6 +36,8 @@ enum Command {
     Corr(Box<corr::CorrArgs>),
     /// Describe a raw, qmap, metadata or result file
     Info(info::InfoArgs),
+    /// Make raw data with a known answer, with qmap and metadata
+    Simulate(Box<simulate::SimulateArgs>),
     /// Print the script that completes these commands in a shell
     Completions {
         /// bash, zsh, fish, ...
@@ -64,8 +67,16 @@ fn run(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Corr(args) => corr::run(*args),
         Command::Info(args) => info::run(&args),
+        Command::Simulate(args) => simulated(&args),
         Command::Completions { shell } => completions(shell),
     }
+}
+
+fn simulated(args: &simulate::SimulateArgs) -> Result<Exit, Failure> {
+    for file in simulate::run(args)? {
+        output::stdout(file.display())?;
+    }
+    Ok(Exit::Success)
 }
 
 fn completions(shell: Shell) -> Result<Exit, Failure> {

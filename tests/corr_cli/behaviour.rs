@@ -9,9 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use speckled::correlate::bins::Shape;
 
-use crate::common::{
-    Measurement, PROGRAM, Run, command, command_at, counts, entries, finish, labels, run, start,
-};
+use crate::common::{Measurement, PROGRAM, Run, command, command_at, counts, entries, finish, labels, run, start};
 
 const SMALL: Shape = Shape { rows: 6, cols: 8 };
 
