@@ -1,15 +1,24 @@
 //! Simulated datasets: what is written is what was simulated, and its statistics are those that were asked for.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU64;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ndarray::Array2;
 use speckled::correlate::bins::{Partition, Shape};
 use speckled::correlate::oracle;
+use speckled::correlate::result::MultiTau;
+use speckled::correlate::window::FrameSelection;
+use speckled::dataset::hdf5::ftf::{self, BitOrder};
+use speckled::dataset::hdf5::open_frames;
 use speckled::dataset::hdf5::write::FrameFilter;
+use speckled::dataset::metadata::{self, Metadata};
+use speckled::dataset::qmap::Qmap;
 use speckled::dataset::write::{Dataset, Format, write_dataset};
-use speckled::dataset::{EventSource, PixelType, Scratch, Source, imm, rigaku};
-use speckled::simulate::{self, Dynamics, Layout, Relaxation, Saturation, Scene};
+use speckled::dataset::{EventSource, FrameSource, PixelType, Scratch, Source, imm, rigaku, stitch};
+use speckled::engine::cpu::CpuEngine;
+use speckled::engine::{Engine, MultiTauRequest, Normalization, PixelG2Output, Request, SaturatedPolicy, Unobserved};
+use speckled::simulate::{self, Dynamics, Layout, Modules, Relaxation, Saturation, Scene};
 
 const SMALL: Shape = Shape { rows: 32, cols: 48 };
 
@@ -39,11 +48,23 @@ fn events(source: &dyn EventSource, frames: usize) -> Array2<f64> {
     out
 }
 
-fn hdf5_frames(path: &Path, dataset: &str) -> Array2<f64> {
-    let dataset = hdf5::File::open(path).and_then(|f| f.dataset(dataset)).expect("open");
-    let shape = dataset.shape();
-    let values = dataset.read_raw::<f64>().expect("read");
-    Array2::from_shape_vec((shape[0], shape[1] * shape[2]), values).expect("shape")
+fn frames(source: &dyn FrameSource) -> Array2<f64> {
+    let (n, pixels) = (source.info().frames, source.info().shape.pixels());
+    let mut bytes = vec![0; n as usize * pixels * source.pixel_type().size()];
+    source.read_frames(0..n, &mut Scratch::default(), &mut bytes).expect("read");
+    let value = |b: &[u8]| match *b {
+        [a] => f64::from(a),
+        [a, b] => f64::from(u16::from_ne_bytes([a, b])),
+        [a, b, c, d] => f64::from(u32::from_ne_bytes([a, b, c, d])),
+        _ => panic!("{} bytes a pixel", b.len()),
+    };
+    let values = bytes.chunks_exact(source.pixel_type().size()).map(value).collect();
+    Array2::from_shape_vec((n as usize, pixels), values).expect("shape")
+}
+
+fn golden(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/golden").join(name);
+    path.exists().then_some(path)
 }
 
 #[test]
@@ -55,10 +76,22 @@ fn imm_files_hold_the_simulated_counts() {
     assert_eq!(events(source.as_ref(), 100), counts);
     let (_dir, dense) = written(&scene, Format::ImmDense);
     let Source::Frames(source) = imm::open(&dense.raw).expect("open") else { panic!("not dense") };
-    let mut bytes = vec![0; 100 * SMALL.pixels() * 2];
-    source.read_frames(0..100, &mut Scratch::default(), &mut bytes).expect("read");
-    let values: Vec<f64> = bytes.chunks_exact(2).map(|b| f64::from(u16::from_ne_bytes([b[0], b[1]]))).collect();
-    assert_eq!(values, counts.into_raw_vec_and_offset().0);
+    assert_eq!(frames(source.as_ref()), counts);
+}
+
+#[test]
+fn imm_headers_are_those_of_a_known_file() {
+    let Some(known) = golden("case_imm/H0012_dense_00001-00040.imm") else { return };
+    let (_dir, dense) = written(&Scene::new(SMALL, 3), Format::ImmDense);
+    let read = |path: &Path| std::fs::read(path).expect("read");
+    let (known, made) = (read(&known), read(&dense.raw));
+    let frame = 1024 + 2 * SMALL.pixels();
+    assert_eq!(made.len(), 3 * frame);
+    // mode, compression | number .. pixel and frame times, without the names between | length .. buffer number
+    for range in [0..8, 56..64, 84..144, 152..168] {
+        let at = frame + range.start..frame + range.end;
+        assert_eq!(made[at.clone()], known[at], "bytes {range:?} of the second header");
+    }
 }
 
 #[test]
@@ -90,7 +123,9 @@ fn hdf5_files_mark_dead_pixels() {
     let layout = Layout::new(&scene, Saturation::Marked).expect("layout");
     layout.dead.iter().for_each(|&p| counts.column_mut(p as usize).fill(65_535.0));
     let (_dir, dataset) = written(&scene, Format::Hdf5 { pixel: PixelType::U16, filter: FrameFilter::None });
-    assert_eq!(hdf5_frames(&dataset.raw, "/entry/data/data"), counts);
+    let source = open_frames(&dataset.raw).expect("open");
+    assert!(source.marks_saturation());
+    assert_eq!(frames(source.as_ref()), counts);
     let hidden = layout.dead.iter().filter(|&&p| layout.labels.mask[p as usize]).count();
     assert_eq!((layout.dead.len(), hidden), (6, 3));
 }
@@ -102,11 +137,8 @@ fn an_eiger_master_links_to_all_frames() {
     let format = Format::Eiger { pixel: PixelType::U32, filter: FrameFilter::None, frames_per_file };
     let (_dir, dataset) = written(&scene, format);
     assert_eq!(dataset.raw_files.len(), 4);
-    let counts = expected(&scene, Saturation::Marked);
-    for (k, frames) in [0..10, 10..20, 20..25].into_iter().enumerate() {
-        let part = hdf5_frames(&dataset.raw, &format!("/entry/data/data_{:06}", k + 1));
-        assert_eq!(part, counts.slice(ndarray::s![frames, ..]), "file {k}");
-    }
+    let source = open_frames(&dataset.raw).expect("open");
+    assert_eq!(frames(source.as_ref()), expected(&scene, Saturation::Marked));
 }
 
 #[test]
@@ -119,17 +151,11 @@ fn fast_transfer_files_hold_two_bits_a_pixel_and_no_empty_frames() {
         (module.shape(), module.chunk(), module.num_chunks()),
         (vec![131_072, 3], Some(vec![131_072, 1]), Some(2))
     );
-    let bytes = module.read_raw::<u8>().expect("read");
-    // Module 5 is the canvas' upper left one.
-    let modules = simulate::Modules { shape: speckled::dataset::stitch::MODULE, row_gap: 70, col_gap: 52 };
+    let modules = Modules { shape: stitch::MODULE, row_gap: 70, col_gap: 52 };
     let counts = expected(&Scene { modules: Some(modules), ..scene }, Saturation::Unmarked);
-    for frame in 0..3 {
-        for pixel in 0..512 * 1024 {
-            let bits = bytes[pixel / 4 * 3 + frame] >> (2 * (pixel % 4)) & 3;
-            let count = counts[(frame, pixel / 1024 * shape.cols + pixel % 1024)];
-            assert_eq!(f64::from(bits), count.min(3.0), "frame {frame}, pixel {pixel}");
-        }
-    }
+    let source = ftf::open(&dataset.raw, BitOrder::default()).expect("open");
+    assert!(!source.may_have_counts(1));
+    assert_eq!(frames(source.as_ref()), counts.mapv(|count: f64| count.min(3.0)));
 }
 
 #[test]
@@ -156,17 +182,27 @@ fn photons_do_not_depend_on_threads_but_on_the_seed() {
     assert_ne!(run(1, &scene), run(1, &Scene { seed: 2, ..scene.clone() }));
 }
 
-/// g2 of a scene by the oracle, with the standard errors: (delay, value - 1, error) of each dynamic bin.
-fn correlated(scene: &Scene) -> Vec<Vec<(f64, f64, f64)>> {
+/// g2 of a scene by the oracle.
+fn correlated(scene: &Scene) -> MultiTau {
     let layout = Layout::new(scene, Saturation::Unmarked).expect("layout");
     let partition = Partition::new(&layout.labels, &[]).expect("partition");
-    let result = oracle::multi_tau(&simulate::counts(scene, &layout), &partition);
-    (0..partition.dynamic_bins())
-        .map(|bin| {
-            let row = |k: usize| (result.delays[k] as f64, result.g2[(k, bin)] - 1.0, result.g2_err[(k, bin)]);
-            (0..result.delays.len()).map(row).collect()
-        })
-        .collect()
+    oracle::multi_tau(&simulate::counts(scene, &layout), &partition)
+}
+
+/// Delay, g2 - 1 and its error in a dynamic bin.
+fn curve(result: &MultiTau, bin: usize) -> Vec<(f64, f64, f64)> {
+    let point = |k: usize| (result.delays[k] as f64, result.g2[(k, bin)] - 1.0, result.g2_err[(k, bin)]);
+    (0..result.delays.len()).map(point).collect()
+}
+
+fn assert_relaxes(result: &MultiTau, contrast: (f64, f64), times: &[f64], tolerance: f64) {
+    assert_eq!(result.g2.ncols(), times.len());
+    for (bin, tau) in times.iter().enumerate() {
+        let near: Vec<_> = curve(result, bin).into_iter().filter(|p| p.0 < 4.0 * tau).collect();
+        let (found, fitted) = fit(&near);
+        assert!((found - contrast.0).abs() < contrast.1, "contrast {found} at tau {tau}");
+        assert!((fitted / tau - 1.0).abs() < tolerance, "tau {fitted} for {tau}");
+    }
 }
 
 /// Contrast and relaxation time of `contrast * exp(-2 t / tau)` by Gauss-Newton with the errors as weights.
@@ -191,29 +227,113 @@ fn fit(points: &[(f64, f64, f64)]) -> (f64, f64) {
     (contrast, 2.0 / rate)
 }
 
+const TIMES: [f64; 4] = [40.0, 20.0, 12.0, 6.0];
+
+fn relaxing(contrast: f64) -> Dynamics {
+    Dynamics::Relaxing { contrast, tau: Relaxation::Each(TIMES.to_vec()) }
+}
+
+// The tolerances below are about three standard errors.
+
 #[test]
 fn contrast_relaxation_times_and_mean_counts_come_back() {
-    let times = vec![40.0, 20.0, 12.0, 6.0];
-    // Faint pixels are visited now and then, bright ones in every frame; the tolerances are three standard errors.
-    for (counts, contrast_error, tau_error) in [(0.05, 0.06, 0.2), (2.0, 0.03, 0.1)] {
-        let dynamics = Dynamics::Relaxing { contrast: 0.4, tau: Relaxation::Each(times.clone()) };
-        let scene = Scene { counts, dynamics, ..Scene::new(SMALL, 3000) };
-        let layout = Layout::new(&scene, Saturation::Unmarked).expect("layout");
-        let mean = simulate::counts(&scene, &layout).mean().expect("not empty");
-        assert!((mean / counts - 1.0).abs() < 0.01, "{mean} for {counts}");
-        for (points, tau) in correlated(&scene).iter().zip(&times) {
-            let near: Vec<_> = points.iter().copied().filter(|p| p.0 < 4.0 * tau).collect();
-            let (contrast, fitted) = fit(&near);
-            assert!((contrast - 0.4).abs() < contrast_error, "contrast {contrast} at tau {tau}, {counts} counts");
-            assert!((fitted / tau - 1.0).abs() < tau_error, "tau {fitted} for {tau}, {counts} counts");
-        }
-    }
+    let scene = Scene { counts: 2.0, dynamics: relaxing(0.4), ..Scene::new(SMALL, 2000) };
+    let layout = Layout::new(&scene, Saturation::Unmarked).expect("layout");
+    let mean = simulate::counts(&scene, &layout).mean().expect("not empty");
+    assert!((mean / 2.0 - 1.0).abs() < 0.01, "{mean}");
+    assert_relaxes(&correlated(&scene), (0.4, 0.03), &TIMES, 0.12);
 }
 
 #[test]
 fn steady_scenes_do_not_correlate() {
-    let scene = Scene { dynamics: Dynamics::Steady, counts: 0.2, ..Scene::new(SMALL, 2000) };
-    for points in correlated(&scene) {
-        assert!(points.iter().all(|&(t, value, error)| value.abs() < 5.0 * error.max(1e-4) || t > 500.0), "{points:?}");
+    let scene = Scene { dynamics: Dynamics::Steady, counts: 0.2, ..Scene::new(SMALL, 1000) };
+    let result = correlated(&scene);
+    for bin in 0..4 {
+        let near: Vec<_> = curve(&result, bin).into_iter().filter(|p| p.0 < 100.0).collect();
+        assert!(near.iter().all(|(_, value, error)| value.abs() < 5.0 * error), "{near:?}");
     }
+}
+
+/// Multi-tau of a dataset's files by the engine.
+fn engine(source: &Source, dataset: &Dataset) -> (MultiTau, Vec<u32>) {
+    let request = Request {
+        selection: FrameSelection::all(source.info().frames),
+        labels: Qmap::read(&dataset.qmap).expect("qmap").labels,
+        multi_tau: Some(MultiTauRequest {
+            normalization: Normalization::None,
+            parts: 0,
+            pixel_g2: PixelG2Output::Drop,
+        }),
+        two_time: None,
+        saturated: SaturatedPolicy::Mask,
+        memory: 1 << 30,
+    };
+    let result = CpuEngine::new(None).correlate(&request, source, &Unobserved, &mut |_| Ok(()));
+    let (correlation, _) = result.expect("correlate");
+    (correlation.multi_tau.expect("multi-tau"), correlation.saturated)
+}
+
+#[test]
+fn relaxation_times_come_back_through_sparse_files_and_the_engine() {
+    // Faint pixels: visited only where photons may be.
+    let scene = Scene { counts: 0.05, dynamics: relaxing(0.4), ..Scene::new(SMALL, 20_000) };
+    let (_dir, dataset) = written(&scene, Format::ImmSparse);
+    let (result, _) = engine(&imm::open(&dataset.raw).expect("open"), &dataset);
+    assert_relaxes(&result, (0.4, 0.03), &TIMES, 0.1);
+}
+
+#[test]
+fn relaxation_times_come_back_through_compressed_frames_and_the_engine() {
+    // Bright pixels: visited in every frame. Of two dead pixels, one hides in the mask.
+    let scene = Scene { counts: 1.0, dynamics: relaxing(0.17), dead: 2, ..Scene::new(SMALL, 6000) };
+    let (_dir, dataset) = written(&scene, Format::Hdf5 { pixel: PixelType::U16, filter: FrameFilter::BitshuffleLz4 });
+    let (result, saturated) = engine(&Source::Frames(open_frames(&dataset.raw).expect("open")), &dataset);
+    assert_eq!(saturated.len(), 1);
+    assert_relaxes(&result, (0.17, 0.015), &TIMES, 0.1);
+}
+
+#[test]
+fn the_qmap_is_read_back_as_it_was_laid_out() {
+    let scene = Scene { dead: 4, ..Scene::new(SMALL, 2) };
+    let (_dir, dataset) = written(&scene, Format::ImmDense);
+    let layout = Layout::new(&scene, Saturation::Unmarked).expect("layout");
+    let qmap = Qmap::read(&dataset.qmap).expect("read");
+    assert_eq!((&qmap.labels, &qmap.warnings), (&layout.labels, &Vec::new()));
+    assert_eq!(qmap.map_names, ["q", "phi"]);
+    assert_eq!(qmap.map_units, ["Å⁻¹", "deg"]);
+    assert_eq!(qmap.static_axes.points, [12, 1]);
+    assert_eq!(qmap.static_axes.index_mapping, (0..12).collect::<Vec<_>>());
+    assert_eq!(qmap.dynamic_axes.values, [layout.dynamic_axes.q, layout.dynamic_axes.phi]);
+    assert_eq!((qmap.geometry.beam_center_x, qmap.geometry.beam_center_y), (Some(24.0), Some(16.0)));
+    let Some(known) = golden("case_hdf_64x96/qmap.hdf") else { return };
+    assert_eq!(types(&dataset.qmap), types(&known));
+}
+
+#[test]
+fn the_metadata_is_found_and_has_the_complete_tree() {
+    let scene = Scene { frame_time: 2e-5, ..Scene::new(SMALL, 2) };
+    let (_dir, dataset) = written(&scene, Format::Hdf5 { pixel: PixelType::U8, filter: FrameFilter::None });
+    let found = metadata::find(&dataset.raw, None).expect("find");
+    let Metadata { path, frame_time, incident_energy, warnings, .. } = found;
+    assert_eq!((path, frame_time, incident_energy), (dataset.metadata.clone(), Some(2e-5), Some(10.0)));
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let Some(known) = golden("8id_schema_default_metadata.hdf") else { return };
+    assert_eq!(types(&dataset.metadata), types(&known));
+}
+
+/// Every dataset of a file with its type and rank, and every group.
+fn types(path: &Path) -> BTreeMap<String, String> {
+    fn visit(group: &hdf5::Group, out: &mut BTreeMap<String, String>) {
+        for dataset in group.datasets().expect("datasets") {
+            let kind = dataset.dtype().and_then(|t| t.to_descriptor()).expect("type");
+            out.insert(dataset.name(), format!("{kind:?} of rank {}", dataset.ndim()));
+        }
+        for child in group.groups().expect("groups") {
+            out.insert(child.name(), format!("group {:?}", child.attr_names().expect("attributes")));
+            visit(&child, out);
+        }
+    }
+    let mut out = BTreeMap::new();
+    visit(&hdf5::File::open(path).expect("open"), &mut out);
+    out
 }
