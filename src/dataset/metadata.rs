@@ -330,8 +330,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn changed_bytes_are_read_or_refused() {
+        let folder = Folder::with(&["A_metadata.hdf"]);
+        let path = folder.at("A_metadata.hdf");
+        let bytes = std::fs::read(&path).unwrap();
+        // Few and always the same: most reach the C library's parser, which is not what is tested here.
+        for position in (0..bytes.len()).step_by(211) {
+            let mut changed = bytes.clone();
+            changed[position] ^= 0xff;
+            std::fs::write(&path, &changed).unwrap();
+            if let Ok(found) = folder.find("A.bin") {
+                assert!(found.frame_time.is_none_or(|seconds| seconds > 0.0));
+            }
+        }
+    }
+
     proptest! {
-        // Few: a changed byte reaches the C library, whose parsing is not what is tested here.
+        // Few: each writes and opens an HDF5 file.
         #![proptest_config(ProptestConfig::with_cases(24))]
 
         #[test]
@@ -341,19 +357,6 @@ mod tests {
             let bytes = std::fs::read(&path).unwrap();
             std::fs::write(&path, &bytes[..(at * bytes.len() as f64) as usize]).unwrap();
             prop_assert!(folder.find("A.bin").is_err());
-        }
-
-        #[test]
-        fn changed_numbers_are_read_or_refused(at in 0.0..1.0_f64, value in any::<u8>()) {
-            let folder = Folder::with(&["A_metadata.hdf"]);
-            let path = folder.at("A_metadata.hdf");
-            let mut bytes = std::fs::read(&path).unwrap();
-            let position = (at * bytes.len() as f64) as usize;
-            bytes[position] = value;
-            std::fs::write(&path, &bytes).unwrap();
-            if let Ok(found) = folder.find("A.bin") {
-                prop_assert!(found.frame_time.is_none_or(|seconds| seconds > 0.0));
-            }
         }
     }
 }

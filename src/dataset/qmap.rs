@@ -428,8 +428,25 @@ mod tests {
         );
     }
 
+    #[test]
+    fn changed_bytes_give_valid_labels_or_an_error() {
+        let path = write(|_| {});
+        let bytes = std::fs::read(path.path()).unwrap();
+        // Few and always the same: most reach the C library's parser, which is not what is tested here.
+        for position in (0..bytes.len()).step_by(211) {
+            let mut changed = bytes.clone();
+            changed[position] ^= 0xff;
+            std::fs::write(path.path(), &changed).unwrap();
+            if let Ok(qmap) = Qmap::read(path.path()) {
+                let pixels = qmap.labels.shape.pixels();
+                assert_eq!(qmap.labels.mask.len(), pixels);
+                assert!(qmap.labels.static_labels.iter().all(|&label| label as usize <= pixels));
+            }
+        }
+    }
+
     proptest! {
-        // Few: a changed byte reaches the C library, whose parsing is not what is tested here.
+        // Few: each writes and opens an HDF5 file.
         #![proptest_config(ProptestConfig::with_cases(24))]
 
         #[test]

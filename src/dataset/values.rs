@@ -12,6 +12,11 @@ use super::{DatasetError, plain};
 /// The most elements that [`numbers`] and [`strings`] read, so that a damaged size allocates nothing large.
 const MAX_ELEMENTS: usize = 1 << 20;
 const MAX_FIXED_STRING: usize = 1024;
+/// The most bytes of variable strings in one dataset.
+const MAX_TEXT: u64 = 1 << 20;
+/// Bytes of the length that a variable string's element begins with; its address and index follow.
+const LENGTH_BYTES: usize = 4;
+const MAX_REFERENCE_BYTES: usize = 64;
 
 /// Opens an HDF5 file for reading; `refuse` makes the error of one that is not or is damaged.
 ///
@@ -79,6 +84,7 @@ pub(super) fn strings(dataset: &Dataset) -> Result<Vec<String>, String> {
         return Err(format!("has {} elements, more than {MAX_ELEMENTS}", dataset.size()));
     }
     let stored = dataset.dtype().and_then(|dtype| dtype.to_descriptor()).map_err(|e| words(&e))?;
+    check_lengths(dataset, &stored)?;
     let fits = |n| n <= MAX_FIXED_STRING;
     let read = if stored == TypeDescriptor::VarLenUnicode {
         texts::<VarLenUnicode>(dataset)
@@ -100,6 +106,28 @@ pub(super) fn strings(dataset: &Dataset) -> Result<Vec<String>, String> {
 /// As [`strings`], and any other number of elements.
 pub(super) fn string(dataset: &Dataset) -> Result<String, String> {
     one(strings(dataset)?)
+}
+
+/// Holds the lengths of variable strings against [`MAX_TEXT`]: the library would take a damaged one at its word,
+/// up to 4 GiB each. Looks at contiguous storage, as all metadata and qmaps have, where an element begins with
+/// its length as a little-endian u32.
+fn check_lengths(dataset: &Dataset, stored: &TypeDescriptor) -> Result<(), String> {
+    let variable = matches!(stored, TypeDescriptor::VarLenUnicode | TypeDescriptor::VarLenAscii);
+    let (Some(offset), true) = (dataset.offset(), variable) else { return Ok(()) };
+    let storage = dataset.storage_size() as usize;
+    let element = storage / dataset.size().max(1);
+    if !(LENGTH_BYTES..=MAX_REFERENCE_BYTES).contains(&element) {
+        return Err(format!("has elements of {element} bytes, which are no variable strings"));
+    }
+    let (mut bytes, name) = (vec![0; storage], dataset.filename());
+    let path = Path::new(&name);
+    let read = plain::open(path).and_then(|(file, _)| plain::read_at(&file, path, &mut bytes, offset));
+    read.map_err(|_| "lies outside its file".to_owned())?;
+    let lengths = bytes.chunks_exact(element).map(|e| u64::from(u32::from_le_bytes([e[0], e[1], e[2], e[3]])));
+    match lengths.sum::<u64>() {
+        total if total > MAX_TEXT => Err(format!("announces {total} bytes of text, more than {MAX_TEXT}")),
+        _ => Ok(()),
+    }
 }
 
 fn texts<T: hdf5::H5Type + AsRef<[u8]>>(dataset: &Dataset) -> Result<Vec<String>, hdf5::Error> {
@@ -150,10 +178,31 @@ mod tests {
         file.new_dataset_builder().with_data(&[text]).create("var").unwrap();
         file.new_dataset_builder().with_data(&[fixed]).create("fixed").unwrap();
         file.new_dataset_builder().with_data(&[FixedAscii::<5>::from_ascii("q").unwrap()]).create("ascii").unwrap();
+        file.flush().unwrap();
         assert_eq!(string(&dataset(&file, "var").unwrap()).unwrap(), "Å⁻¹");
         assert_eq!(string(&dataset(&file, "fixed").unwrap()).unwrap(), "Å⁻¹");
         assert_eq!(string(&dataset(&file, "ascii").unwrap()).unwrap(), "q");
         assert!(numbers(&dataset(&file, "var").unwrap()).unwrap_err().contains("not as numbers"));
+    }
+
+    #[test]
+    fn a_damaged_length_of_text_is_refused() {
+        let (dir, file) = scratch_file();
+        let text: VarLenUnicode = "some words".parse().unwrap();
+        let dataset = file.new_dataset::<VarLenUnicode>().create("text").unwrap();
+        dataset.write_scalar(&text).unwrap();
+        file.flush().unwrap();
+        assert_eq!(string(&dataset).unwrap(), "some words");
+        let offset = dataset.offset().unwrap() as usize;
+        drop(dataset);
+        file.close().unwrap();
+        let path = dir.path().join("a.h5");
+        let mut bytes = std::fs::read(&path).unwrap();
+        assert_eq!(bytes[offset..offset + 4], [10, 0, 0, 0]);
+        bytes[offset + 3] = 0xf0;
+        std::fs::write(&path, &bytes).unwrap();
+        let file = File::open(&path).unwrap();
+        assert!(string(&file.dataset("text").unwrap()).unwrap_err().contains("announces 4026531850 bytes"));
     }
 
     #[test]
