@@ -108,11 +108,12 @@ fn frame_facts(source: &dyn FrameSource) -> Facts {
     ]
 }
 
-/// A value without JSON's quotes and brackets.
+/// A value without JSON's quotes and brackets; an object as indented lines.
 fn words(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Array(items) => items.iter().map(words).collect::<Vec<_>>().join(", "),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => value.to_string(),
+        Value::Object(map) => map.iter().map(|(name, value)| format!("\n  {name}: {}", words(value))).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `RUST_LOG`, where set, decides instead.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
@@ -17,8 +17,8 @@ pub(super) fn init(verbose: bool, form: Form) {
         (false, Form::Human | Form::Json) => LevelFilter::WARN,
     };
     let filter = EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
-    let started =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false).try_init();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    let started = lines.with_ansi(io::stderr().is_terminal()).try_init();
     if started.is_err() {
         tracing::debug!("logging was started before");
     }

@@ -145,7 +145,8 @@ fn line(name: &str, done: u64, units: u64, elapsed: Duration) -> String {
     let rate = done as f64 / elapsed.as_secs_f64().max(1e-9);
     let left = (units - done.min(units)) as f64 / rate.max(1e-9);
     let percent = done.saturating_mul(100) / units.max(1);
-    format!("{name}: {percent} %, {done} of {units}, {rate:.0}/s, {left:.0} s left")
+    let digits = if rate < 10.0 { 2 } else { 0 };
+    format!("{name}: {percent} %, {done} of {units}, {rate:.digits$}/s, {left:.0} s left")
 }
 
 #[cfg(test)]
@@ -156,7 +157,7 @@ mod tests {
     fn a_line_tells_rate_and_time_left() {
         let text = line("correlating", 2500, 10_000, Duration::from_millis(500));
         assert_eq!(text, "correlating: 25 %, 2500 of 10000, 5000/s, 2 s left");
-        assert_eq!(line("x", 0, 0, Duration::ZERO), "x: 0 %, 0 of 0, 0/s, 0 s left");
+        assert_eq!(line("x", 0, 0, Duration::ZERO), "x: 0 %, 0 of 0, 0.00/s, 0 s left");
     }
 
     #[test]

@@ -195,13 +195,18 @@ struct Ready {
 
 fn prepare(job: &CorrelateJob) -> Result<Ready, JobError> {
     let metadata = metadata::find(&job.raw, job.metadata.as_deref()).map_err(JobError::Metadata)?;
+    tracing::info!(metadata = %metadata.path.display(), "metadata found");
     let qmap = Qmap::read(&job.qmap).map_err(JobError::Qmap)?;
+    tracing::info!(qmap = %job.qmap.display(), shape = %qmap.labels.shape, "qmap read");
     let hint = OpenHint { shape: Some(qmap.labels.shape), ftf_bits: job.ftf_bits };
     let source = open_raw(&job.raw, &hint).map_err(JobError::Raw)?;
-    check_shape(&qmap, source.info()).map_err(JobError::Qmap)?;
+    let info = source.info();
+    tracing::info!(raw = %job.raw.display(), format = info.format, frames = info.frames, bytes = info.bytes, "raw data opened");
+    check_shape(&qmap, info).map_err(JobError::Qmap)?;
     let selection =
-        job.window.select(source.info().frames).map_err(|source| JobError::Window { raw: job.raw.clone(), source })?;
+        job.window.select(info.frames).map_err(|source| JobError::Window { raw: job.raw.clone(), source })?;
     check_parts(job, &selection)?;
+    tracing::info!(first = selection.first(), end = selection.end(), frames = selection.outputs(), "frames chosen");
     let mut warnings = [metadata.warnings, qmap.warnings.clone()].concat();
     let two_time = two_time(job, &qmap, &mut warnings)?;
     let writer = ResultWriter::begin(&target(job), &metadata.path, &job.qmap, job.analyses).map_err(not_begun)?;

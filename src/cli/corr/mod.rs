@@ -76,7 +76,7 @@ fn engine(job: &CorrelateJob) -> Result<CpuEngine, OptionError> {
 fn correlate(job: &CorrelateJob, engine: &dyn Engine, form: Form, interrupt: &Interrupt) -> Result<Outcome, Failure> {
     let display = if form == Form::Human { Display::Automatic } else { Display::Off };
     let progress = Progress::new(display, interrupt.clone());
-    tracing::info!(raw = %job.raw.display(), qmap = %job.qmap.display(), engine = engine.name(), "correlating");
+    tracing::info!(raw = %job.raw.display(), engine = engine.name(), device = engine.device(), "job begins");
     let outcome = job::run(job, engine, &progress);
     progress.finish();
     Ok(outcome?)
