@@ -201,10 +201,10 @@ fn prepare(job: &CorrelateJob) -> Result<Ready, JobError> {
     let hint = OpenHint { shape: Some(qmap.labels.shape), ftf_bits: job.ftf_bits };
     let source = open_raw(&job.raw, &hint).map_err(JobError::Raw)?;
     let info = source.info();
-    tracing::info!(raw = %job.raw.display(), format = info.format, frames = info.frames, bytes = info.bytes, "raw data opened");
+    let (format, frames, bytes) = (&info.format, info.frames, info.bytes);
+    tracing::info!(raw = %job.raw.display(), format, frames, bytes, "raw data opened");
     check_shape(&qmap, info).map_err(JobError::Qmap)?;
-    let selection =
-        job.window.select(info.frames).map_err(|source| JobError::Window { raw: job.raw.clone(), source })?;
+    let selection = job.window.select(frames).map_err(|source| JobError::Window { raw: job.raw.clone(), source })?;
     check_parts(job, &selection)?;
     tracing::info!(first = selection.first(), end = selection.end(), frames = selection.outputs(), "frames chosen");
     let mut warnings = [metadata.warnings, qmap.warnings.clone()].concat();
