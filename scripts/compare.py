@@ -97,6 +97,11 @@ def run(label: str, program: list[str], case: Case, folder: Path) -> Run:
     return Run(seconds, peak, written[0])
 
 
+def fastest(label: str, program: list[str], case: Case, folder: Path, repeat: int) -> Run:
+    """The fastest of several runs: other work on the machine only ever adds time."""
+    return min((run(label, program, case, folder) for _ in range(repeat)), key=lambda one: one.seconds)
+
+
 def read_through(path: Path) -> int:
     """Puts the file into the page cache, so that neither program waits for the disk; returns its bytes."""
     total = 0
@@ -125,17 +130,28 @@ def compare_results(ours: Path, theirs: Path) -> list[str]:
     with h5py.File(ours) as a, h5py.File(theirs) as b:
         for name, path in NUMBERS.items():
             if path in a and path in b:
-                lines.append(f"    {name:<16}{difference(a[path][()], b[path][()])}")
+                lines.append(f"    {name:<16}{difference(comparable(a, path), comparable(b, path))}")
     return lines
 
 
-def frames_of(result: Path) -> int:
-    with h5py.File(result) as file:
-        return file["xpcs/spatial_mean/intensity_vs_time"].shape[1]
+def comparable(file: h5py.File, path: str) -> np.ndarray:
+    """The values that mean the same in both: boost_corr zeroes pixels outside the mask when it crops, and beyond half
+    of the series a delay can have a single pair, where errors are rounding noise."""
+    values = file[path][()]
+    if path.endswith("scattering_2d"):
+        return values.reshape(values.shape[-2:])[file["xpcs/qmap/mask"][()].astype(bool)]
+    if path.startswith("xpcs/multitau/normalized_g2"):
+        return values[file["xpcs/multitau/delay_list"][()].ravel() <= frames_of(file) / 2]
+    return values
 
 
-def report(case: Case, speckled: Run, boost: Run) -> None:
-    frames = frames_of(speckled.result)
+def frames_of(file: h5py.File) -> int:
+    return file["xpcs/spatial_mean/intensity_vs_time"].shape[1]
+
+
+def report(speckled: Run, boost: Run) -> None:
+    with h5py.File(speckled.result) as file:
+        frames = frames_of(file)
     print(f"\n    {'':<16}{'boost_corr':>14}{'speckled':>14}{'ratio':>10}")
     rows = [
         ("wall time", boost.seconds, speckled.seconds, "{:.2f} s", boost.seconds / speckled.seconds),
@@ -155,6 +171,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--speckled", required=True)
     parser.add_argument("--boost-corr", required=True)
     parser.add_argument("--quick", action="store_true", help="a tenth of the frames")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="runs of each program; the fastest counts")
     parser.add_argument("--max-memory", type=float, help="GB for boost_corr [default: a quarter of what is free]")
     parser.add_argument("--raw", type=Path, help="a raw file of your own instead of simulated ones")
     parser.add_argument("--qmap", type=Path, help="its qmap")
@@ -191,9 +208,9 @@ def main() -> None:
             (case.raw.parent / "complete").touch()
         print(f"    {read_through(case.raw) / 1e6:.1f} MB")
         logs = options.dir / "runs" / case.raw.name
-        ours = run("speckled", speckled, case, logs)
-        theirs = run("boost_corr", boost, case, logs)
-        report(case, ours, theirs)
+        ours = fastest("speckled", speckled, case, logs, options.repeat)
+        theirs = fastest("boost_corr", boost, case, logs, options.repeat)
+        report(ours, theirs)
 
 
 main()

@@ -7,7 +7,11 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache="$root/.cache"
 mkdir -p "$cache"
 
-say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
+say() {
+    local bold='' plain=''
+    if [ -t 2 ]; then bold=$'\033[1m' plain=$'\033[0m'; fi
+    printf '%s==>%s %s\n' "$bold" "$plain" "$*" >&2
+}
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 # missing_packages: the Debian packages, one a line, that a build, the viewer and the measurements lack here.
