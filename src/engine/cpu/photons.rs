@@ -2,7 +2,7 @@
 //!
 //! One reading when the kept events fit the memory limit. Otherwise a survey counts them, and the pixels are
 //! cut into ranges that fit, one reading each. Memory: 8 bytes a kept event of a range, plus for each thread
-//! 8 bytes a pixel of the image, plus 8 bytes a frame.
+//! 16 bytes a pixel of the image, plus 8 bytes a frame.
 
 use std::ops::Range;
 
@@ -106,7 +106,7 @@ impl<'a> Run<'a> {
     fn tally(&self, sums: &Sums) -> Tally {
         let mut tally = Tally::new(self.partition, &self.request.selection);
         tally.frames = sums.frames.iter().map(|&sum| sum as f64).collect();
-        tally.pixels = sums.outside.iter().map(|&sum| sum as f64).collect();
+        tally.pixels = sums.pixels.iter().map(|&sum| sum as f64).collect();
         tally
     }
 
@@ -138,9 +138,7 @@ impl<'a> Run<'a> {
             sorted.bucket(bucket, starts, entries);
             Ok(StaticSums::of(bucket * BUCKET, starts, entries, self.reading.layout, self.partition, plan))
         })?;
-        for (index, part) in parts.iter().enumerate() {
-            part.add_to(tally, (range.start + index) * BUCKET, self.reading.layout);
-        }
+        parts.iter().for_each(|part| part.add_to(tally));
         Ok(())
     }
 
@@ -224,8 +222,8 @@ pub(super) fn pixel_g2_bytes(request: &Request, pixels: usize) -> u64 {
 
 /// The most events that fit.
 fn event_limit(request: &Request, layout: &Layout, pool: Pool<'_>) -> Result<u64, EngineError> {
-    let image = layout.place.len() as u64 * 8;
-    let fixed = image * (pool.threads.get() as u64 + 4)
+    let image = layout.place.len() as u64 * 16;
+    let fixed = image * (pool.threads.get() as u64 + 2)
         + request.selection.outputs() * 32
         + pixel_g2_bytes(request, layout.len());
     let free = request.memory.saturating_sub(fixed) as f64 * EVENT_SHARE;

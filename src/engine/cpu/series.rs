@@ -7,10 +7,40 @@ use crate::correlate::delays::{DelayPlan, Level, MAX_LAG};
 
 /// A level with more than one occupied sample in this many becomes an array. Walking a list costs about ten
 /// times as much for an entry as the vectorised product does for a sample (measured, `benches/correlate.rs`).
-const SPARSEST_ARRAY: usize = 10;
+const SPARSEST_ARRAY: usize = 20;
 
 /// Lanes of the array product; the compiler turns each group into one vector operation.
 const LANES: usize = 4;
+
+/// Zeros behind an array, so that products need no special end.
+const PADDING: usize = MAX_LAG as usize + LANES;
+
+/// Sums for lags 0..=8, and room to index them without a check.
+type Lags = [f64; 16];
+
+/// The delays of a plan with what turns their sums into means.
+#[derive(Debug)]
+pub(super) struct Scales {
+    levels: Vec<Level>,
+    /// 1 / (pairs * width^2) of each delay, width = frames in a sample.
+    products: Vec<f64>,
+    /// 1 / (pairs * width) of each delay.
+    means: Vec<f64>,
+}
+
+impl Scales {
+    pub(super) fn new(plan: &DelayPlan) -> Self {
+        let width = |k: usize| (1u64 << plan.delays()[k].level) as f64;
+        let means: Vec<f64> = (0..plan.len()).map(|k| 1.0 / (plan.pairs(k) as f64 * width(k))).collect();
+        let products = means.iter().enumerate().map(|(k, mean)| mean / width(k)).collect();
+        Self { levels: plan.levels().to_vec(), products, means }
+    }
+
+    /// Number of delays.
+    pub(super) fn len(&self) -> usize {
+        self.means.len()
+    }
+}
 
 /// Working memory and the result of the last series.
 #[derive(Debug, Default)]
@@ -18,6 +48,7 @@ pub(super) struct Series {
     times: Vec<u32>,
     values: Vec<f64>,
     array: Vec<f64>,
+    coarse: Vec<f64>,
     /// Mean of later times earlier, for each delay of the plan.
     pub(super) g2: Vec<f64>,
     /// Mean of the later frames.
@@ -46,32 +77,52 @@ impl Series {
     }
 
     /// Correlates the detections pushed since [`Self::clear`]; consumes them.
-    pub(super) fn correlate(&mut self, plan: &DelayPlan) {
+    pub(super) fn correlate(&mut self, scales: &Scales) {
         for out in [&mut self.g2, &mut self.later, &mut self.earlier] {
             out.clear();
-            out.resize(plan.len(), 0.0);
+            out.resize(scales.len(), 0.0);
         }
-        let mut levels = plan.levels().iter();
+        #[cfg(target_arch = "x86_64")]
+        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has AVX2 and FMA.
+            return unsafe { self.correlate_fma(scales) };
+        }
+        self.correlate_with::<false>(scales);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn correlate_fma(&mut self, scales: &Scales) {
+        self.correlate_with::<true>(scales);
+    }
+
+    #[inline(always)]
+    fn correlate_with<const FMA: bool>(&mut self, scales: &Scales) {
+        let mut levels = scales.levels.iter();
         for level in levels.by_ref() {
             self.drop_incomplete(level);
             if self.times.is_empty() {
-                return;
+                break;
             }
             if self.times.len() * SPARSEST_ARRAY > level.samples as usize {
                 self.spread(level);
-                self.array_level(level);
+                self.array_level::<FMA>(level);
+                for level in levels.by_ref() {
+                    self.coarsen_array(level.samples as usize);
+                    self.array_level::<FMA>(level);
+                }
                 break;
             }
             self.list_level(level);
             self.coarsen_list();
         }
-        for level in levels {
-            self.coarsen_array(level.samples as usize);
-            self.array_level(level);
-        }
+        let means = self.later.iter_mut().zip(&mut self.earlier).zip(&scales.means);
+        means.for_each(|((later, earlier), scale)| (*later, *earlier) = (*later * scale, *earlier * scale));
+        std::iter::zip(&mut self.g2, &scales.products).for_each(|(g2, scale)| *g2 *= scale);
     }
 
     /// Drops the entries of an incomplete trailing sample.
+    #[inline(always)]
     fn drop_incomplete(&mut self, level: &Level) {
         while self.times.last().is_some_and(|&t| u64::from(t) >= level.samples) {
             self.times.pop();
@@ -79,10 +130,11 @@ impl Series {
         }
     }
 
+    #[inline(always)]
     fn list_level(&mut self, level: &Level) {
-        let mut products = [0.0; MAX_LAG as usize + 1];
+        let mut products: Lags = [0.0; 16];
         let widest = level.first_lag + level.lags - 1;
-        let (times, values) = (&self.times[..], &self.values[..]);
+        let (times, values) = (&self.times[..], &self.values[..self.times.len()]);
         let mut total = 0.0;
         for (i, (&time, &value)) in times.iter().zip(values).enumerate() {
             total += value;
@@ -91,23 +143,22 @@ impl Series {
                 if lag > widest {
                     break;
                 }
-                products[lag as usize] += value * later;
+                products[(lag & 15) as usize] += value * later;
             }
         }
-        let samples = level.samples as u32;
-        let (mut first, mut last) = ([0.0; MAX_LAG as usize + 1], [0.0; MAX_LAG as usize + 1]);
-        let mut head = Ends::new(times.iter().zip(values));
-        let mut tail = Ends::new(times.iter().rev().zip(values.iter().rev()));
-        for lag in level.lags() {
-            first[lag as usize] = head.sum_while(|t| t < lag);
-            last[lag as usize] = tail.sum_while(|t| t >= samples - lag);
+        // samples that the later, and the earlier, means leave out: few entries, mostly none
+        let (mut first, mut last): (Lags, Lags) = ([0.0; 16], [0.0; 16]);
+        for (&time, &value) in times.iter().zip(values).take_while(|(t, _)| **t < widest) {
+            first[time as usize + 1..=MAX_LAG as usize].iter_mut().for_each(|sum| *sum += value);
         }
-        for lag in level.lags() {
-            let k = lag as usize;
-            self.store(level, lag, products[k], total - first[k], total - last[k]);
+        let end = level.samples as u32 - 1;
+        for (&time, &value) in times.iter().zip(values).rev().take_while(|(t, _)| end - **t < widest) {
+            last[(end - time) as usize + 1..=MAX_LAG as usize].iter_mut().for_each(|sum| *sum += value);
         }
+        self.store(level, &products, total, &first, &last);
     }
 
+    #[inline(always)]
     fn coarsen_list(&mut self) {
         let mut kept = 0;
         for i in 0..self.times.len() {
@@ -126,84 +177,79 @@ impl Series {
     }
 
     /// List to array.
+    #[inline(always)]
     fn spread(&mut self, level: &Level) {
         self.array.clear();
-        self.array.resize(level.samples as usize, 0.0);
+        self.array.resize(level.samples as usize + PADDING, 0.0);
         for (&time, &value) in self.times.iter().zip(&self.values) {
             self.array[time as usize] = value;
         }
     }
 
+    #[inline(always)]
     fn coarsen_array(&mut self, samples: usize) {
-        for t in 0..samples {
-            self.array[t] = self.array[2 * t] + self.array[2 * t + 1];
-        }
-        self.array.truncate(samples);
+        self.coarse.clear();
+        self.coarse.extend(self.array[..2 * samples].as_chunks::<2>().0.iter().map(|[a, b]| a + b));
+        self.coarse.resize(samples + PADDING, 0.0);
+        std::mem::swap(&mut self.array, &mut self.coarse);
     }
 
-    fn array_level(&mut self, level: &Level) {
-        let array = std::mem::take(&mut self.array);
-        let total: f64 = array.iter().sum();
-        let samples = array.len();
-        let (mut first, mut last, mut counted) = (0.0, 0.0, 0);
-        for lag in level.lags() {
-            for k in counted..lag as usize {
-                first += array[k];
-                last += array[samples - 1 - k];
-            }
-            counted = lag as usize;
-            let product = lagged_product(&array, lag as usize);
-            self.store(level, lag, product, total - first, total - last);
+    #[inline(always)]
+    fn array_level<const FMA: bool>(&mut self, level: &Level) {
+        let samples = level.samples as usize;
+        let (products, total) = match level.first_lag {
+            1 => lagged_products::<1, 8, FMA>(&self.array, samples),
+            _ => lagged_products::<5, 4, FMA>(&self.array, samples),
+        };
+        let (mut first, mut last): (Lags, Lags) = ([0.0; 16], [0.0; 16]);
+        for lag in 1..=(level.first_lag + level.lags - 1) as usize {
+            first[lag] = first[lag - 1] + self.array[lag - 1];
+            last[lag] = last[lag - 1] + self.array[samples - lag];
         }
-        self.array = array;
+        self.store(level, &products, total, &first, &last);
     }
 
-    /// Turns sums over a level's samples into means in frame units.
-    fn store(&mut self, level: &Level, lag: u32, product: f64, later: f64, earlier: f64) {
-        let index = level.first + (lag - level.first_lag) as usize;
-        let scale = 1.0 / (level.samples - u64::from(lag)) as f64 / (1u64 << level.index) as f64;
-        self.g2[index] = product * scale / (1u64 << level.index) as f64;
-        self.later[index] = later * scale;
-        self.earlier[index] = earlier * scale;
+    #[inline(always)]
+    fn store(&mut self, level: &Level, products: &Lags, total: f64, first: &Lags, last: &Lags) {
+        let lags = level.first_lag as usize..(level.first_lag + level.lags) as usize;
+        let delays = level.first..level.first + lags.len();
+        self.g2[delays.clone()].copy_from_slice(&products[lags.clone()]);
+        for ((later, earlier), lag) in self.later[delays.clone()].iter_mut().zip(&mut self.earlier[delays]).zip(lags) {
+            *later = total - first[lag];
+            *earlier = total - last[lag];
+        }
     }
 }
 
-/// Sums entries from one end of a list, further with each call.
-struct Ends<I> {
-    entries: I,
-    sum: f64,
-    pending: Option<(u32, f64)>,
-}
-
-impl<'a, I: Iterator<Item = (&'a u32, &'a f64)>> Ends<I> {
-    fn new(entries: I) -> Self {
-        Self { entries, sum: 0.0, pending: None }
-    }
-
-    fn sum_while(&mut self, within: impl Fn(u32) -> bool) -> f64 {
-        while let Some((time, value)) = self.pending.take().or_else(|| self.entries.next().map(|(&t, &v)| (t, v))) {
-            if !within(time) {
-                self.pending = Some((time, value));
-                break;
-            }
-            self.sum += value;
-        }
-        self.sum
-    }
-}
-
-/// Sum of `x[t] * x[t + lag]`.
-fn lagged_product(x: &[f64], lag: usize) -> f64 {
-    let (early, late) = (&x[..x.len() - lag], &x[lag..]);
-    let mut sums = [0.0; LANES];
-    let (early, late) = (early.chunks_exact(LANES), late.chunks_exact(LANES));
-    let rest: f64 = std::iter::zip(early.remainder(), late.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in early.zip(late) {
+/// Sums of `x[t] * x[t + lag]` for each lag, and of `x[t]`; `x` has `samples` samples and [`PADDING`] zeros.
+#[inline(always)]
+fn lagged_products<const FIRST: usize, const LAGS: usize, const FMA: bool>(x: &[f64], samples: usize) -> (Lags, f64) {
+    let mut sums = [[0.0f64; LANES]; LAGS];
+    let mut total = [0.0f64; LANES];
+    let vector = |window: &[f64], at: usize| -> [f64; LANES] { std::array::from_fn(|lane| window[at + lane]) };
+    let reach = LANES + FIRST + LAGS - 1;
+    for start in (0..samples).step_by(LANES) {
+        let window = &x[start..start + reach];
+        let early = vector(window, 0);
         for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
+            total[lane] += early[lane];
+        }
+        for (lag, sums) in sums.iter_mut().enumerate() {
+            let late = vector(window, FIRST + lag);
+            for lane in 0..LANES {
+                sums[lane] = if FMA {
+                    early[lane].mul_add(late[lane], sums[lane])
+                } else {
+                    early[lane] * late[lane] + sums[lane]
+                };
+            }
         }
     }
-    (sums[0] + sums[1]) + (sums[2] + sums[3]) + rest
+    let mut products: Lags = [0.0; 16];
+    for (lag, sums) in sums.iter().enumerate() {
+        products[FIRST + lag] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    }
+    (products, (total[0] + total[1]) + (total[2] + total[3]))
 }
 
 #[cfg(test)]
@@ -241,7 +287,7 @@ mod tests {
                 series.push(t as u32, v / 2.0);
                 series.push(t as u32, v / 2.0);
             }
-            series.correlate(&DelayPlan::new(values.len() as u64));
+            series.correlate(&Scales::new(&DelayPlan::new(values.len() as u64)));
             for k in 0..expected.dim().0 {
                 let (g2, later, earlier) = (series.g2[k], series.later[k], series.earlier[k]);
                 for (channel, value) in [g2, later, earlier].into_iter().enumerate() {

@@ -14,7 +14,7 @@ use super::events::{BUCKET, Entry, Sorted};
 use super::layout::Layout;
 use super::pixel_store::PixelStore;
 use super::pool::Pool;
-use super::series::Series;
+use super::series::{Scales, Series};
 
 /// The frames that a multi-tau runs over: the whole series, or one of its parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +39,16 @@ pub(super) struct SparseMultiTau<'a> {
     pub(super) partition: &'a Partition,
     /// Factor of each frame.
     pub(super) factors: Vec<f64>,
-    spans: Vec<(Span, DelayPlan, BinSums)>,
+    spans: Vec<SpanSums>,
     pixel_g2: Option<PixelStore>,
+}
+
+/// One of the series that multi-tau runs over.
+struct SpanSums {
+    span: Span,
+    plan: DelayPlan,
+    scales: Scales,
+    sums: BinSums,
 }
 
 /// What a bucket yields.
@@ -49,11 +57,9 @@ struct BucketSums {
     statics: StaticSums,
 }
 
-/// Counts of each pixel, and of each segment and static bin, of a bucket.
+/// Counts of each segment and static bin of a bucket.
 #[derive(Default)]
 pub(super) struct StaticSums {
-    /// Counts of each place of the bucket.
-    pixels: Vec<u64>,
     /// (static label, counts of each segment over the pixels that are not blemished)
     segments: Vec<(u32, Vec<u64>)>,
 }
@@ -71,7 +77,6 @@ impl StaticSums {
         let mut sums = Self::default();
         for place in first..(first + BUCKET).min(layout.len()) {
             let own = &entries[starts[place - first] as usize..starts[place - first + 1] as usize];
-            sums.pixels.push(own.iter().map(|e| u64::from(e.count())).sum());
             let label = layout.statics[place];
             if label == 0 || !partition.blemish()[layout.pixels[place] as usize] {
                 continue;
@@ -90,11 +95,8 @@ impl StaticSums {
         sums
     }
 
-    /// Adds to the tally; `first` is the bucket's first place.
-    pub(super) fn add_to(&self, tally: &mut Tally, first: usize, layout: &Layout) {
-        for (offset, &sum) in self.pixels.iter().enumerate() {
-            tally.pixels[layout.pixels[first + offset] as usize] = sum as f64;
-        }
+    /// Adds to the tally.
+    pub(super) fn add_to(&self, tally: &mut Tally) {
         for (label, segments) in &self.segments {
             for (segment, &sum) in segments.iter().enumerate() {
                 tally.segments[(segment, *label as usize - 1)] += sum as f64;
@@ -110,16 +112,16 @@ impl<'a> SparseMultiTau<'a> {
         request: MultiTauRequest,
         factors: Vec<f64>,
     ) -> Self {
-        let spans: Vec<_> = spans(factors.len() as u64, request.parts)
+        let spans: Vec<SpanSums> = spans(factors.len() as u64, request.parts)
             .into_iter()
             .map(|span| {
                 let plan = DelayPlan::new(u64::from(span.end - span.start));
                 let sums = BinSums::new(partition, plan.len());
-                (span, plan, sums)
+                SpanSums { span, scales: Scales::new(&plan), plan, sums }
             })
             .collect();
         let pixel_g2 = match request.pixel_g2 {
-            PixelG2Output::Keep => Some(PixelStore::new(spans[0].1.len(), layout.len())),
+            PixelG2Output::Keep => Some(PixelStore::new(spans[0].plan.len(), layout.len())),
             PixelG2Output::Drop => None,
         };
         Self { layout, partition, factors, spans, pixel_g2 }
@@ -142,10 +144,10 @@ impl<'a> SparseMultiTau<'a> {
             let spans = this.bucket(first, starts, entries, series);
             Ok(BucketSums { spans, statics })
         })?;
-        for (index, part) in done.iter().enumerate() {
-            part.statics.add_to(tally, (buckets.start + index) * BUCKET, self.layout);
-            for ((_, _, sums), more) in std::iter::zip(&mut self.spans, &part.spans) {
-                sums.merge(more);
+        for part in &done {
+            part.statics.add_to(tally);
+            for (span, more) in std::iter::zip(&mut self.spans, &part.spans) {
+                span.sums.merge(more);
             }
         }
         Ok(())
@@ -153,12 +155,12 @@ impl<'a> SparseMultiTau<'a> {
 
     fn bucket(&self, first: usize, starts: &[u32], entries: &[Entry], series: &mut Series) -> Vec<BinSums> {
         let mut all: Vec<BinSums> =
-            self.spans.iter().map(|(_, plan, _)| BinSums::new(self.partition, plan.len())).collect();
+            self.spans.iter().map(|span| BinSums::new(self.partition, span.plan.len())).collect();
         for place in first..(first + BUCKET).min(self.layout.len()) {
             let own = &entries[starts[place - first] as usize..starts[place - first + 1] as usize];
-            for (index, ((span, plan, _), sums)) in std::iter::zip(&self.spans, &mut all).enumerate() {
-                self.push(series, own, *span);
-                series.correlate(plan);
+            for (index, (span, sums)) in std::iter::zip(&self.spans, &mut all).enumerate() {
+                self.push(series, own, span.span);
+                series.correlate(&span.scales);
                 sums.add_pixel(
                     self.layout.statics[place],
                     self.layout.dynamics[place],
@@ -187,7 +189,7 @@ impl<'a> SparseMultiTau<'a> {
 
     /// g2 of the whole, of the parts, and the per-pixel correlations.
     pub(super) fn finish(self) -> (MultiTau, Vec<MultiTau>, Option<PixelG2>) {
-        let mut results = self.spans.iter().map(|(_, plan, sums)| sums.finish(self.partition, plan));
+        let mut results = self.spans.iter().map(|span| span.sums.finish(self.partition, &span.plan));
         let whole = results.next().expect("spans() always begins with the whole series");
         let parts = results.collect();
         let pixel_g2 = self.pixel_g2.map(PixelStore::finish);

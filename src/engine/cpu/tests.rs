@@ -266,7 +266,7 @@ proptest! {
         if tight {
             // not all events fit: a survey and several readings
             let events = data.values.iter().filter(|v| **v > 0.0).count() as u64 * 2;
-            request.memory = SHAPE.pixels() as u64 * 48 + frames as u64 * 32 + 8 * events + 8192;
+            request.memory = SHAPE.pixels() as u64 * 64 + frames as u64 * 32 + 8 * events + 8192;
         }
         check(&data, &request, run(&Source::Events(Box::new(MemoryEvents(data.clone()))), &request, 2));
     }

@@ -78,9 +78,14 @@ struct Shard {
     totals: Vec<f64>,
     /// Static labels that occur, ascending.
     labels: Vec<u32>,
+    /// Position of each pixel's label in `labels`, or [`NOT_SUMMED`].
+    slots: Vec<u32>,
     /// (label, segment): counts of pixels that are not blemished.
     segments: Vec<f64>,
 }
+
+/// The slot of a pixel whose counts do not belong to its bin's segments: it is blemished.
+const NOT_SUMMED: u32 = u32::MAX;
 
 /// Buffers of a thread.
 struct Buffers<C> {
@@ -110,16 +115,14 @@ impl<'a> DenseSums<'a> {
             .step_by(SHARD)
             .map(|start| {
                 let columns = start..(start + SHARD).min(width);
-                let ranks = band.start + columns.start..band.start + columns.end;
-                let mut labels = partition.static_labels()[ranks].to_vec();
-                labels.sort_unstable();
-                labels.dedup();
+                let (labels, slots) = slots(partition, band.start + columns.start..band.start + columns.end);
                 Mutex::new(Shard {
                     states: Vec::new(),
                     sums: series.iter().map(|s| BinSums::new(partition, s.plan.len())).collect(),
                     totals: vec![0.0; columns.len()],
                     segments: vec![0.0; labels.len() * segments.segments],
                     labels,
+                    slots,
                     columns,
                 })
             })
@@ -274,14 +277,15 @@ impl<'a> DenseSums<'a> {
             let segment = (first + start) / width;
             let end = frames.min((segment + 1) * width - first);
             let sums = column_sums(&cells[start * TILE..end * TILE]);
-            for (lane, column) in columns.clone().enumerate() {
-                let rank = self.first_rank + column;
-                shard.totals[column - shard.columns.start] += sums[lane];
-                let good = self.partition.blemish()[self.partition.pixels()[rank] as usize];
-                if good && segment < self.segments.segments {
-                    let label = self.partition.static_labels()[rank];
-                    let slot = shard.labels.partition_point(|&l| l < label);
-                    shard.segments[slot * self.segments.segments + segment] += sums[lane];
+            let own = columns.start - shard.columns.start..columns.end - shard.columns.start;
+            for (total, sum) in std::iter::zip(&mut shard.totals[own.clone()], sums) {
+                *total += sum;
+            }
+            if segment < self.segments.segments {
+                for (&slot, sum) in std::iter::zip(&shard.slots[own], sums) {
+                    if slot != NOT_SUMMED {
+                        shard.segments[slot as usize * self.segments.segments + segment] += sum;
+                    }
                 }
             }
             start = end;
@@ -330,6 +334,20 @@ pub(super) fn pixel_store(wanted: Option<MultiTauRequest>, frames: u64, pixels: 
         PixelG2Output::Keep => Some(PixelStore::new(DelayPlan::new(frames).len(), pixels)),
         PixelG2Output::Drop => None,
     }
+}
+
+/// The static labels of a range of ranks, and where each pixel's label is among them.
+fn slots(partition: &Partition, ranks: Range<usize>) -> (Vec<u32>, Vec<u32>) {
+    let own = &partition.static_labels()[ranks.clone()];
+    let mut labels = own.to_vec();
+    labels.sort_unstable();
+    labels.dedup();
+    let slot = |(&label, &pixel): (&u32, &u32)| {
+        let good = partition.blemish()[pixel as usize];
+        if good { labels.partition_point(|&l| l < label) as u32 } else { NOT_SUMMED }
+    };
+    let slots = std::iter::zip(own, &partition.pixels()[ranks]).map(slot).collect();
+    (labels, slots)
 }
 
 fn put_state(shard: &mut Shard, index: usize, state: [TileState; 2]) {
