@@ -306,7 +306,8 @@ fn runs(pixels: &[u32]) -> Vec<PixelRun> {
         .collect()
 }
 
-/// Checks the masked-in pixels of a frame and sums them; saturated ones are reported and counted as they are.
+/// Checks the masked-in pixels of a frame, sums them and hands the runs on; saturated ones are reported and counted
+/// as they are.
 ///
 /// # Errors
 /// A value that cannot be correlated.
@@ -316,6 +317,7 @@ pub(super) fn check_and_sum<R: Raw>(
     runs: &[PixelRun],
     shape: Shape,
     found: &Saturated,
+    mut keep: impl FnMut(&PixelRun, &[R]),
 ) -> Result<f64, EngineError> {
     let mut sum = 0.0;
     for run in runs {
@@ -330,6 +332,7 @@ pub(super) fn check_and_sum<R: Raw>(
             marked.for_each(|k| found.add((run.pixel + k) as u32));
         }
         sum += R::sum(values);
+        keep(run, values);
     }
     Ok(sum)
 }

@@ -11,6 +11,7 @@ use crate::dataset::{Event, EventSource, Scratch};
 use crate::engine::EngineError;
 
 use super::layout::{Layout, MASKED};
+use super::memory::prefetch;
 use super::pool::Pool;
 
 /// log2 of the pixels in a bucket: a bucket's events and results stay in the second-level cache.
@@ -132,17 +133,6 @@ const PIECE: usize = 1 << 16;
 
 /// How many events ahead the pixel table is fetched: memory answers within the time of about this many.
 const AHEAD: usize = 32;
-
-/// Asks for the cache line of an element that is needed soon.
-#[inline(always)]
-fn prefetch<T>(table: &[T], index: usize) {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(element) = table.get(index) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: prefetching reads nothing, and the address is that of a live element.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(element).cast()) };
-    }
-}
 
 impl Pixels {
     fn new(layout: &Layout) -> Self {

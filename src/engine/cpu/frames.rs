@@ -15,9 +15,10 @@ use crate::dataset::{FrameSource, PixelType, Scratch};
 use crate::engine::{EngineError, MapSink, Request, TwoTimeRequest};
 
 use super::Saturated;
-use super::cells::{Cell, OutsideSums, Raw, Runs, Store, check_and_sum};
-use super::dense::{self, Block, DenseSums, More};
+use super::cells::{Cell, OutsideSums, PixelRun, Raw, Runs, Store, check_and_sum};
+use super::dense::{self, Block, DenseSums, More, Real};
 use super::layout::Layout;
+use super::memory::large_buffer;
 use super::photons::{factors, pixel_g2_bytes};
 use super::pixel_store::PixelStore;
 use super::pool::Pool;
@@ -38,13 +39,26 @@ const ROUNDING_JOBS: u64 = 16;
 /// Part of the memory limit that is planned for; the rest is slack for the result and the allocator.
 const PLANNED_SHARE: f64 = 0.85;
 
-/// Occupied fraction of the masked-in pixels in a few frames across the selection; reports saturated pixels.
-pub(super) fn occupancy(
+/// Mean counts of a frame of the analysis above which float32 no longer resolves how a bin's pixels differ: its
+/// rounding (1e-7 a sum of 32) times the mean is then no longer small against the spread that photons cause.
+const BRIGHT: f64 = 4.0;
+
+/// What a few frames across the selection show of the masked-in pixels.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sample {
+    /// Fraction of pixels with counts.
+    pub(super) occupancy: f64,
+    /// Mean counts of a pixel and raw frame.
+    pub(super) mean: f64,
+}
+
+/// Looks at a few frames; reports saturated pixels.
+pub(super) fn look(
     source: &dyn FrameSource,
     partition: &Partition,
     request: &Request,
     found: &Saturated,
-) -> Result<f64, EngineError> {
+) -> Result<Sample, EngineError> {
     let sample = match source.pixel_type() {
         PixelType::U8 => sample::<u8>,
         PixelType::U16 => sample::<u16>,
@@ -61,21 +75,21 @@ fn sample<R: Raw>(
     partition: &Partition,
     request: &Request,
     found: &Saturated,
-) -> Result<f64, EngineError> {
+) -> Result<Sample, EngineError> {
     let runs = Runs::new(partition);
     let taken = request.selection.outputs() * request.selection.avg();
     let count = taken.min(SAMPLE);
     let mut reader = Reader::default();
-    let mut occupied = 0usize;
+    let (mut occupied, mut sum) = (0usize, 0.0);
     for k in 0..count {
         let frame = request.selection.raw(k * (taken - 1) / (count - 1).max(1));
         let pixels: &[R] = reader.read(source, frame..frame + 1)?;
-        check_and_sum(frame, pixels, &runs.inside, partition.shape(), found)?;
-        for run in &runs.inside {
-            occupied += pixels[run.pixel..run.pixel + run.len].iter().filter(|v| v.f32() != 0.0).count();
-        }
+        sum += check_and_sum(frame, pixels, &runs.inside, partition.shape(), found, |_, values| {
+            occupied += values.iter().filter(|v| v.f32() != 0.0).count();
+        })?;
     }
-    Ok(occupied as f64 / (count as usize * partition.pixels().len()) as f64)
+    let all = (count as usize * partition.pixels().len()) as f64;
+    Ok(Sample { occupancy: occupied as f64 / all, mean: sum / all })
 }
 
 /// Correlates; None when saturated pixels were found, whose list is then complete.
@@ -85,10 +99,11 @@ pub(super) fn correlate(
     request: &Request,
     pool: Pool<'_>,
     found: &Saturated,
+    sample: Sample,
     maps: &mut MapSink<'_>,
 ) -> Result<Option<Correlation>, EngineError> {
     let layout = Layout::new(partition);
-    let run = Run { source, partition, request, pool, found, runs: Runs::new(partition), layout };
+    let run = Run { source, partition, request, pool, found, sample, runs: Runs::new(partition), layout };
     match (source.pixel_type(), request.selection.avg() > 1) {
         (PixelType::U8, false) => run.correlate::<u8, u8, u16>(maps),
         (PixelType::U16, false) => run.correlate::<u16, u16, u16>(maps),
@@ -124,6 +139,7 @@ struct Run<'a> {
     request: &'a Request,
     pool: Pool<'a>,
     found: &'a Saturated,
+    sample: Sample,
     runs: Runs,
     layout: Layout,
 }
@@ -139,9 +155,9 @@ struct Plan {
 }
 
 /// What one reading of the file fills.
-struct Reading<'a, C, T> {
+struct Reading<'a, C, T, F> {
     /// Multi-tau and static sums of a band, if one is left.
-    band: Option<(Range<usize>, DenseSums<'a>)>,
+    band: Option<(Range<usize>, DenseSums<'a, F>)>,
     cells: Vec<C>,
     /// Pixels of the two-time bins, and their counts: (frame, pixel).
     columns: Vec<u32>,
@@ -155,8 +171,22 @@ impl Run<'_> {
         C: Store<R>,
         T: Store<R> + TwoTimeCell,
     {
+        if self.sample.mean * self.request.selection.avg() as f64 > BRIGHT {
+            self.correlate_in::<R, C, T, f64>(maps)
+        } else {
+            self.correlate_in::<R, C, T, f32>(maps)
+        }
+    }
+
+    fn correlate_in<R, C, T, F>(&self, maps: &mut MapSink<'_>) -> Result<Option<Correlation>, EngineError>
+    where
+        R: Raw,
+        C: Store<R>,
+        T: Store<R> + TwoTimeCell,
+        F: Real,
+    {
         let frames = self.request.selection.outputs();
-        let plan = self.plan::<C, T>()?;
+        let plan = self.plan::<C, T, F>()?;
         let store = dense::pixel_store(self.request.multi_tau, frames, self.partition.pixels().len());
         let mut tally = Tally::new(self.partition, &self.request.selection);
         let mut sums: Option<Vec<BinSums>> = None;
@@ -175,10 +205,10 @@ impl Run<'_> {
             let mut reading = Reading {
                 band,
                 cells: Vec::<C>::new(),
-                counts: vec![T::default(); columns.len() * frames as usize],
+                counts: large_buffer(columns.len() * frames as usize),
                 columns,
             };
-            if !self.read::<R, C, T>(&mut reading, plan.block, &mut tally, pass == 0)? {
+            if !self.read::<R, C, T, F>(&mut reading, plan.block, &mut tally, pass == 0)? {
                 return Ok(None);
             }
             if let Some((_, band)) = reading.band {
@@ -192,9 +222,9 @@ impl Run<'_> {
     }
 
     /// Reads the file once; false when saturated pixels turned up, of which it then only makes the list.
-    fn read<R, C, T>(
+    fn read<R, C, T, F>(
         &self,
-        reading: &mut Reading<'_, C, T>,
+        reading: &mut Reading<'_, C, T, F>,
         block: u64,
         tally: &mut Tally,
         first: bool,
@@ -203,12 +233,13 @@ impl Run<'_> {
         R: Raw,
         C: Store<R>,
         T: Store<R> + TwoTimeCell,
+        F: Real,
     {
         let outputs = self.request.selection.outputs();
         self.pool.observer.step("correlating", outputs * self.request.selection.avg());
         for start in (0..outputs).step_by(block as usize) {
             let range = start..(start + block).min(outputs);
-            let (sums, outside) = self.gather::<R, C, T>(reading, range.clone())?;
+            let (sums, outside) = self.gather::<R, C, T, F>(reading, range.clone())?;
             if !self.found.is_empty() {
                 continue;
             }
@@ -230,35 +261,38 @@ impl Run<'_> {
     }
 
     /// Factors of a block's frames, whose sums the tally has.
-    fn factors(&self, tally: &Tally, range: &Range<u64>) -> Vec<f32> {
+    fn factors<F: Real>(&self, tally: &Tally, range: &Range<u64>) -> Vec<F> {
         let range = range.start as usize..range.end as usize;
         match self.request.multi_tau {
-            None => vec![1.0; range.len()],
+            None => vec![F::from_f64(1.0); range.len()],
             Some(wanted) => {
                 let factors = factors(wanted, &tally.frames[range], self.partition, self.request);
-                factors.into_iter().map(|factor| factor as f32).collect()
+                factors.into_iter().map(F::from_f64).collect()
             }
         }
     }
 
     /// Reads the frames of a block: their sums, the band's cells, the two-time counts, the sums outside the mask.
-    fn gather<R, C, T>(
+    fn gather<R, C, T, F>(
         &self,
-        reading: &mut Reading<'_, C, T>,
+        reading: &mut Reading<'_, C, T, F>,
         range: Range<u64>,
     ) -> Result<(Vec<f64>, Vec<OutsideSums>), EngineError>
     where
         R: Raw,
         C: Store<R>,
         T: Store<R> + TwoTimeCell,
+        F: Real,
     {
         let frames = (range.end - range.start) as usize;
         let (band, width) = reading.band.as_ref().map_or((0..0, 0), |(band, _)| (band.clone(), band.len()));
-        reading.cells.resize(frames * width, C::default());
+        if reading.cells.len() < frames * width {
+            reading.cells = large_buffer(frames * width);
+        }
         let columns = &reading.columns[..];
         let counts = &mut reading.counts[range.start as usize * columns.len()..range.end as usize * columns.len()];
         let per_job = self.frames_per_job(R::ROUNDS, range.end - range.start) as usize;
-        let cells = split(&mut reading.cells, per_job * width, frames.div_ceil(per_job));
+        let cells = split(&mut reading.cells[..frames * width], per_job * width, frames.div_ceil(per_job));
         let counts = split(counts, per_job * columns.len(), frames.div_ceil(per_job));
         let init = || (Reader::default(), OutsideSums::new(&self.runs), Vec::new());
         let states = self.pool.run(frames.div_ceil(per_job), init, |(reader, outside, done), job| {
@@ -324,10 +358,13 @@ impl Run<'_> {
                 let data = &data[(frame - raw.start) as usize * pixels..][..pixels];
                 let index = (frame - selection.first()) / selection.stride();
                 let output = (index / selection.avg() - outputs.start) as usize;
-                sums[output] += check_and_sum(frame, data, &self.runs.inside, self.partition.shape(), self.found)?;
-                outside.add(data, &self.runs);
                 let place = if index.is_multiple_of(selection.avg()) { Place::First } else { Place::Further };
-                target.keep(data, output, place, &self.runs);
+                let shape = self.partition.shape();
+                sums[output] += check_and_sum(frame, data, &self.runs.inside, shape, self.found, |run, values| {
+                    target.keep_run(run, values, output, place);
+                })?;
+                target.keep_columns(data, output, place);
+                outside.add(data, &self.runs);
             }
             self.pool.observer.advance(group.len() as u64);
         }
@@ -336,7 +373,7 @@ impl Run<'_> {
 }
 
 impl Run<'_> {
-    fn plan<C: Cell, T: Cell>(&self) -> Result<Plan, EngineError> {
+    fn plan<C: Cell, T: Cell, F: Real>(&self) -> Result<Plan, EngineError> {
         let frames = self.request.selection.outputs();
         let pixels = self.partition.pixels().len();
         let image = self.partition.shape().pixels() as u64;
@@ -352,7 +389,7 @@ impl Run<'_> {
             }
             None => Vec::new(),
         };
-        let state = DenseSums::state_bytes(frames, self.request.multi_tau);
+        let state = DenseSums::<F>::state_bytes(frames, self.request.multi_tau);
         let cell = size_of::<C>() as u64;
         let least = state + frames.min(FEWEST_FRAMES) * cell;
         let width = free / least;
@@ -466,21 +503,24 @@ struct Target<'a, C, T> {
 }
 
 impl<C: Cell, T: Cell> Target<'_, C, T> {
-    fn keep<R: Raw>(&mut self, data: &[R], output: usize, place: Place, runs: &Runs)
+    /// Keeps what the band has of a run.
+    #[inline]
+    fn keep_run<R: Raw>(&mut self, run: &PixelRun, values: &[R], output: usize, place: Place)
     where
         C: Store<R>,
+    {
+        let ranks = run.rank.max(self.band.start)..(run.rank + run.len).min(self.band.end);
+        if !ranks.is_empty() {
+            let start = output * self.band.len() + ranks.start - self.band.start;
+            let values = &values[ranks.start - run.rank..ranks.end - run.rank];
+            store(&mut self.cells[start..start + values.len()], values, place);
+        }
+    }
+
+    fn keep_columns<R: Raw>(&mut self, data: &[R], output: usize, place: Place)
+    where
         T: Store<R>,
     {
-        let cells = &mut self.cells[output * self.band.len()..(output + 1) * self.band.len()];
-        for run in &runs.inside {
-            let ranks = run.rank.max(self.band.start)..(run.rank + run.len).min(self.band.end);
-            if ranks.is_empty() {
-                continue;
-            }
-            let pixel = run.pixel + ranks.start - run.rank;
-            let cells = &mut cells[ranks.start - self.band.start..ranks.end - self.band.start];
-            store(cells, &data[pixel..pixel + cells.len()], place);
-        }
         let counts = &mut self.counts[output * self.columns.len()..(output + 1) * self.columns.len()];
         for (count, &pixel) in std::iter::zip(counts, self.columns) {
             store(std::slice::from_mut(count), &data[pixel as usize..=pixel as usize], place);

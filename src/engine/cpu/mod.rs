@@ -15,6 +15,7 @@ mod dense;
 mod events;
 mod frames;
 mod layout;
+mod memory;
 mod photons;
 mod pixel_store;
 mod pool;
@@ -60,14 +61,14 @@ impl CpuEngine {
         loop {
             let partition = partition(request, &excluded)?;
             let found = Saturated::new(source, request.saturated);
-            let occupancy = frames::occupancy(source, &partition, request, &found)?;
+            let sample = frames::look(source, &partition, request, &found)?;
             let done = if !found.is_empty() {
                 None
-            } else if occupancy < SPARSE_OCCUPANCY && sparse_frames::possible(source) {
+            } else if sample.occupancy < SPARSE_OCCUPANCY && sparse_frames::possible(source) {
                 let events = sparse_frames::FramesAsEvents::new(source, request.selection, &partition, &found);
                 photons::correlate(&events, &partition, request, pool, &|| !found.is_empty(), maps)?
             } else {
-                frames::correlate(source, &partition, request, pool, &found, maps)?
+                frames::correlate(source, &partition, request, pool, &found, sample, maps)?
             };
             match done {
                 Some(correlation) if found.is_empty() => {

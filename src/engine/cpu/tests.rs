@@ -283,10 +283,11 @@ proptest! {
             Just(PixelType::U8), Just(PixelType::U16), Just(PixelType::U32),
             Just(PixelType::I16), Just(PixelType::I32), Just(PixelType::F32),
         ],
+        faint in any::<bool>(),
         seed in 0u64..1000,
     ) {
         let scale = if pixel == PixelType::F32 { 0.3 } else { 1.0 };
-        let value = counts(seed, occupancy, if pixel == PixelType::U8 { 200 } else { 30_000 });
+        let value = counts(seed, occupancy, if faint { 4 } else if pixel == PixelType::U8 { 200 } else { 30_000 });
         let data = Memory::new(pixel, frames, move |t, p| f64::from((value(t, p) * scale) as f32));
         let mut request = request(frames, window, seed);
         request.multi_tau = Some(MultiTauRequest { normalization, parts, pixel_g2: PixelG2Output::Keep });

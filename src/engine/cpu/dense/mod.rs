@@ -7,25 +7,33 @@ use std::sync::Mutex;
 
 use crate::correlate::bins::Partition;
 use crate::correlate::delays::DelayPlan;
-use crate::correlate::reduce::BinSums;
+use crate::correlate::reduce::{BinSums, CHANNELS};
 use crate::correlate::result::{MultiTau, PixelG2};
 use crate::correlate::scattering::{SegmentPlan, Tally};
 use crate::engine::{EngineError, MultiTauRequest, PixelG2Output};
 
 use super::cells::Cell;
+use super::memory::prefetch;
 use super::pixel_store::PixelStore;
 use super::pool::Pool;
 use super::sparse::{Span, spans};
 
 mod tile;
 
-use tile::{BATCH, PixelSeries, Row, TILE, TileState, Workspace};
+pub(super) use tile::Real;
+use tile::{BATCH, Row, TILE, TileSeries, TileState, Workspace};
 
 /// Pixels in a shard: enough shards for many threads, few enough that their bins' sums stay small.
 pub(super) const SHARD: usize = 4096;
 
 /// Pixels that are copied out of the frames at once, so that memory is read in long pieces.
 const STAGE: usize = 8 * TILE;
+
+/// Rows that are fetched ahead of the one that is copied.
+const ROWS_AHEAD: usize = 8;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// A series that multi-tau runs over.
 struct Series {
@@ -34,14 +42,14 @@ struct Series {
 }
 
 /// A block of frames: cells of the band's pixels, frame by frame.
-pub(super) struct Block<'a, C> {
+pub(super) struct Block<'a, C, F> {
     pub(super) cells: &'a [C],
     /// First frame.
     pub(super) first: usize,
     /// Number of frames.
     pub(super) frames: usize,
     /// Factor of each frame of the block.
-    pub(super) factors: &'a [f32],
+    pub(super) factors: &'a [F],
     /// Whether more blocks follow.
     pub(super) more: More,
 }
@@ -54,12 +62,12 @@ pub(super) enum More {
 }
 
 /// Sums over all frames of a band of pixels.
-pub(super) struct DenseSums<'a> {
+pub(super) struct DenseSums<'a, F> {
     partition: &'a Partition,
     segments: SegmentPlan,
     /// The whole series first; empty where no multi-tau is wanted.
     series: Vec<Series>,
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Mutex<Shard<F>>>,
     /// First rank of the band.
     first_rank: usize,
     width: usize,
@@ -67,11 +75,11 @@ pub(super) struct DenseSums<'a> {
 }
 
 /// A range of pixels.
-struct Shard {
+struct Shard<F> {
     /// Ranks, relative to the band.
     columns: Range<usize>,
     /// Tiles' states between blocks: of the whole series, and of the part that is being fed.
-    states: Vec<[TileState; 2]>,
+    states: Vec<[TileState<F>; 2]>,
     /// For each series.
     sums: Vec<BinSums>,
     /// Counts of each pixel.
@@ -88,15 +96,17 @@ struct Shard {
 const NOT_SUMMED: u32 = u32::MAX;
 
 /// Buffers of a thread.
-struct Buffers<C> {
+struct Buffers<C, F> {
     stage: Vec<C>,
-    rows: Vec<Row>,
-    work: Workspace,
-    series: PixelSeries,
-    state: Option<[TileState; 2]>,
+    work: Workspace<F>,
+    /// For the part of a batch that belongs to a part of the series.
+    part: Workspace<F>,
+    series: TileSeries,
+    pixel: [Vec<f64>; CHANNELS],
+    state: Option<[TileState<F>; 2]>,
 }
 
-impl<'a> DenseSums<'a> {
+impl<'a, F: Real> DenseSums<'a, F> {
     /// For the pixels of `band` (ranks in the partition).
     pub(super) fn new(
         partition: &'a Partition,
@@ -134,7 +144,7 @@ impl<'a> DenseSums<'a> {
     pub(super) fn state_bytes(frames: u64, wanted: Option<MultiTauRequest>) -> u64 {
         wanted.map_or(8, |wanted| {
             let plan = DelayPlan::new(frames);
-            TileState::bytes_per_pixel(&plan) * if wanted.parts > 1 { 2 } else { 1 } + 8
+            TileState::<F>::bytes_per_pixel(&plan) * if wanted.parts > 1 { 2 } else { 1 } + 8
         })
     }
 
@@ -142,12 +152,13 @@ impl<'a> DenseSums<'a> {
     ///
     /// # Errors
     /// Cancellation.
-    pub(super) fn add<C: Cell>(&self, block: &Block<'_, C>, pool: Pool<'_>) -> Result<(), EngineError> {
+    pub(super) fn add<C: Cell>(&self, block: &Block<'_, C, F>, pool: Pool<'_>) -> Result<(), EngineError> {
         let init = || Buffers {
             stage: Vec::new(),
-            rows: Vec::new(),
             work: Workspace::default(),
-            series: PixelSeries::default(),
+            part: Workspace::default(),
+            series: TileSeries::default(),
+            pixel: Default::default(),
             state: None,
         };
         pool.run(self.shards.len(), init, |buffers, index| {
@@ -158,7 +169,28 @@ impl<'a> DenseSums<'a> {
         Ok(())
     }
 
-    fn add_to_shard<C: Cell>(&self, shard: &mut Shard, block: &Block<'_, C>, buffers: &mut Buffers<C>) {
+    fn add_to_shard<C: Cell>(&self, shard: &mut Shard<F>, block: &Block<'_, C, F>, buffers: &mut Buffers<C, F>) {
+        #[cfg(target_arch = "x86_64")]
+        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has AVX2 and FMA.
+            return unsafe { self.add_to_shard_fma(shard, block, buffers) };
+        }
+        self.add_to_shard_with::<C, false>(shard, block, buffers);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn add_to_shard_fma<C: Cell>(&self, shard: &mut Shard<F>, block: &Block<'_, C, F>, buffers: &mut Buffers<C, F>) {
+        self.add_to_shard_with::<C, true>(shard, block, buffers);
+    }
+
+    #[inline(always)]
+    fn add_to_shard_with<C: Cell, const FMA: bool>(
+        &self,
+        shard: &mut Shard<F>,
+        block: &Block<'_, C, F>,
+        buffers: &mut Buffers<C, F>,
+    ) {
         for start in shard.columns.clone().step_by(STAGE) {
             let columns = start..(start + STAGE).min(shard.columns.end);
             let tiles = columns.len().div_ceil(TILE);
@@ -167,18 +199,19 @@ impl<'a> DenseSums<'a> {
                 let first = start + tile * TILE;
                 let lanes = first..(first + TILE).min(shard.columns.end);
                 let cells = tile * block.frames * TILE..(tile + 1) * block.frames * TILE;
-                self.add_to_tile(shard, lanes, block, cells, buffers);
+                self.add_to_tile::<C, FMA>(shard, lanes, block, cells, buffers);
             }
         }
     }
 
-    fn add_to_tile<C: Cell>(
+    #[inline(always)]
+    fn add_to_tile<C: Cell, const FMA: bool>(
         &self,
-        shard: &mut Shard,
+        shard: &mut Shard<F>,
         columns: Range<usize>,
-        block: &Block<'_, C>,
+        block: &Block<'_, C, F>,
         cells: Range<usize>,
-        buffers: &mut Buffers<C>,
+        buffers: &mut Buffers<C, F>,
     ) {
         let index = (columns.start - shard.columns.start) / TILE;
         let mut state = self.take_state(shard, index, block, buffers);
@@ -186,16 +219,16 @@ impl<'a> DenseSums<'a> {
             let end = (start + BATCH).min(block.frames);
             let rows = cells.start + start * TILE..cells.start + end * TILE;
             let factors = &block.factors[start..end];
-            convert(&buffers.stage[rows.clone()], factors, &mut buffers.rows);
+            convert(&buffers.stage[rows.clone()], factors, buffers.work.start(factors.len()));
             self.add_counts(shard, &columns, &buffers.stage[rows], block.first + start);
             if let Some(state) = &mut state {
-                self.feed(shard, &columns, block.first + start, state, buffers);
+                self.feed::<C, FMA>(shard, &columns, block.first + start, state, buffers);
             }
         }
         if let Some(state) = state {
             match block.more {
                 More::End => {
-                    self.finish_series(shard, &columns, 0, &state[0], &mut buffers.series);
+                    self.finish_series(shard, &columns, 0, &state[0], buffers);
                     buffers.state = Some(state);
                 }
                 More::Follow => put_state(shard, index, state),
@@ -206,11 +239,11 @@ impl<'a> DenseSums<'a> {
     /// The tile's state from the last block, or a fresh one; None where no multi-tau is wanted.
     fn take_state<C>(
         &self,
-        shard: &mut Shard,
+        shard: &mut Shard<F>,
         index: usize,
-        block: &Block<'_, C>,
-        buffers: &mut Buffers<C>,
-    ) -> Option<[TileState; 2]> {
+        block: &Block<'_, C, F>,
+        buffers: &mut Buffers<C, F>,
+    ) -> Option<[TileState<F>; 2]> {
         let whole = self.series.first()?;
         if block.first > 0 {
             return Some(std::mem::replace(&mut shard.states[index], std::array::from_fn(|_| TileState::empty())));
@@ -224,16 +257,17 @@ impl<'a> DenseSums<'a> {
     }
 
     /// Feeds a batch to the whole series and to the parts that it overlaps.
-    fn feed<C>(
+    #[inline(always)]
+    fn feed<C, const FMA: bool>(
         &self,
-        shard: &mut Shard,
+        shard: &mut Shard<F>,
         columns: &Range<usize>,
         first: usize,
-        state: &mut [TileState; 2],
-        buffers: &mut Buffers<C>,
+        state: &mut [TileState<F>; 2],
+        buffers: &mut Buffers<C, F>,
     ) {
-        let end = first + buffers.rows.len();
-        state[0].feed(&self.series[0].plan, &buffers.rows, &mut buffers.work);
+        let end = first + buffers.work.batch().len();
+        state[0].feed::<FMA>(&self.series[0].plan, &mut buffers.work);
         for (index, Series { span, plan }) in self.series.iter().enumerate().skip(1) {
             let overlap = first.max(span.start as usize)..end.min(span.end as usize);
             if overlap.is_empty() {
@@ -242,34 +276,44 @@ impl<'a> DenseSums<'a> {
             if overlap.start == span.start as usize {
                 state[1].reset();
             }
-            state[1].feed(plan, &buffers.rows[overlap.start - first..overlap.end - first], &mut buffers.work);
+            let rows = &buffers.work.batch()[overlap.start - first..overlap.end - first];
+            buffers.part.start(rows.len()).copy_from_slice(rows);
+            state[1].feed::<FMA>(plan, &mut buffers.part);
             if overlap.end == span.end as usize {
-                self.finish_series(shard, columns, index, &state[1], &mut buffers.series);
+                self.finish_series(shard, columns, index, &state[1], buffers);
             }
         }
     }
 
-    fn finish_series(
+    #[inline(always)]
+    fn finish_series<C>(
         &self,
-        shard: &mut Shard,
+        shard: &mut Shard<F>,
         columns: &Range<usize>,
         index: usize,
-        state: &TileState,
-        out: &mut PixelSeries,
+        state: &TileState<F>,
+        buffers: &mut Buffers<C, F>,
     ) {
+        let series = &mut buffers.series;
+        state.finish(&self.series[index].plan, series);
         for (lane, column) in columns.clone().enumerate() {
             let rank = self.first_rank + column;
-            state.pixel(&self.series[index].plan, lane, out);
+            for (out, rows) in std::iter::zip(&mut buffers.pixel, [&series.g2, &series.later, &series.earlier]) {
+                out.clear();
+                out.extend(rows.iter().map(|row| row[lane]));
+            }
+            let [g2, later, earlier] = &buffers.pixel;
             let (fixed, dynamic) = (self.partition.static_labels()[rank], self.partition.dynamic_labels()[rank]);
-            shard.sums[index].add_pixel(fixed, dynamic, &out.g2, &out.later, &out.earlier);
+            shard.sums[index].add_pixel(fixed, dynamic, g2, later, earlier);
             if let (0, Some(store)) = (index, self.store) {
-                store.keep(rank, &out.g2, &out.later, &out.earlier);
+                store.keep(rank, g2, later, earlier);
             }
         }
     }
 
     /// Adds the batch's raw counts to the pixels' totals and the segments of their bins.
-    fn add_counts<C: Cell>(&self, shard: &mut Shard, columns: &Range<usize>, cells: &[C], first: usize) {
+    #[inline(always)]
+    fn add_counts<C: Cell>(&self, shard: &mut Shard<F>, columns: &Range<usize>, cells: &[C], first: usize) {
         let frames = cells.len() / TILE;
         let width = 1usize << self.segments.shift;
         let mut start = 0;
@@ -350,7 +394,7 @@ fn slots(partition: &Partition, ranks: Range<usize>) -> (Vec<u32>, Vec<u32>) {
     (labels, slots)
 }
 
-fn put_state(shard: &mut Shard, index: usize, state: [TileState; 2]) {
+fn put_state<F>(shard: &mut Shard<F>, index: usize, state: [TileState<F>; 2]) {
     if index < shard.states.len() {
         shard.states[index] = state;
     } else {
@@ -359,11 +403,16 @@ fn put_state(shard: &mut Shard, index: usize, state: [TileState; 2]) {
 }
 
 /// Copies columns out of a block: tile by tile, frame by frame, 0 beyond the last column.
-fn stage<C: Cell>(block: &Block<'_, C>, width: usize, columns: &Range<usize>, out: &mut Vec<C>) {
+#[inline(always)]
+fn stage<C: Cell, F>(block: &Block<'_, C, F>, width: usize, columns: &Range<usize>, out: &mut Vec<C>) {
     let tiles = columns.len().div_ceil(TILE);
     out.resize(tiles * block.frames * TILE, C::default());
     for frame in 0..block.frames {
         let row = &block.cells[frame * width + columns.start..frame * width + columns.end];
+        // each row lies on another page, where the processor does not look ahead by itself
+        for line in (columns.start..columns.end).step_by(LINE / size_of::<C>()) {
+            prefetch(block.cells, (frame + ROWS_AHEAD) * width + line);
+        }
         for (tile, cells) in row.chunks(TILE).enumerate() {
             let at = (tile * block.frames + frame) * TILE;
             if let Ok(full) = <&[C; TILE]>::try_from(cells) {
@@ -377,18 +426,17 @@ fn stage<C: Cell>(block: &Block<'_, C>, width: usize, columns: &Range<usize>, ou
 }
 
 /// Counts times the frames' factors.
-fn convert<C: Cell>(cells: &[C], factors: &[f32], rows: &mut Vec<Row>) {
-    rows.clear();
-    rows.extend(std::iter::zip(cells.chunks_exact(TILE), factors).map(|(cells, &factor)| {
-        let mut row = [0.0; TILE];
-        for (value, cell) in std::iter::zip(&mut row, cells) {
-            *value = cell.f32() * factor;
+#[inline(always)]
+fn convert<C: Cell, F: Real>(cells: &[C], factors: &[F], rows: &mut [Row<F>]) {
+    for ((row, cells), &factor) in rows.iter_mut().zip(cells.chunks_exact(TILE)).zip(factors) {
+        for lane in 0..TILE {
+            row[lane] = F::scaled(cells[lane].f32(), factor);
         }
-        row
-    }));
+    }
 }
 
 /// Sum of each column over the frames; exact for integers below 2^17 (at most [`BATCH`] frames in float32).
+#[inline(always)]
 fn column_sums<C: Cell>(cells: &[C]) -> [f64; TILE] {
     let mut sums = [0.0f64; TILE];
     for block in cells.chunks(8 * TILE) {
