@@ -270,7 +270,7 @@ fn engine(source: &Source, dataset: &Dataset) -> (MultiTau, Vec<u32>) {
     };
     let result = CpuEngine::new(None).correlate(&request, source, &Unobserved, &mut |_| Ok(()));
     let (correlation, _) = result.expect("correlate");
-    (correlation.multi_tau.expect("multi-tau"), correlation.saturated)
+    (correlation.multi_tau.expect("multi-tau"), correlation.saturated.iter().map(|s| s.pixel).collect())
 }
 
 #[test]

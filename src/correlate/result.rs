@@ -53,6 +53,15 @@ pub struct TwoTimeMap {
     pub values: Array2<f32>,
 }
 
+/// A pixel that carried the saturation value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SaturatedPixel {
+    /// Pixel index.
+    pub pixel: u32,
+    /// The first raw frame in which it was seen to.
+    pub frame: u64,
+}
+
 /// Everything that one pass over a dataset yields.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Correlation {
@@ -67,5 +76,5 @@ pub struct Correlation {
     /// Two-time g2, when asked for.
     pub two_time: Option<TwoTime>,
     /// Masked-in pixels that carried the saturation value and were left out, ascending.
-    pub saturated: Vec<u32>,
+    pub saturated: Vec<SaturatedPixel>,
 }

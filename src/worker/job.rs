@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use super::selection::{BinSelection, ChosenBins, SelectionError};
 use super::settings::{Settled, settings};
+use crate::correlate::result::SaturatedPixel;
 use crate::correlate::twotime::Smoothing;
 use crate::correlate::window::{EmptyWindow, FrameSelection, FrameWindow};
 use crate::dataset::hdf5::ftf::BitOrder;
@@ -89,8 +90,8 @@ pub struct Outcome {
     pub wall_time: Duration,
     /// What the user should know.
     pub warnings: Vec<String>,
-    /// Masked-in pixels that carried the saturation value and were left out: row, column.
-    pub saturated: Vec<(usize, usize)>,
+    /// Masked-in pixels that carried the saturation value and were left out: row, column, first frame.
+    pub saturated: Vec<(usize, usize, u64)>,
 }
 
 impl Outcome {
@@ -164,7 +165,11 @@ pub fn run(job: &CorrelateJob, engine: &dyn Engine, observer: &dyn Observer) -> 
     let (correlation, partition) = engine
         .correlate(&request, &source, observer, &mut |map| writer.two_time_map(map))
         .map_err(|source| JobError::Correlate { raw: job.raw.clone(), source })?;
-    let saturated: Vec<_> = correlation.saturated.iter().map(|&pixel| partition.shape().place(pixel)).collect();
+    let place = |s: &SaturatedPixel| {
+        let (row, col) = partition.shape().place(s.pixel);
+        (row, col, s.frame)
+    };
+    let saturated: Vec<_> = correlation.saturated.iter().map(place).collect();
     warnings.extend(saturation_warning(&saturated));
     let settled = Settled { metadata: &metadata, labels: labels(&request), threads: threads(job) };
     let provenance = Provenance {
@@ -276,8 +281,8 @@ fn threads(job: &CorrelateJob) -> NonZeroUsize {
     job.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
 }
 
-fn saturation_warning(saturated: &[(usize, usize)]) -> Option<String> {
-    let places: Vec<_> = saturated.iter().map(|(row, col)| format!("({row}, {col})")).collect();
+fn saturation_warning(saturated: &[(usize, usize, u64)]) -> Option<String> {
+    let places: Vec<_> = saturated.iter().map(|(row, col, frame)| format!("({row}, {col}) in frame {frame}")).collect();
     (!places.is_empty()).then(|| {
         format!(
             "{} pixels carry the saturation value and were left out; row, column: {}",
@@ -307,6 +312,6 @@ mod tests {
         let many: Vec<u32> = (1..=13).collect();
         assert_eq!(listed(&many), "1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 3 more");
         assert_eq!(saturation_warning(&[]), None);
-        assert!(saturation_warning(&[(1, 2)]).expect("a warning").ends_with("row, column: (1, 2)"));
+        assert!(saturation_warning(&[(1, 2, 3)]).expect("a warning").ends_with("row, column: (1, 2) in frame 3"));
     }
 }

@@ -108,7 +108,7 @@ fn defect_06_saturated_pixels_leave_the_mask_with_a_warning() {
     frames[(33, 2 * 20 + 5)] = u16::MAX;
     let measurement = Measurement::hdf5(&frames, labels(shape, 2));
     let run = measurement.corr(&[]);
-    assert!(run.stderr.contains("warning: ") && run.stderr.contains("(2, 5)"), "{}", run.stderr);
+    assert!(run.stderr.contains("warning: ") && run.stderr.contains("(2, 5) in frame 33"), "{}", run.stderr);
     assert_oracle(&run.result(), &floats(&frames), &measurement.partition(&[45]), true);
     measurement.corr(&["--saturated", "fail"]).error(74);
     let kept = measurement.corr(&["--saturated", "keep"]).result();

@@ -10,7 +10,7 @@ use hdf5::{File, H5Type};
 use ndarray::{Array2, Array3};
 use speckled::correlate::bins::{Labels, Partition, Shape};
 use speckled::correlate::delays::DelayPlan;
-use speckled::correlate::result::{Correlation, MultiTau, PixelG2, Scattering, TwoTime, TwoTimeMap};
+use speckled::correlate::result::{Correlation, MultiTau, PixelG2, SaturatedPixel, Scattering, TwoTime, TwoTimeMap};
 use speckled::correlate::scattering::SegmentPlan;
 use speckled::correlate::twotime::{block_means, diagonal_means};
 use speckled::dataset::SourceInfo;
@@ -189,7 +189,7 @@ pub(crate) fn correlation(analyses: Analyses, parts: usize) -> Correlation {
         parts: (0..parts).map(|_| decay(FRAMES / parts)).collect(),
         pixel_g2: (parts > 0).then_some(pixel_g2),
         two_time: analyses.two_time().then_some(two_time),
-        saturated: vec![5, 40],
+        saturated: vec![SaturatedPixel { pixel: 5, frame: 0 }, SaturatedPixel { pixel: 40, frame: 7 }],
     }
 }
 

@@ -39,6 +39,7 @@ fn common() -> Vec<Row> {
         ("xpcs/provenance/start_time", TEXT, vec![]),
         ("xpcs/provenance/warnings", TEXT, vec![1]),
         ("xpcs/provenance/saturated_pixels", I4, vec![2, 2]),
+        ("xpcs/provenance/saturated_frames", I8, vec![2]),
     ]
 }
 

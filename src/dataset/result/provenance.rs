@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::store::Store;
 use crate::correlate::bins::Shape;
+use crate::correlate::result::SaturatedPixel;
 use crate::dataset::{DatasetError, SourceInfo};
 
 /// What only the caller knows about the making of a result.
@@ -54,7 +55,7 @@ pub(super) fn write(
     provenance: &Provenance,
     inputs: &Inputs,
     warnings: &[String],
-    saturated: &[u32],
+    saturated: &[SaturatedPixel],
     shape: Shape,
 ) -> Result<(), DatasetError> {
     let source = &provenance.source;
@@ -81,8 +82,10 @@ pub(super) fn write(
     let all: Vec<String> = provenance.warnings.iter().chain(warnings).cloned().collect();
     store.texts(&object("warnings"), &all)?;
     let places: Vec<i32> =
-        saturated.iter().map(|&pixel| shape.place(pixel)).flat_map(|(row, col)| [row as i32, col as i32]).collect();
-    store.array(&object("saturated_pixels"), &[saturated.len(), 2], &places)
+        saturated.iter().map(|s| shape.place(s.pixel)).flat_map(|(row, col)| [row as i32, col as i32]).collect();
+    store.array(&object("saturated_pixels"), &[saturated.len(), 2], &places)?;
+    let frames: Vec<i64> = saturated.iter().map(|s| s.frame as i64).collect();
+    store.array(&object("saturated_frames"), &[saturated.len()], &frames)
 }
 
 fn object(name: &str) -> String {

@@ -329,7 +329,7 @@ pub(super) fn check_and_sum<R: Raw>(
             && values.iter().fold(false, |any, v| any | v.is(value))
         {
             let marked = (0..run.len).filter(|&k| values[k].is(value));
-            marked.for_each(|k| found.add((run.pixel + k) as u32));
+            marked.for_each(|k| found.add((run.pixel + k) as u32, frame));
         }
         sum += R::sum(values);
         keep(run, values);

@@ -1,11 +1,11 @@
 //! The CPU engine: chooses the way by the data (events or frames, few photons or many) and uses all threads.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
 
 use crate::correlate::bins::{Partition, Shape};
-use crate::correlate::result::Correlation;
+use crate::correlate::result::{Correlation, SaturatedPixel};
 use crate::dataset::{FrameSource, Source};
 
 use super::{Engine, EngineError, MapSink, Observer, Request, SaturatedPolicy};
@@ -57,7 +57,7 @@ impl CpuEngine {
         maps: &mut MapSink<'_>,
     ) -> Result<(Correlation, Partition), EngineError> {
         let pool = Pool { threads: self.threads, observer };
-        let mut excluded = BTreeSet::new();
+        let mut excluded = BTreeMap::new();
         loop {
             let partition = partition(request, &excluded)?;
             let found = Saturated::new(source, request.saturated);
@@ -72,7 +72,8 @@ impl CpuEngine {
             };
             match done {
                 Some(correlation) if found.is_empty() => {
-                    let saturated = excluded.into_iter().collect();
+                    let saturated =
+                        excluded.into_iter().map(|(pixel, frame)| SaturatedPixel { pixel, frame }).collect();
                     return Ok((Correlation { saturated, ..correlation }, partition));
                 }
                 _ => {
@@ -108,7 +109,7 @@ impl Engine for CpuEngine {
             Source::Frames(source) => self.frames(request, source.as_ref(), observer, maps),
             Source::Events(source) => {
                 let pool = Pool { threads: self.threads, observer };
-                let partition = partition(request, &BTreeSet::new())?;
+                let partition = partition(request, &BTreeMap::new())?;
                 let done = photons::correlate(source.as_ref(), &partition, request, pool, &|| false, maps)?;
                 let correlation = done.ok_or(EngineError::Cancelled)?;
                 Ok((correlation, partition))
@@ -121,7 +122,8 @@ impl Engine for CpuEngine {
 struct Saturated {
     /// The value that marks them, if any does.
     value: Option<u32>,
-    pixels: Mutex<BTreeSet<u32>>,
+    /// Pixel -> first frame.
+    pixels: Mutex<BTreeMap<u32, u64>>,
 }
 
 impl Saturated {
@@ -135,25 +137,26 @@ impl Saturated {
         Self { value, pixels: Mutex::default() }
     }
 
-    fn add(&self, pixel: u32) {
-        self.pixels.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(pixel);
+    fn add(&self, pixel: u32, frame: u64) {
+        let mut pixels = self.pixels.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        pixels.entry(pixel).and_modify(|first| *first = frame.min(*first)).or_insert(frame);
     }
 
     fn is_empty(&self) -> bool {
         self.pixels.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).is_empty()
     }
 
-    fn take(&self) -> BTreeSet<u32> {
+    fn take(&self) -> BTreeMap<u32, u64> {
         std::mem::take(&mut self.pixels.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
     }
 }
 
-fn partition(request: &Request, excluded: &BTreeSet<u32>) -> Result<Partition, EngineError> {
-    let excluded: Vec<u32> = excluded.iter().copied().collect();
+fn partition(request: &Request, excluded: &BTreeMap<u32, u64>) -> Result<Partition, EngineError> {
+    let excluded: Vec<u32> = excluded.keys().copied().collect();
     Partition::new(&request.labels, &excluded).map_err(EngineError::Partition)
 }
 
-fn check_saturated(excluded: &BTreeSet<u32>, request: &Request) -> Result<(), EngineError> {
+fn check_saturated(excluded: &BTreeMap<u32, u64>, request: &Request) -> Result<(), EngineError> {
     let masked_in = request.labels.mask.iter().filter(|&&m| m).count();
     let too_many = excluded.len() as f64 > MOST_SATURATED * masked_in as f64;
     let why = match request.saturated {
@@ -169,14 +172,14 @@ fn check_saturated(excluded: &BTreeSet<u32>, request: &Request) -> Result<(), En
     )))
 }
 
-/// The first ten pixels by row and column, then how many more there are.
-fn name_pixels(pixels: &BTreeSet<u32>, shape: Shape) -> String {
+/// The first ten pixels by row, column and frame, then how many more there are.
+fn name_pixels(pixels: &BTreeMap<u32, u64>, shape: Shape) -> String {
     let names: Vec<String> = pixels
         .iter()
         .take(NAMED_PIXELS)
-        .map(|&pixel| {
+        .map(|(&pixel, frame)| {
             let (row, col) = shape.place(pixel);
-            format!("({row}, {col})")
+            format!("({row}, {col}) in frame {frame}")
         })
         .collect();
     let more = pixels.len().saturating_sub(NAMED_PIXELS);

@@ -53,7 +53,7 @@ impl<'a> FramesAsEvents<'a> {
 
     fn emit(&self, frame: u64, pixel: usize, count: u32, out: &mut Vec<Event>) {
         if Some(count) == self.found.value && self.masked_in[pixel] {
-            self.found.add(pixel as u32);
+            self.found.add(pixel as u32, frame);
             return;
         }
         let mut left = count;

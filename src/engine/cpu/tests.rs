@@ -15,7 +15,7 @@ use crate::correlate::window::FrameWindow;
 use crate::dataset::{DatasetError, Event, EventSource, PixelType, Scratch, SourceInfo};
 use crate::engine::{MultiTauRequest, Normalization, PixelG2Output, TwoTimeRequest, Unobserved};
 
-const SHAPE: Shape = Shape { rows: 40, cols: 41 };
+const SHAPE: Shape = Shape { rows: 200, cols: 41 };
 
 /// Frames in memory, as events or as dense frames.
 #[derive(Clone)]
@@ -246,7 +246,7 @@ fn normalization() -> impl Strategy<Value = Normalization> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
     fn events_agree_with_the_oracle(
@@ -284,14 +284,65 @@ proptest! {
             Just(PixelType::I16), Just(PixelType::I32), Just(PixelType::F32),
         ],
         faint in any::<bool>(),
+        tight in any::<bool>(),
         seed in 0u64..1000,
     ) {
         let scale = if pixel == PixelType::F32 { 0.3 } else { 1.0 };
         let value = counts(seed, occupancy, if faint { 4 } else if pixel == PixelType::U8 { 200 } else { 30_000 });
         let data = Memory::new(pixel, frames, move |t, p| f64::from((value(t, p) * scale) as f32));
         let mut request = request(frames, window, seed);
-        request.multi_tau = Some(MultiTauRequest { normalization, parts, pixel_g2: PixelG2Output::Keep });
+        let pixel_g2 = if tight { PixelG2Output::Drop } else { PixelG2Output::Keep };
+        request.multi_tau = Some(MultiTauRequest { normalization, parts, pixel_g2 });
         request.two_time = Some(TwoTimeRequest { smoothing, labels: vec![1, 2, 3] });
+        if tight {
+            // not all pixels fit: several bands, and two-time bins in groups
+            request.memory = 28_000_000;
+        }
         check(&data, &request, run(&Source::Frames(Box::new(data.clone())), &request, 2));
+    }
+}
+
+/// Both kinds of sources, three densities, sums that round and sums that do not.
+fn varied() -> Vec<(Source, Request)> {
+    let frames = 300;
+    let mut all = Vec::new();
+    for (occupancy, pixel, scale) in [
+        (0.01, PixelType::U16, 1.0),
+        (0.5, PixelType::U8, 1.0),
+        (1.0, PixelType::F32, 0.3),
+        (1.0, PixelType::U16, 900.0),
+    ] {
+        let value = counts(7, occupancy, 60);
+        let data = Memory::new(pixel, frames, move |t, p| f64::from((value(t, p) * scale) as f32));
+        let mut request = request(frames, FrameWindow::default(), 7);
+        request.multi_tau = request.multi_tau.map(|wanted| MultiTauRequest { parts: 3, ..wanted });
+        if pixel == PixelType::U16 {
+            all.push((Source::Events(Box::new(MemoryEvents(data.clone()))), request.clone()));
+        }
+        all.push((Source::Frames(Box::new(data)), request));
+    }
+    all
+}
+
+#[test]
+fn the_number_of_threads_does_not_change_a_bit() {
+    for (source, request) in varied() {
+        let bits = |threads: usize| {
+            let (found, _, maps) = run(&source, &request, threads).expect("the engine succeeds");
+            // Debug output of floats tells every bit, and NaN equals NaN
+            format!("{found:?} {maps:?}")
+        };
+        let one = bits(1);
+        for threads in [2, 5] {
+            assert!(bits(threads) == one, "{threads} threads: {}", source.info().frames);
+        }
+    }
+}
+
+#[test]
+fn memory_that_is_too_small_is_an_error() {
+    for (source, mut request) in varied() {
+        request.memory = 10_000;
+        assert!(matches!(run(&source, &request, 2), Err(EngineError::Memory { .. })));
     }
 }

@@ -19,25 +19,18 @@ use super::cells::{Cell, OutsideSums, PixelRun, Raw, Runs, Store, check_and_sum}
 use super::dense::{self, Block, DenseSums, More, Real};
 use super::layout::Layout;
 use super::memory::large_buffer;
-use super::photons::{factors, pixel_g2_bytes};
+use super::photons::factors;
 use super::pixel_store::PixelStore;
 use super::pool::Pool;
 use super::twotime::{Cells, Collector, Counts, Matrix};
 
+mod plan;
+
 /// Frames that are looked at to learn the occupancy and to find dead pixels early.
 const SAMPLE: u64 = 8;
 
-/// Frames in a block: more would only touch more memory, fewer would move the tiles' states more often.
-const BLOCK_FRAMES: u64 = 512;
-
-/// The fewest frames that make a block worth its states' traffic; other blocks are multiples of it.
-const FEWEST_FRAMES: u64 = 64;
-
 /// Jobs that a block of frames is cut into where sums round: fixed, so that the order of summing is.
 const ROUNDING_JOBS: u64 = 16;
-
-/// Part of the memory limit that is planned for; the rest is slack for the result and the allocator.
-const PLANNED_SHARE: f64 = 0.85;
 
 /// Mean counts of a frame of the analysis above which float32 no longer resolves how a bin's pixels differ: its
 /// rounding (1e-7 a sum of 32) times the mean is then no longer small against the spread that photons cause.
@@ -142,16 +135,6 @@ struct Run<'a> {
     sample: Sample,
     runs: Runs,
     layout: Layout,
-}
-
-/// How the work is cut so that it fits the memory limit.
-struct Plan {
-    /// Ranks of each band.
-    bands: Vec<Range<usize>>,
-    /// Frames of each block.
-    block: u64,
-    /// Two-time labels of each group.
-    groups: Vec<Vec<u32>>,
 }
 
 /// What one reading of the file fills.
@@ -373,71 +356,6 @@ impl Run<'_> {
 }
 
 impl Run<'_> {
-    fn plan<C: Cell, T: Cell, F: Real>(&self) -> Result<Plan, EngineError> {
-        let frames = self.request.selection.outputs();
-        let pixels = self.partition.pixels().len();
-        let image = self.partition.shape().pixels() as u64;
-        let frame = image * self.source.pixel_type().size() as u64 * self.source.frames_per_chunk().max(1) as u64;
-        let threads = self.pool.threads.get() as u64;
-        let fixed =
-            image * 16 + threads * (2 * frame + image * 12) + frames * 32 + pixel_g2_bytes(self.request, pixels);
-        let mut free = ((self.request.memory as f64 * PLANNED_SHARE) as u64).saturating_sub(fixed);
-        let groups = match &self.request.two_time {
-            Some(wanted) => {
-                free /= 2;
-                self.groups(wanted, frames * size_of::<T>() as u64, free)?
-            }
-            None => Vec::new(),
-        };
-        let state = DenseSums::<F>::state_bytes(frames, self.request.multi_tau);
-        let cell = size_of::<C>() as u64;
-        let least = state + frames.min(FEWEST_FRAMES) * cell;
-        let width = free / least;
-        if width == 0 {
-            return Err(EngineError::Memory {
-                what: "the image and its frames",
-                needed: (fixed + least * pixels.min(dense::SHARD) as u64) * 2,
-                allowed: self.request.memory,
-                remedy: "drop --save-G2",
-            });
-        }
-        let bands = (pixels as u64).div_ceil(width).max(1);
-        let width = (pixels as u64).div_ceil(bands).next_multiple_of(dense::SHARD as u64) as usize;
-        let room = (free / (width as u64).min(pixels as u64)).saturating_sub(state) / cell;
-        let block = room.clamp(1, BLOCK_FRAMES);
-        let block = if frames <= block { frames } else { (block / FEWEST_FRAMES * FEWEST_FRAMES).max(1) };
-        let bands = (0..pixels).step_by(width).map(|start| start..(start + width).min(pixels)).collect();
-        Ok(Plan { bands, block, groups })
-    }
-
-    /// Labels whose counts fit together.
-    fn groups(&self, wanted: &TwoTimeRequest, pixel_bytes: u64, free: u64) -> Result<Vec<Vec<u32>>, EngineError> {
-        let mut groups: Vec<Vec<u32>> = Vec::new();
-        let mut used = 0;
-        for &label in &wanted.labels {
-            let bytes = self.layout.bin(label).len() as u64 * pixel_bytes;
-            if bytes > free {
-                return Err(EngineError::Memory {
-                    what: "the counts of one dynamic bin",
-                    needed: (bytes as f64 * 2.0 / PLANNED_SHARE) as u64,
-                    allowed: self.request.memory,
-                    remedy: "take fewer frames",
-                });
-            }
-            match groups.last_mut() {
-                Some(group) if used + bytes <= free => {
-                    group.push(label);
-                    used += bytes;
-                }
-                _ => {
-                    groups.push(vec![label]);
-                    used = bytes;
-                }
-            }
-        }
-        Ok(groups)
-    }
-
     fn add_maps<T: TwoTimeCell>(
         &self,
         collector: &mut Collector,
