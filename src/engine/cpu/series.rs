@@ -3,6 +3,8 @@
 //! All levels in one pass: a level is a list of (sample, value) while it is sparse and becomes an array once
 //! enough of its samples are occupied; coarser levels are made from finer ones. float64 throughout.
 
+use std::ops::Range;
+
 use crate::correlate::delays::{DelayPlan, Level, MAX_LAG};
 
 /// A level with more than one occupied sample in this many becomes an array. Walking a list costs about ten
@@ -135,9 +137,7 @@ impl Series {
         let mut products: Lags = [0.0; 16];
         let widest = level.first_lag + level.lags - 1;
         let (times, values) = (&self.times[..], &self.values[..self.times.len()]);
-        let mut total = 0.0;
         for (i, (&time, &value)) in times.iter().zip(values).enumerate() {
-            total += value;
             for (&other, &later) in times[i + 1..].iter().zip(&values[i + 1..]) {
                 let lag = other - time;
                 if lag > widest {
@@ -146,16 +146,19 @@ impl Series {
                 products[(lag & 15) as usize] += value * later;
             }
         }
-        // samples that the later, and the earlier, means leave out: few entries, mostly none
-        let (mut first, mut last): (Lags, Lags) = ([0.0; 16], [0.0; 16]);
-        for (&time, &value) in times.iter().zip(values).take_while(|(t, _)| **t < widest) {
-            first[time as usize + 1..=MAX_LAG as usize].iter_mut().for_each(|sum| *sum += value);
-        }
+        // only the first and the last few samples belong to one mean and not to the other; mostly there are none
         let end = level.samples as u32 - 1;
-        for (&time, &value) in times.iter().zip(values).rev().take_while(|(t, _)| end - **t < widest) {
-            last[(end - time) as usize + 1..=MAX_LAG as usize].iter_mut().for_each(|sum| *sum += value);
+        let head = times.iter().take_while(|t| **t < widest).count();
+        let tail = times[head..].iter().rev().take_while(|t| end - **t < widest).count();
+        let (mut later, mut earlier): (Lags, Lags) = ([0.0; 16], [0.0; 16]);
+        for i in (0..head).chain(times.len() - tail..times.len()) {
+            for lag in level.lags() {
+                later[lag as usize] += if times[i] >= lag { values[i] } else { 0.0 };
+                earlier[lag as usize] += if end - times[i] >= lag { values[i] } else { 0.0 };
+            }
         }
-        self.store(level, &products, total, &first, &last);
+        let middle: f64 = values[head..values.len() - tail].iter().sum();
+        self.store(level, &products, middle, &later, &earlier);
     }
 
     #[inline(always)]
@@ -197,43 +200,60 @@ impl Series {
     #[inline(always)]
     fn array_level<const FMA: bool>(&mut self, level: &Level) {
         let samples = level.samples as usize;
-        let (products, total) = match level.first_lag {
+        let products = match level.first_lag {
             1 => lagged_products::<1, 8, FMA>(&self.array, samples),
             _ => lagged_products::<5, 4, FMA>(&self.array, samples),
         };
-        let (mut first, mut last): (Lags, Lags) = ([0.0; 16], [0.0; 16]);
-        for lag in 1..=(level.first_lag + level.lags - 1) as usize {
-            first[lag] = first[lag - 1] + self.array[lag - 1];
-            last[lag] = last[lag - 1] + self.array[samples - lag];
+        let widest = (level.first_lag + level.lags - 1) as usize;
+        // the samples that all means share, and those before and after them
+        let shared = widest.min(samples)..samples.saturating_sub(widest).max(widest.min(samples));
+        let middle = sum(&self.array[shared.clone()]);
+        let (mut later, mut earlier): (Lags, Lags) = ([0.0; 16], [0.0; 16]);
+        for lag in level.lags().map(|lag| lag as usize) {
+            let plain = |range: Range<usize>| self.array[range].iter().sum::<f64>();
+            later[lag] = plain(lag..shared.start.max(lag)) + plain(shared.end.max(lag)..samples);
+            earlier[lag] =
+                plain(0..shared.start.min(samples - lag)) + plain(shared.end.min(samples - lag)..samples - lag);
         }
-        self.store(level, &products, total, &first, &last);
+        self.store(level, &products, middle, &later, &earlier);
     }
 
+    /// Keeps a level's sums; `middle` belongs to all means. Nothing is subtracted, so that no digit is lost.
     #[inline(always)]
-    fn store(&mut self, level: &Level, products: &Lags, total: f64, first: &Lags, last: &Lags) {
+    fn store(&mut self, level: &Level, products: &Lags, middle: f64, later: &Lags, earlier: &Lags) {
         let lags = level.first_lag as usize..(level.first_lag + level.lags) as usize;
         let delays = level.first..level.first + lags.len();
         self.g2[delays.clone()].copy_from_slice(&products[lags.clone()]);
-        for ((later, earlier), lag) in self.later[delays.clone()].iter_mut().zip(&mut self.earlier[delays]).zip(lags) {
-            *later = total - first[lag];
-            *earlier = total - last[lag];
+        self.later[delays.clone()].copy_from_slice(&later[lags.clone()]);
+        self.earlier[delays.clone()].copy_from_slice(&earlier[lags]);
+        for mean in self.later[delays.clone()].iter_mut().chain(&mut self.earlier[delays]) {
+            *mean += middle;
         }
     }
 }
 
-/// Sums of `x[t] * x[t + lag]` for each lag, and of `x[t]`; `x` has `samples` samples and [`PADDING`] zeros.
+/// Sum of an array, by vectors.
 #[inline(always)]
-fn lagged_products<const FIRST: usize, const LAGS: usize, const FMA: bool>(x: &[f64], samples: usize) -> (Lags, f64) {
+fn sum(x: &[f64]) -> f64 {
+    let (vectors, rest) = x.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    for vector in vectors {
+        for lane in 0..LANES {
+            sums[lane] += vector[lane];
+        }
+    }
+    (sums[0] + sums[1]) + (sums[2] + sums[3]) + rest.iter().sum::<f64>()
+}
+
+/// Sums of `x[t] * x[t + lag]` for each lag; `x` has `samples` samples and [`PADDING`] zeros.
+#[inline(always)]
+fn lagged_products<const FIRST: usize, const LAGS: usize, const FMA: bool>(x: &[f64], samples: usize) -> Lags {
     let mut sums = [[0.0f64; LANES]; LAGS];
-    let mut total = [0.0f64; LANES];
     let vector = |window: &[f64], at: usize| -> [f64; LANES] { std::array::from_fn(|lane| window[at + lane]) };
     let reach = LANES + FIRST + LAGS - 1;
     for start in (0..samples).step_by(LANES) {
         let window = &x[start..start + reach];
         let early = vector(window, 0);
-        for lane in 0..LANES {
-            total[lane] += early[lane];
-        }
         for (lag, sums) in sums.iter_mut().enumerate() {
             let late = vector(window, FIRST + lag);
             for lane in 0..LANES {
@@ -249,7 +269,7 @@ fn lagged_products<const FIRST: usize, const LAGS: usize, const FMA: bool>(x: &[
     for (lag, sums) in sums.iter().enumerate() {
         products[FIRST + lag] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     }
-    (products, (total[0] + total[1]) + (total[2] + total[3]))
+    products
 }
 
 #[cfg(test)]

@@ -20,6 +20,9 @@ const HISTORY: usize = MAX_LAG as usize;
 /// Rows summed in float32 before float64 takes over: rounding then stays near 1e-7 (2^-24 * sqrt(32 / 3)).
 const SHORT_SUM: usize = 32;
 
+/// Up to so many rows are multiplied in float64; they are a small part of all rows, in the upper levels.
+const FEW: usize = 8;
+
 /// One sample of each pixel of a tile.
 pub(super) type Row<F> = [F; TILE];
 
@@ -267,6 +270,9 @@ fn add_lags<F: Real, const FIRST: usize, const LAGS: usize, const FMA: bool>(
     rows: &[Row<F>],
     sums: &mut [[f64; TILE]],
 ) {
+    if rows.len() <= HISTORY + FEW {
+        return add_exact::<F, FIRST, LAGS>(rows, sums);
+    }
     let mut start = 0;
     while start + HISTORY < rows.len() {
         let end = (start + SHORT_SUM + HISTORY).min(rows.len());
@@ -277,6 +283,20 @@ fn add_lags<F: Real, const FIRST: usize, const LAGS: usize, const FMA: bool>(
             add_short::<F, FIRST, LAGS, 4, FMA>(&rows[start..end], sums);
         }
         start = end - HISTORY;
+    }
+}
+
+/// The same for few rows, as upper levels have: products of float32 are exact in float64. Long delays have few
+/// pairs, whose rounding would not average out.
+#[inline(always)]
+fn add_exact<F: Real, const FIRST: usize, const LAGS: usize>(rows: &[Row<F>], sums: &mut [[f64; TILE]]) {
+    for t in HISTORY..rows.len() {
+        for (lag, sums) in sums.iter_mut().enumerate().take(LAGS) {
+            let (newest, earlier) = (&rows[t], &rows[t - FIRST - lag]);
+            for lane in 0..TILE {
+                sums[lane] += newest[lane].f64() * earlier[lane].f64();
+            }
+        }
     }
 }
 
