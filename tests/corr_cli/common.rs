@@ -61,8 +61,13 @@ pub(crate) fn command<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Com
 /// The program under another path.
 pub(crate) fn command_at<A: AsRef<OsStr>>(path: &Path, args: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(path);
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.env_remove("RUST_LOG");
+    command.args(args);
+    piped(command)
+}
+
+/// A command whose output is kept, in an environment that changes nothing.
+pub(crate) fn piped(mut command: Command) -> Command {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env_remove("RUST_LOG");
     command
 }
 

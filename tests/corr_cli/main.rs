@@ -4,4 +4,5 @@ mod bad_input;
 mod behaviour;
 mod common;
 mod defects;
+mod disk;
 mod golden;

@@ -21,7 +21,17 @@ pub(super) fn save(
     target: &Path,
     cause: impl Into<Box<dyn Error + Send + Sync>>,
 ) -> DatasetError {
-    DatasetError::Save { action: action.into(), path: target.to_owned(), source: cause.into() }
+    DatasetError::Save { action: action.into(), path: target.to_owned(), source: advised(cause.into()) }
+}
+
+/// The system's reason with what the user can do about it, where that is known.
+fn advised(cause: Box<dyn Error + Send + Sync>) -> Box<dyn Error + Send + Sync> {
+    let remedy = match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
+        Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => "free some space there or choose another",
+        Some(io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied) => "choose another",
+        _ => return cause,
+    };
+    format!("{cause}; {remedy} output directory").into()
 }
 
 /// A failed `action` of the HDF5 library on the result `target`.
@@ -54,6 +64,17 @@ fn full_disk(target: &Path) -> Option<io::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_can_be_done_follows_the_reason() {
+        let words = |kind: io::ErrorKind| advised(io::Error::from(kind).into()).to_string();
+        assert!(
+            words(io::ErrorKind::StorageFull).ends_with("; free some space there or choose another output directory")
+        );
+        assert!(words(io::ErrorKind::PermissionDenied).ends_with("; choose another output directory"));
+        assert_eq!(words(io::ErrorKind::Other), io::Error::from(io::ErrorKind::Other).to_string());
+        assert_eq!(advised("as it was".into()).to_string(), "as it was");
+    }
 
     #[test]
     fn the_number_is_found_in_the_words() {
