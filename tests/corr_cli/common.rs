@@ -88,7 +88,8 @@ pub(crate) fn run<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Run {
     finish(command(args))
 }
 
-fn lock() -> MutexGuard<'static, ()> {
+/// Held while a test has an HDF5 file open for writing: see [`start`].
+pub(crate) fn lock() -> MutexGuard<'static, ()> {
     static FILES: Mutex<()> = Mutex::new(());
     FILES.lock().unwrap_or_else(PoisonError::into_inner)
 }

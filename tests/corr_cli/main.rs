@@ -6,3 +6,4 @@ mod common;
 mod defects;
 mod disk;
 mod golden;
+mod layouts;
