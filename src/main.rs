@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-/// The HDF5 library's own switch for locking the files that it opens.
-const FILE_LOCKING: &str = "HDF5_USE_FILE_LOCKING";
+use speckled::dataset::hdf5::FILE_LOCKING;
 
 fn main() -> ExitCode {
     // Parallel file systems refuse the library's locks or keep them, and raw data may still be open where they are

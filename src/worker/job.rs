@@ -17,7 +17,7 @@ use crate::correlate::window::{EmptyWindow, FrameSelection, FrameWindow};
 use crate::dataset::hdf5::ftf::BitOrder;
 use crate::dataset::open::{OpenHint, open_raw};
 use crate::dataset::qmap::{Qmap, check_shape};
-use crate::dataset::result::{Analyses, Overwrite, Provenance, ResultTarget, ResultWriter};
+use crate::dataset::result::{Analyses, Overwrite, Provenance, ResultTarget, ResultWriter, host_name};
 use crate::dataset::stem::raw_stem;
 use crate::dataset::{DatasetError, Source, metadata};
 use crate::engine::{
@@ -176,7 +176,7 @@ pub fn run(job: &CorrelateJob, engine: &dyn Engine, observer: &dyn Observer) -> 
         version: env!("CARGO_PKG_VERSION").to_owned(),
         engine: engine.name().to_owned(),
         device: engine.device(),
-        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        host: host_name(),
         started,
         wall_time: begun.elapsed(),
         source: source.info().clone(),

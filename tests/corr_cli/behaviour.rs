@@ -153,6 +153,34 @@ fn interrupted_or_killed_it_leaves_no_result() {
 }
 
 #[test]
+fn what_a_killed_run_left_goes_with_the_next_one_but_not_what_a_live_run_writes() {
+    let measurement = large();
+    let mut killed = at_work(&measurement);
+    killed.kill().expect("sent");
+    killed.wait().expect("it ends");
+    let left = measurement.leftovers();
+    assert_eq!(left.len(), 1, "{left:?}");
+    let short = || measurement.corr(&["-e", "40", "-w"]).result();
+    short();
+    assert_eq!(measurement.leftovers(), ["A0001_r00001_results.hdf"]);
+    fs::remove_file(short()).expect("removed");
+
+    let mut live = at_work(&measurement);
+    let partial = measurement.leftovers();
+    let file = fs::File::open(measurement.output().join(&partial[0])).expect("opened");
+    // It locks the file before it writes into it.
+    while file.metadata().expect("a file").len() == 0 {
+        std::thread::yield_now();
+    }
+    assert!(matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock)), "a run locks what it writes");
+    short();
+    assert_eq!(measurement.leftovers(), [partial[0].as_str(), "A0001_r00001_results.hdf"]);
+    kill_process(Pid::from_child(&live), Signal::TERM).expect("sent");
+    live.wait().expect("it ends");
+    assert_eq!(measurement.leftovers(), ["A0001_r00001_results.hdf"]);
+}
+
+#[test]
 fn info_describes_every_kind_of_file() {
     let measurement = small();
     let result = measurement.corr(&["-t", "Both"]).result();

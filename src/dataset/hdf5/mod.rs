@@ -27,6 +27,26 @@ use dense::{Dense, Frames};
 /// Where frames are in an HDF5 file.
 pub const FRAMES: &str = "/entry/data/data";
 
+/// The environment variable with which the HDF5 library locks the files that it opens, or does not.
+pub const FILE_LOCKING: &str = "HDF5_USE_FILE_LOCKING";
+
+/// Whether the HDF5 library locks the files that it opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LibraryLocks {
+    /// It does, unless the environment says otherwise.
+    On,
+    /// It does not.
+    Off,
+}
+
+/// What [`FILE_LOCKING`] says.
+pub fn library_locks() -> LibraryLocks {
+    match std::env::var(FILE_LOCKING) {
+        Ok(value) if value == "FALSE" || value == "0" => LibraryLocks::Off,
+        _ => LibraryLocks::On,
+    }
+}
+
 /// Opens the frames of `/entry/data/data` (frames, rows, columns), which may be a virtual dataset, or of the
 /// datasets `/entry/data/data_000001`, ... of an Eiger master file, in order.
 ///

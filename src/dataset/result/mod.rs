@@ -16,13 +16,14 @@ use crate::correlate::bins::Partition;
 use crate::correlate::result::{Correlation, TwoTimeMap};
 
 mod fault;
+mod partial;
 mod provenance;
 mod settings;
 mod staged;
 mod store;
 mod tables;
 
-pub use provenance::Provenance;
+pub use provenance::{Provenance, host_name};
 pub use settings::{SettingValue, Settings};
 
 use provenance::{InputFile, Inputs};
@@ -111,9 +112,8 @@ impl ResultWriter {
         analyses: Analyses,
     ) -> Result<Self, DatasetError> {
         let planned = target.path(0);
-        let (staged, mut file) = Staged::create(target)?;
-        let metadata_bytes = copy_metadata(metadata, &mut file, &planned)?;
-        drop(file);
+        let staged = Staged::create(target)?;
+        let metadata_bytes = copy_metadata(metadata, staged.file(), &planned)?;
         let store = Store::open(staged.path(), &planned).map_err(|e| copy_refused(metadata, &planned, e))?;
         let qmap_bytes = fs::metadata(qmap).map_err(|e| DatasetError::io("read", qmap, e))?.len();
         let inputs = Inputs {
@@ -212,7 +212,7 @@ impl ResultWriter {
 }
 
 /// Copies the metadata byte by byte, telling a fault of reading from one of writing.
-fn copy_metadata(metadata: &Path, file: &mut File, target: &Path) -> Result<u64, DatasetError> {
+fn copy_metadata(metadata: &Path, mut file: &File, target: &Path) -> Result<u64, DatasetError> {
     let content = fs::read(metadata).map_err(|e| DatasetError::io("read", metadata, e))?;
     file.write_all(&content).map_err(|e| fault::save("copy the metadata into", target, e))?;
     Ok(content.len() as u64)

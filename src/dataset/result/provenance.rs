@@ -29,6 +29,11 @@ pub struct Provenance {
     pub warnings: Vec<String>,
 }
 
+/// This computer's name.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// An input file as it was when the result was begun.
 #[derive(Debug, Clone)]
 pub(super) struct InputFile {

@@ -11,8 +11,10 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use super::fault::save;
+use super::partial::{self, Claim};
 use super::{Overwrite, ResultTarget};
 use crate::dataset::DatasetError;
+use crate::dataset::hdf5::library_locks;
 
 /// Attempts to find a temporary name that nobody has; each is one in four billion.
 const NAME_ATTEMPTS: usize = 16;
@@ -21,25 +23,31 @@ const NAME_ATTEMPTS: usize = 16;
 #[derive(Debug)]
 pub(super) struct Staged {
     path: PathBuf,
+    /// Open as long as the file is hidden, for the lock that says so.
+    file: File,
     target: ResultTarget,
     published: bool,
 }
 
 impl Staged {
-    /// Creates the directory, where absent, and the empty hidden file in it.
+    /// Creates the directory, where absent, and the empty hidden file in it. What killed processes have left of the
+    /// same result goes.
     ///
     /// # Errors
     /// The system's reason, as read-only or full.
-    pub(super) fn create(target: &ResultTarget) -> Result<(Self, File), DatasetError> {
+    pub(super) fn create(target: &ResultTarget) -> Result<Self, DatasetError> {
         let planned = target.path(0);
         fs::create_dir_all(&target.directory).map_err(|e| save("create the directory of", &planned, e))?;
+        partial::sweep(&target.directory, &target.file_name(0));
         for _ in 0..NAME_ATTEMPTS {
-            let name = format!(".{}.{}-{:08x}.partial", target.file_name(0), std::process::id(), rand::random::<u32>());
-            let path = target.directory.join(name);
-            match OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path) {
-                Ok(file) => return Ok((Self { path, target: target.clone(), published: false }, file)),
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            let path = target.directory.join(partial::new_name(&target.file_name(0)));
+            let file = match OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path) {
+                Ok(file) => file,
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(e) => return Err(save("create", &planned, e)),
+            };
+            if partial::claim(&file, library_locks()) == Claim::Granted {
+                return Ok(Self { path, file, target: target.clone(), published: false });
             }
         }
         Err(save("create", &planned, "no free temporary name"))
@@ -50,13 +58,18 @@ impl Staged {
         &self.path
     }
 
+    /// The same, open for writing.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Makes the file durable and gives it its final name, which is returned.
     ///
     /// # Errors
     /// The system's reason; nothing is left behind then.
     pub(super) fn publish(mut self) -> Result<PathBuf, DatasetError> {
         let planned = self.target.path(0);
-        File::open(&self.path).and_then(|file| file.sync_all()).map_err(|e| save("make durable", &planned, e))?;
+        self.file.sync_all().map_err(|e| save("make durable", &planned, e))?;
         let path = match self.target.overwrite {
             Overwrite::Replace => fs::rename(&self.path, &planned).map(|()| planned.clone()),
             Overwrite::Number => self.rename_to_free_number(),
@@ -133,7 +146,7 @@ mod tests {
     fn nothing_has_the_final_name_before_publish_and_nothing_stays_after_drop() {
         let dir = tempfile::tempdir().expect("a directory");
         let deep = dir.path().join("a/b");
-        let (staged, _) = Staged::create(&target(&deep, Overwrite::Number)).expect("created");
+        let staged = Staged::create(&target(&deep, Overwrite::Number)).expect("created");
         assert_eq!(entries(&deep).len(), 1);
         assert!(entries(&deep)[0].starts_with(".A0001_results.hdf."));
         drop(staged);
@@ -144,10 +157,10 @@ mod tests {
     fn numbers_count_up_and_replace_replaces() {
         let dir = tempfile::tempdir().expect("a directory");
         for name in ["A0001_results.hdf", "A0001_results_1.hdf", "A0001_results_2.hdf"] {
-            let (staged, _) = Staged::create(&target(dir.path(), Overwrite::Number)).expect("created");
+            let staged = Staged::create(&target(dir.path(), Overwrite::Number)).expect("created");
             assert_eq!(staged.publish().expect("published"), dir.path().join(name));
         }
-        let (staged, _) = Staged::create(&target(dir.path(), Overwrite::Replace)).expect("created");
+        let staged = Staged::create(&target(dir.path(), Overwrite::Replace)).expect("created");
         assert_eq!(staged.publish().expect("published"), dir.path().join("A0001_results.hdf"));
         assert_eq!(entries(dir.path()).len(), 3);
     }
@@ -156,7 +169,7 @@ mod tests {
     fn writers_at_the_same_time_get_different_names() {
         let dir = tempfile::tempdir().expect("a directory");
         let mut paths: Vec<PathBuf> = std::thread::scope(|scope| {
-            let publish = || Staged::create(&target(dir.path(), Overwrite::Number)).expect("created").0.publish();
+            let publish = || Staged::create(&target(dir.path(), Overwrite::Number)).expect("created").publish();
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(publish)).collect();
             threads.into_iter().map(|t| t.join().expect("no panic").expect("published")).collect()
         });
