@@ -76,6 +76,9 @@ pub(super) enum Failure {
     /// The signal handlers could not be installed.
     #[error("cannot catch signals")]
     Signals(#[source] std::io::Error),
+    /// The thread that watches the reading of inputs could not be started.
+    #[error("cannot start a thread")]
+    Watchdog(#[source] std::io::Error),
     /// Standard output is broken in another way than by a reader that has left.
     #[error("cannot write to standard output")]
     Stdout(#[source] std::io::Error),
@@ -94,7 +97,7 @@ impl Failure {
             Self::Config(_) => Exit::Configuration,
             Self::Job(error) => of_job(error),
             Self::Dataset(error) => of_dataset(error),
-            Self::Signals(_) => Exit::Processing,
+            Self::Signals(_) | Self::Watchdog(_) => Exit::Processing,
             Self::Stdout(_) => Exit::Saving,
         }
     }

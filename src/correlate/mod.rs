@@ -4,6 +4,7 @@
 
 pub mod bins;
 pub mod delays;
+pub mod listed;
 pub mod oracle;
 pub mod reduce;
 pub mod result;

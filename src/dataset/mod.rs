@@ -14,6 +14,7 @@ pub mod error;
 pub mod hdf5;
 pub mod imm;
 pub mod metadata;
+mod objects;
 pub mod open;
 mod plain;
 pub mod qmap;

@@ -11,6 +11,8 @@ use thiserror::Error;
 
 use super::selection::{BinSelection, ChosenBins, SelectionError};
 use super::settings::{Settled, settings};
+use crate::correlate::bins::Shape;
+use crate::correlate::listed::{listed, listed_pixels};
 use crate::correlate::result::SaturatedPixel;
 use crate::correlate::twotime::Smoothing;
 use crate::correlate::window::{EmptyWindow, FrameSelection, FrameWindow};
@@ -155,13 +157,60 @@ pub enum JobError {
     Save(#[source] DatasetError),
 }
 
+/// An input that only the HDF5 library reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// The qmap.
+    Qmap(PathBuf),
+    /// The metadata file or, where it is looked for, the raw file that it belongs to.
+    Metadata(PathBuf),
+}
+
+/// Is told when such an input is being read, so that it can see to it when that does not end.
+pub trait InputWatch {
+    /// The reading begins.
+    fn begin(&self, input: Input);
+
+    /// It has ended.
+    fn end(&self);
+}
+
+/// Lets inputs take as long as they do.
+struct Unwatched;
+
+impl InputWatch for Unwatched {
+    fn begin(&self, _input: Input) {}
+
+    fn end(&self) {}
+}
+
+fn watched<T>(watch: &dyn InputWatch, input: Input, read: impl FnOnce() -> T) -> T {
+    watch.begin(input);
+    let done = read();
+    watch.end();
+    done
+}
+
 /// Runs a job.
 ///
 /// # Errors
 /// [`JobError`]; no result file is left then.
 pub fn run(job: &CorrelateJob, engine: &dyn Engine, observer: &dyn Observer) -> Result<Outcome, JobError> {
+    run_watched(job, engine, observer, &Unwatched)
+}
+
+/// Runs a job whose inputs are watched.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_watched(
+    job: &CorrelateJob,
+    engine: &dyn Engine,
+    observer: &dyn Observer,
+    watch: &dyn InputWatch,
+) -> Result<Outcome, JobError> {
     let (begun, started) = (Instant::now(), SystemTime::now());
-    let Ready { source, request, metadata, mut warnings, mut writer } = prepare(job)?;
+    let Ready { source, request, metadata, mut warnings, mut writer } = prepare(job, watch)?;
     let (correlation, partition) = engine
         .correlate(&request, &source, observer, &mut |map| writer.two_time_map(map))
         .map_err(|source| JobError::Correlate { raw: job.raw.clone(), source })?;
@@ -170,7 +219,7 @@ pub fn run(job: &CorrelateJob, engine: &dyn Engine, observer: &dyn Observer) -> 
         (row, col, s.frame)
     };
     let saturated: Vec<_> = correlation.saturated.iter().map(place).collect();
-    warnings.extend(saturation_warning(&saturated));
+    warnings.extend(saturation_warning(&correlation.saturated, partition.shape()));
     let settled = Settled { metadata: &metadata, labels: labels(&request), threads: threads(job) };
     let provenance = Provenance {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -198,10 +247,13 @@ struct Ready {
     writer: ResultWriter,
 }
 
-fn prepare(job: &CorrelateJob) -> Result<Ready, JobError> {
-    let metadata = metadata::find(&job.raw, job.metadata.as_deref()).map_err(JobError::Metadata)?;
+fn prepare(job: &CorrelateJob, watch: &dyn InputWatch) -> Result<Ready, JobError> {
+    let input = Input::Metadata(job.metadata.as_ref().unwrap_or(&job.raw).clone());
+    let find = || metadata::find(&job.raw, job.metadata.as_deref());
+    let metadata = watched(watch, input, find).map_err(JobError::Metadata)?;
     tracing::info!(metadata = %metadata.path.display(), "metadata found");
-    let qmap = Qmap::read(&job.qmap).map_err(JobError::Qmap)?;
+    let input = Input::Qmap(job.qmap.clone());
+    let qmap = watched(watch, input.clone(), || Qmap::read(&job.qmap)).map_err(JobError::Qmap)?;
     tracing::info!(qmap = %job.qmap.display(), shape = %qmap.labels.shape, "qmap read");
     let hint = OpenHint { shape: Some(qmap.labels.shape), ftf_bits: job.ftf_bits };
     let source = open_raw(&job.raw, &hint).map_err(JobError::Raw)?;
@@ -214,7 +266,8 @@ fn prepare(job: &CorrelateJob) -> Result<Ready, JobError> {
     tracing::info!(first = selection.first(), end = selection.end(), frames = selection.outputs(), "frames chosen");
     let mut warnings = [metadata.warnings, qmap.warnings.clone()].concat();
     let two_time = two_time(job, &qmap, &mut warnings)?;
-    let writer = ResultWriter::begin(&target(job), &metadata.path, &job.qmap, job.analyses).map_err(not_begun)?;
+    let begin = || ResultWriter::begin(&target(job), &metadata.path, &job.qmap, job.analyses);
+    let writer = watched(watch, input, begin).map_err(not_begun)?;
     let multi_tau = job.analyses.multi_tau().then_some(MultiTauRequest {
         normalization: job.normalization,
         parts: job.parts,
@@ -244,7 +297,7 @@ fn two_time(job: &CorrelateJob, qmap: &Qmap, warnings: &mut Vec<String>) -> Resu
         warnings.push(format!(
             "qmap {}: dynamic bins {} have no pixel that the mask keeps; two-time leaves them out",
             job.qmap.display(),
-            listed(&without_pixels)
+            listed(without_pixels.iter())
         ));
     }
     Ok(Some(TwoTimeRequest { smoothing: job.smoothing, labels }))
@@ -281,37 +334,12 @@ fn threads(job: &CorrelateJob) -> NonZeroUsize {
     job.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
 }
 
-fn saturation_warning(saturated: &[(usize, usize, u64)]) -> Option<String> {
-    let places: Vec<_> = saturated.iter().map(|(row, col, frame)| format!("({row}, {col}) in frame {frame}")).collect();
-    (!places.is_empty()).then(|| {
+fn saturation_warning(saturated: &[SaturatedPixel], shape: Shape) -> Option<String> {
+    (!saturated.is_empty()).then(|| {
         format!(
             "{} pixels carry the saturation value and were left out; row, column: {}",
-            places.len(),
-            listed(&places)
+            saturated.len(),
+            listed_pixels(saturated.iter().copied(), shape)
         )
     })
-}
-
-/// The first ten, then how many more.
-fn listed(items: &[impl ToString]) -> String {
-    const SHOWN: usize = 10;
-    let shown: Vec<_> = items.iter().take(SHOWN).map(ToString::to_string).collect();
-    match items.len().saturating_sub(SHOWN) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_lists_are_cut() {
-        assert_eq!(listed(&[1, 2, 3]), "1, 2, 3");
-        let many: Vec<u32> = (1..=13).collect();
-        assert_eq!(listed(&many), "1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 3 more");
-        assert_eq!(saturation_warning(&[]), None);
-        assert!(saturation_warning(&[(1, 2, 3)]).expect("a warning").ends_with("row, column: (1, 2) in frame 3"));
-    }
 }

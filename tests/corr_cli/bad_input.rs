@@ -5,7 +5,7 @@ use std::path::Path;
 
 use speckled::correlate::bins::{Labels, Shape};
 
-use crate::common::{Measurement, counts, labels, write_frames, write_qmap};
+use crate::common::{Measurement, command, counts, finish, labels, write_frames, write_qmap};
 
 const SMALL: Shape = Shape { rows: 6, cols: 8 };
 const MODULE: Shape = Shape { rows: 512, cols: 1024 };
@@ -58,6 +58,46 @@ fn a_truncated_qmap_is_refused_wherever_it_ends() {
         cut(&measurement.qmap, &whole, length);
         refused(&measurement, &[], 72, "qmap.h5");
     }
+}
+
+/// A file of variable-length texts, one of which has a size that brings the HDF5 library round to where it was.
+fn damage_texts(path: &Path, text: &[u8]) {
+    let mut bytes = fs::read(path).expect("read");
+    let object = [&(text.len() as u64).to_le_bytes(), text].concat();
+    let places: Vec<_> = bytes.windows(object.len()).enumerate().filter(|(_, window)| *window == object).collect();
+    let place = places.first().expect("the text with its length").0;
+    // With its header of 16 bytes the text's place is followed by itself.
+    bytes[place..place + 8].copy_from_slice(&(u64::MAX - 15).to_le_bytes());
+    fs::write(path, bytes).expect("written");
+}
+
+#[test]
+fn a_qmap_or_metadata_that_the_library_never_ends_with_are_refused() {
+    let told = |measurement: &Measurement, code: i32, file: &str| {
+        let mut command = command(measurement.args(&[]));
+        command.env("SPECKLED_INPUT_LIMIT_S", "0.5");
+        let run = finish(command);
+        let line = run.error(code);
+        assert!(line.contains(file) && line.contains("0.5 s of computing; the file is damaged"), "{line}");
+        assert_eq!((run.stdout.as_str(), measurement.leftovers()), ("", vec![]));
+    };
+    let measurement = small();
+    damage_texts(&measurement.qmap, b"phi");
+    told(&measurement, 72, "qmap.h5");
+    let measurement = small();
+    damage_texts(&measurement.metadata, b"2026-02-03 04:05:06");
+    told(&measurement, 73, "A0001_r00001");
+}
+
+/// What only shows when the qmap is copied into the result is the qmap's fault all the same.
+#[test]
+fn a_qmap_that_cannot_be_copied_is_refused() {
+    let measurement = small();
+    let mut bytes = fs::read(&measurement.qmap).expect("read");
+    let place = bytes.windows(4).position(|window| window == b"GCOL").expect("texts");
+    bytes[place] = b'X';
+    fs::write(&measurement.qmap, bytes).expect("written");
+    refused(&measurement, &[], 72, "qmap.h5");
 }
 
 #[test]

@@ -18,11 +18,13 @@ use crate::worker::job::{self, CorrelateJob, Outcome};
 mod args;
 mod config;
 mod options;
+mod watchdog;
 
 pub(super) use args::CorrArgs;
 pub(super) use config::ConfigError;
 pub(super) use options::OptionError;
 use options::Plan;
+use watchdog::Watchdog;
 
 /// Runs the command. The exit code is that of the first file that failed.
 pub(super) fn run(args: CorrArgs) -> Result<Exit, Failure> {
@@ -44,10 +46,11 @@ pub(super) fn run(args: CorrArgs) -> Result<Exit, Failure> {
     }
     let engine = engine(&plan.template)?;
     let interrupt = Interrupt::install().map_err(Failure::Signals)?;
+    let watchdog = Watchdog::start().map_err(Failure::Watchdog)?;
     let mut exit = Exit::Success;
     let mut reports = Vec::new();
     for job in plan.jobs() {
-        let outcome = correlate(&job, &engine, plan.form, &interrupt);
+        let outcome = correlate(&job, &engine, plan.form, &interrupt, &watchdog);
         reports.push(report(&job.raw, &outcome, plan.form)?);
         if let (Err(failure), Exit::Success) = (&outcome, exit) {
             exit = failure.exit();
@@ -73,11 +76,17 @@ fn engine(job: &CorrelateJob) -> Result<CpuEngine, OptionError> {
     Ok(CpuEngine::new(job.threads))
 }
 
-fn correlate(job: &CorrelateJob, engine: &dyn Engine, form: Form, interrupt: &Interrupt) -> Result<Outcome, Failure> {
+fn correlate(
+    job: &CorrelateJob,
+    engine: &dyn Engine,
+    form: Form,
+    interrupt: &Interrupt,
+    watchdog: &Watchdog,
+) -> Result<Outcome, Failure> {
     let display = if form == Form::Human { Display::Automatic } else { Display::Off };
     let progress = Progress::new(display, interrupt.clone());
     tracing::info!(raw = %job.raw.display(), engine = engine.name(), device = engine.device(), "job begins");
-    let outcome = job::run(job, engine, &progress);
+    let outcome = job::run_watched(job, engine, &progress, watchdog);
     progress.finish();
     Ok(outcome?)
 }

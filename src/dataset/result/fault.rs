@@ -36,10 +36,15 @@ fn advised(cause: Box<dyn Error + Send + Sync>) -> Box<dyn Error + Send + Sync> 
 
 /// A failed `action` of the HDF5 library on the result `target`.
 pub(super) fn library(action: impl Into<String>, target: &Path, error: hdf5::Error) -> DatasetError {
-    match system_error(&error).or_else(|| full_disk(target)) {
+    match reason(&error, target) {
         Some(cause) => save(action, target, cause),
         None => save(action, target, error),
     }
+}
+
+/// Why the system refused to write `target`, if it was the system.
+pub(super) fn reason(error: &hdf5::Error, target: &Path) -> Option<io::Error> {
+    system_error(error).or_else(|| full_disk(target))
 }
 
 /// The system's error behind a library error, if there is one.

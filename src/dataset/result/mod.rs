@@ -8,10 +8,8 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use hdf5::types::VarLenUnicode;
-
-use super::DatasetError;
 use super::qmap::sha256;
+use super::{DatasetError, objects};
 use crate::correlate::bins::Partition;
 use crate::correlate::result::{Correlation, TwoTimeMap};
 
@@ -28,7 +26,7 @@ pub use settings::{SettingValue, Settings};
 
 use provenance::{InputFile, Inputs};
 use staged::Staged;
-use store::{Store, unicode};
+use store::Store;
 
 /// What to do when the name is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -237,13 +235,13 @@ fn copy_qmap(store: &Store, inputs: &Inputs) -> Result<(), DatasetError> {
     let qmap = file.group("qmap").map_err(|e| DatasetError::hdf5("open /qmap", path, e))?;
     store.group("/xpcs")?;
     let fault = |e| store.fault(OBJECT, e);
-    qmap.copy_to(store.root(), OBJECT).map_err(fault)?;
+    qmap.copy_to(store.root(), OBJECT).map_err(|e| match fault::reason(&e, store.target()) {
+        Some(_) => fault(e),
+        None => DatasetError::hdf5("copy /qmap", path, e),
+    })?;
     let copy = store.root().group(OBJECT).map_err(fault)?;
     if copy.attr("hash").is_err() {
-        copy.new_attr::<VarLenUnicode>()
-            .create("hash")
-            .and_then(|attribute| attribute.write_scalar(&unicode(&inputs.qmap_sha256)))
-            .map_err(fault)?;
+        objects::attribute(&copy, "hash", &inputs.qmap_sha256).map_err(fault)?;
     }
     Ok(())
 }

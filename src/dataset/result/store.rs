@@ -6,16 +6,14 @@
 use std::ffi::c_uint;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
-use hdf5::types::VarLenUnicode;
-use hdf5::{Dataset, DatasetBuilder, File, Group, H5Type};
+use hdf5::{Dataset, File, Group, H5Type};
 use hdf5_sys::h5d::H5Dwrite_chunk;
 use hdf5_sys::h5p::H5P_DEFAULT;
 use rayon::prelude::*;
 
 use super::fault;
-use crate::dataset::DatasetError;
+use crate::dataset::{DatasetError, objects};
 
 /// Bytes of chunks that are compressed at a time, so that memory stays bounded on any number of cores.
 const BATCH_BYTES: usize = 256 << 20;
@@ -68,6 +66,11 @@ impl Store {
         &self.file
     }
 
+    /// The name that the file will have.
+    pub(super) fn target(&self) -> &Path {
+        &self.target
+    }
+
     /// Names the object and the reason of a failed write.
     pub(super) fn fault(&self, object: &str, error: hdf5::Error) -> DatasetError {
         fault::library(format!("write {object} of"), &self.target, error)
@@ -80,32 +83,22 @@ impl Store {
 
     /// Writes a scalar.
     pub(super) fn scalar<T: H5Type>(&self, object: &str, value: &T) -> Result<(), DatasetError> {
-        self.builder()
-            .empty::<T>()
-            .create(object)
-            .and_then(|dataset| dataset.write_scalar(value))
-            .map_err(|e| self.fault(object, e))
+        objects::scalar(&self.file, object, value).map(drop).map_err(|e| self.fault(object, e))
     }
 
     /// Writes a string as variable-length UTF-8, as h5py does.
     pub(super) fn text(&self, object: &str, value: &str) -> Result<(), DatasetError> {
-        self.scalar(object, &unicode(value))
+        self.scalar(object, &objects::unicode(value))
     }
 
     /// Writes a list of strings.
     pub(super) fn texts(&self, object: &str, values: &[String]) -> Result<(), DatasetError> {
-        let values: Vec<VarLenUnicode> = values.iter().map(|value| unicode(value)).collect();
-        self.list(object, &values)
+        objects::texts(&self.file, object, values).map(drop).map_err(|e| self.fault(object, e))
     }
 
     /// Writes an array, row-major, in one piece, without compression.
     pub(super) fn array<T: H5Type>(&self, object: &str, shape: &[usize], values: &[T]) -> Result<(), DatasetError> {
-        self.builder()
-            .empty::<T>()
-            .shape(shape)
-            .create(object)
-            .and_then(|dataset| dataset.write_raw(values))
-            .map_err(|e| self.fault(object, e))
+        objects::array(&self.file, object, shape, values).map(drop).map_err(|e| self.fault(object, e))
     }
 
     /// Writes a list.
@@ -124,8 +117,7 @@ impl Store {
         fill: impl Fn([usize; R], &mut [f32]) + Sync,
     ) -> Result<(), DatasetError> {
         let fault = |e| self.fault(object, e);
-        let dataset = self
-            .builder()
+        let dataset = objects::builder(&self.file)
             .chunk(grid.chunk.to_vec())
             .lzf()
             .empty::<f32>()
@@ -163,15 +155,6 @@ impl Store {
         drop(self);
         file.close().map_err(|e| fault::library("close", &target, e))
     }
-
-    fn builder(&self) -> DatasetBuilder {
-        self.file.new_dataset_builder().obj_track_times(false)
-    }
-}
-
-/// The string without NUL characters, which end a string in HDF5.
-pub(super) fn unicode(value: &str) -> VarLenUnicode {
-    VarLenUnicode::from_str(&value.replace('\0', "")).unwrap_or_default()
 }
 
 /// The bytes of a chunk as the file holds them.

@@ -1,14 +1,13 @@
-//! Small HDF5 objects as h5py writes them: groups, scalars, texts, lists and label images.
+//! A new HDF5 file and what is in it: groups, scalars, texts, lists and label images, with attributes.
 //!
 //! Knows neither the qmap's nor the metadata's layout.
 
 use std::path::{Path, PathBuf};
 
-use hdf5::types::VarLenUnicode;
 use hdf5::{File, H5Type, Location};
 
 use crate::correlate::bins::Shape;
-use crate::dataset::DatasetError;
+use crate::dataset::{DatasetError, objects};
 
 /// Elements above which an image is compressed.
 const COMPRESS_ABOVE: usize = 1024;
@@ -39,32 +38,31 @@ impl Tree {
         value: T,
         attributes: &[(&str, &str)],
     ) -> Result<(), DatasetError> {
-        let dataset = self.file.new_dataset::<T>().create(name).map_err(|e| self.fault(name, e))?;
-        dataset.write_scalar(&value).map_err(|e| self.fault(name, e))?;
+        let dataset = objects::scalar(&self.file, name, &value).map_err(|e| self.fault(name, e))?;
         self.describe(&dataset, name, attributes)
     }
 
     /// A new scalar text of variable length with attributes.
     pub(super) fn text(&self, name: &str, value: &str, attributes: &[(&str, &str)]) -> Result<(), DatasetError> {
-        self.scalar(name, unicode(value), attributes)
+        self.scalar(name, objects::unicode(value), attributes)
     }
 
     /// A new list, uncompressed.
     pub(super) fn list<T: H5Type>(&self, name: &str, values: &[T]) -> Result<(), DatasetError> {
-        self.file.new_dataset_builder().with_data(values).create(name).map(|_| ()).map_err(|e| self.fault(name, e))
+        objects::array(&self.file, name, &[values.len()], values).map(drop).map_err(|e| self.fault(name, e))
     }
 
     /// A new list of texts.
     pub(super) fn texts(&self, name: &str, values: &[&str]) -> Result<(), DatasetError> {
-        self.list(name, &values.iter().map(|v| unicode(v)).collect::<Vec<_>>())
+        objects::texts(&self.file, name, values).map(drop).map_err(|e| self.fault(name, e))
     }
 
     /// A new row-major image, compressed with lzf when it is large.
     pub(super) fn image<T: H5Type>(&self, name: &str, shape: Shape, values: &[T]) -> Result<(), DatasetError> {
         let grid = (shape.rows, shape.cols);
-        let builder = self.file.new_dataset::<T>();
+        let builder = objects::builder(&self.file);
         let builder = if values.len() > COMPRESS_ABOVE { builder.lzf().chunk(grid) } else { builder };
-        let dataset = builder.shape(grid).create(name).map_err(|e| self.fault(name, e))?;
+        let dataset = builder.empty::<T>().shape(grid).create(name).map_err(|e| self.fault(name, e))?;
         dataset.write_raw(values).map_err(|e| self.fault(name, e))
     }
 
@@ -77,8 +75,7 @@ impl Tree {
 
     fn describe(&self, object: &Location, name: &str, attributes: &[(&str, &str)]) -> Result<(), DatasetError> {
         for (attribute, value) in attributes {
-            let added = object.new_attr::<VarLenUnicode>().create(*attribute);
-            added.and_then(|a| a.write_scalar(&unicode(value))).map_err(|e| self.fault(name, e))?;
+            objects::attribute(object, attribute, value).map_err(|e| self.fault(name, e))?;
         }
         Ok(())
     }
@@ -103,9 +100,4 @@ impl Tree {
     fn fault(&self, object: &str, error: hdf5::Error) -> DatasetError {
         DatasetError::hdf5(format!("write {object}"), &self.path, error)
     }
-}
-
-fn unicode(value: &str) -> VarLenUnicode {
-    // Only a NUL is refused, which no text of this module has; it would end the text for every C reader anyway.
-    value.split('\0').next().unwrap_or_default().parse().unwrap_or_default()
 }

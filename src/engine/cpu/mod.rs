@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
 
-use crate::correlate::bins::{Partition, Shape};
+use crate::correlate::bins::Partition;
+use crate::correlate::listed::listed_pixels;
 use crate::correlate::result::{Correlation, SaturatedPixel};
 use crate::dataset::{FrameSource, Source};
 
@@ -25,12 +26,10 @@ mod sparse_frames;
 mod twotime;
 
 use pool::Pool;
+use sparse_frames::FramesAsEvents;
 
 /// More saturated pixels than this fraction of the mask means that the data, not the pixels, are at fault.
 const MOST_SATURATED: f64 = 0.01;
-
-/// How many saturated pixels a message names.
-const NAMED_PIXELS: usize = 10;
 
 /// Frames with fewer occupied pixels than this fraction are taken as events.
 /// Where the two ways cost the same was measured with `benches/correlate.rs`.
@@ -64,16 +63,19 @@ impl CpuEngine {
             let sample = frames::look(source, &partition, request, &found)?;
             let done = if !found.is_empty() {
                 None
-            } else if sample.occupancy < SPARSE_OCCUPANCY && sparse_frames::possible(source) {
-                let events = sparse_frames::FramesAsEvents::new(source, request.selection, &partition, &found);
-                photons::correlate(&events, &partition, request, pool, &|| !found.is_empty(), maps)?
             } else {
-                frames::correlate(source, &partition, request, pool, &found, sample, maps)?
+                let few = sample.occupancy < SPARSE_OCCUPANCY;
+                let events = few.then(|| FramesAsEvents::new(source, request.selection, &partition, &found)).flatten();
+                match events {
+                    Some(events) => {
+                        photons::correlate(&events, &partition, request, pool, &|| !found.is_empty(), maps)?
+                    }
+                    None => frames::correlate(source, &partition, request, pool, &found, sample, maps)?,
+                }
             };
             match done {
                 Some(correlation) if found.is_empty() => {
-                    let saturated =
-                        excluded.into_iter().map(|(pixel, frame)| SaturatedPixel { pixel, frame }).collect();
+                    let saturated = saturated(&excluded).collect();
                     return Ok((Correlation { saturated, ..correlation }, partition));
                 }
                 _ => {
@@ -168,22 +170,12 @@ fn check_saturated(excluded: &BTreeMap<u32, u64>, request: &Request) -> Result<(
         "{} of {masked_in} masked-in pixels carry the saturation value, {why}: {}; \
          correct the mask, or use --saturated keep to count the value",
         excluded.len(),
-        name_pixels(excluded, request.labels.shape),
+        listed_pixels(saturated(excluded), request.labels.shape),
     )))
 }
 
-/// The first ten pixels by row, column and frame, then how many more there are.
-fn name_pixels(pixels: &BTreeMap<u32, u64>, shape: Shape) -> String {
-    let names: Vec<String> = pixels
-        .iter()
-        .take(NAMED_PIXELS)
-        .map(|(&pixel, frame)| {
-            let (row, col) = shape.place(pixel);
-            format!("({row}, {col}) in frame {frame}")
-        })
-        .collect();
-    let more = pixels.len().saturating_sub(NAMED_PIXELS);
-    if more > 0 { format!("{} and {more} more", names.join(", ")) } else { names.join(", ") }
+fn saturated(excluded: &BTreeMap<u32, u64>) -> impl ExactSizeIterator<Item = SaturatedPixel> {
+    excluded.iter().map(|(&pixel, &frame)| SaturatedPixel { pixel, frame })
 }
 
 #[cfg(test)]

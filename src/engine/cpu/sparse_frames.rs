@@ -19,23 +19,43 @@ pub(super) struct FramesAsEvents<'a> {
     source: &'a dyn FrameSource,
     selection: FrameSelection,
     found: &'a Saturated,
+    counts: Counts,
     masked_in: Vec<bool>,
     frames_per_block: u64,
 }
 
-/// Whether frames of this source can be told as events at all.
-pub(super) fn possible(source: &dyn FrameSource) -> bool {
-    let unsigned = matches!(source.pixel_type(), PixelType::U8 | PixelType::U16 | PixelType::U32);
-    unsigned && source.info().frames <= Event::MAX_FRAMES && source.info().shape.pixels() <= Event::MAX_PIXELS
+/// The element types whose values are all counts.
+#[derive(Debug, Clone, Copy)]
+enum Counts {
+    U8,
+    U16,
+    U32,
+}
+
+impl Counts {
+    fn of(pixel: PixelType) -> Option<Self> {
+        match pixel {
+            PixelType::U8 => Some(Self::U8),
+            PixelType::U16 => Some(Self::U16),
+            PixelType::U32 => Some(Self::U32),
+            PixelType::I16 | PixelType::I32 | PixelType::F32 => None,
+        }
+    }
 }
 
 impl<'a> FramesAsEvents<'a> {
+    /// None where the frames cannot be told as events: by their type, or because they or their pixels are too many.
     pub(super) fn new(
         source: &'a dyn FrameSource,
         selection: FrameSelection,
         partition: &Partition,
         found: &'a Saturated,
-    ) -> Self {
+    ) -> Option<Self> {
+        let counts = Counts::of(source.pixel_type())?;
+        let info = source.info();
+        if info.frames > Event::MAX_FRAMES || info.shape.pixels() > Event::MAX_PIXELS {
+            return None;
+        }
         let mut masked_in = vec![false; partition.shape().pixels()];
         for &pixel in partition.pixels() {
             masked_in[pixel as usize] = true;
@@ -43,7 +63,7 @@ impl<'a> FramesAsEvents<'a> {
         let frame_bytes = partition.shape().pixels() * source.pixel_type().size();
         let chunk = source.frames_per_chunk().max(1);
         let frames_per_block = (BLOCK_BYTES / frame_bytes.max(1)).next_multiple_of(chunk).max(chunk) as u64;
-        Self { source, selection, found, masked_in, frames_per_block }
+        Some(Self { source, selection, found, counts, masked_in, frames_per_block })
     }
 
     /// First block that holds a selected frame.
@@ -79,11 +99,10 @@ impl<'a> FramesAsEvents<'a> {
     }
 
     fn scan_frame(&self, frame: u64, data: &[u8], out: &mut Vec<Event>) {
-        match self.source.pixel_type() {
-            PixelType::U8 => self.scan(frame, data, out),
-            PixelType::U16 => self.scan(frame, bytemuck::cast_slice::<u8, u16>(data), out),
-            PixelType::U32 => self.scan(frame, bytemuck::cast_slice::<u8, u32>(data), out),
-            PixelType::I16 | PixelType::I32 | PixelType::F32 => unreachable!("possible() refused this type"),
+        match self.counts {
+            Counts::U8 => self.scan(frame, data, out),
+            Counts::U16 => self.scan(frame, bytemuck::cast_slice::<u8, u16>(data), out),
+            Counts::U32 => self.scan(frame, bytemuck::cast_slice::<u8, u32>(data), out),
         }
     }
 }

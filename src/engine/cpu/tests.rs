@@ -7,7 +7,7 @@ use ndarray::Array2;
 use proptest::prelude::*;
 
 use super::*;
-use crate::correlate::bins::Labels;
+use crate::correlate::bins::{Labels, Shape};
 use crate::correlate::oracle;
 use crate::correlate::result::{MultiTau, TwoTimeMap};
 use crate::correlate::twotime::Smoothing;
