@@ -74,17 +74,14 @@ impl Shared {
     }
 
     fn watch(&self, limit: Duration) -> ! {
+        let mut reading = self.lock();
         loop {
-            let reading =
-                self.begun.wait_while(self.lock(), |reading| reading.is_none()).unwrap_or_else(PoisonError::into_inner);
-            if let Some(Reading { input, since }) = &*reading
-                && computing_time().saturating_sub(*since) > limit
-            {
+            reading = match &*reading {
                 // Still locked: the end cannot be told any more, and nobody goes on meanwhile.
-                end(input, limit);
-            }
-            drop(reading);
-            thread::sleep(PERIOD);
+                Some(Reading { input, since }) if computing_time().saturating_sub(*since) > limit => end(input, limit),
+                Some(_) => self.begun.wait_timeout(reading, PERIOD).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.begun.wait(reading).unwrap_or_else(PoisonError::into_inner),
+            };
         }
     }
 }
