@@ -3,6 +3,8 @@
 //! Sums are kept per shard of pixels and merged in shard order, so that the result does not depend on how many
 //! threads computed the shards. The caller chooses shards that depend on the pixels alone.
 
+use std::ops::Range;
+
 use ndarray::Array2;
 
 use super::bins::Partition;
@@ -56,6 +58,31 @@ impl Slots {
     }
 }
 
+/// Neighbouring pixels of the same bin: label, places. Pixels of no bin are left out.
+fn label_runs(labels: &[u32]) -> impl Iterator<Item = (u32, Range<usize>)> {
+    let mut start = 0;
+    labels.chunk_by(|a, b| a == b).filter_map(move |run| {
+        start += run.len();
+        (run[0] > 0).then_some((run[0], start - run.len()..start))
+    })
+}
+
+/// Sum of some lanes; of all of them by halves, which vectors do at once.
+#[inline]
+pub fn sum_lanes<const N: usize>(row: &[f64; N], lanes: &Range<usize>) -> f64 {
+    if lanes.len() < N || !N.is_power_of_two() {
+        return row[lanes.clone()].iter().sum();
+    }
+    let mut sums = *row;
+    let mut half = N / 2;
+    while half > 0 {
+        let (low, high) = sums.split_at_mut(half);
+        std::iter::zip(low, &high[..half]).for_each(|(a, b)| *a += b);
+        half /= 2;
+    }
+    sums[0]
+}
+
 impl BinSums {
     /// Empty sums for `delays` delays.
     pub fn new(partition: &Partition, delays: usize) -> Self {
@@ -87,6 +114,42 @@ impl BinSums {
                 let d = pixel_g2(g2[k], later[k], earlier[k]) - 1.0;
                 first[k] += d;
                 second[k] += d * d;
+            }
+        }
+    }
+
+    /// Adds up to `N` pixels: the labels of each; for each channel one row a delay, in it one number a pixel.
+    pub fn add_pixels<const N: usize>(
+        &mut self,
+        static_labels: &[u32],
+        dynamic_labels: &[u32],
+        channels: [&[[f64; N]]; CHANNELS],
+    ) {
+        let n = self.delays;
+        let pixels = static_labels.len();
+        assert!(channels.iter().all(|rows| rows.len() == n) && pixels <= N && dynamic_labels.len() == pixels);
+        for (label, lanes) in label_runs(static_labels) {
+            let sums = self.static_mut(label, lanes.len() as u64);
+            for (sums, rows) in std::iter::zip(sums.chunks_exact_mut(n.max(1)), channels) {
+                std::iter::zip(sums, rows).for_each(|(sum, row)| *sum += sum_lanes(row, &lanes));
+            }
+        }
+        let runs: Vec<_> = label_runs(dynamic_labels).collect();
+        for (label, lanes) in &runs {
+            self.dynamic_mut(*label, lanes.len() as u64);
+        }
+        let [g2, later, earlier] = channels;
+        for k in 0..n {
+            let mut first = [0.0; N];
+            let mut second = [0.0; N];
+            for lane in 0..N {
+                first[lane] = pixel_g2(g2[k][lane], later[k][lane], earlier[k][lane]) - 1.0;
+                second[lane] = first[lane] * first[lane];
+            }
+            for (label, lanes) in &runs {
+                let sums = self.dynamic_mut(*label, 0);
+                sums[k] += sum_lanes(&first, lanes);
+                sums[n + k] += sum_lanes(&second, lanes);
             }
         }
     }

@@ -23,11 +23,19 @@ pub(super) trait Raw: Pod + PartialEq + Send + Sync {
     /// What is wrong with the value, if it cannot be correlated.
     fn fault(self) -> Option<&'static str>;
 
-    /// Sum of a run.
-    fn sum(run: &[Self]) -> f64;
+    /// Sums a run and says whether any value is saturated or cannot be correlated.
+    fn survey(run: &[Self], saturation: Option<u32>) -> Survey;
 
     /// Adds a run, pixel by pixel, to `short` if 2^16 frames of the type fit there, to `long` otherwise.
     fn accumulate(run: &[Self], short: &mut [u32], long: &mut [f64]);
+}
+
+/// What a look at a run of pixels shows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Survey {
+    pub(super) sum: f64,
+    /// Some value is saturated or cannot be correlated.
+    pub(super) unusual: bool,
 }
 
 /// A count as it is kept for the time series.
@@ -43,7 +51,24 @@ pub(super) trait Store<R>: Cell {
 
     /// Adds a further frame of an average.
     fn add(cells: &mut [Self], run: &[R]);
+
+    /// Whether any value of a run is too large for a cell, which then holds the largest that fits.
+    #[inline]
+    fn overflows(run: &[R]) -> bool {
+        let _ = run;
+        false
+    }
+
+    /// How much larger than its cell a value is.
+    #[inline]
+    fn excess(value: R) -> u32 {
+        let _ = value;
+        0
+    }
 }
+
+/// Counts that are summed side by side: a vector of the narrowest type.
+const LANES: usize = 32;
 
 fn add_short<R: Copy + Into<u32>>(run: &[R], short: &mut [u32]) {
     std::iter::zip(short, run).for_each(|(sum, &value)| *sum += value.into());
@@ -74,9 +99,47 @@ macro_rules! unsigned {
             }
 
             #[inline]
-            fn sum(run: &[Self]) -> f64 {
-                // blocks whose sum fits the wide type
-                run.chunks($block).map(|b| b.iter().map(|&v| <$wide>::from(v)).sum::<$wide>() as f64).sum()
+            fn survey(run: &[Self], saturation: Option<u32>) -> Survey {
+                #[cfg(target_arch = "x86_64")]
+                #[target_feature(enable = "avx2")]
+                fn with_avx2(run: &[$type]) -> (f64, $type) {
+                    sum_and_largest(run)
+                }
+
+                // lanes side by side make vectors; blocks whose sums fit the wide type
+                #[inline(always)]
+                fn sum_and_largest(run: &[$type]) -> (f64, $type) {
+                    let mut total = 0.0;
+                    let mut largest = [0; LANES];
+                    for block in run.chunks($block * LANES) {
+                        let mut sums = [0 as $wide; LANES];
+                        let (rows, rest) = block.as_chunks::<LANES>();
+                        for row in rows {
+                            for lane in 0..LANES {
+                                sums[lane] += <$wide>::from(row[lane]);
+                                largest[lane] = largest[lane].max(row[lane]);
+                            }
+                        }
+                        for (lane, &value) in rest.iter().enumerate() {
+                            total += value as f64;
+                            largest[lane] = largest[lane].max(value);
+                        }
+                        for sum in sums {
+                            total += sum as f64;
+                        }
+                    }
+                    (total, largest.into_iter().max().unwrap_or(0))
+                }
+
+                #[cfg(target_arch = "x86_64")]
+                let vectors = std::is_x86_feature_detected!("avx2");
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: the processor has AVX2.
+                let (sum, largest) = if vectors { unsafe { with_avx2(run) } } else { sum_and_largest(run) };
+                #[cfg(not(target_arch = "x86_64"))]
+                let (sum, largest) = sum_and_largest(run);
+                // the value that marks saturation is the type's largest, so that no other can exceed it
+                Survey { sum, unusual: saturation.is_some_and(|value| u32::from(largest) >= value) }
             }
 
             #[inline]
@@ -88,7 +151,7 @@ macro_rules! unsigned {
     };
 }
 
-unsigned!(u8, u32, 1 << 20, |run, short, _| add_short(run, short));
+unsigned!(u8, u16, 1 << 8, |run, short, _| add_short(run, short));
 unsigned!(u16, u32, 1 << 15, |run, short, _| add_short(run, short));
 unsigned!(u32, u64, 1 << 20, |run, _, long| add_long(run, long));
 
@@ -113,8 +176,9 @@ macro_rules! signed {
             }
 
             #[inline]
-            fn sum(run: &[Self]) -> f64 {
-                run.iter().map(|&v| i64::from(v)).sum::<i64>() as f64
+            fn survey(run: &[Self], _: Option<u32>) -> Survey {
+                let sum = run.iter().map(|&v| i64::from(v)).sum::<i64>() as f64;
+                Survey { sum, unusual: run.iter().fold(0, |lowest, &v| v.min(lowest)) < 0 }
             }
 
             #[inline]
@@ -147,8 +211,9 @@ impl Raw for f32 {
     }
 
     #[inline]
-    fn sum(run: &[Self]) -> f64 {
-        run.iter().map(|&v| f64::from(v)).sum()
+    fn survey(run: &[Self], _: Option<u32>) -> Survey {
+        let sum = run.iter().map(|&v| f64::from(v)).sum::<f64>();
+        Survey { sum, unusual: !sum.is_finite() }
     }
 
     #[inline]
@@ -295,10 +360,14 @@ impl OutsideSums {
     }
 }
 
+/// Pixels of a run at most: what is done with a run, step by step, finds it in the nearest cache.
+const LONGEST_RUN: usize = 4096;
+
 fn runs(pixels: &[u32]) -> Vec<PixelRun> {
     let mut rank = 0;
     pixels
         .chunk_by(|a, b| a + 1 == *b)
+        .flat_map(|run| run.chunks(LONGEST_RUN))
         .map(|run| {
             rank += run.len();
             PixelRun { pixel: run[0] as usize, rank: rank - run.len(), len: run.len() }
@@ -322,16 +391,16 @@ pub(super) fn check_and_sum<R: Raw>(
     let mut sum = 0.0;
     for run in runs {
         let values = &pixels[run.pixel..run.pixel + run.len];
-        if values.iter().fold(false, |any, v| any | v.fault().is_some()) {
-            return Err(fault(frame, values, run.pixel, shape));
-        }
-        if let Some(value) = found.value
-            && values.iter().fold(false, |any, v| any | v.is(value))
-        {
-            let marked = (0..run.len).filter(|&k| values[k].is(value));
+        let survey = R::survey(values, found.value);
+        sum += survey.sum;
+        if survey.unusual {
+            if values.iter().any(|v| v.fault().is_some()) {
+                return Err(fault(frame, values, run.pixel, shape));
+            }
+            let saturated = |value: &R| found.value.is_some_and(|saturation| value.is(saturation));
+            let marked = (0..run.len).filter(|&k| saturated(&values[k]));
             marked.for_each(|k| found.add((run.pixel + k) as u32, frame));
         }
-        sum += R::sum(values);
         keep(run, values);
     }
     Ok(sum)
@@ -363,11 +432,33 @@ mod tests {
         assert!(runs(&[]).is_empty());
     }
 
+    fn sum<R: Raw>(run: &[R]) -> f64 {
+        R::survey(run, None).sum
+    }
+
+    #[test]
+    fn a_survey_finds_what_is_unusual_wherever_it_lies() {
+        for len in [1, 31, 33, 4096] {
+            for at in [0, len / 2, len - 1] {
+                let mut counts = vec![3u8; len];
+                assert!(!u8::survey(&counts, Some(255)).unusual);
+                counts[at] = 255;
+                assert!(u8::survey(&counts, Some(255)).unusual && !u8::survey(&counts, None).unusual);
+                let mut signed = vec![3i16; len];
+                signed[at] = -1;
+                assert!(i16::survey(&signed, None).unusual);
+                let mut real = vec![3.0f32; len];
+                real[at] = f32::NAN;
+                assert!(f32::survey(&real, None).unusual);
+            }
+        }
+    }
+
     #[test]
     fn sums_do_not_overflow() {
-        assert_eq!(<u16 as Raw>::sum(&vec![u16::MAX; 100_000]), 6_553_500_000.0);
-        assert_eq!(<u8 as Raw>::sum(&vec![u8::MAX; 3_000_000]), 765_000_000.0);
-        assert_eq!(<u32 as Raw>::sum(&[u32::MAX; 4]), 17_179_869_180.0);
-        assert_eq!(<i32 as Raw>::sum(&[i32::MAX; 4]), 8_589_934_588.0);
+        assert_eq!(sum(&vec![u16::MAX; 100_000]), 6_553_500_000.0);
+        assert_eq!(sum(&vec![u8::MAX; 3_000_000]), 765_000_000.0);
+        assert_eq!(sum(&[u32::MAX; 4]), 17_179_869_180.0);
+        assert_eq!(sum(&[i32::MAX; 4]), 8_589_934_588.0);
     }
 }

@@ -17,6 +17,7 @@ mod events;
 mod frames;
 mod layout;
 mod memory;
+mod narrow;
 mod photons;
 mod pixel_store;
 mod pool;

@@ -111,16 +111,29 @@ impl EventSource for MemoryEvents {
     }
 }
 
+/// Size of the dynamic bins; a third of it is a static bin.
+#[derive(Debug, Clone, Copy)]
+enum Bins {
+    /// 60 pixels.
+    Small,
+    /// 2400 pixels, which float32 is good enough for where data are faint.
+    Large,
+}
+
 /// Rings of bins, some pixels masked out, some without a bin, some blemished.
-fn labels(seed: u64) -> Labels {
+fn labels(seed: u64, bins: Bins) -> Labels {
+    let pixels_per_bin = match bins {
+        Bins::Small => 60,
+        Bins::Large => 2400,
+    };
     let of = |modulus: u64, pixel: usize| noise(seed, 0, pixel) % modulus;
     let pixels = 0..SHAPE.pixels();
     Labels {
         shape: SHAPE,
         mask: pixels.clone().map(|p| of(6, p) != 0).collect(),
         blemish: pixels.clone().map(|p| of(19, p) != 1).collect(),
-        dynamic_labels: pixels.clone().map(|p| (p / 60) as u32).collect(),
-        static_labels: pixels.map(|p| if of(23, p) == 2 { 0 } else { (p / 20) as u32 + 1 }).collect(),
+        dynamic_labels: pixels.clone().map(|p| (p / pixels_per_bin) as u32).collect(),
+        static_labels: pixels.map(|p| if of(23, p) == 2 { 0 } else { (p * 3 / pixels_per_bin) as u32 + 1 }).collect(),
     }
 }
 
@@ -142,7 +155,7 @@ fn counts(seed: u64, occupancy: f64, bright: u64) -> impl Fn(usize, usize) -> f6
 fn request(frames: usize, window: FrameWindow, seed: u64) -> Request {
     Request {
         selection: window.select(frames as u64).expect("frames"),
-        labels: labels(seed),
+        labels: labels(seed, Bins::Small),
         multi_tau: Some(MultiTauRequest {
             normalization: Normalization::FrameMean,
             parts: 0,
@@ -285,12 +298,17 @@ proptest! {
         ],
         faint in any::<bool>(),
         tight in any::<bool>(),
+        spikes in any::<bool>(),
+        bins in prop_oneof![Just(Bins::Small), Just(Bins::Large)],
         seed in 0u64..1000,
     ) {
         let scale = if pixel == PixelType::F32 { 0.3 } else { 1.0 };
         let value = counts(seed, occupancy, if faint { 4 } else if pixel == PixelType::U8 { 200 } else { 30_000 });
-        let data = Memory::new(pixel, frames, move |t, p| f64::from((value(t, p) * scale) as f32));
+        let spike = move |t, p| if spikes && noise(seed, t, p + 1).is_multiple_of(1000) { 60.0 } else { 1.0 };
+        let most = if pixel == PixelType::U8 { 200.0 } else { 30_000.0 };
+        let data = Memory::new(pixel, frames, move |t, p| f64::from((value(t, p) * spike(t, p) * scale).min(most) as f32));
         let mut request = request(frames, window, seed);
+        request.labels = labels(seed, bins);
         let pixel_g2 = if tight { PixelG2Output::Drop } else { PixelG2Output::Keep };
         request.multi_tau = Some(MultiTauRequest { normalization, parts, pixel_g2 });
         request.two_time = Some(TwoTimeRequest { smoothing, labels: vec![1, 2, 3] });
@@ -298,6 +316,19 @@ proptest! {
             // not all pixels fit: several bands, and two-time bins in groups
             request.memory = 28_000_000;
         }
+        check(&data, &request, run(&Source::Frames(Box::new(data.clone())), &request, 2));
+    }
+}
+
+#[test]
+fn counts_that_turn_large_where_no_sample_was_taken_are_right() {
+    let frames = 300;
+    let value = counts(5, 1.0, 4);
+    let data =
+        Memory::new(PixelType::U16, frames, move |t, p| value(t, p) * if (10..40).contains(&t) { 500.0 } else { 1.0 });
+    let mut request = request(frames, FrameWindow::default(), 5);
+    for bins in [Bins::Small, Bins::Large] {
+        request.labels = labels(5, bins);
         check(&data, &request, run(&Source::Frames(Box::new(data.clone())), &request, 2));
     }
 }

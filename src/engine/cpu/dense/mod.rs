@@ -7,58 +7,33 @@ use std::sync::Mutex;
 
 use crate::correlate::bins::Partition;
 use crate::correlate::delays::DelayPlan;
-use crate::correlate::reduce::{BinSums, CHANNELS};
+use crate::correlate::reduce::{BinSums, CHANNELS, sum_lanes};
 use crate::correlate::result::{MultiTau, PixelG2};
 use crate::correlate::scattering::{SegmentPlan, Tally};
 use crate::engine::{EngineError, MultiTauRequest, PixelG2Output};
 
 use super::cells::Cell;
-use super::memory::prefetch;
 use super::pixel_store::PixelStore;
 use super::pool::Pool;
 use super::sparse::{Span, spans};
 
+mod stage;
 mod tile;
+mod vector;
 
+pub(super) use stage::{Block, More};
+use stage::{STAGE, add_excesses, convert, stage};
 pub(super) use tile::Real;
-use tile::{BATCH, Row, TILE, TileSeries, TileState, Workspace};
+use tile::{BATCH, StateSize, TileSeries, TileState, Workspace};
+use vector::{Row, Rows, TILE, Vector};
 
 /// Pixels in a shard: enough shards for many threads, few enough that their bins' sums stay small.
 pub(super) const SHARD: usize = 4096;
-
-/// Pixels that are copied out of the frames at once, so that memory is read in long pieces.
-const STAGE: usize = 8 * TILE;
-
-/// Rows that are fetched ahead of the one that is copied.
-const ROWS_AHEAD: usize = 8;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// A series that multi-tau runs over.
 struct Series {
     span: Span,
     plan: DelayPlan,
-}
-
-/// A block of frames: cells of the band's pixels, frame by frame.
-pub(super) struct Block<'a, C, F> {
-    pub(super) cells: &'a [C],
-    /// First frame.
-    pub(super) first: usize,
-    /// Number of frames.
-    pub(super) frames: usize,
-    /// Factor of each frame of the block.
-    pub(super) factors: &'a [F],
-    /// Whether more blocks follow.
-    pub(super) more: More,
-}
-
-/// Whether a block is the last one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum More {
-    Follow,
-    End,
 }
 
 /// Sums over all frames of a band of pixels.
@@ -67,7 +42,9 @@ pub(super) struct DenseSums<'a, F> {
     segments: SegmentPlan,
     /// The whole series first; empty where no multi-tau is wanted.
     series: Vec<Series>,
-    shards: Vec<Mutex<Shard<F>>>,
+    shards: Vec<Mutex<Shard>>,
+    /// The tiles' states, while more blocks follow.
+    states: States<F>,
     /// First rank of the band.
     first_rank: usize,
     width: usize,
@@ -75,11 +52,9 @@ pub(super) struct DenseSums<'a, F> {
 }
 
 /// A range of pixels.
-struct Shard<F> {
+struct Shard {
     /// Ranks, relative to the band.
     columns: Range<usize>,
-    /// Tiles' states between blocks: of the whole series, and of the part that is being fed.
-    states: Vec<[TileState<F>; 2]>,
     /// For each series.
     sums: Vec<BinSums>,
     /// Counts of each pixel.
@@ -95,6 +70,30 @@ struct Shard<F> {
 /// The slot of a pixel whose counts do not belong to its bin's segments: it is blemished.
 const NOT_SUMMED: u32 = u32::MAX;
 
+/// Memory of tiles' states, tile by tile: first of the whole series, then of the part that is being fed.
+#[derive(Default)]
+struct States<F> {
+    samples: Rows<F>,
+    sums: Rows<f64>,
+}
+
+impl<F: Real> States<F> {
+    fn new(tile: StateSize, tiles: usize) -> Self {
+        Self { samples: Rows::new(tile.samples * tiles), sums: Rows::new(tile.sums * tiles) }
+    }
+
+    fn reset(&mut self) {
+        self.samples.as_mut_slice().fill(Row::default());
+        self.sums.as_mut_slice().fill(Row::default());
+    }
+}
+
+/// The states of a shard's tiles: those that last from block to block, or those of the one tile at work.
+enum ShardStates<'a, F> {
+    Kept(&'a mut [Row<F>], &'a mut [Row<f64>]),
+    Passing,
+}
+
 /// Buffers of a thread.
 struct Buffers<C, F> {
     stage: Vec<C>,
@@ -103,7 +102,8 @@ struct Buffers<C, F> {
     part: Workspace<F>,
     series: TileSeries,
     pixel: [Vec<f64>; CHANNELS],
-    state: Option<[TileState<F>; 2]>,
+    /// Of a tile, where one block holds all frames.
+    states: States<F>,
 }
 
 impl<'a, F: Real> DenseSums<'a, F> {
@@ -127,7 +127,6 @@ impl<'a, F: Real> DenseSums<'a, F> {
                 let columns = start..(start + SHARD).min(width);
                 let (labels, slots) = slots(partition, band.start + columns.start..band.start + columns.end);
                 Mutex::new(Shard {
-                    states: Vec::new(),
                     sums: series.iter().map(|s| BinSums::new(partition, s.plan.len())).collect(),
                     totals: vec![0.0; columns.len()],
                     segments: vec![0.0; labels.len() * segments.segments],
@@ -137,14 +136,15 @@ impl<'a, F: Real> DenseSums<'a, F> {
                 })
             })
             .collect();
-        Self { partition, segments, series, shards, first_rank: band.start, width, store }
+        let states = States::new(StateSize::default(), 0);
+        Self { partition, segments, series, shards, states, first_rank: band.start, width, store }
     }
 
     /// Bytes that each pixel takes between blocks.
     pub(super) fn state_bytes(frames: u64, wanted: Option<MultiTauRequest>) -> u64 {
         wanted.map_or(8, |wanted| {
             let plan = DelayPlan::new(frames);
-            TileState::<F>::bytes_per_pixel(&plan) * if wanted.parts > 1 { 2 } else { 1 } + 8
+            StateSize::new(&plan).bytes_per_pixel::<F>() * if wanted.parts > 1 { 2 } else { 1 } + 8
         })
     }
 
@@ -152,135 +152,170 @@ impl<'a, F: Real> DenseSums<'a, F> {
     ///
     /// # Errors
     /// Cancellation.
-    pub(super) fn add<C: Cell>(&self, block: &Block<'_, C, F>, pool: Pool<'_>) -> Result<(), EngineError> {
+    pub(super) fn add<C: Cell>(&mut self, block: &Block<'_, C, F>, pool: Pool<'_>) -> Result<(), EngineError> {
+        let tile = self.tile_size();
+        if block.first == 0 && block.more == More::Follow {
+            self.states = States::new(tile, self.width.div_ceil(TILE));
+        }
+        let mut states = std::mem::replace(&mut self.states, States::new(tile, 0));
+        let kept = shard_states(&mut states, tile, self.shards.len());
         let init = || Buffers {
             stage: Vec::new(),
             work: Workspace::default(),
             part: Workspace::default(),
             series: TileSeries::default(),
             pixel: Default::default(),
-            state: None,
+            states: States::new(tile, 1),
         };
         pool.run(self.shards.len(), init, |buffers, index| {
             let mut shard = self.shards[index].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            self.add_to_shard(&mut shard, block, buffers);
+            let mut kept = kept[index].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            self.add_to_shard(&mut shard, &mut kept, block, buffers);
             Ok(())
         })?;
+        drop(kept);
+        self.states = states;
         Ok(())
     }
 
-    fn add_to_shard<C: Cell>(&self, shard: &mut Shard<F>, block: &Block<'_, C, F>, buffers: &mut Buffers<C, F>) {
+    /// What a tile remembers.
+    fn tile_size(&self) -> StateSize {
+        let sizes = self.series.iter().take(2).map(|series| StateSize::new(&series.plan));
+        sizes.fold(StateSize::default(), |all, size| StateSize {
+            samples: all.samples + size.samples,
+            sums: all.sums + size.sums,
+        })
+    }
+
+    fn add_to_shard<C: Cell>(
+        &self,
+        shard: &mut Shard,
+        states: &mut ShardStates<'_, F>,
+        block: &Block<'_, C, F>,
+        buffers: &mut Buffers<C, F>,
+    ) {
         #[cfg(target_arch = "x86_64")]
         if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
             // SAFETY: the processor has AVX2 and FMA.
-            return unsafe { self.add_to_shard_fma(shard, block, buffers) };
+            return unsafe { self.add_to_shard_fma(shard, states, block, buffers) };
         }
-        self.add_to_shard_with::<C, false>(shard, block, buffers);
+        self.add_to_shard_with::<C, F::Plain>(shard, states, block, buffers);
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    fn add_to_shard_fma<C: Cell>(&self, shard: &mut Shard<F>, block: &Block<'_, C, F>, buffers: &mut Buffers<C, F>) {
-        self.add_to_shard_with::<C, true>(shard, block, buffers);
-    }
-
-    #[inline(always)]
-    fn add_to_shard_with<C: Cell, const FMA: bool>(
+    fn add_to_shard_fma<C: Cell>(
         &self,
-        shard: &mut Shard<F>,
+        shard: &mut Shard,
+        states: &mut ShardStates<'_, F>,
         block: &Block<'_, C, F>,
         buffers: &mut Buffers<C, F>,
     ) {
-        for start in shard.columns.clone().step_by(STAGE) {
-            let columns = start..(start + STAGE).min(shard.columns.end);
+        self.add_to_shard_with::<C, F::Avx>(shard, states, block, buffers);
+    }
+
+    #[inline(always)]
+    fn add_to_shard_with<C: Cell, V: Vector<F>>(
+        &self,
+        shard: &mut Shard,
+        states: &mut ShardStates<'_, F>,
+        block: &Block<'_, C, F>,
+        buffers: &mut Buffers<C, F>,
+    ) {
+        let size = self.tile_size();
+        let mut passing = std::mem::take(&mut buffers.states);
+        let width = (STAGE / size_of::<C>()).next_multiple_of(TILE);
+        for start in shard.columns.clone().step_by(width) {
+            let columns = start..(start + width).min(shard.columns.end);
             let tiles = columns.len().div_ceil(TILE);
             stage(block, self.width, &columns, &mut buffers.stage);
             for tile in 0..tiles {
                 let first = start + tile * TILE;
                 let lanes = first..(first + TILE).min(shard.columns.end);
+                let index = (first - shard.columns.start) / TILE;
+                let (samples, sums) = match states {
+                    ShardStates::Kept(samples, sums) => (
+                        &mut samples[index * size.samples..][..size.samples],
+                        &mut sums[index * size.sums..][..size.sums],
+                    ),
+                    ShardStates::Passing => {
+                        passing.reset();
+                        (
+                            &mut passing.samples.as_mut_slice()[..size.samples],
+                            &mut passing.sums.as_mut_slice()[..size.sums],
+                        )
+                    }
+                };
                 let cells = tile * block.frames * TILE..(tile + 1) * block.frames * TILE;
-                self.add_to_tile::<C, FMA>(shard, lanes, block, cells, buffers);
+                let states = self.tile_states(samples, sums);
+                self.add_to_tile::<C, V>(shard, states, lanes, block, cells, buffers);
             }
         }
+        buffers.states = passing;
+    }
+
+    /// The states of a tile, of the whole series and of a part; None where no multi-tau is wanted.
+    fn tile_states<'s>(&self, samples: &'s mut [Row<F>], sums: &'s mut [Row<f64>]) -> Option<[TileState<'s, F>; 2]> {
+        let whole = &self.series.first()?.plan;
+        let size = StateSize::new(whole);
+        let (whole_samples, part_samples) = samples.split_at_mut(size.samples);
+        let (whole_sums, part_sums) = sums.split_at_mut(size.sums);
+        let whole = TileState::new(whole, whole_samples, whole_sums);
+        let none = DelayPlan::new(0);
+        let part = TileState::new(self.series.get(1).map_or(&none, |part| &part.plan), part_samples, part_sums);
+        Some([whole, part])
     }
 
     #[inline(always)]
-    fn add_to_tile<C: Cell, const FMA: bool>(
+    fn add_to_tile<C: Cell, V: Vector<F>>(
         &self,
-        shard: &mut Shard<F>,
+        shard: &mut Shard,
+        mut states: Option<[TileState<'_, F>; 2]>,
         columns: Range<usize>,
         block: &Block<'_, C, F>,
         cells: Range<usize>,
         buffers: &mut Buffers<C, F>,
     ) {
-        let index = (columns.start - shard.columns.start) / TILE;
-        let mut state = self.take_state(shard, index, block, buffers);
         for start in (0..block.frames).step_by(BATCH) {
             let end = (start + BATCH).min(block.frames);
-            let rows = cells.start + start * TILE..cells.start + end * TILE;
-            let factors = &block.factors[start..end];
-            convert(&buffers.stage[rows.clone()], factors, buffers.work.start(factors.len()));
-            self.add_counts(shard, &columns, &buffers.stage[rows], block.first + start);
-            if let Some(state) = &mut state {
-                self.feed::<C, FMA>(shard, &columns, block.first + start, state, buffers);
+            let out = buffers.work.start(end - start);
+            let cells = &buffers.stage[cells.start + start * TILE..cells.start + end * TILE];
+            self.take_counts(shard, &columns, block, start..end, cells, out);
+            if let Some(states) = &mut states {
+                self.feed::<C, V>(shard, &columns, block.first + start, states, buffers);
             }
         }
-        if let Some(state) = state {
-            match block.more {
-                More::End => {
-                    self.finish_series(shard, &columns, 0, &state[0], buffers);
-                    buffers.state = Some(state);
-                }
-                More::Follow => put_state(shard, index, state),
-            }
+        if let (Some([whole, _]), More::End) = (states, block.more) {
+            self.finish_series(shard, &columns, 0, &whole, buffers);
         }
-    }
-
-    /// The tile's state from the last block, or a fresh one; None where no multi-tau is wanted.
-    fn take_state<C>(
-        &self,
-        shard: &mut Shard<F>,
-        index: usize,
-        block: &Block<'_, C, F>,
-        buffers: &mut Buffers<C, F>,
-    ) -> Option<[TileState<F>; 2]> {
-        let whole = self.series.first()?;
-        if block.first > 0 {
-            return Some(std::mem::replace(&mut shard.states[index], std::array::from_fn(|_| TileState::empty())));
-        }
-        if let Some(mut state) = buffers.state.take() {
-            state.iter_mut().for_each(TileState::reset);
-            return Some(state);
-        }
-        let part = self.series.get(1).map_or_else(TileState::empty, |part| TileState::new(&part.plan));
-        Some([TileState::new(&whole.plan), part])
     }
 
     /// Feeds a batch to the whole series and to the parts that it overlaps.
     #[inline(always)]
-    fn feed<C, const FMA: bool>(
+    fn feed<C, V: Vector<F>>(
         &self,
-        shard: &mut Shard<F>,
+        shard: &mut Shard,
         columns: &Range<usize>,
         first: usize,
-        state: &mut [TileState<F>; 2],
+        [whole, part]: &mut [TileState<'_, F>; 2],
         buffers: &mut Buffers<C, F>,
     ) {
         let end = first + buffers.work.batch().len();
-        state[0].feed::<FMA>(&self.series[0].plan, &mut buffers.work);
+        whole.feed::<V>(&self.series[0].plan, first as u64, &mut buffers.work);
         for (index, Series { span, plan }) in self.series.iter().enumerate().skip(1) {
             let overlap = first.max(span.start as usize)..end.min(span.end as usize);
             if overlap.is_empty() {
                 continue;
             }
             if overlap.start == span.start as usize {
-                state[1].reset();
+                part.reset();
             }
             let rows = &buffers.work.batch()[overlap.start - first..overlap.end - first];
             buffers.part.start(rows.len()).copy_from_slice(rows);
-            state[1].feed::<FMA>(plan, &mut buffers.part);
+            let before = overlap.start as u64 - u64::from(span.start);
+            part.feed::<V>(plan, before, &mut buffers.part);
             if overlap.end == span.end as usize {
-                self.finish_series(shard, columns, index, &state[1], buffers);
+                self.finish_series(shard, columns, index, part, buffers);
             }
         }
     }
@@ -288,48 +323,58 @@ impl<'a, F: Real> DenseSums<'a, F> {
     #[inline(always)]
     fn finish_series<C>(
         &self,
-        shard: &mut Shard<F>,
+        shard: &mut Shard,
         columns: &Range<usize>,
         index: usize,
-        state: &TileState<F>,
+        state: &TileState<'_, F>,
         buffers: &mut Buffers<C, F>,
     ) {
         let series = &mut buffers.series;
         state.finish(&self.series[index].plan, series);
-        for (lane, column) in columns.clone().enumerate() {
-            let rank = self.first_rank + column;
-            for (out, rows) in std::iter::zip(&mut buffers.pixel, [&series.g2, &series.later, &series.earlier]) {
-                out.clear();
-                out.extend(rows.iter().map(|row| row[lane]));
-            }
-            let [g2, later, earlier] = &buffers.pixel;
-            let (fixed, dynamic) = (self.partition.static_labels()[rank], self.partition.dynamic_labels()[rank]);
-            shard.sums[index].add_pixel(fixed, dynamic, g2, later, earlier);
-            if let (0, Some(store)) = (index, self.store) {
+        let ranks = self.first_rank + columns.start..self.first_rank + columns.end;
+        let (fixed, dynamic) = (self.partition.static_labels(), self.partition.dynamic_labels());
+        shard.sums[index].add_pixels(
+            &fixed[ranks.clone()],
+            &dynamic[ranks.clone()],
+            [&series.g2, &series.later, &series.earlier],
+        );
+        if let (0, Some(store)) = (index, self.store) {
+            for (lane, rank) in ranks.enumerate() {
+                for (out, rows) in std::iter::zip(&mut buffers.pixel, [&series.g2, &series.later, &series.earlier]) {
+                    out.clear();
+                    out.extend(rows.iter().map(|row| row[lane]));
+                }
+                let [g2, later, earlier] = &buffers.pixel;
                 store.keep(rank, g2, later, earlier);
             }
         }
     }
 
-    /// Adds the batch's raw counts to the pixels' totals and the segments of their bins.
+    /// Makes the rows of a batch, and adds its raw counts to the pixels' totals and the segments of their bins.
     #[inline(always)]
-    fn add_counts<C: Cell>(&self, shard: &mut Shard<F>, columns: &Range<usize>, cells: &[C], first: usize) {
-        let frames = cells.len() / TILE;
+    fn take_counts<C: Cell>(
+        &self,
+        shard: &mut Shard,
+        columns: &Range<usize>,
+        block: &Block<'_, C, F>,
+        batch: Range<usize>,
+        cells: &[C],
+        rows: &mut [Row<F>],
+    ) {
         let width = 1usize << self.segments.shift;
-        let mut start = 0;
-        while start < frames {
-            let segment = (first + start) / width;
-            let end = frames.min((segment + 1) * width - first);
-            let sums = column_sums(&cells[start * TILE..end * TILE]);
+        let mut start = batch.start;
+        while start < batch.end {
+            let segment = (block.first + start) / width;
+            let end = batch.end.min((segment + 1) * width - block.first);
+            let own = start - batch.start..end - batch.start;
+            let (cells, rows) = (&cells[own.start * TILE..own.end * TILE], &mut rows[own]);
+            let mut sums = convert(cells, &block.factors[start..end], rows);
+            add_excesses(block, columns, start..end, cells, rows, &mut sums);
             let own = columns.start - shard.columns.start..columns.end - shard.columns.start;
-            for (total, sum) in std::iter::zip(&mut shard.totals[own.clone()], sums) {
-                *total += sum;
-            }
+            add_lanes(&mut shard.totals[own.clone()], &sums);
             if segment < self.segments.segments {
-                for (&slot, sum) in std::iter::zip(&shard.slots[own], sums) {
-                    if slot != NOT_SUMMED {
-                        shard.segments[slot as usize * self.segments.segments + segment] += sum;
-                    }
+                for (slot, sum) in slot_sums(&shard.slots[own], &sums) {
+                    shard.segments[slot as usize * self.segments.segments + segment] += sum;
                 }
             }
             start = end;
@@ -394,59 +439,32 @@ fn slots(partition: &Partition, ranks: Range<usize>) -> (Vec<u32>, Vec<u32>) {
     (labels, slots)
 }
 
-fn put_state<F>(shard: &mut Shard<F>, index: usize, state: [TileState<F>; 2]) {
-    if index < shard.states.len() {
-        shard.states[index] = state;
-    } else {
-        shard.states.push(state);
+/// Adds a tile's lanes to as many numbers as it has pixels.
+#[inline(always)]
+fn add_lanes(totals: &mut [f64], lanes: &[f64; TILE]) {
+    match <&mut [f64; TILE]>::try_from(&mut *totals) {
+        Ok(full) => std::iter::zip(full, lanes).for_each(|(total, lane)| *total += lane),
+        Err(_) => std::iter::zip(totals, lanes).for_each(|(total, lane)| *total += lane),
     }
 }
 
-/// Copies columns out of a block: tile by tile, frame by frame, 0 beyond the last column.
+/// A tile's lanes, summed where neighbours share a slot; those of pixels that are not summed are left out.
 #[inline(always)]
-fn stage<C: Cell, F>(block: &Block<'_, C, F>, width: usize, columns: &Range<usize>, out: &mut Vec<C>) {
-    let tiles = columns.len().div_ceil(TILE);
-    out.resize(tiles * block.frames * TILE, C::default());
-    for frame in 0..block.frames {
-        let row = &block.cells[frame * width + columns.start..frame * width + columns.end];
-        // each row lies on another page, where the processor does not look ahead by itself
-        for line in (columns.start..columns.end).step_by(LINE / size_of::<C>()) {
-            prefetch(block.cells, (frame + ROWS_AHEAD) * width + line);
-        }
-        for (tile, cells) in row.chunks(TILE).enumerate() {
-            let at = (tile * block.frames + frame) * TILE;
-            if let Ok(full) = <&[C; TILE]>::try_from(cells) {
-                out[at..at + TILE].copy_from_slice(full);
-            } else {
-                out[at..at + cells.len()].copy_from_slice(cells);
-                out[at + cells.len()..at + TILE].fill(C::default());
-            }
-        }
-    }
+fn slot_sums(slots: &[u32], lanes: &[f64; TILE]) -> impl Iterator<Item = (u32, f64)> {
+    let mut start = 0;
+    slots.chunk_by(|a, b| a == b).filter_map(move |run| {
+        start += run.len();
+        (run[0] != NOT_SUMMED).then(|| (run[0], sum_lanes(lanes, &(start - run.len()..start))))
+    })
 }
 
-/// Counts times the frames' factors.
-#[inline(always)]
-fn convert<C: Cell, F: Real>(cells: &[C], factors: &[F], rows: &mut [Row<F>]) {
-    for ((row, cells), &factor) in rows.iter_mut().zip(cells.chunks_exact(TILE)).zip(factors) {
-        for lane in 0..TILE {
-            row[lane] = F::scaled(cells[lane].f32(), factor);
-        }
+/// Cuts the tiles' states into those of each shard.
+fn shard_states<F: Real>(states: &mut States<F>, tile: StateSize, shards: usize) -> Vec<Mutex<ShardStates<'_, F>>> {
+    let (samples, sums) = (states.samples.as_mut_slice(), states.sums.as_mut_slice());
+    if samples.is_empty() {
+        return (0..shards).map(|_| Mutex::new(ShardStates::Passing)).collect();
     }
-}
-
-/// Sum of each column over the frames; exact for integers below 2^17 (at most [`BATCH`] frames in float32).
-#[inline(always)]
-fn column_sums<C: Cell>(cells: &[C]) -> [f64; TILE] {
-    let mut sums = [0.0f64; TILE];
-    for block in cells.chunks(8 * TILE) {
-        let mut short = [0.0f32; TILE];
-        for row in block.chunks_exact(TILE) {
-            for (sum, cell) in std::iter::zip(&mut short, row) {
-                *sum += cell.f32();
-            }
-        }
-        std::iter::zip(&mut sums, short).for_each(|(sum, short)| *sum += f64::from(short));
-    }
-    sums
+    let tiles = SHARD / TILE;
+    let (samples, sums) = (samples.chunks_mut(tiles * tile.samples), sums.chunks_mut(tiles * tile.sums));
+    samples.zip(sums).map(|(samples, sums)| Mutex::new(ShardStates::Kept(samples, sums))).collect()
 }

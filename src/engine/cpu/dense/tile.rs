@@ -6,13 +6,14 @@
 
 use std::ops::Range;
 
+use bytemuck::Pod;
+
 use crate::correlate::delays::{DelayPlan, Level, MAX_LAG};
 
-/// Pixels in a tile: a row is two cache lines of float32, four of float64.
-pub(super) const TILE: usize = 32;
+use super::vector::{Row, TILE, Vector};
 
 /// Frames that are fed at once; their rows at all levels stay in the nearest caches.
-pub(super) const BATCH: usize = 128;
+pub(super) const BATCH: usize = 256;
 
 /// Rows that are remembered before each batch.
 const HISTORY: usize = MAX_LAG as usize;
@@ -23,25 +24,26 @@ const SHORT_SUM: usize = 32;
 /// Up to so many rows are multiplied in float64; they are a small part of all rows, in the upper levels.
 const FEW: usize = 8;
 
-/// One sample of each pixel of a tile.
-pub(super) type Row<F> = [F; TILE];
-
 /// float32 or float64.
-pub(in crate::engine::cpu) trait Real:
-    Copy + Default + Send + Sync + std::ops::AddAssign
-{
+pub(in crate::engine::cpu) trait Real: Pod + Default + Send + Sync {
+    /// Vectors that any processor has.
+    type Plain: Vector<Self>;
+    /// Vectors of a processor with AVX2 and FMA.
+    #[cfg(target_arch = "x86_64")]
+    type Avx: Vector<Self>;
     fn from_f64(value: f64) -> Self;
     fn f64(self) -> f64;
     /// `count * factor`, where the count is an exact float32.
     fn scaled(count: f32, factor: Self) -> Self;
-    fn plus(self, other: Self) -> Self;
-    /// `self * b + c`, rounded once if `FMA`.
-    fn times_plus<const FMA: bool>(self, b: Self, c: Self) -> Self;
 }
 
 macro_rules! real {
-    ($type:ty) => {
+    ($type:ty, $avx:ident) => {
         impl Real for $type {
+            type Plain = [Self; 8];
+            #[cfg(target_arch = "x86_64")]
+            type Avx = super::vector::avx::$avx;
+
             #[inline(always)]
             fn from_f64(value: f64) -> Self {
                 value as Self
@@ -56,40 +58,46 @@ macro_rules! real {
             fn scaled(count: f32, factor: Self) -> Self {
                 Self::from(count) * factor
             }
-
-            #[inline(always)]
-            fn plus(self, other: Self) -> Self {
-                self + other
-            }
-
-            #[inline(always)]
-            fn times_plus<const FMA: bool>(self, b: Self, c: Self) -> Self {
-                if FMA { self.mul_add(b, c) } else { self * b + c }
-            }
         }
     };
 }
 
-real!(f32);
-real!(f64);
+real!(f32, Singles);
+real!(f64, Doubles);
 
-fn zero<F: Real>() -> Row<F> {
-    [F::default(); TILE]
-}
-
-/// What a tile remembers of one series.
-#[derive(Debug, Clone)]
-pub(super) struct TileState<F> {
-    frames: u64,
+/// What a tile remembers of one series, in memory that the caller keeps between blocks: zero at first.
+pub(super) struct TileState<'a, F> {
     /// Last eight samples of each level.
-    history: Vec<[Row<F>; HISTORY]>,
+    history: &'a mut [[Row<F>; HISTORY]],
     /// First eight samples of each level.
-    head: Vec<[Row<F>; HISTORY]>,
+    head: &'a mut [[Row<F>; HISTORY]],
     /// Sum of products for each delay.
-    products: Vec<[f64; TILE]>,
+    products: &'a mut [Row<f64>],
     /// Sum of the samples of each level that are neither in `head` nor in `history`. The means are put together
     /// from these three, since differences of large sums would lose digits.
-    middle: Vec<[f64; TILE]>,
+    middle: &'a mut [Row<f64>],
+}
+
+/// Rows that a tile's state takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct StateSize {
+    /// Of the series' own precision.
+    pub(super) samples: usize,
+    /// Of float64.
+    pub(super) sums: usize,
+}
+
+impl StateSize {
+    /// The state of a series.
+    pub(super) fn new(plan: &DelayPlan) -> Self {
+        let levels = plan.levels().len();
+        Self { samples: levels * 2 * HISTORY, sums: plan.len() + levels }
+    }
+
+    /// Bytes a pixel.
+    pub(super) fn bytes_per_pixel<F>(self) -> u64 {
+        (self.samples * size_of::<F>() + self.sums * size_of::<f64>()) as u64
+    }
 }
 
 /// Rows of a batch at each level. The first eight of each buffer are room for the level's history.
@@ -104,7 +112,7 @@ pub(super) struct Workspace<F> {
 impl<F: Real> Workspace<F> {
     /// Begins a batch of `frames` frames, all of whose rows the caller then sets.
     pub(super) fn start(&mut self, frames: usize) -> &mut [Row<F>] {
-        self.rows.resize(HISTORY + frames, zero());
+        self.rows.resize(HISTORY + frames, Row::default());
         &mut self.rows[HISTORY..]
     }
 
@@ -122,82 +130,64 @@ pub(super) struct TileSeries {
     pub(super) earlier: Vec<[f64; TILE]>,
 }
 
-impl<F: Real> TileState<F> {
-    pub(super) fn new(plan: &DelayPlan) -> Self {
-        let levels = plan.levels().len();
-        Self {
-            frames: 0,
-            history: vec![[zero(); HISTORY]; levels],
-            head: vec![[zero(); HISTORY]; levels],
-            products: vec![[0.0; TILE]; plan.len()],
-            middle: vec![[0.0; TILE]; levels],
-        }
+impl<'a, F: Real> TileState<'a, F> {
+    /// The state of a series in memory of [`StateSize::new`]'s size.
+    pub(super) fn new(plan: &DelayPlan, samples: &'a mut [Row<F>], sums: &'a mut [Row<f64>]) -> Self {
+        let (history, head) = samples.as_chunks_mut::<HISTORY>().0.split_at_mut(plan.levels().len());
+        let (products, middle) = sums.split_at_mut(plan.len());
+        Self { history, head, products, middle }
     }
 
-    /// A state without levels, where there is no series to remember.
-    pub(super) fn empty() -> Self {
-        Self::new(&DelayPlan::new(0))
-    }
-
-    /// Bytes that a state takes for each pixel.
-    pub(super) fn bytes_per_pixel(plan: &DelayPlan) -> u64 {
-        let rows = plan.levels().len() * 2 * HISTORY;
-        (rows * size_of::<F>() + (plan.len() + plan.levels().len()) * size_of::<f64>()) as u64
-    }
-
+    /// Forgets everything.
     pub(super) fn reset(&mut self) {
-        self.frames = 0;
-        self.history.fill([zero(); HISTORY]);
-        self.head.fill([zero(); HISTORY]);
-        self.products.fill([0.0; TILE]);
-        self.middle.fill([0.0; TILE]);
+        self.history.fill([Row::default(); HISTORY]);
+        self.head.fill([Row::default(); HISTORY]);
+        self.products.fill(Row::default());
+        self.middle.fill(Row::default());
     }
 
-    /// Adds the batch that `work` holds.
+    /// Adds the batch that `work` holds, after `frames` frames that were fed before.
     #[inline(always)]
-    pub(super) fn feed<const FMA: bool>(&mut self, plan: &DelayPlan, work: &mut Workspace<F>) {
-        let frames = work.batch().len() as u64;
+    pub(super) fn feed<V: Vector<F>>(&mut self, plan: &DelayPlan, frames: u64, work: &mut Workspace<F>) {
         let mut levels = plan.levels().iter();
         if let Some(level) = levels.next() {
-            self.feed_level::<FMA>(level, &mut work.rows, &mut work.odd);
+            self.feed_level::<V>(level, frames, &mut work.rows, &mut work.odd);
         }
         for level in levels {
             if work.odd.len() == HISTORY {
                 break;
             }
-            self.feed_level::<FMA>(level, &mut work.odd, &mut work.even);
+            self.feed_level::<V>(level, frames, &mut work.odd, &mut work.even);
             std::mem::swap(&mut work.odd, &mut work.even);
         }
-        self.frames += frames;
     }
 
     /// Adds samples of a level; makes those of the next.
     #[inline(always)]
-    fn feed_level<const FMA: bool>(&mut self, level: &Level, rows: &mut [Row<F>], coarse: &mut Vec<Row<F>>) {
+    fn feed_level<V: Vector<F>>(&mut self, level: &Level, frames: u64, rows: &mut [Row<F>], coarse: &mut Vec<Row<F>>) {
         let index = level.index as usize;
-        let before = self.frames >> index;
+        let before = frames >> index;
         rows[..HISTORY].copy_from_slice(&self.history[index]);
         for (row, slot) in rows[HISTORY..].iter().zip(self.head[index].iter_mut().skip(before as usize)) {
             *slot = *row;
         }
         let leaving = rows.len() - HISTORY;
         let first = (2 * HISTORY).saturating_sub(before as usize).min(leaving);
-        add_rows(&rows[first..leaving], &mut self.middle[index]);
+        add_rows::<F, V>(&rows[first..leaving], &mut self.middle[index]);
         let products = &mut self.products[level.first..level.first + level.lags as usize];
         // the first level has lags 1..=8, the others 5..=8; the last ones may have fewer, whose products are dropped
         if level.first_lag == 1 {
-            add_lags::<F, 1, 8, FMA>(rows, products);
+            add_lags::<F, V, 1, 8, 1>(rows, products);
         } else {
-            add_lags::<F, 5, 4, FMA>(rows, products);
+            add_lags::<F, V, 5, 4, 2>(rows, products);
         }
         // an odd sample waits in the history for its partner
         let first = HISTORY - usize::from(before % 2 == 1);
         let pairs = rows[first..].as_chunks::<2>().0;
-        coarse.resize(HISTORY + pairs.len(), zero());
-        // a plain loop: closures of iterator adapters are compiled without the vector instructions of this function
+        coarse.resize(HISTORY + pairs.len(), Row::default());
         for (sum, [a, b]) in std::iter::zip(&mut coarse[HISTORY..], pairs) {
-            for lane in 0..TILE {
-                sum[lane] = a[lane].plus(b[lane]);
+            for lane in (0..TILE).step_by(V::LANES) {
+                V::load(a, lane).plus(V::load(b, lane)).store(sum, lane);
             }
         }
         self.history[index].copy_from_slice(&rows[leaving..]);
@@ -232,7 +222,7 @@ impl<F: Real> TileState<F> {
     /// Samples 0..8 are in the head, the last 8 in the history; those in both count once.
     #[inline(always)]
     fn add_samples(&self, index: usize, samples: usize, range: Range<usize>, sums: &mut [f64; TILE]) {
-        *sums = self.middle[index];
+        *sums = self.middle[index].0;
         for row in &self.head[index][range.start.min(HISTORY)..range.end.min(HISTORY)] {
             for lane in 0..TILE {
                 sums[lane] += row[lane].f64();
@@ -250,25 +240,24 @@ impl<F: Real> TileState<F> {
 
 /// Adds up rows.
 #[inline(always)]
-fn add_rows<F: Real>(rows: &[Row<F>], total: &mut [f64; TILE]) {
+fn add_rows<F: Real, V: Vector<F>>(rows: &[Row<F>], total: &mut Row<f64>) {
     for block in rows.chunks(SHORT_SUM) {
-        let mut sums: Row<F> = zero();
-        for row in block {
-            for lane in 0..TILE {
-                sums[lane] += row[lane];
+        for lane in (0..TILE).step_by(V::LANES) {
+            let mut sum = V::zero();
+            for row in block {
+                sum = sum.plus(V::load(row, lane));
             }
-        }
-        for lane in 0..TILE {
-            total[lane] += sums[lane].f64();
+            sum.add_to(total, lane);
         }
     }
 }
 
-/// Adds the products of each row after the history with the rows some lags before it.
+/// Adds the products of each row after the history with the rows some lags before it. `LAGS * WIDTH` sums are at
+/// work: as many as leave registers for the rows.
 #[inline(always)]
-fn add_lags<F: Real, const FIRST: usize, const LAGS: usize, const FMA: bool>(
+fn add_lags<F: Real, V: Vector<F>, const FIRST: usize, const LAGS: usize, const WIDTH: usize>(
     rows: &[Row<F>],
-    sums: &mut [[f64; TILE]],
+    sums: &mut [Row<f64>],
 ) {
     if rows.len() <= HISTORY + FEW {
         return add_exact::<F, FIRST, LAGS>(rows, sums);
@@ -276,11 +265,8 @@ fn add_lags<F: Real, const FIRST: usize, const LAGS: usize, const FMA: bool>(
     let mut start = 0;
     while start + HISTORY < rows.len() {
         let end = (start + SHORT_SUM + HISTORY).min(rows.len());
-        // as many sums as there are vector registers
-        if size_of::<F>() == size_of::<f32>() {
-            add_short::<F, FIRST, LAGS, 8, FMA>(&rows[start..end], sums);
-        } else {
-            add_short::<F, FIRST, LAGS, 4, FMA>(&rows[start..end], sums);
+        for lane in (0..TILE).step_by(WIDTH * V::LANES) {
+            add_short::<F, V, FIRST, LAGS, WIDTH>(&rows[start..end], lane, sums);
         }
         start = end - HISTORY;
     }
@@ -289,7 +275,7 @@ fn add_lags<F: Real, const FIRST: usize, const LAGS: usize, const FMA: bool>(
 /// The same for few rows, as upper levels have: products of float32 are exact in float64. Long delays have few
 /// pairs, whose rounding would not average out.
 #[inline(always)]
-fn add_exact<F: Real, const FIRST: usize, const LAGS: usize>(rows: &[Row<F>], sums: &mut [[f64; TILE]]) {
+fn add_exact<F: Real, const FIRST: usize, const LAGS: usize>(rows: &[Row<F>], sums: &mut [Row<f64>]) {
     for t in HISTORY..rows.len() {
         for (lag, sums) in sums.iter_mut().enumerate().take(LAGS) {
             let (newest, earlier) = (&rows[t], &rows[t - FIRST - lag]);
@@ -301,37 +287,26 @@ fn add_exact<F: Real, const FIRST: usize, const LAGS: usize>(rows: &[Row<F>], su
 }
 
 #[inline(always)]
-fn add_short<F: Real, const FIRST: usize, const LAGS: usize, const LANES: usize, const FMA: bool>(
-    rows: &[Row<F>],
-    sums: &mut [[f64; TILE]],
-) {
-    for lane in (0..TILE).step_by(LANES) {
-        let short = short_sums::<F, FIRST, LAGS, LANES, FMA>(rows, lane);
-        for (sums, short) in std::iter::zip(sums.iter_mut(), short) {
-            for i in 0..LANES {
-                sums[lane + i] += short[i].f64();
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn short_sums<F: Real, const FIRST: usize, const LAGS: usize, const LANES: usize, const FMA: bool>(
+fn add_short<F: Real, V: Vector<F>, const FIRST: usize, const LAGS: usize, const WIDTH: usize>(
     rows: &[Row<F>],
     lane: usize,
-) -> [[F; LANES]; LAGS] {
-    let mut sums = [[F::default(); LANES]; LAGS];
-    let vector = |row: &Row<F>| -> [F; LANES] { std::array::from_fn(|i| row[lane + i]) };
+    sums: &mut [Row<f64>],
+) {
+    let mut short = [[V::zero(); WIDTH]; LAGS];
     for window in rows.array_windows::<{ HISTORY + 1 }>() {
-        let newest = vector(&window[HISTORY]);
-        for (lag, sums) in sums.iter_mut().enumerate() {
-            let earlier = vector(&window[HISTORY - FIRST - lag]);
-            for i in 0..LANES {
-                sums[i] = newest[i].times_plus::<FMA>(earlier[i], sums[i]);
+        for (lag, short) in short.iter_mut().enumerate() {
+            for (k, short) in short.iter_mut().enumerate() {
+                let newest = V::load(&window[HISTORY], lane + k * V::LANES);
+                let earlier = V::load(&window[HISTORY - FIRST - lag], lane + k * V::LANES);
+                *short = newest.times_plus(earlier, *short);
             }
         }
     }
-    sums
+    for (sums, short) in std::iter::zip(sums, short) {
+        for (k, short) in short.into_iter().enumerate() {
+            short.add_to(sums, lane + k * V::LANES);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -355,12 +330,15 @@ mod tests {
     }
 
     fn feed_all<F: Real>(plan: &DelayPlan, rows: &[Row<F>], cuts: &[usize]) -> TileSeries {
-        let (mut state, mut work, mut out) = (TileState::new(plan), Workspace::default(), TileSeries::default());
+        let size = StateSize::new(plan);
+        let (mut samples, mut sums) = (vec![Row::default(); size.samples], vec![Row::default(); size.sums]);
+        let mut state = TileState::new(plan, &mut samples, &mut sums);
+        let (mut work, mut out) = (Workspace::default(), TileSeries::default());
         let (mut start, mut cuts) = (0, cuts.iter().cycle());
         while start < rows.len() {
             let end = (start + cuts.next().expect("a cycle")).min(rows.len());
             work.start(end - start).copy_from_slice(&rows[start..end]);
-            state.feed::<false>(plan, &mut work);
+            state.feed::<F::Plain>(plan, start as u64, &mut work);
             start = end;
         }
         state.finish(plan, &mut out);
@@ -380,10 +358,10 @@ mod tests {
                 let h = (t as u64 * 7919 + p as u64 * 104_729 + seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
                 (h as f32 / 16_777_216.0 * bright).floor()
             };
-            let rows: Vec<Row<f32>> = (0..frames).map(|t| std::array::from_fn(|p| value(t, p))).collect();
+            let rows: Vec<Row<f32>> = (0..frames).map(|t| Row(std::array::from_fn(|p| value(t, p)))).collect();
             let plan = DelayPlan::new(frames as u64);
             let single = feed_all(&plan, &rows, &cuts);
-            let wide: Vec<Row<f64>> = rows.iter().map(|row| row.map(f64::from)).collect();
+            let wide: Vec<Row<f64>> = rows.iter().map(|row| Row(row.map(f64::from))).collect();
             let double = feed_all(&plan, &wide, &cuts);
             let plain = Array2::from_shape_fn((frames, TILE), |(t, p)| f64::from(rows[t][p]));
             let expected = oracle::pixel_correlations(&plain, &tile_partition());

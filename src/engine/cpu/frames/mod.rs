@@ -5,36 +5,43 @@
 //! when they do not fit.
 
 use std::ops::Range;
-use std::sync::Mutex;
 
 use crate::correlate::bins::Partition;
 use crate::correlate::reduce::BinSums;
 use crate::correlate::result::Correlation;
 use crate::correlate::scattering::Tally;
-use crate::dataset::{FrameSource, PixelType, Scratch};
+use crate::dataset::{FrameSource, PixelType};
 use crate::engine::{EngineError, MapSink, Request, TwoTimeRequest};
 
 use super::Saturated;
-use super::cells::{Cell, OutsideSums, PixelRun, Raw, Runs, Store, check_and_sum};
+use super::cells::{Cell, Raw, Runs, Store, check_and_sum};
 use super::dense::{self, Block, DenseSums, More, Real};
 use super::layout::Layout;
 use super::memory::large_buffer;
+use super::narrow::Narrow;
 use super::photons::factors;
 use super::pixel_store::PixelStore;
 use super::pool::Pool;
 use super::twotime::{Cells, Collector, Counts, Matrix};
 
+mod gather;
 mod plan;
+
+use gather::Reader;
 
 /// Frames that are looked at to learn the occupancy and to find dead pixels early.
 const SAMPLE: u64 = 8;
 
-/// Jobs that a block of frames is cut into where sums round: fixed, so that the order of summing is.
-const ROUNDING_JOBS: u64 = 16;
-
 /// Mean counts of a frame of the analysis above which float32 no longer resolves how a bin's pixels differ: its
 /// rounding (1e-7 a sum of 32) times the mean is then no longer small against the spread that photons cause.
 const BRIGHT: f64 = 4.0;
+
+/// Pixels of a bin below which float32 does not resolve how they differ either: its rounding averages out over the
+/// pixels of a large bin only. Small bins are little work in float64.
+const SMALL_BIN: usize = 1024;
+
+/// Part of a block's cells that may be too small for their counts; more are better kept in larger cells.
+const MOST_EXCESSES: f64 = 1.0 / 256.0;
 
 /// What a few frames across the selection show of the masked-in pixels.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +50,8 @@ pub(super) struct Sample {
     pub(super) occupancy: f64,
     /// Mean counts of a pixel and raw frame.
     pub(super) mean: f64,
+    /// Fraction of counts that exceed [`Narrow`] cells.
+    large: f64,
 }
 
 /// Looks at a few frames; reports saturated pixels.
@@ -73,16 +82,17 @@ fn sample<R: Raw>(
     let taken = request.selection.outputs() * request.selection.avg();
     let count = taken.min(SAMPLE);
     let mut reader = Reader::default();
-    let (mut occupied, mut sum) = (0usize, 0.0);
+    let (mut occupied, mut large, mut sum) = (0usize, 0usize, 0.0);
     for k in 0..count {
         let frame = request.selection.raw(k * (taken - 1) / (count - 1).max(1));
         let pixels: &[R] = reader.read(source, frame..frame + 1)?;
         sum += check_and_sum(frame, pixels, &runs.inside, partition.shape(), found, |_, values| {
             occupied += values.iter().filter(|v| v.f32() != 0.0).count();
+            large += values.iter().filter(|v| Narrow::is_exceeded_by(v.f32())).count();
         })?;
     }
     let all = (count as usize * partition.pixels().len()) as f64;
-    Ok(Sample { occupancy: occupied as f64 / all, mean: sum / all })
+    Ok(Sample { occupancy: occupied as f64 / all, mean: sum / all, large: large as f64 / all })
 }
 
 /// Correlates; None when saturated pixels were found, whose list is then complete.
@@ -97,8 +107,12 @@ pub(super) fn correlate(
 ) -> Result<Option<Correlation>, EngineError> {
     let layout = Layout::new(partition);
     let run = Run { source, partition, request, pool, found, sample, runs: Runs::new(partition), layout };
-    match (source.pixel_type(), request.selection.avg() > 1) {
+    let done = match (source.pixel_type(), request.selection.avg() > 1) {
         (PixelType::U8, false) => run.correlate::<u8, u8, u16>(maps),
+        (PixelType::U16, false) if sample.large < MOST_EXCESSES => match run.correlate::<u16, Narrow, u16>(maps) {
+            Ok(Done::Exceeded) => run.correlate::<u16, u16, u16>(maps),
+            done => done,
+        },
         (PixelType::U16, false) => run.correlate::<u16, u16, u16>(maps),
         (PixelType::U8, true) => run.correlate::<u8, f32, f32>(maps),
         (PixelType::U16, true) => run.correlate::<u16, f32, f32>(maps),
@@ -106,7 +120,28 @@ pub(super) fn correlate(
         (PixelType::I16, _) => run.correlate::<i16, f32, f32>(maps),
         (PixelType::I32, _) => run.correlate::<i32, f32, f32>(maps),
         (PixelType::F32, _) => run.correlate::<f32, f32, f32>(maps),
-    }
+    };
+    Ok(match done? {
+        Done::Correlated(correlation) => Some(*correlation),
+        Done::Saturated | Done::Exceeded => None,
+    })
+}
+
+/// How a correlation ended.
+enum Done {
+    Correlated(Box<Correlation>),
+    /// Saturated pixels were found, whose list is complete.
+    Saturated,
+    /// Too many counts do not fit their cells.
+    Exceeded,
+}
+
+/// How a reading of the file ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Read {
+    Whole,
+    Saturated,
+    Exceeded,
 }
 
 /// A cell that two-time can multiply.
@@ -148,20 +183,28 @@ struct Reading<'a, C, T, F> {
 }
 
 impl Run<'_> {
-    fn correlate<R, C, T>(&self, maps: &mut MapSink<'_>) -> Result<Option<Correlation>, EngineError>
+    fn correlate<R, C, T>(&self, maps: &mut MapSink<'_>) -> Result<Done, EngineError>
     where
         R: Raw,
         C: Store<R>,
         T: Store<R> + TwoTimeCell,
     {
-        if self.sample.mean * self.request.selection.avg() as f64 > BRIGHT {
+        let bright = self.sample.mean * self.request.selection.avg() as f64 > BRIGHT;
+        if bright || self.smallest_bin() < SMALL_BIN {
             self.correlate_in::<R, C, T, f64>(maps)
         } else {
             self.correlate_in::<R, C, T, f32>(maps)
         }
     }
 
-    fn correlate_in<R, C, T, F>(&self, maps: &mut MapSink<'_>) -> Result<Option<Correlation>, EngineError>
+    /// Pixels of the smallest dynamic bin that has any.
+    fn smallest_bin(&self) -> usize {
+        let mut pixels = vec![0; self.partition.dynamic_bins() + 1];
+        self.partition.dynamic_labels().iter().for_each(|&label| pixels[label as usize] += 1);
+        pixels.into_iter().skip(1).filter(|&pixels| pixels > 0).min().unwrap_or(0)
+    }
+
+    fn correlate_in<R, C, T, F>(&self, maps: &mut MapSink<'_>) -> Result<Done, EngineError>
     where
         R: Raw,
         C: Store<R>,
@@ -191,8 +234,10 @@ impl Run<'_> {
                 counts: large_buffer(columns.len() * frames as usize),
                 columns,
             };
-            if !self.read::<R, C, T, F>(&mut reading, plan.block, &mut tally, pass == 0)? {
-                return Ok(None);
+            match self.read::<R, C, T, F>(&mut reading, plan.block, &mut tally, pass == 0)? {
+                Read::Whole => {}
+                Read::Saturated => return Ok(Done::Saturated),
+                Read::Exceeded => return Ok(Done::Exceeded),
             }
             if let Some((_, band)) = reading.band {
                 merge(&mut sums, band.finish(&mut tally));
@@ -201,17 +246,17 @@ impl Run<'_> {
                 self.add_maps(collector, wanted, group, &reading.counts, reading.columns.len(), maps)?;
             }
         }
-        Ok(Some(self.finish(&tally, sums, store, collector.map(|(collector, _)| collector))))
+        Ok(Done::Correlated(Box::new(self.finish(&tally, sums, store, collector.map(|(collector, _)| collector)))))
     }
 
-    /// Reads the file once; false when saturated pixels turned up, of which it then only makes the list.
+    /// Reads the file once; when saturated pixels turn up it then only makes their list.
     fn read<R, C, T, F>(
         &self,
         reading: &mut Reading<'_, C, T, F>,
         block: u64,
         tally: &mut Tally,
         first: bool,
-    ) -> Result<bool, EngineError>
+    ) -> Result<Read, EngineError>
     where
         R: Raw,
         C: Store<R>,
@@ -222,25 +267,30 @@ impl Run<'_> {
         self.pool.observer.step("correlating", outputs * self.request.selection.avg());
         for start in (0..outputs).step_by(block as usize) {
             let range = start..(start + block).min(outputs);
-            let (sums, outside) = self.gather::<R, C, T, F>(reading, range.clone())?;
+            let gathered = self.gather::<R, C, T, F>(reading, range.clone())?;
             if !self.found.is_empty() {
                 continue;
             }
-            tally.frames[start as usize..range.end as usize].copy_from_slice(&sums);
+            let cells = (range.end - range.start) as f64 * self.partition.pixels().len() as f64;
+            if gathered.exceeded as f64 > cells * MOST_EXCESSES {
+                return Ok(Read::Exceeded);
+            }
+            tally.frames[start as usize..range.end as usize].copy_from_slice(&gathered.sums);
             if first {
-                for mut part in outside {
+                for mut part in gathered.outside {
                     part.move_to(&mut tally.pixels, &self.runs);
                 }
             }
-            if let Some((_, band)) = &reading.band {
+            if let Some((_, band)) = &mut reading.band {
                 let factors = self.factors(tally, &range);
                 let more = if range.end < outputs { More::Follow } else { More::End };
                 let frames = (range.end - range.start) as usize;
-                let block = Block { cells: &reading.cells, first: start as usize, frames, factors: &factors, more };
+                let (cells, excesses) = (&reading.cells[..], &gathered.excesses[..]);
+                let block = Block { cells, excesses, first: start as usize, frames, factors: &factors, more };
                 band.add(&block, self.pool)?;
             }
         }
-        Ok(self.found.is_empty())
+        Ok(if self.found.is_empty() { Read::Whole } else { Read::Saturated })
     }
 
     /// Factors of a block's frames, whose sums the tally has.
@@ -253,105 +303,6 @@ impl Run<'_> {
                 factors.into_iter().map(F::from_f64).collect()
             }
         }
-    }
-
-    /// Reads the frames of a block: their sums, the band's cells, the two-time counts, the sums outside the mask.
-    fn gather<R, C, T, F>(
-        &self,
-        reading: &mut Reading<'_, C, T, F>,
-        range: Range<u64>,
-    ) -> Result<(Vec<f64>, Vec<OutsideSums>), EngineError>
-    where
-        R: Raw,
-        C: Store<R>,
-        T: Store<R> + TwoTimeCell,
-        F: Real,
-    {
-        let frames = (range.end - range.start) as usize;
-        let (band, width) = reading.band.as_ref().map_or((0..0, 0), |(band, _)| (band.clone(), band.len()));
-        if reading.cells.len() < frames * width {
-            reading.cells = large_buffer(frames * width);
-        }
-        let columns = &reading.columns[..];
-        let counts = &mut reading.counts[range.start as usize * columns.len()..range.end as usize * columns.len()];
-        let per_job = self.frames_per_job(R::ROUNDS, range.end - range.start) as usize;
-        let cells = split(&mut reading.cells[..frames * width], per_job * width, frames.div_ceil(per_job));
-        let counts = split(counts, per_job * columns.len(), frames.div_ceil(per_job));
-        let init = || (Reader::default(), OutsideSums::new(&self.runs), Vec::new());
-        let states = self.pool.run(frames.div_ceil(per_job), init, |(reader, outside, done), job| {
-            let mut cells = cells[job].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let mut counts = counts[job].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let start = range.start + (job * per_job) as u64;
-            let outputs = start..(start + per_job as u64).min(range.end);
-            let mut target = Target { band: &band, cells: &mut cells, columns, counts: &mut counts };
-            let sums = self.gather_job::<R, C, T>(reader, outputs, &mut target, outside)?;
-            let finished = R::ROUNDS.then(|| std::mem::replace(outside, OutsideSums::new(&self.runs)));
-            done.push((job, sums, finished));
-            Ok(())
-        })?;
-        let mut outside = Vec::new();
-        let mut jobs = Vec::new();
-        for (_, rest, done) in states {
-            outside.push(rest);
-            jobs.extend(done);
-        }
-        jobs.sort_unstable_by_key(|(job, ..)| *job);
-        if R::ROUNDS {
-            outside.clear();
-        }
-        let mut sums = Vec::with_capacity(frames);
-        for (_, part, finished) in jobs {
-            sums.extend(part);
-            outside.extend(finished);
-        }
-        Ok((sums, outside))
-    }
-
-    /// Output frames of a job: whole chunks of the file where sums are exact, a fixed cut where they round.
-    fn frames_per_job(&self, rounds: bool, frames: u64) -> u64 {
-        let selection = &self.request.selection;
-        let chunk = self.source.frames_per_chunk().max(1) as u64;
-        let together = chunk.div_ceil(selection.stride() * selection.avg());
-        if rounds { frames.div_ceil(ROUNDING_JOBS).next_multiple_of(together) } else { together }
-    }
-
-    fn gather_job<R, C, T>(
-        &self,
-        reader: &mut Reader,
-        outputs: Range<u64>,
-        target: &mut Target<'_, C, T>,
-        outside: &mut OutsideSums,
-    ) -> Result<Vec<f64>, EngineError>
-    where
-        R: Raw,
-        C: Store<R>,
-        T: Store<R> + TwoTimeCell,
-    {
-        let selection = &self.request.selection;
-        let pixels = self.partition.shape().pixels();
-        let mut sums = vec![0.0; (outputs.end - outputs.start) as usize];
-        let chunk = self.source.frames_per_chunk().max(1) as u64;
-        let taken: Vec<u64> =
-            (outputs.start * selection.avg()..outputs.end * selection.avg()).map(|k| selection.raw(k)).collect();
-        // frames of a chunk are read together, so that it is decoded once
-        for group in taken.chunk_by(|a, b| a / chunk == b / chunk) {
-            let raw = group[0]..group[group.len() - 1] + 1;
-            let data: &[R] = reader.read(self.source, raw.clone())?;
-            for &frame in group {
-                let data = &data[(frame - raw.start) as usize * pixels..][..pixels];
-                let index = (frame - selection.first()) / selection.stride();
-                let output = (index / selection.avg() - outputs.start) as usize;
-                let place = if index.is_multiple_of(selection.avg()) { Place::First } else { Place::Further };
-                let shape = self.partition.shape();
-                sums[output] += check_and_sum(frame, data, &self.runs.inside, shape, self.found, |run, values| {
-                    target.keep_run(run, values, output, place);
-                })?;
-                target.keep_columns(data, output, place);
-                outside.add(data, &self.runs);
-            }
-            self.pool.observer.advance(group.len() as u64);
-        }
-        Ok(sums)
     }
 }
 
@@ -401,87 +352,6 @@ impl Run<'_> {
             saturated: Vec::new(),
         }
     }
-}
-
-/// Which frame of an average.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    First,
-    Further,
-}
-
-/// Where the counts of a job's frames go.
-struct Target<'a, C, T> {
-    /// Ranks that `cells` has, frame by frame.
-    band: &'a Range<usize>,
-    cells: &'a mut [C],
-    /// Pixels that `counts` has, frame by frame.
-    columns: &'a [u32],
-    counts: &'a mut [T],
-}
-
-impl<C: Cell, T: Cell> Target<'_, C, T> {
-    /// Keeps what the band has of a run.
-    #[inline]
-    fn keep_run<R: Raw>(&mut self, run: &PixelRun, values: &[R], output: usize, place: Place)
-    where
-        C: Store<R>,
-    {
-        let ranks = run.rank.max(self.band.start)..(run.rank + run.len).min(self.band.end);
-        if !ranks.is_empty() {
-            let start = output * self.band.len() + ranks.start - self.band.start;
-            let values = &values[ranks.start - run.rank..ranks.end - run.rank];
-            store(&mut self.cells[start..start + values.len()], values, place);
-        }
-    }
-
-    fn keep_columns<R: Raw>(&mut self, data: &[R], output: usize, place: Place)
-    where
-        T: Store<R>,
-    {
-        let counts = &mut self.counts[output * self.columns.len()..(output + 1) * self.columns.len()];
-        for (count, &pixel) in std::iter::zip(counts, self.columns) {
-            store(std::slice::from_mut(count), &data[pixel as usize..=pixel as usize], place);
-        }
-    }
-}
-
-#[inline]
-fn store<R, C: Store<R>>(cells: &mut [C], run: &[R], place: Place) {
-    match place {
-        Place::First => C::set(cells, run),
-        Place::Further => C::add(cells, run),
-    }
-}
-
-/// Decodes frames into a buffer of its own.
-#[derive(Default)]
-struct Reader {
-    scratch: Scratch,
-    frames: Vec<u32>,
-}
-
-impl Reader {
-    fn read<R: Raw>(&mut self, source: &dyn FrameSource, frames: Range<u64>) -> Result<&[R], EngineError> {
-        let bytes = source.info().shape.pixels() * size_of::<R>() * (frames.end - frames.start) as usize;
-        self.frames.resize(bytes.div_ceil(size_of::<u32>()), 0);
-        let buffer = &mut bytemuck::cast_slice_mut::<u32, u8>(&mut self.frames)[..bytes];
-        source.read_frames(frames, &mut self.scratch, buffer).map_err(EngineError::Read)?;
-        Ok(bytemuck::cast_slice(buffer))
-    }
-}
-
-/// Cuts a buffer into `jobs` pieces of `size` elements, the last one shorter, each for one job.
-fn split<T>(buffer: &mut [T], size: usize, jobs: usize) -> Vec<Mutex<&mut [T]>> {
-    let mut rest = buffer;
-    (0..jobs)
-        .map(|_| {
-            let left = std::mem::take(&mut rest);
-            let (piece, more) = left.split_at_mut(size.min(left.len()));
-            rest = more;
-            Mutex::new(piece)
-        })
-        .collect()
 }
 
 fn merge(all: &mut Option<Vec<BinSums>>, sums: Vec<BinSums>) {
