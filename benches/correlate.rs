@@ -6,26 +6,22 @@
 
 use std::hint::black_box;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 
 use speckled::correlate::bins::{Labels, Shape};
 use speckled::correlate::twotime::Smoothing;
-use speckled::correlate::window::{FrameSelection, FrameWindow};
-use speckled::dataset::hdf5::ftf::BitOrder;
+use speckled::correlate::window::FrameSelection;
 use speckled::dataset::hdf5::write::FrameFilter;
-use speckled::dataset::result::{Analyses, Overwrite};
 use speckled::dataset::write::{Dataset, Format, write_dataset};
 use speckled::dataset::{DatasetError, FrameSource, PixelType, Scratch, Source, SourceInfo};
 use speckled::engine::cpu::CpuEngine;
-use speckled::engine::{
-    Engine, MultiTauRequest, Normalization, PixelG2Output, Request, SaturatedPolicy, TwoTimeRequest, Unobserved,
-};
+use speckled::engine::{Engine, MultiTauRequest, Request, TwoTimeRequest, Unobserved};
 use speckled::simulate::{Dynamics, Scene};
-use speckled::worker::job::{CorrelateJob, Recorded, run};
-use speckled::worker::selection::BinSelection;
+use speckled::task::correlate::{Analyses, CorrelateSpec, Normalization, Overwrite, PixelG2Output, SaturatedPolicy};
+use speckled::worker::job::run;
 
 /// Runs of each benchmark; each takes seconds.
 const RUNS: usize = 10;
@@ -118,27 +114,12 @@ fn dataset(scene: &Scene, format: Format, name: &str) -> Dataset {
     files
 }
 
-fn job(files: &Dataset, output: &Path) -> CorrelateJob {
-    CorrelateJob {
-        raw: files.raw.clone(),
-        qmap: files.qmap.clone(),
-        output: PathBuf::from(output),
+fn job(files: &Dataset, output: &Path) -> CorrelateSpec {
+    CorrelateSpec {
         metadata: Some(files.metadata.clone()),
-        analyses: Analyses::MultiTau,
-        smoothing: Smoothing::StaticBins,
-        window: FrameWindow::default(),
-        normalization: Normalization::FrameMean,
-        bins: BinSelection::All,
-        parts: 0,
-        pixel_g2: PixelG2Output::Drop,
-        saturated: SaturatedPolicy::Mask,
-        memory: MEMORY,
-        ftf_bits: BitOrder::LittlePairs,
-        prefix: None,
-        suffix: None,
+        memory: Some(MEMORY),
         overwrite: Overwrite::Replace,
-        threads: None,
-        recorded: Recorded { gpu_id: -1, crop_ratio_threshold: 1.0 },
+        ..CorrelateSpec::new(&files.raw, &files.qmap, output)
     }
 }
 

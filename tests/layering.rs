@@ -16,10 +16,11 @@ const LAYERS: [(&str, &[&str]); 5] = [
 ];
 
 /// Imports inside a layer: (module, what it may import).
-const PEERS: [(&str, &str); 8] = [
+const PEERS: [(&str, &str); 9] = [
     ("correlate", "ids"),
     ("simulate", "correlate"),
     ("task", "ids"),
+    ("task", "correlate"),
     ("scaling", "ids"),
     ("scaling", "task"),
     ("engine", "dataset"),

@@ -9,7 +9,7 @@ use speckled::correlate::bins::{Partition, Shape};
 use speckled::correlate::oracle;
 use speckled::correlate::result::MultiTau;
 use speckled::correlate::window::FrameSelection;
-use speckled::dataset::hdf5::ftf::{self, BitOrder};
+use speckled::dataset::hdf5::ftf;
 use speckled::dataset::hdf5::open_frames;
 use speckled::dataset::hdf5::write::FrameFilter;
 use speckled::dataset::metadata::{self, Metadata};
@@ -17,8 +17,9 @@ use speckled::dataset::qmap::Qmap;
 use speckled::dataset::write::{Dataset, Format, write_dataset};
 use speckled::dataset::{EventSource, FrameSource, PixelType, Scratch, Source, imm, rigaku, stitch};
 use speckled::engine::cpu::CpuEngine;
-use speckled::engine::{Engine, MultiTauRequest, Normalization, PixelG2Output, Request, SaturatedPolicy, Unobserved};
+use speckled::engine::{Engine, MultiTauRequest, Request, Unobserved};
 use speckled::simulate::{self, Dynamics, Layout, Modules, Relaxation, Saturation, Scene};
+use speckled::task::correlate::{BitOrder, Normalization, PixelG2Output, SaturatedPolicy};
 
 const SMALL: Shape = Shape { rows: 32, cols: 48 };
 

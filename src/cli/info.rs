@@ -10,10 +10,10 @@ use serde_json::{Map, Value, json};
 use super::exit::{Exit, Failure};
 use super::output;
 use crate::dataset::describe::describe;
-use crate::dataset::hdf5::ftf::BitOrder;
 use crate::dataset::open::{OpenHint, open_raw};
 use crate::dataset::qmap::{Qmap, check_shape};
 use crate::dataset::{DatasetError, EventSource, FrameSource, Scratch, Source, stitch};
+use crate::task::correlate::BitOrder;
 
 /// Options of `info`.
 #[derive(Debug, Args)]

@@ -1,14 +1,17 @@
 //! Two-time correlation: smoothing and the averages along the diagonals of a map.
 
 use ndarray::{Array1, Array2, ArrayView2};
+use serde::{Deserialize, Serialize};
 
 /// Blocks of frames whose g2 is kept beside that of the whole (boost_corr's choice, kept).
 pub const BLOCKS: usize = 5;
 
 /// How frames are smoothed before they are multiplied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Smoothing {
     /// Divide by the frame's mean over the pixel's static bin, within the dynamic bin.
+    #[default]
     StaticBins,
     /// Divide by the frame's mean over the dynamic bin.
     DynamicBins,

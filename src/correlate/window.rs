@@ -4,10 +4,12 @@
 
 use std::num::NonZeroU32;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// What the user asked for, not yet held against a dataset's length.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct FrameWindow {
     /// First frame; a negative number counts from the end, as in a Python slice.
     pub begin: i64,

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use super::hdf5::{ftf, ftf::BitOrder, open_frames};
+use super::hdf5::{ftf, open_frames};
 use super::{DatasetError, Source, imm, plain, rigaku};
 use crate::correlate::bins::Shape;
+use crate::task::correlate::BitOrder;
 
 /// What some formats do not tell about themselves.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use crate::correlate::result::{Correlation, TwoTimeMap};
 use crate::correlate::twotime::Smoothing;
 use crate::correlate::window::FrameSelection;
 use crate::dataset::{DatasetError, Source};
+use crate::task::correlate::{Normalization, PixelG2Output, SaturatedPolicy};
 
 pub mod cpu;
 
@@ -39,24 +40,6 @@ pub struct MultiTauRequest {
     pub pixel_g2: PixelG2Output,
 }
 
-/// Whether frames are divided by their mean over the masked-in pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Normalization {
-    /// Each frame by its mean.
-    FrameMean,
-    /// Counts as they are.
-    None,
-}
-
-/// Whether `unnormalized_G2` is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PixelG2Output {
-    /// Keep it: (delay, 3, pixel) float32 in memory.
-    Keep,
-    /// Sum it into the bins only.
-    Drop,
-}
-
 /// Parameters of two-time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TwoTimeRequest {
@@ -64,17 +47,6 @@ pub struct TwoTimeRequest {
     pub smoothing: Smoothing,
     /// Dynamic labels, ascending, each with at least one pixel.
     pub labels: Vec<u32>,
-}
-
-/// What to do with masked-in pixels that carry the type's maximum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SaturatedPolicy {
-    /// Leave them out; more than 1 % of the mask is an error.
-    Mask,
-    /// Any is an error.
-    Fail,
-    /// Take the value as counts.
-    Keep,
 }
 
 /// Why an engine gave up.

@@ -9,75 +9,20 @@ use std::time::{Duration, Instant, SystemTime};
 
 use thiserror::Error;
 
-use super::selection::{BinSelection, ChosenBins, SelectionError};
+use super::memory;
 use super::settings::{Settled, settings};
 use crate::correlate::bins::Shape;
 use crate::correlate::listed::{listed, listed_pixels};
 use crate::correlate::result::SaturatedPixel;
-use crate::correlate::twotime::Smoothing;
-use crate::correlate::window::{EmptyWindow, FrameSelection, FrameWindow};
-use crate::dataset::hdf5::ftf::BitOrder;
+use crate::correlate::window::{EmptyWindow, FrameSelection};
 use crate::dataset::open::{OpenHint, open_raw};
 use crate::dataset::qmap::{Qmap, check_shape};
-use crate::dataset::result::{Analyses, Overwrite, Provenance, ResultTarget, ResultWriter, host_name};
+use crate::dataset::result::{Provenance, ResultTarget, ResultWriter, host_name};
 use crate::dataset::stem::raw_stem;
 use crate::dataset::{DatasetError, Source, metadata};
-use crate::engine::{
-    Engine, EngineError, MultiTauRequest, Normalization, Observer, PixelG2Output, Request, SaturatedPolicy,
-    TwoTimeRequest,
-};
-
-/// Parameters of one correlation.
-#[derive(Debug, Clone, PartialEq)]
-pub struct CorrelateJob {
-    /// The raw dataset: its file, or the first of its files.
-    pub raw: PathBuf,
-    /// The qmap.
-    pub qmap: PathBuf,
-    /// Directory of the result.
-    pub output: PathBuf,
-    /// The metadata file; None = the one beside the raw file.
-    pub metadata: Option<PathBuf>,
-    /// What to compute.
-    pub analyses: Analyses,
-    /// Smoothing of two-time.
-    pub smoothing: Smoothing,
-    /// Frames.
-    pub window: FrameWindow,
-    /// Normalization of multi-tau.
-    pub normalization: Normalization,
-    /// Dynamic bins of two-time.
-    pub bins: BinSelection,
-    /// Independent parts of multi-tau besides the whole; 0 or 1 = none.
-    pub parts: u32,
-    /// Whether per-pixel correlations are stored.
-    pub pixel_g2: PixelG2Output,
-    /// Saturated pixels.
-    pub saturated: SaturatedPolicy,
-    /// The most bytes of buffers.
-    pub memory: u64,
-    /// Bit order of FTF files.
-    pub ftf_bits: BitOrder,
-    /// Before the result's name; not a path.
-    pub prefix: Option<String>,
-    /// After the result's name; not a path.
-    pub suffix: Option<String>,
-    /// What to do when the result's name is taken.
-    pub overwrite: Overwrite,
-    /// Threads; None = one a processor. The engine is made by the caller; this is its wish, recorded.
-    pub threads: Option<NonZeroUsize>,
-    /// Parameters without influence here.
-    pub recorded: Recorded,
-}
-
-/// Parameters that a result records although nothing here depends on them.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Recorded {
-    /// The device that was asked for: -1 CPU, -2 any, else a GPU.
-    pub gpu_id: i64,
-    /// boost_corr's threshold for cropping.
-    pub crop_ratio_threshold: f64,
-}
+use crate::engine::{Engine, EngineError, MultiTauRequest, Observer, Request, TwoTimeRequest};
+use crate::task::bins::{ChosenBins, SelectionError};
+use crate::task::correlate::CorrelateSpec;
 
 /// What a job did.
 #[derive(Debug, Clone, PartialEq)]
@@ -195,7 +140,7 @@ fn watched<T>(watch: &dyn InputWatch, input: Input, read: impl FnOnce() -> T) ->
 ///
 /// # Errors
 /// [`JobError`]; no result file is left then.
-pub fn run(job: &CorrelateJob, engine: &dyn Engine, observer: &dyn Observer) -> Result<Outcome, JobError> {
+pub fn run(job: &CorrelateSpec, engine: &dyn Engine, observer: &dyn Observer) -> Result<Outcome, JobError> {
     run_watched(job, engine, observer, &Unwatched)
 }
 
@@ -204,7 +149,7 @@ pub fn run(job: &CorrelateJob, engine: &dyn Engine, observer: &dyn Observer) -> 
 /// # Errors
 /// As [`run`].
 pub fn run_watched(
-    job: &CorrelateJob,
+    job: &CorrelateSpec,
     engine: &dyn Engine,
     observer: &dyn Observer,
     watch: &dyn InputWatch,
@@ -220,7 +165,8 @@ pub fn run_watched(
     };
     let saturated: Vec<_> = correlation.saturated.iter().map(place).collect();
     warnings.extend(saturation_warning(&correlation.saturated, partition.shape()));
-    let settled = Settled { metadata: &metadata, labels: labels(&request), threads: threads(job) };
+    let settled =
+        Settled { metadata: &metadata, labels: labels(&request), memory: request.memory, threads: threads(job) };
     let provenance = Provenance {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         engine: engine.name().to_owned(),
@@ -247,7 +193,8 @@ struct Ready {
     writer: ResultWriter,
 }
 
-fn prepare(job: &CorrelateJob, watch: &dyn InputWatch) -> Result<Ready, JobError> {
+fn prepare(job: &CorrelateSpec, watch: &dyn InputWatch) -> Result<Ready, JobError> {
+    let memory = job.memory.unwrap_or_else(memory::default_limit);
     let input = Input::Metadata(job.metadata.as_ref().unwrap_or(&job.raw).clone());
     let find = || metadata::find(&job.raw, job.metadata.as_deref());
     let metadata = watched(watch, input, find).map_err(JobError::Metadata)?;
@@ -273,13 +220,12 @@ fn prepare(job: &CorrelateJob, watch: &dyn InputWatch) -> Result<Ready, JobError
         parts: job.parts,
         pixel_g2: job.pixel_g2,
     });
-    let request =
-        Request { selection, labels: qmap.labels, multi_tau, two_time, saturated: job.saturated, memory: job.memory };
+    let request = Request { selection, labels: qmap.labels, multi_tau, two_time, saturated: job.saturated, memory };
     Ok(Ready { source, request, metadata: metadata.path, warnings, writer })
 }
 
 /// A part of one frame has no pair to correlate.
-fn check_parts(job: &CorrelateJob, selection: &FrameSelection) -> Result<(), JobError> {
+fn check_parts(job: &CorrelateSpec, selection: &FrameSelection) -> Result<(), JobError> {
     let frames = selection.outputs();
     if job.analyses.multi_tau() && job.parts > 1 && frames / u64::from(job.parts) < 2 {
         return Err(JobError::Parts { raw: job.raw.clone(), frames, parts: job.parts });
@@ -287,7 +233,7 @@ fn check_parts(job: &CorrelateJob, selection: &FrameSelection) -> Result<(), Job
     Ok(())
 }
 
-fn two_time(job: &CorrelateJob, qmap: &Qmap, warnings: &mut Vec<String>) -> Result<Option<TwoTimeRequest>, JobError> {
+fn two_time(job: &CorrelateSpec, qmap: &Qmap, warnings: &mut Vec<String>) -> Result<Option<TwoTimeRequest>, JobError> {
     if !job.analyses.two_time() {
         return Ok(None);
     }
@@ -303,7 +249,7 @@ fn two_time(job: &CorrelateJob, qmap: &Qmap, warnings: &mut Vec<String>) -> Resu
     Ok(Some(TwoTimeRequest { smoothing: job.smoothing, labels }))
 }
 
-fn target(job: &CorrelateJob) -> ResultTarget {
+fn target(job: &CorrelateSpec) -> ResultTarget {
     let mut stem = raw_stem(&job.raw);
     if let Some(prefix) = &job.prefix {
         stem = format!("{}_{stem}", prefix.trim_end_matches('_'));
@@ -330,7 +276,7 @@ fn labels(request: &Request) -> &[u32] {
     request.two_time.as_ref().map_or(&[], |two_time| &two_time.labels)
 }
 
-fn threads(job: &CorrelateJob) -> NonZeroUsize {
+fn threads(job: &CorrelateSpec) -> NonZeroUsize {
     job.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
 }
 

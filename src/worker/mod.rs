@@ -5,5 +5,4 @@
 pub mod job;
 pub mod memory;
 pub mod names;
-pub mod selection;
 pub mod settings;

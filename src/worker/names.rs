@@ -1,9 +1,7 @@
 //! The words for the values of parameters, said once: options, configuration files and results use the same.
 
 use crate::correlate::twotime::Smoothing;
-use crate::dataset::hdf5::ftf::BitOrder;
-use crate::dataset::result::Analyses;
-use crate::engine::SaturatedPolicy;
+use crate::task::correlate::{Analyses, BitOrder, SaturatedPolicy};
 
 /// Words and what they mean, the default first.
 pub type Names<T> = [(&'static str, T)];

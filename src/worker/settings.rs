@@ -5,11 +5,10 @@
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use super::job::CorrelateJob;
 use super::names::{BIT_ORDERS, POLICIES, SMOOTHINGS, word_for};
-use super::selection::BinSelection;
-use crate::dataset::result::{Overwrite, Settings};
-use crate::engine::{Normalization, PixelG2Output};
+use crate::dataset::result::Settings;
+use crate::task::bins::BinSelection;
+use crate::task::correlate::{CorrelateSpec, Normalization, Overwrite, PixelG2Output};
 
 /// Bytes of boost_corr's unit of memory.
 pub const GB: f64 = 1e9;
@@ -21,12 +20,14 @@ pub struct Settled<'a> {
     pub metadata: &'a Path,
     /// The dynamic bins of two-time.
     pub labels: &'a [u32],
+    /// The most bytes of buffers.
+    pub memory: u64,
     /// The threads that were used.
     pub threads: NonZeroUsize,
 }
 
 /// The settings of a job, the same for each of its analyses.
-pub fn settings(job: &CorrelateJob, settled: &Settled<'_>) -> Settings {
+pub fn settings(job: &CorrelateSpec, settled: &Settled<'_>) -> Settings {
     let mut settings = Settings::new(job.window.stride, job.window.avg);
     settings
         .set("raw", absolute(&job.raw))
@@ -42,7 +43,7 @@ pub fn settings(job: &CorrelateJob, settled: &Settled<'_>) -> Settings {
         .set("num_segments", i64::from(job.parts.max(1)))
         .set("gpu_id", job.recorded.gpu_id)
         .set("crop_ratio_threshold", job.recorded.crop_ratio_threshold)
-        .set("max_memory", job.memory as f64 / GB)
+        .set("max_memory", settled.memory as f64 / GB)
         .set("prefix", job.prefix.as_deref().unwrap_or_default())
         .set("suffix", job.suffix.as_deref().unwrap_or_default())
         .set("overwrite", job.overwrite == Overwrite::Replace)

@@ -6,7 +6,8 @@ use std::process::Command;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use speckled::correlate::result::Correlation;
 use speckled::dataset::DatasetError;
-use speckled::dataset::result::{Analyses, Overwrite, ResultTarget, ResultWriter};
+use speckled::dataset::result::{ResultTarget, ResultWriter};
+use speckled::task::correlate::{Analyses, Overwrite};
 
 use crate::fixture::{self, Hash, Inputs};
 

@@ -14,7 +14,8 @@ use speckled::correlate::result::{Correlation, MultiTau, PixelG2, SaturatedPixel
 use speckled::correlate::scattering::SegmentPlan;
 use speckled::correlate::twotime::{block_means, diagonal_means};
 use speckled::dataset::SourceInfo;
-use speckled::dataset::result::{Analyses, Overwrite, Provenance, ResultTarget, ResultWriter, Settings};
+use speckled::dataset::result::{Provenance, ResultTarget, ResultWriter, Settings};
+use speckled::task::correlate::{Analyses, Overwrite};
 
 pub(crate) const SHAPE: Shape = Shape { rows: 24, cols: 32 };
 pub(crate) const FRAMES: usize = 700;

@@ -12,7 +12,8 @@ use hdf5::types::{FloatSize, IntSize, TypeDescriptor};
 use serde_json::json;
 use speckled::correlate::delays::DelayPlan;
 use speckled::dataset::describe::{FileKind, describe};
-use speckled::dataset::result::{Analyses, ResultWriter};
+use speckled::dataset::result::ResultWriter;
+use speckled::task::correlate::Analyses;
 
 const F4: TypeDescriptor = TypeDescriptor::Float(FloatSize::U4);
 const F8: TypeDescriptor = TypeDescriptor::Float(FloatSize::U8);

@@ -13,7 +13,8 @@ use super::output::{self, Form};
 use super::progress::{Display, Progress};
 use crate::engine::Engine;
 use crate::engine::cpu::CpuEngine;
-use crate::worker::job::{self, CorrelateJob, Outcome};
+use crate::task::correlate::CorrelateSpec;
+use crate::worker::job::{self, Outcome};
 
 mod args;
 mod config;
@@ -67,7 +68,7 @@ pub(super) fn run(args: CorrArgs) -> Result<Exit, Failure> {
 }
 
 /// The engine for `-i`. A GPU that was asked for is never replaced by the CPU in silence.
-fn engine(job: &CorrelateJob) -> Result<CpuEngine, OptionError> {
+fn engine(job: &CorrelateSpec) -> Result<CpuEngine, OptionError> {
     match job.recorded.gpu_id {
         id @ 0.. => return Err(OptionError::Device(id)),
         -2 => output::note("-i -2: this program has no CUDA engine; it runs on the CPU"),
@@ -77,7 +78,7 @@ fn engine(job: &CorrelateJob) -> Result<CpuEngine, OptionError> {
 }
 
 fn correlate(
-    job: &CorrelateJob,
+    job: &CorrelateSpec,
     engine: &dyn Engine,
     form: Form,
     interrupt: &Interrupt,

@@ -11,12 +11,10 @@ use thiserror::Error;
 use super::args::CorrArgs;
 use crate::cli::output::Form;
 use crate::correlate::window::FrameWindow;
-use crate::dataset::result::{Analyses, Overwrite};
-use crate::engine::{Normalization, PixelG2Output};
-use crate::worker::job::{CorrelateJob, Recorded};
+use crate::task::bins::SelectionError;
+use crate::task::correlate::{Analyses, CorrelateSpec, Normalization, Overwrite, PixelG2Output, Recorded};
 use crate::worker::memory;
 use crate::worker::names::{ANALYSES, BIT_ORDERS, Names, POLICIES, SMOOTHINGS, value_of, word_for};
-use crate::worker::selection::SelectionError;
 use crate::worker::settings::GB;
 
 /// An option that cannot be used.
@@ -48,7 +46,7 @@ pub(super) struct Plan {
     /// The raw files.
     pub(super) raws: Vec<PathBuf>,
     /// The job of the first raw file.
-    pub(super) template: CorrelateJob,
+    pub(super) template: CorrelateSpec,
     /// Where output goes.
     pub(super) form: Form,
     /// Tell about every step.
@@ -83,8 +81,8 @@ impl Plan {
     }
 
     /// One job for each raw file.
-    pub(super) fn jobs(&self) -> impl Iterator<Item = CorrelateJob> {
-        self.raws.iter().map(|raw| CorrelateJob { raw: raw.clone(), ..self.template.clone() })
+    pub(super) fn jobs(&self) -> impl Iterator<Item = CorrelateSpec> {
+        self.raws.iter().map(|raw| CorrelateSpec { raw: raw.clone(), ..self.template.clone() })
     }
 
     /// All parameters under boost_corr's names; as a configuration file it asks for the same work.
@@ -113,7 +111,7 @@ impl Plan {
             "suffix": job.suffix,
             "bin_time_s": self.timepix.0,
             "run_config_path": path(&self.timepix.1),
-            "max_memory": job.memory as f64 / GB,
+            "max_memory": job.memory.unwrap_or_else(memory::default_limit) as f64 / GB,
             "meta_fname": path(&job.metadata),
             "overwrite": job.overwrite == Overwrite::Replace,
             "saturated": word_for(POLICIES, job.saturated),
@@ -124,10 +122,10 @@ impl Plan {
     }
 }
 
-fn template(args: &CorrArgs) -> Result<CorrelateJob, OptionError> {
+fn template(args: &CorrArgs) -> Result<CorrelateSpec, OptionError> {
     let raw = args.raw.first().ok_or(OptionError::NoRaw)?.clone();
     let qmap = args.qmap.clone().ok_or(OptionError::NoQmap)?;
-    Ok(CorrelateJob {
+    Ok(CorrelateSpec {
         raw,
         qmap,
         output: args.output.clone().unwrap_or_else(|| "cluster_results".into()),
@@ -148,7 +146,7 @@ fn template(args: &CorrArgs) -> Result<CorrelateJob, OptionError> {
         parts: parts(args)?,
         pixel_g2: if args.save_g2 { PixelG2Output::Keep } else { PixelG2Output::Drop },
         saturated: choice("--saturated", args.saturated.as_deref(), POLICIES, "mask, fail or keep")?,
-        memory: args.max_memory.map_or_else(|| Ok(memory::default_limit()), memory_limit)?,
+        memory: args.max_memory.map(memory_limit).transpose()?,
         ftf_bits: choice("--ftf-bits", args.ftf_bits.as_deref(), BIT_ORDERS, "little or big")?,
         prefix: name_part("--prefix", args.prefix.as_deref())?,
         suffix: name_part("--suffix", args.suffix.as_deref())?,
@@ -247,7 +245,7 @@ fn inert(args: &CorrArgs, analyses: Analyses) -> Vec<&'static str> {
 mod tests {
     use super::*;
     use crate::correlate::twotime::Smoothing;
-    use crate::worker::selection::BinSelection;
+    use crate::task::bins::BinSelection;
 
     fn args() -> CorrArgs {
         CorrArgs { raw: vec!["a.bin".into()], qmap: Some("q.hdf".into()), ..CorrArgs::default() }

@@ -13,16 +13,7 @@ use super::index::{ChunkIndex, Grid};
 use super::locate::{Located, locate};
 use crate::dataset::stitch::{CANVAS, MODULE, MODULES, module_origin};
 use crate::dataset::{DatasetError, FrameSource, PixelType, Scratch, SourceInfo, plain};
-
-/// Which bits of a byte are its first pixel. Rigaku does not document it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum BitOrder {
-    /// The lowest bits come first.
-    #[default]
-    LittlePairs,
-    /// The highest bits come first.
-    BigPairs,
-}
+use crate::task::correlate::BitOrder;
 
 /// Opens the six module files; `path` is any of them, as `A0003.h5.000`.
 ///

@@ -12,6 +12,7 @@ use super::qmap::sha256;
 use super::{DatasetError, objects};
 use crate::correlate::bins::Partition;
 use crate::correlate::result::{Correlation, TwoTimeMap};
+use crate::task::correlate::{Analyses, Overwrite};
 
 mod fault;
 mod partial;
@@ -27,15 +28,6 @@ pub use settings::{SettingValue, Settings};
 use provenance::{InputFile, Inputs};
 use staged::Staged;
 use store::Store;
-
-/// What to do when the name is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Overwrite {
-    /// The new result takes the old one's place.
-    Replace,
-    /// The new result gets the first free of `_1`, `_2`, ...
-    Number,
-}
 
 /// Where a result goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,29 +51,6 @@ impl ResultTarget {
 
     fn path(&self, number: u32) -> PathBuf {
         self.directory.join(self.file_name(number))
-    }
-}
-
-/// Which analyses a result holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Analyses {
-    /// Multi-tau only.
-    MultiTau,
-    /// Two-time only.
-    TwoTime,
-    /// Both in one file.
-    Both,
-}
-
-impl Analyses {
-    /// Whether multi-tau is among them.
-    pub fn multi_tau(self) -> bool {
-        matches!(self, Self::MultiTau | Self::Both)
-    }
-
-    /// Whether two-time is among them.
-    pub fn two_time(self) -> bool {
-        matches!(self, Self::TwoTime | Self::Both)
     }
 }
 

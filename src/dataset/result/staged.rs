@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
+use super::ResultTarget;
 use super::fault::save;
 use super::partial::{self, Claim};
-use super::{Overwrite, ResultTarget};
 use crate::dataset::DatasetError;
 use crate::dataset::hdf5::library_locks;
+use crate::task::correlate::Overwrite;
 
 /// Attempts to find a temporary name that nobody has; each is one in four billion.
 const NAME_ATTEMPTS: usize = 16;

@@ -9,7 +9,8 @@ use crate::correlate::listed::listed_pixels;
 use crate::correlate::result::{Correlation, SaturatedPixel};
 use crate::dataset::{FrameSource, Source};
 
-use super::{Engine, EngineError, MapSink, Observer, Request, SaturatedPolicy};
+use super::{Engine, EngineError, MapSink, Observer, Request};
+use crate::task::correlate::SaturatedPolicy;
 
 mod cells;
 mod dense;

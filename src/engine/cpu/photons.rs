@@ -10,7 +10,8 @@ use crate::correlate::bins::Partition;
 use crate::correlate::result::{Correlation, TwoTime};
 use crate::correlate::scattering::{SegmentPlan, Tally, frame_factors};
 use crate::dataset::EventSource;
-use crate::engine::{EngineError, MapSink, MultiTauRequest, Normalization, PixelG2Output, Request, TwoTimeRequest};
+use crate::engine::{EngineError, MapSink, MultiTauRequest, Request, TwoTimeRequest};
+use crate::task::correlate::{Normalization, PixelG2Output};
 
 use super::events::{BUCKET, ENTRY_BYTES, Keep, Reading, Sorted, Sums, buckets, passes};
 use super::layout::Layout;

@@ -8,7 +8,8 @@ use crate::correlate::delays::DelayPlan;
 use crate::correlate::reduce::BinSums;
 use crate::correlate::result::{MultiTau, PixelG2};
 use crate::correlate::scattering::{SegmentPlan, Tally};
-use crate::engine::{EngineError, MultiTauRequest, PixelG2Output};
+use crate::engine::{EngineError, MultiTauRequest};
+use crate::task::correlate::PixelG2Output;
 
 use super::events::{BUCKET, Entry, Sorted};
 use super::layout::Layout;

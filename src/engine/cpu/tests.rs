@@ -13,7 +13,8 @@ use crate::correlate::result::{MultiTau, TwoTimeMap};
 use crate::correlate::twotime::Smoothing;
 use crate::correlate::window::FrameWindow;
 use crate::dataset::{DatasetError, Event, EventSource, PixelType, Scratch, SourceInfo};
-use crate::engine::{MultiTauRequest, Normalization, PixelG2Output, TwoTimeRequest, Unobserved};
+use crate::engine::{MultiTauRequest, TwoTimeRequest, Unobserved};
+use crate::task::correlate::{Normalization, PixelG2Output};
 
 const SHAPE: Shape = Shape { rows: 200, cols: 41 };
 

@@ -10,7 +10,8 @@ use crate::correlate::delays::DelayPlan;
 use crate::correlate::reduce::{BinSums, CHANNELS, sum_lanes};
 use crate::correlate::result::{MultiTau, PixelG2};
 use crate::correlate::scattering::{SegmentPlan, Tally};
-use crate::engine::{EngineError, MultiTauRequest, PixelG2Output};
+use crate::engine::{EngineError, MultiTauRequest};
+use crate::task::correlate::PixelG2Output;
 
 use super::cells::Cell;
 use super::pixel_store::PixelStore;

@@ -7,12 +7,14 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::correlate::bins::Labels;
 
 /// Dynamic bins as asked for, not yet held against a qmap.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum BinSelection {
     /// Every bin that has a pixel.
     #[default]
@@ -97,6 +99,20 @@ fn populated(labels: &Labels) -> BTreeSet<u32> {
         }
     }
     found
+}
+
+impl TryFrom<String> for BinSelection {
+    type Error = SelectionError;
+
+    fn try_from(text: String) -> Result<Self, SelectionError> {
+        text.parse()
+    }
+}
+
+impl From<BinSelection> for String {
+    fn from(selection: BinSelection) -> Self {
+        selection.to_string()
+    }
 }
 
 impl FromStr for BinSelection {

@@ -1,0 +1,402 @@
+//! What the controller remembers: tasks, endpoints, tokens. One trait, its records, its errors; the databases
+//! behind it are private.
+//!
+//! Everything here is batched, since a database is asked a few times a second, not once a task: callers put what
+//! belongs together into one call, and a call is one transaction. When a call returns, what it did is on disk.
+//! Decisions about a task's life are `task::life`'s; a store applies them, in the transaction that reads the task.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::ids::{ActionId, AttemptId, EndpointId, SessionId, TaskId, TokenId};
+use crate::task::life::{Life, Limits, Outcome, Refusal};
+use crate::task::names::{EndpointName, Group, Label, RequestId, Subject};
+use crate::task::spec::{Kind, TaskSpec};
+use crate::task::time::Moment;
+
+/// Bytes of JSON that a result may have beside its files.
+pub const LARGEST_RESULT: usize = 1 << 20;
+
+/// A task as it is submitted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewTask {
+    /// Made by the caller.
+    pub id: TaskId,
+    /// The submission, if it may come again: the same owner and request id make no second task.
+    pub request: Option<RequestId>,
+    /// The flow's group of tasks.
+    pub action: ActionId,
+    /// Where it is to run.
+    pub endpoint: EndpointId,
+    /// Who submits.
+    pub owner: Subject,
+    /// Who else may see it.
+    pub group: Option<Group>,
+    /// What people call it.
+    pub label: Option<Label>,
+    /// What is to be done.
+    pub spec: TaskSpec,
+    /// Higher ones are leased first; equal ones in the order of submission.
+    pub priority: i32,
+    /// When it must be over.
+    pub deadline: Option<Moment>,
+    /// How often it may fail.
+    pub limits: Limits,
+    /// When it was submitted.
+    pub submitted: Moment,
+}
+
+/// A task as it is remembered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskRecord {
+    /// As it was submitted.
+    pub task: NewTask,
+    /// What has happened to it.
+    pub life: Life,
+    /// When that last changed.
+    pub changed: Moment,
+    /// What the last attempt left, once one is over.
+    pub result: Option<TaskResult>,
+}
+
+/// What an attempt leaves.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskResult {
+    /// Files on the endpoint's file system.
+    pub files: Vec<PathBuf>,
+    /// Where the endpoint keeps the attempt's output, and its last lines.
+    pub log: Option<LogTail>,
+    /// A JSON document of at most [`LARGEST_RESULT`] bytes; kept as text.
+    pub document: Option<String>,
+}
+
+/// The end of an attempt's output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogTail {
+    /// The file, on the endpoint's file system.
+    pub file: PathBuf,
+    /// Its last lines.
+    pub lines: String,
+}
+
+/// What became of a submission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Submitted {
+    /// It is a new task.
+    New(TaskId),
+    /// The same was submitted before.
+    Known(TaskId),
+    /// Another task was submitted under this request id.
+    Conflict(TaskId),
+}
+
+/// How many tasks an endpoint takes, and on what terms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseRequest {
+    /// Who.
+    pub endpoint: EndpointId,
+    /// Its newest session: older ones get nothing.
+    pub session: SessionId,
+    /// At most so many.
+    pub most: u32,
+    /// Of these kinds; empty = of all.
+    pub kinds: Vec<Kind>,
+    /// Until when.
+    pub until: Moment,
+    /// Now.
+    pub now: Moment,
+}
+
+/// A task that was leased.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Leased {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// What is to be done.
+    pub spec: TaskSpec,
+    /// When it must be over.
+    pub deadline: Option<Moment>,
+    /// The lease's end.
+    pub until: Moment,
+    /// How often it began before: an endpoint is careful with tasks that crashed.
+    pub crashes: u32,
+}
+
+/// An attempt that is over.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// Which.
+    pub attempt: AttemptId,
+    /// How.
+    pub outcome: Outcome,
+    /// What it left.
+    pub result: TaskResult,
+    /// When a next attempt may begin, should there be one.
+    pub retry_at: Moment,
+}
+
+/// What a call made of one of its tasks: its new life, or why nothing changed.
+pub type Changed = Result<Life, ChangeError>;
+
+/// Why a call left a task as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ChangeError {
+    /// There is no such task, or no longer.
+    #[error("there is no such task")]
+    Unknown,
+    /// The event does not apply.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+/// Which tasks to list.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TaskFilter {
+    /// Of this action.
+    pub action: Option<ActionId>,
+    /// Of this endpoint.
+    pub endpoint: Option<EndpointId>,
+    /// Of these people; empty = of all.
+    pub owners: Vec<Subject>,
+    /// Or of these groups; empty = of none besides.
+    pub groups: Vec<Group>,
+    /// In one of these states; empty = in any.
+    pub states: Vec<StateName>,
+}
+
+/// A task's state as people filter and count by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StateName {
+    /// It waits for an endpoint.
+    Queued,
+    /// An endpoint has it.
+    Leased,
+    /// A worker computes it.
+    Running,
+    /// Its result exists.
+    Succeeded,
+    /// It failed.
+    Failed,
+    /// It was cancelled.
+    Cancelled,
+}
+
+/// Part of a list: newest tasks first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page {
+    /// Only tasks older than this one.
+    pub before: Option<TaskId>,
+    /// At most so many.
+    pub most: u32,
+}
+
+/// An endpoint as it is remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointRecord {
+    /// Its id.
+    pub id: EndpointId,
+    /// Its name.
+    pub name: EndpointName,
+    /// Who registered it.
+    pub owner: Subject,
+    /// Who may see it and submit to it.
+    pub group: Option<Group>,
+    /// The process that holds its name.
+    pub session: Option<EndpointSession>,
+    /// What it last said of itself: a JSON document.
+    pub status: String,
+    /// When.
+    pub seen: Moment,
+}
+
+/// The one process that is an endpoint: a lease on its name, so that two login nodes cannot both be it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointSession {
+    /// Which process.
+    pub id: SessionId,
+    /// Where it runs.
+    pub host: String,
+    /// Until when it holds the name unless it renews.
+    pub until: Moment,
+}
+
+/// Answer to a process that wants to be an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// It is the endpoint now.
+    Granted,
+    /// Another process is.
+    Held(EndpointSession),
+}
+
+/// A token as it is remembered; its secret is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRecord {
+    /// Its id.
+    pub id: TokenId,
+    /// SHA-256 of its secret.
+    pub digest: [u8; 32],
+    /// Whose it is.
+    pub subject: Subject,
+    /// What it allows.
+    pub roles: Vec<Role>,
+    /// For which groups.
+    pub groups: Vec<Group>,
+    /// When it was made.
+    pub made: Moment,
+    /// When it ends by itself.
+    pub expires: Option<Moment>,
+    /// When it was revoked.
+    pub revoked: Option<Moment>,
+}
+
+/// What a token allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// To submit tasks and cancel one's own.
+    Submit,
+    /// To see tasks and endpoints.
+    View,
+    /// To cancel anybody's tasks and to stop endpoints.
+    Operate,
+    /// To be an endpoint.
+    Endpoint,
+}
+
+/// A store that cannot do what it is asked.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The database refuses or is gone.
+    #[error("{step} failed")]
+    Database {
+        /// What was being done.
+        step: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The disk is full.
+    #[error("{step} failed: no space is left for {}; make room or move the controller's directory", place.display())]
+    Full {
+        /// What was being done.
+        step: &'static str,
+        /// The file.
+        place: PathBuf,
+    },
+    /// What the database holds was not written by this program.
+    #[error("{what} of {id} in the database cannot be read; restore it from a copy")]
+    Damaged {
+        /// Which part.
+        what: &'static str,
+        /// Of which record.
+        id: String,
+    },
+    /// The database is of another version.
+    #[error("the database {} has version {found}, this program knows up to {known}; run the newer program", place.display())]
+    Version {
+        /// The file.
+        place: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The newest that is known.
+        known: i64,
+    },
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// What the controller remembers.
+///
+/// Lists of answers are in the order of the questions.
+pub trait Store: Send + Sync + 'static {
+    /// Accepts tasks. When it returns they are on disk.
+    fn submit(&self, tasks: Vec<NewTask>) -> impl Future<Output = Result<Vec<Submitted>, StoreError>> + Send;
+
+    /// Leases queued tasks to an endpoint, by priority and age.
+    fn lease(&self, request: LeaseRequest) -> impl Future<Output = Result<Vec<Leased>, StoreError>> + Send;
+
+    /// Says that workers began these attempts.
+    fn start(
+        &self,
+        attempts: Vec<AttemptId>,
+        now: Moment,
+    ) -> impl Future<Output = Result<Vec<Changed>, StoreError>> + Send;
+
+    /// Renews leases; attempts that come back as an error must be stopped, and so must those whose life wishes it.
+    fn renew(
+        &self,
+        attempts: Vec<AttemptId>,
+        until: Moment,
+    ) -> impl Future<Output = Result<Vec<Changed>, StoreError>> + Send;
+
+    /// Ends attempts.
+    fn report(
+        &self,
+        reports: Vec<Report>,
+        now: Moment,
+    ) -> impl Future<Output = Result<Vec<Changed>, StoreError>> + Send;
+
+    /// Cancels tasks.
+    fn cancel(&self, tasks: Vec<TaskId>, now: Moment) -> impl Future<Output = Result<Vec<Changed>, StoreError>> + Send;
+
+    /// Applies what time has brought: leases that ran out, deadlines that passed; at most `most` tasks. Returns
+    /// those that changed.
+    fn expire(&self, now: Moment, most: u32) -> impl Future<Output = Result<Vec<TaskId>, StoreError>> + Send;
+
+    /// Tasks by id; None for those that are not remembered.
+    fn get(&self, tasks: Vec<TaskId>) -> impl Future<Output = Result<Vec<Option<TaskRecord>>, StoreError>> + Send;
+
+    /// Tasks that a filter lets through.
+    fn list(&self, filter: TaskFilter, page: Page) -> impl Future<Output = Result<Vec<TaskRecord>, StoreError>> + Send;
+
+    /// How many tasks of each state a filter lets through.
+    fn count(&self, filter: TaskFilter) -> impl Future<Output = Result<BTreeMap<StateName, u64>, StoreError>> + Send;
+
+    /// Forgets tasks that ended before a moment, at most `most`; returns how many.
+    fn forget(&self, ended_before: Moment, most: u32) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
+    /// Registers an endpoint and claims its name for a session, until the session's moment. The name's owner and
+    /// group stay those of the first registration.
+    fn claim(
+        &self,
+        endpoint: EndpointRecord,
+        session: EndpointSession,
+        now: Moment,
+    ) -> impl Future<Output = Result<Claim, StoreError>> + Send;
+
+    /// Renews a session and keeps what the endpoint says of itself; the claim tells whether it still is the one.
+    fn beat(
+        &self,
+        endpoint: EndpointId,
+        session: EndpointSession,
+        status: String,
+        now: Moment,
+    ) -> impl Future<Output = Result<Claim, StoreError>> + Send;
+
+    /// Gives the name back; nothing happens when another session holds it.
+    fn release(&self, endpoint: EndpointId, session: SessionId) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// All endpoints, by name.
+    fn endpoints(&self) -> impl Future<Output = Result<Vec<EndpointRecord>, StoreError>> + Send;
+
+    /// Keeps a token.
+    fn add_token(&self, token: TokenRecord) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Revokes a token; false when there is none.
+    fn revoke_token(&self, token: TokenId, now: Moment) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// The token with this digest, revoked and expired ones too.
+    fn token(&self, digest: [u8; 32]) -> impl Future<Output = Result<Option<TokenRecord>, StoreError>> + Send;
+
+    /// All tokens, oldest first.
+    fn tokens(&self) -> impl Future<Output = Result<Vec<TokenRecord>, StoreError>> + Send;
+}

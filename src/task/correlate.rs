@@ -1,0 +1,220 @@
+//! What a correlation is to be: every parameter of `speckled corr`, typed. Pure; opens nothing.
+//!
+//! Paths are as they were asked for, not yet held against anybody's roots.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::bins::BinSelection;
+use crate::correlate::twotime::Smoothing;
+use crate::correlate::window::FrameWindow;
+
+/// Parameters of one correlation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CorrelateSpec {
+    /// The raw dataset: its file, or the first of its files.
+    pub raw: PathBuf,
+    /// The qmap.
+    pub qmap: PathBuf,
+    /// Directory of the result.
+    pub output: PathBuf,
+    /// The metadata file; None = the one beside the raw file.
+    #[serde(default)]
+    pub metadata: Option<PathBuf>,
+    /// What to compute.
+    #[serde(default)]
+    pub analyses: Analyses,
+    /// Smoothing of two-time.
+    #[serde(default)]
+    pub smoothing: Smoothing,
+    /// Frames.
+    #[serde(default)]
+    pub window: FrameWindow,
+    /// Normalization of multi-tau.
+    #[serde(default)]
+    pub normalization: Normalization,
+    /// Dynamic bins of two-time.
+    #[serde(default)]
+    pub bins: BinSelection,
+    /// Independent parts of multi-tau besides the whole; 0 or 1 = none.
+    #[serde(default)]
+    pub parts: u32,
+    /// Whether per-pixel correlations are stored.
+    #[serde(default)]
+    pub pixel_g2: PixelG2Output,
+    /// Saturated pixels.
+    #[serde(default)]
+    pub saturated: SaturatedPolicy,
+    /// The most bytes of buffers; None = what the process that computes it may take.
+    #[serde(default)]
+    pub memory: Option<u64>,
+    /// Bit order of FTF files.
+    #[serde(default)]
+    pub ftf_bits: BitOrder,
+    /// Before the result's name; not a path.
+    #[serde(default)]
+    pub prefix: Option<String>,
+    /// After the result's name; not a path.
+    #[serde(default)]
+    pub suffix: Option<String>,
+    /// What to do when the result's name is taken.
+    #[serde(default)]
+    pub overwrite: Overwrite,
+    /// Threads; None = one for each processor that the process may use.
+    #[serde(default)]
+    pub threads: Option<NonZeroUsize>,
+    /// Parameters without influence here.
+    #[serde(default)]
+    pub recorded: Recorded,
+}
+
+/// Parameters that a result records although nothing here depends on them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recorded {
+    /// The device that was asked for: -1 CPU, -2 any, else a GPU.
+    pub gpu_id: i64,
+    /// boost_corr's threshold for cropping.
+    pub crop_ratio_threshold: f64,
+}
+
+impl Default for Recorded {
+    /// What `boost_corr` records when nothing is given, on the CPU.
+    fn default() -> Self {
+        Self { gpu_id: -1, crop_ratio_threshold: 1.0 }
+    }
+}
+
+impl CorrelateSpec {
+    /// Multi-tau of a whole dataset with every parameter at its default.
+    pub fn new(raw: impl Into<PathBuf>, qmap: impl Into<PathBuf>, output: impl Into<PathBuf>) -> Self {
+        Self {
+            raw: raw.into(),
+            qmap: qmap.into(),
+            output: output.into(),
+            metadata: None,
+            analyses: Analyses::default(),
+            smoothing: Smoothing::default(),
+            window: FrameWindow::default(),
+            normalization: Normalization::default(),
+            bins: BinSelection::default(),
+            parts: 0,
+            pixel_g2: PixelG2Output::default(),
+            saturated: SaturatedPolicy::default(),
+            memory: None,
+            ftf_bits: BitOrder::default(),
+            prefix: None,
+            suffix: None,
+            overwrite: Overwrite::default(),
+            threads: None,
+            recorded: Recorded::default(),
+        }
+    }
+}
+
+/// Which analyses a result holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Analyses {
+    /// Multi-tau only.
+    #[default]
+    MultiTau,
+    /// Two-time only.
+    TwoTime,
+    /// Both in one file.
+    Both,
+}
+
+impl Analyses {
+    /// Whether multi-tau is among them.
+    pub fn multi_tau(self) -> bool {
+        matches!(self, Self::MultiTau | Self::Both)
+    }
+
+    /// Whether two-time is among them.
+    pub fn two_time(self) -> bool {
+        matches!(self, Self::TwoTime | Self::Both)
+    }
+}
+
+/// Whether frames are divided by their mean over the masked-in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Normalization {
+    /// Each frame by its mean.
+    #[default]
+    FrameMean,
+    /// Counts as they are.
+    None,
+}
+
+/// Whether `unnormalized_G2` is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PixelG2Output {
+    /// Keep it: (delay, 3, pixel) float32 in memory.
+    Keep,
+    /// Sum it into the bins only.
+    #[default]
+    Drop,
+}
+
+/// What to do with masked-in pixels that carry the type's maximum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SaturatedPolicy {
+    /// Leave them out; more than 1 % of the mask is an error.
+    #[default]
+    Mask,
+    /// Any is an error.
+    Fail,
+    /// Take the value as counts.
+    Keep,
+}
+
+/// What to do when the name is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overwrite {
+    /// The new result takes the old one's place.
+    Replace,
+    /// The new result gets the first free of `_1`, `_2`, ...
+    #[default]
+    Number,
+}
+
+/// Which bits of a byte are its first pixel. Rigaku does not document it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BitOrder {
+    /// The lowest bits come first.
+    #[default]
+    LittlePairs,
+    /// The highest bits come first.
+    BigPairs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_paths_are_enough() {
+        let spec: CorrelateSpec =
+            serde_json::from_str(r#"{"raw":"a.bin","qmap":"q.hdf","output":"results"}"#).expect("a spec");
+        assert_eq!(spec, CorrelateSpec::new("a.bin", "q.hdf", "results"));
+        let text = serde_json::to_string(&spec).expect("json");
+        assert_eq!(serde_json::from_str::<CorrelateSpec>(&text).expect("a spec"), spec);
+    }
+
+    #[test]
+    fn misspelt_parameters_are_refused() {
+        for extra in [r#""smoth":"none""#, r#""smoothing":"sometimes""#, r#""bins":"7-5""#, r#""window":{"start":1}"#] {
+            let text = format!(r#"{{"raw":"a","qmap":"q","output":"o",{extra}}}"#);
+            assert!(serde_json::from_str::<CorrelateSpec>(&text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Why a task did not succeed, and whose fault it was: that decides whether it is tried again.
+
+use serde::{Deserialize, Serialize};
+
+/// Bytes of a failure's message that are kept: a screenful.
+pub const LONGEST_MESSAGE: usize = 4096;
+
+/// Why a task failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Whose fault it was.
+    pub fault: Fault,
+    /// One line for people: what, where, remedy.
+    message: String,
+}
+
+/// Whose fault a failure was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Fault {
+    /// The task's own: a damaged file, a wrong parameter, a path that is not allowed. It would fail again.
+    Input,
+    /// The program that computed it, or nobody knows. Another attempt may succeed.
+    Program,
+    /// Nobody's: it was not done in time.
+    Deadline,
+    /// Its workers died of it, one after the other.
+    Crashes,
+}
+
+/// How an attempt ended through no fault of the task: it is tried again, and no retry is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Loss {
+    /// The endpoint was not heard of until the lease ran out.
+    LeaseExpired,
+    /// The endpoint gives the task back before it began.
+    Returned,
+    /// The block came to its walltime.
+    Walltime,
+    /// The scheduler took the block away.
+    Preempted,
+    /// The node or its worker was lost.
+    NodeLost,
+    /// A GPU fault.
+    GpuFault,
+    /// The endpoint or worker was stopped.
+    Stopped,
+    /// The executor died while it computed the task: perhaps of the task. Counted, see the crash limit.
+    Crashed,
+}
+
+impl Failure {
+    /// A failure with a message; a long one is cut at a character, and control characters become spaces, since it
+    /// may quote what comes from outside.
+    pub fn new(fault: Fault, message: &str) -> Self {
+        let clean = message.trim().chars().map(|c| if c.is_control() { ' ' } else { c });
+        let mut kept = String::new();
+        for c in clean {
+            if kept.len() + c.len_utf8() > LONGEST_MESSAGE {
+                break;
+            }
+            kept.push(c);
+        }
+        Self { fault, message: kept }
+    }
+
+    /// What people read.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The deadline has passed.
+    pub fn deadline() -> Self {
+        Self::new(Fault::Deadline, "the deadline has passed; submit it again with a later one")
+    }
+
+    /// The crash limit is reached.
+    pub fn crashes(crashes: u32) -> Self {
+        let message = format!("the worker died {crashes} times while it computed this task; see the task's logs");
+        Self::new(Fault::Crashes, &message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_bounded_and_printable() {
+        let failure = Failure::new(Fault::Input, &format!(" a\x1b[2J\nb {}", "é".repeat(LONGEST_MESSAGE)));
+        assert!(failure.message().starts_with("a [2J b é"), "{}", &failure.message()[..20]);
+        assert!(failure.message().len() <= LONGEST_MESSAGE && failure.message().ends_with('é'));
+    }
+}

@@ -1,0 +1,155 @@
+//! Texts from outside that name things: checked once, here, so that they can be shown and stored everywhere.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A text that names nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum NameError {
+    /// Nothing at all.
+    #[error("the {kind} is empty; give 1 to {most} characters")]
+    Empty {
+        /// What the text was to name.
+        kind: &'static str,
+        /// The longest that is allowed.
+        most: usize,
+    },
+    /// Too much.
+    #[error("the {kind} has {found} characters; at most {most} are allowed")]
+    Long {
+        /// What the text was to name.
+        kind: &'static str,
+        /// Its length.
+        found: usize,
+        /// The longest that is allowed.
+        most: usize,
+    },
+    /// A character that could pass for something else.
+    #[error("the {kind} {shown:?} has the character {character:?}; {allowed}")]
+    Character {
+        /// What the text was to name.
+        kind: &'static str,
+        /// Its beginning.
+        shown: String,
+        /// The character.
+        character: char,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $most:literal, $allowed:literal, $fits:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+
+            fn try_from(text: String) -> Result<Self, NameError> {
+                check(&text, $kind, $most, $allowed, $fits)?;
+                Ok(Self(text))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                text.to_owned().try_into()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name!(
+    /// What a flow calls a submission, so that a repeated one makes no second task.
+    RequestId, "request id", 256, "printable ASCII is allowed", |c| c.is_ascii_graphic() || c == ' '
+);
+name!(
+    /// What people call a task or action. Any language, but nothing that moves a terminal's cursor.
+    Label, "label", 128, "control characters are not allowed", |c| !c.is_control()
+);
+name!(
+    /// An endpoint's name: also a file name, so that it begins with a letter or digit and has no slash.
+    EndpointName, "endpoint name", 64, "letters, digits, '-', '_' and '.' are allowed, the first a letter or digit",
+    |c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
+);
+name!(
+    /// A command's name in an endpoint's configuration.
+    TemplateName, "command name", 64, "letters, digits, '-', '_' and '.' are allowed, the first a letter or digit",
+    |c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
+);
+name!(
+    /// Who submits: the holder of a token, as `name` or `urn:globus:auth:identity:...`.
+    Subject, "subject", 256, "printable ASCII without spaces is allowed", |c| c.is_ascii_graphic()
+);
+name!(
+    /// A group of people who see each other's tasks.
+    Group, "group", 128, "printable ASCII without spaces is allowed", |c| c.is_ascii_graphic()
+);
+
+fn check(
+    text: &str,
+    kind: &'static str,
+    most: usize,
+    allowed: &'static str,
+    fits: impl Fn(char) -> bool,
+) -> Result<(), NameError> {
+    let found = text.chars().count();
+    if found == 0 {
+        return Err(NameError::Empty { kind, most });
+    }
+    if found > most {
+        return Err(NameError::Long { kind, found, most });
+    }
+    // a name that begins with a dot or dash is a hidden file or an option to some program
+    let first = matches!(kind, "endpoint name" | "command name") && text.starts_with(['.', '-', '_']);
+    let wrong = if first { text.chars().next() } else { text.chars().find(|&c| !fits(c)) };
+    wrong.map_or(Ok(()), |character| {
+        let shown = text.chars().take(32).collect();
+        Err(NameError::Character { kind, shown, character, allowed })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_mislead_is_refused() {
+        for text in ["", ".hidden", "-x", "a/b", "a b", "ä", &"a".repeat(65)] {
+            let error = text.parse::<EndpointName>().expect_err(text).to_string();
+            assert!(error.contains("endpoint name"), "{error}");
+        }
+        assert!("polaris-1.gpu".parse::<EndpointName>().is_ok());
+        assert!("two\nlines".parse::<Label>().is_err() && "\x1b[2J".parse::<Label>().is_err());
+        assert!("Probe 7, größer".parse::<Label>().is_ok());
+        let error = serde_json::from_str::<Label>("\"\"").expect_err("an empty label").to_string();
+        assert!(error.contains("the label is empty"), "{error}");
+    }
+}
