@@ -1,6 +1,6 @@
 //! speckled: a compute endpoint for X-ray Photon Correlation Spectroscopy.
 //!
-//! The layers, each importing only from those below it: `cli` (edge), `worker` (role), `engine`, `dataset`, `store`
+//! The layers, each importing only from those below it: `cli`, `rpc` (edges), `worker` (role), `engine`, `dataset`, `store`
 //! (ports), `correlate`, `simulate`, `task`, `ids` (pure). `tests/layering.rs` enforces it.
 
 pub mod cli;
@@ -8,6 +8,7 @@ pub mod correlate;
 pub mod dataset;
 pub mod engine;
 pub mod ids;
+pub mod rpc;
 pub mod simulate;
 pub mod store;
 pub mod task;

@@ -1,0 +1,272 @@
+//! Attempts: their ids, how they end, what they leave, the leases that begin them.
+
+use super::{WireError, known, named, required};
+use crate::ids::{AttemptId, AttemptNumber};
+use crate::rpc::wire;
+use crate::store::{LARGEST_RESULT, Leased, LogTail, TaskResult};
+use crate::task::failure::{Failure, Fault, Loss};
+use crate::task::life::Outcome;
+use crate::task::time::Moment;
+
+/// Bytes of a log's tail: some screens.
+const LONGEST_TAIL: usize = 64 << 10;
+
+/// Files of one result.
+const MOST_FILES: usize = 10_000;
+
+impl TryFrom<wire::AttemptId> for AttemptId {
+    type Error = WireError;
+
+    fn try_from(attempt: wire::AttemptId) -> Result<Self, WireError> {
+        let wire::AttemptId { task, number } = attempt;
+        let number =
+            AttemptNumber::new(number).ok_or_else(|| WireError::new("number", "is 0; attempts count from 1"))?;
+        Ok(Self { task: named("task", task)?, number })
+    }
+}
+
+impl From<AttemptId> for wire::AttemptId {
+    fn from(attempt: AttemptId) -> Self {
+        let AttemptId { task, number } = attempt;
+        Self { task: task.to_string(), number: number.get() }
+    }
+}
+
+/// A report as it arrives; when a next attempt may begin is the controller's to say.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reported {
+    /// Which attempt.
+    pub attempt: AttemptId,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it left.
+    pub result: TaskResult,
+}
+
+impl TryFrom<wire::Report> for Reported {
+    type Error = WireError;
+
+    fn try_from(report: wire::Report) -> Result<Self, WireError> {
+        use wire::report::Outcome as Wire;
+        let wire::Report { attempt, outcome, result } = report;
+        let outcome = match required("outcome", outcome)? {
+            Wire::Succeeded(wire::Succeeded {}) => Outcome::Succeeded,
+            Wire::Failed(failure) => Outcome::Failed(Failure::try_from(failure).map_err(|e| e.within("failed"))?),
+            Wire::Cancelled(wire::Cancelled {}) => Outcome::Cancelled,
+            Wire::Lost(loss) => Outcome::Lost(known::<wire::Loss>("lost", loss)?.into()),
+        };
+        let attempt = AttemptId::try_from(required("attempt", attempt)?).map_err(|error| error.within("attempt"))?;
+        let result = TaskResult::try_from(result.unwrap_or_default()).map_err(|error| error.within("result"))?;
+        Ok(Self { attempt, outcome, result })
+    }
+}
+
+impl From<Reported> for wire::Report {
+    fn from(report: Reported) -> Self {
+        use wire::report::Outcome as Wire;
+        let Reported { attempt, outcome, result } = report;
+        let outcome = match outcome {
+            Outcome::Succeeded => Wire::Succeeded(wire::Succeeded {}),
+            Outcome::Failed(failure) => Wire::Failed(failure.into()),
+            Outcome::Cancelled => Wire::Cancelled(wire::Cancelled {}),
+            Outcome::Lost(loss) => Wire::Lost(wire::Loss::from(loss).into()),
+        };
+        Self { attempt: Some(attempt.into()), outcome: Some(outcome), result: Some(result.into()) }
+    }
+}
+
+impl TryFrom<wire::Failure> for Failure {
+    type Error = WireError;
+
+    fn try_from(failure: wire::Failure) -> Result<Self, WireError> {
+        let wire::Failure { fault, message } = failure;
+        let fault = match known::<wire::Fault>("fault", fault)? {
+            wire::Fault::Unspecified => return Err(WireError::new("fault", "is missing")),
+            wire::Fault::Input => Fault::Input,
+            wire::Fault::Program => Fault::Program,
+            wire::Fault::Deadline => Fault::Deadline,
+            wire::Fault::Crashes => Fault::Crashes,
+        };
+        Ok(Self::new(fault, &message))
+    }
+}
+
+impl From<Failure> for wire::Failure {
+    fn from(failure: Failure) -> Self {
+        let fault = match failure.fault {
+            Fault::Input => wire::Fault::Input,
+            Fault::Program => wire::Fault::Program,
+            Fault::Deadline => wire::Fault::Deadline,
+            Fault::Crashes => wire::Fault::Crashes,
+        };
+        Self { fault: fault.into(), message: failure.message().to_owned() }
+    }
+}
+
+impl From<wire::Loss> for Loss {
+    fn from(loss: wire::Loss) -> Self {
+        match loss {
+            // an endpoint that does not say why gives the task back
+            wire::Loss::Unspecified | wire::Loss::Returned => Self::Returned,
+            wire::Loss::LeaseExpired => Self::LeaseExpired,
+            wire::Loss::Walltime => Self::Walltime,
+            wire::Loss::Preempted => Self::Preempted,
+            wire::Loss::NodeLost => Self::NodeLost,
+            wire::Loss::GpuFault => Self::GpuFault,
+            wire::Loss::Stopped => Self::Stopped,
+            wire::Loss::Crashed => Self::Crashed,
+        }
+    }
+}
+
+impl From<Loss> for wire::Loss {
+    fn from(loss: Loss) -> Self {
+        match loss {
+            Loss::LeaseExpired => Self::LeaseExpired,
+            Loss::Returned => Self::Returned,
+            Loss::Walltime => Self::Walltime,
+            Loss::Preempted => Self::Preempted,
+            Loss::NodeLost => Self::NodeLost,
+            Loss::GpuFault => Self::GpuFault,
+            Loss::Stopped => Self::Stopped,
+            Loss::Crashed => Self::Crashed,
+        }
+    }
+}
+
+impl TryFrom<wire::TaskResult> for TaskResult {
+    type Error = WireError;
+
+    fn try_from(result: wire::TaskResult) -> Result<Self, WireError> {
+        let wire::TaskResult { files, document, log_file, log_tail } = result;
+        if files.len() > MOST_FILES {
+            return Err(WireError::new("files", format!("{} files; at most {MOST_FILES} are allowed", files.len())));
+        }
+        if document.len() > LARGEST_RESULT {
+            let reason = format!("{} bytes; at most {LARGEST_RESULT} are allowed, keep more in a file", document.len());
+            return Err(WireError::new("document", reason));
+        }
+        if !document.is_empty() {
+            serde_json::from_str::<serde::de::IgnoredAny>(&document)
+                .map_err(|error| WireError::new("document", format!("is not JSON: {error}")))?;
+        }
+        if log_tail.len() > LONGEST_TAIL {
+            let reason = format!("{} bytes; at most {LONGEST_TAIL} are allowed", log_tail.len());
+            return Err(WireError::new("log_tail", reason));
+        }
+        let log = (!log_file.is_empty()).then(|| LogTail { file: log_file.into(), lines: log_tail });
+        Ok(Self {
+            files: files.into_iter().map(Into::into).collect(),
+            log,
+            document: (!document.is_empty()).then_some(document),
+        })
+    }
+}
+
+impl From<TaskResult> for wire::TaskResult {
+    fn from(result: TaskResult) -> Self {
+        let TaskResult { files, log, document } = result;
+        let (log_file, log_tail) =
+            log.map_or_else(Default::default, |LogTail { file, lines }| (file.to_string_lossy().into_owned(), lines));
+        Self {
+            files: files.iter().map(|file| file.to_string_lossy().into_owned()).collect(),
+            document: document.unwrap_or_default(),
+            log_file,
+            log_tail,
+        }
+    }
+}
+
+impl TryFrom<wire::Lease> for Leased {
+    type Error = WireError;
+
+    fn try_from(lease: wire::Lease) -> Result<Self, WireError> {
+        let wire::Lease { attempt, spec, until_ms, deadline_ms, crashes } = lease;
+        Ok(Self {
+            attempt: required("attempt", attempt)?.try_into().map_err(|error: WireError| error.within("attempt"))?,
+            spec: required("spec", spec)?.try_into().map_err(|error: WireError| error.within("spec"))?,
+            deadline: (deadline_ms > 0).then(|| Moment::from_millis(deadline_ms)),
+            until: Moment::from_millis(until_ms),
+            crashes,
+        })
+    }
+}
+
+impl From<Leased> for wire::Lease {
+    fn from(lease: Leased) -> Self {
+        let Leased { attempt, spec, deadline, until, crashes } = lease;
+        Self {
+            attempt: Some(attempt.into()),
+            spec: Some(spec.into()),
+            until_ms: until.millis(),
+            deadline_ms: deadline.map_or(0, Moment::millis),
+            crashes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::ids::TaskId;
+    use crate::task::spec::TaskSpec;
+
+    fn attempt() -> AttemptId {
+        AttemptId { task: TaskId::new(Uuid::from_u128(7)), number: AttemptNumber::FIRST.next() }
+    }
+
+    #[test]
+    fn reports_survive_the_wire() {
+        let result = TaskResult {
+            files: vec!["/data/a_results.hdf".into()],
+            log: Some(LogTail { file: "/log/1".into(), lines: "a\nb".into() }),
+            document: Some(r#"{"frames":3}"#.into()),
+        };
+        let losses = [
+            Loss::LeaseExpired,
+            Loss::Returned,
+            Loss::Walltime,
+            Loss::Preempted,
+            Loss::NodeLost,
+            Loss::GpuFault,
+            Loss::Stopped,
+            Loss::Crashed,
+        ];
+        let failures = [Fault::Input, Fault::Program, Fault::Deadline, Fault::Crashes];
+        let outcomes = [Outcome::Succeeded, Outcome::Cancelled]
+            .into_iter()
+            .chain(losses.map(Outcome::Lost))
+            .chain(failures.map(|fault| Outcome::Failed(Failure::new(fault, "why"))));
+        for outcome in outcomes {
+            let report = Reported { attempt: attempt(), outcome, result: result.clone() };
+            assert_eq!(Reported::try_from(wire::Report::from(report.clone())).expect("our own"), report);
+        }
+    }
+
+    #[test]
+    fn leases_survive_the_wire() {
+        let lease = Leased {
+            attempt: attempt(),
+            spec: TaskSpec::Nothing,
+            deadline: Some(Moment::from_millis(9)),
+            until: Moment::from_millis(8),
+            crashes: 2,
+        };
+        assert_eq!(Leased::try_from(wire::Lease::from(lease.clone())).expect("our own"), lease);
+    }
+
+    #[test]
+    fn what_is_too_large_or_no_json_is_refused() {
+        let error = |result: wire::TaskResult| TaskResult::try_from(result).expect_err("too much").to_string();
+        let large = format!("\"{}\"", "a".repeat(LARGEST_RESULT));
+        assert!(error(wire::TaskResult { document: large, ..Default::default() }).contains("at most 1048576"));
+        let broken = wire::TaskResult { document: "{".into(), ..Default::default() };
+        assert!(error(broken).starts_with("document: is not JSON"));
+        let tail = wire::TaskResult { log_tail: "a".repeat(LONGEST_TAIL + 1), ..Default::default() };
+        assert!(error(tail).starts_with("log_tail: "));
+        let zero = wire::AttemptId { task: attempt().task.to_string(), number: 0 };
+        assert_eq!(AttemptId::try_from(zero).expect_err("0").to_string(), "number: is 0; attempts count from 1");
+    }
+}

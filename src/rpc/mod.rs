@@ -1,0 +1,12 @@
+//! The wire: generated types, and their conversion to and from ours. The only place that knows protobuf.
+//!
+//! What comes in is hostile until it is converted; what is converted is checked. Types of the wire do not leave.
+
+pub mod convert;
+
+/// The generated types and services of `proto/speckled/v1`.
+#[expect(missing_docs, reason = "generated; the files in proto/ are its documentation")]
+#[expect(unused_qualifications, clippy::all, clippy::allow_attributes, reason = "generated")]
+pub mod wire {
+    tonic::include_proto!("speckled.v1");
+}
