@@ -3,6 +3,7 @@
 //! What comes in is hostile until it is converted; what is converted is checked. Types of the wire do not leave.
 
 pub mod convert;
+pub mod version;
 
 /// The generated types and services of `proto/speckled/v1`.
 #[expect(missing_docs, reason = "generated; the files in proto/ are its documentation")]
