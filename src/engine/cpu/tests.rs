@@ -305,7 +305,7 @@ proptest! {
     ) {
         let scale = if pixel == PixelType::F32 { 0.3 } else { 1.0 };
         let value = counts(seed, occupancy, if faint { 4 } else if pixel == PixelType::U8 { 200 } else { 30_000 });
-        let spike = move |t, p| if spikes && noise(seed, t, p + 1).is_multiple_of(1000) { 60.0 } else { 1.0 };
+        let spike = move |t, p| if spikes && noise(seed, t, p + 1).is_multiple_of(20_000) { 6000.0 } else { 1.0 };
         let most = if pixel == PixelType::U8 { 200.0 } else { 30_000.0 };
         let data = Memory::new(pixel, frames, move |t, p| f64::from((value(t, p) * spike(t, p) * scale).min(most) as f32));
         let mut request = request(frames, window, seed);
@@ -321,16 +321,22 @@ proptest! {
     }
 }
 
+/// 16-bit counts, few of which exceed 8 bits: now and then, or all at once where no sample was taken.
 #[test]
-fn counts_that_turn_large_where_no_sample_was_taken_are_right() {
+fn counts_beyond_their_cells_are_right() {
     let frames = 300;
     let value = counts(5, 1.0, 4);
-    let data =
-        Memory::new(PixelType::U16, frames, move |t, p| value(t, p) * if (10..40).contains(&t) { 500.0 } else { 1.0 });
-    let mut request = request(frames, FrameWindow::default(), 5);
-    for bins in [Bins::Small, Bins::Large] {
-        request.labels = labels(5, bins);
-        check(&data, &request, run(&Source::Frames(Box::new(data.clone())), &request, 2));
+    let rare = Memory::new(PixelType::U16, frames, |t, p| {
+        value(t, p) * if noise(8, t, p).is_multiple_of(20_000) { 6000.0 } else { 1.0 }
+    });
+    let burst =
+        Memory::new(PixelType::U16, frames, |t, p| value(t, p) * if (10..40).contains(&t) { 500.0 } else { 1.0 });
+    for data in [rare, burst] {
+        assert!(data.values.iter().any(|&count| count > 255.0));
+        for bins in [Bins::Small, Bins::Large] {
+            let request = Request { labels: labels(5, bins), ..request(frames, FrameWindow::default(), 5) };
+            check(&data, &request, run(&Source::Frames(Box::new(data.clone())), &request, 2));
+        }
     }
 }
 
