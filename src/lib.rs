@@ -1,9 +1,11 @@
 //! speckled: a compute endpoint for X-ray Photon Correlation Spectroscopy.
 //!
-//! The layers, each importing only from those below it: `cli`, `rpc` (edges), `endpoint`, `worker` (roles), `engine`, `dataset`, `store`
+//! The layers, each importing only from those below it: `cli`, `rpc` (edges), `controller`, `endpoint`, `worker`
+//! (roles), `engine`, `dataset`, `store`
 //! (ports), `correlate`, `simulate`, `task`, `ids` (pure). `tests/layering.rs` enforces it.
 
 pub mod cli;
+pub mod controller;
 pub mod correlate;
 pub mod dataset;
 pub mod endpoint;
