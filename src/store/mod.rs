@@ -5,18 +5,24 @@
 //! belongs together into one call, and a call is one transaction. When a call returns, what it did is on disk.
 //! Decisions about a task's life are `task::life`'s; a store applies them, in the transaction that reads the task.
 
+#[cfg(test)]
+mod contract;
+mod sqlite;
+
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::ids::{ActionId, AttemptId, EndpointId, SessionId, TaskId, TokenId};
-use crate::task::life::{Life, Limits, Outcome, Refusal};
+use crate::task::life::{End, Hold, Life, Limits, Outcome, Phase, Refusal, Stage};
 use crate::task::names::{EndpointName, Group, Label, RequestId, Subject};
 use crate::task::spec::{Kind, TaskSpec};
 use crate::task::time::Moment;
+
+pub use sqlite::SqliteStore;
 
 /// Bytes of JSON that a result may have beside its files.
 pub const LARGEST_RESULT: usize = 1 << 20;
@@ -153,6 +159,12 @@ pub enum ChangeError {
     /// The event does not apply.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// What the attempt left is too large to be kept.
+    #[error("the result's document has {bytes} bytes, {LARGEST_RESULT} are allowed; write it to a file and name that")]
+    LargeResult {
+        /// Its size.
+        bytes: usize,
+    },
 }
 
 /// Which tasks to list.
@@ -186,6 +198,36 @@ pub enum StateName {
     Failed,
     /// It was cancelled.
     Cancelled,
+}
+
+impl StateName {
+    /// All states.
+    pub const ALL: [Self; 6] =
+        [Self::Queued, Self::Leased, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled];
+
+    /// The state of a life.
+    pub fn of(life: &Life) -> Self {
+        match &life.phase {
+            Phase::Queued { .. } => Self::Queued,
+            Phase::Held(Hold { stage: Stage::Leased, .. }) => Self::Leased,
+            Phase::Held(Hold { stage: Stage::Running, .. }) => Self::Running,
+            Phase::Ended(End::Succeeded) => Self::Succeeded,
+            Phase::Ended(End::Failed(_)) => Self::Failed,
+            Phase::Ended(End::Cancelled) => Self::Cancelled,
+        }
+    }
+
+    /// Its name in stores, messages and lists.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Leased => "leased",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
 }
 
 /// Part of a list: newest tasks first.
@@ -234,6 +276,8 @@ pub enum Claim {
     Granted,
     /// Another process is.
     Held(EndpointSession),
+    /// Nobody is: a process that believed it was claims the name again. Never the answer to a claim.
+    Open,
 }
 
 /// A token as it is remembered; its secret is not.
@@ -314,14 +358,23 @@ pub enum StoreError {
     Closed,
 }
 
+/// Opens the store in an SQLite file, which is made if there is none; needs a tokio runtime.
+///
+/// # Errors
+/// The file cannot be opened, no space is left, or a newer program wrote it.
+pub async fn open_sqlite(path: &Path) -> Result<SqliteStore, StoreError> {
+    sqlite::open(path).await
+}
+
 /// What the controller remembers.
 ///
-/// Lists of answers are in the order of the questions.
+/// A caller that stops waiting does not stop a call: it takes effect as if it had waited. Lists of answers are in the order of the questions.
 pub trait Store: Send + Sync + 'static {
     /// Accepts tasks. When it returns they are on disk.
     fn submit(&self, tasks: Vec<NewTask>) -> impl Future<Output = Result<Vec<Submitted>, StoreError>> + Send;
 
-    /// Leases queued tasks to an endpoint, by priority and age.
+    /// Leases queued tasks to an endpoint, by priority and age; not those whose deadline has passed, and none to a
+    /// session that is not the newest or has run out.
     fn lease(&self, request: LeaseRequest) -> impl Future<Output = Result<Vec<Leased>, StoreError>> + Send;
 
     /// Says that workers began these attempts.
@@ -373,7 +426,8 @@ pub trait Store: Send + Sync + 'static {
         now: Moment,
     ) -> impl Future<Output = Result<Claim, StoreError>> + Send;
 
-    /// Renews a session and keeps what the endpoint says of itself; the claim tells whether it still is the one.
+    /// Renews a session and keeps what the endpoint says of itself; the claim tells whether it still is the one. A
+    /// session that has run out is renewed too unless another has claimed the name.
     fn beat(
         &self,
         endpoint: EndpointId,

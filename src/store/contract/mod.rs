@@ -1,0 +1,114 @@
+//! What every store must do, whatever is behind it: one function a promise, given a store that is empty. A backend
+//! runs all of them by [`contract`]; what only it promises, it tests itself.
+
+mod model;
+mod people;
+mod records;
+mod work;
+
+pub(super) use model::{agrees_with_the_model, steps};
+pub(super) use people::*;
+pub(super) use records::*;
+pub(super) use work::*;
+
+use uuid::Uuid;
+
+use super::{EndpointRecord, EndpointSession, LeaseRequest, Leased, NewTask, Report, Store, TaskResult};
+use crate::ids::{ActionId, AttemptId, AttemptNumber, EndpointId, SessionId, TaskId};
+use crate::task::life::{Limits, Outcome};
+use crate::task::spec::TaskSpec;
+use crate::task::time::Moment;
+
+/// Makes a test of each promise; `$fresh` is an async function that runs a promise on a new store.
+macro_rules! contract {
+    ($fresh:ident: $($promise:ident),+ $(,)?) => {
+        $(#[tokio::test]
+        async fn $promise() {
+            let (store, _kept) = $fresh().await;
+            $crate::store::contract::$promise(&store).await;
+        })+
+    };
+}
+pub(super) use contract;
+
+pub(super) fn at(millis: u64) -> Moment {
+    Moment::from_millis(millis)
+}
+
+pub(super) fn task_id(number: u128) -> TaskId {
+    TaskId::new(Uuid::from_u128(number))
+}
+
+pub(super) fn endpoint_id(number: u128) -> EndpointId {
+    EndpointId::new(Uuid::from_u128(number))
+}
+
+pub(super) fn session_id(number: u128) -> SessionId {
+    SessionId::new(Uuid::from_u128(number))
+}
+
+/// A task without a request for endpoint 1, of action 1, of ann.
+pub(super) fn task(number: u128) -> NewTask {
+    NewTask {
+        id: task_id(number),
+        request: None,
+        action: ActionId::new(Uuid::from_u128(1)),
+        endpoint: endpoint_id(1),
+        owner: "ann".parse().expect("a subject"),
+        group: None,
+        label: None,
+        spec: TaskSpec::Nothing,
+        priority: 0,
+        deadline: None,
+        limits: Limits::default(),
+        submitted: at(1),
+    }
+}
+
+pub(super) fn attempt(task: u128, number: u32) -> AttemptId {
+    AttemptId { task: task_id(task), number: AttemptNumber::new(number).expect("from 1") }
+}
+
+pub(super) fn report(attempt: AttemptId, outcome: Outcome) -> Report {
+    Report { attempt, outcome, result: TaskResult::default(), retry_at: at(0) }
+}
+
+pub(super) fn session(number: u128, until: u64) -> EndpointSession {
+    EndpointSession { id: session_id(number), host: format!("login{number}"), until: at(until) }
+}
+
+pub(super) fn endpoint(number: u128) -> EndpointRecord {
+    EndpointRecord {
+        id: endpoint_id(number),
+        name: format!("polaris{number}").parse().expect("a name"),
+        owner: "ops".parse().expect("a subject"),
+        group: Some("aps-8id".parse().expect("a group")),
+        session: None,
+        status: "{}".to_owned(),
+        seen: at(1),
+    }
+}
+
+/// A lease for session 1 of endpoint 1 at moment 10, until 100.
+pub(super) fn request(most: u32) -> LeaseRequest {
+    LeaseRequest {
+        endpoint: endpoint_id(1),
+        session: session_id(1),
+        most,
+        kinds: Vec::new(),
+        until: at(100),
+        now: at(10),
+    }
+}
+
+/// Claims endpoint 1 for session 1, submits the tasks, and leases `most` of them.
+pub(super) async fn leased<S: Store>(store: &S, tasks: Vec<NewTask>, most: u32) -> Vec<Leased> {
+    store.claim(endpoint(1), session(1, 1_000_000), at(1)).await.expect("claims");
+    store.submit(tasks).await.expect("submits");
+    store.lease(request(most)).await.expect("leases")
+}
+
+/// The numbers of leased tasks, in their order.
+pub(super) fn numbers(leased: &[Leased]) -> Vec<u128> {
+    leased.iter().map(|leased| leased.attempt.task.uuid().as_u128()).collect()
+}

@@ -1,0 +1,96 @@
+//! Promises about endpoints, their sessions, and tokens.
+
+use super::*;
+use crate::ids::TokenId;
+use crate::store::{Claim, Role, TokenRecord};
+
+pub(in super::super) async fn one_session_holds_a_name<S: Store>(store: &S) {
+    let claim = |number, until, now| store.claim(endpoint(1), session(number, until), at(now));
+    assert_eq!(claim(1, 50, 10).await.expect("claims"), Claim::Granted);
+    assert_eq!(claim(2, 90, 20).await.expect("answers"), Claim::Held(session(1, 50)));
+    assert_eq!(claim(1, 60, 30).await.expect("claims"), Claim::Granted, "the same session");
+    assert_eq!(claim(2, 90, 59).await.expect("answers"), Claim::Held(session(1, 60)));
+    assert_eq!(claim(2, 90, 60).await.expect("claims"), Claim::Granted, "the old one has run out");
+    assert_eq!(claim(1, 99, 61).await.expect("answers"), Claim::Held(session(2, 90)));
+}
+
+pub(in super::super) async fn a_beat_renews_only_the_holder<S: Store>(store: &S) {
+    let beat =
+        |number, until, now| store.beat(endpoint_id(1), session(number, until), format!("{{\"now\":{now}}}"), at(now));
+    assert_eq!(beat(1, 50, 1).await.expect("answers"), Claim::Open, "nobody claimed it");
+    store.claim(endpoint(1), session(1, 50), at(10)).await.expect("claims");
+    assert_eq!(beat(1, 70, 20).await.expect("beats"), Claim::Granted);
+    assert_eq!(beat(2, 90, 30).await.expect("answers"), Claim::Held(session(1, 70)));
+    assert_eq!(beat(2, 90, 80).await.expect("answers"), Claim::Held(session(1, 70)), "a beat takes no name");
+    let found = store.endpoints().await.expect("reads");
+    let expected = EndpointRecord {
+        session: Some(session(1, 70)),
+        status: "{\"now\":20}".to_owned(),
+        seen: at(20),
+        ..endpoint(1)
+    };
+    assert_eq!(found, [expected]);
+    assert_eq!(beat(1, 99, 80).await.expect("beats"), Claim::Granted, "it ran out, and nobody else came");
+}
+
+pub(in super::super) async fn a_name_is_given_back_by_its_holder<S: Store>(store: &S) {
+    store.claim(endpoint(1), session(1, 500), at(10)).await.expect("claims");
+    store.release(endpoint_id(1), session_id(2)).await.expect("answers");
+    assert_eq!(store.endpoints().await.expect("reads")[0].session, Some(session(1, 500)));
+    store.release(endpoint_id(1), session_id(1)).await.expect("releases");
+    assert_eq!(store.endpoints().await.expect("reads")[0].session, None);
+    let beat = store.beat(endpoint_id(1), session(1, 600), "{}".to_owned(), at(11)).await;
+    assert_eq!(beat.expect("answers"), Claim::Open);
+    let claimed = store.claim(endpoint(1), session(2, 600), at(11)).await;
+    assert_eq!(claimed.expect("claims"), Claim::Granted);
+}
+
+pub(in super::super) async fn an_endpoint_keeps_its_first_owner<S: Store>(store: &S) {
+    store.claim(endpoint(2), session(1, 50), at(10)).await.expect("claims");
+    store.claim(endpoint(1), session(3, 50), at(10)).await.expect("claims");
+    let renamed = EndpointRecord {
+        name: "a-first".parse().expect("a name"),
+        owner: "eve".parse().expect("a subject"),
+        group: None,
+        status: "[]".to_owned(),
+        ..endpoint(2)
+    };
+    store.claim(renamed.clone(), session(2, 80), at(60)).await.expect("claims");
+    let second = EndpointRecord {
+        owner: endpoint(2).owner,
+        group: endpoint(2).group,
+        session: Some(session(2, 80)),
+        seen: at(60),
+        ..renamed
+    };
+    let first = EndpointRecord { session: Some(session(3, 50)), seen: at(10), ..endpoint(1) };
+    assert_eq!(store.endpoints().await.expect("reads"), [second, first], "by name");
+}
+
+fn token(number: u8, made: u64) -> TokenRecord {
+    TokenRecord {
+        id: TokenId::new(Uuid::from_u128(u128::from(number))),
+        digest: [number; 32],
+        subject: "ann".parse().expect("a subject"),
+        roles: vec![Role::Submit, Role::Endpoint],
+        groups: vec!["aps-8id".parse().expect("a group")],
+        made: at(made),
+        expires: Some(at(made + 100)),
+        revoked: None,
+    }
+}
+
+pub(in super::super) async fn tokens_are_found_by_digest_and_revoked<S: Store>(store: &S) {
+    let (first, second) = (TokenRecord { roles: Vec::new(), expires: None, ..token(9, 1) }, token(1, 2));
+    store.add_token(second.clone()).await.expect("keeps");
+    store.add_token(first.clone()).await.expect("keeps");
+    assert_eq!(store.tokens().await.expect("reads"), [first.clone(), second.clone()], "oldest first");
+    assert_eq!(store.token([1; 32]).await.expect("reads"), Some(second.clone()));
+    assert_eq!(store.token([2; 32]).await.expect("reads"), None);
+    assert!(store.revoke_token(second.id, at(50)).await.expect("revokes"));
+    assert!(store.revoke_token(second.id, at(60)).await.expect("revokes"), "again");
+    assert!(!store.revoke_token(TokenId::new(Uuid::from_u128(77)), at(50)).await.expect("answers"));
+    let revoked = TokenRecord { revoked: Some(at(50)), ..second };
+    assert_eq!(store.token([1; 32]).await.expect("reads"), Some(revoked), "the first revocation counts");
+    store.add_token(TokenRecord { digest: [3; 32], ..first }).await.expect_err("the id is taken");
+}

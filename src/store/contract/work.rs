@@ -1,0 +1,214 @@
+//! Promises about submitting tasks and about their lives.
+
+use std::time::Duration;
+
+use super::*;
+use crate::store::{ChangeError, Claim, LARGEST_RESULT, Submitted};
+use crate::task::failure::{Failure, Fault, Loss};
+use crate::task::life::{End, Life, Phase, Refusal, Stage, Wish};
+use crate::task::spec::{BatchSetupSpec, CommandSpec, Kind};
+
+fn requested(number: u128, request: &str) -> NewTask {
+    NewTask { request: Some(request.parse().expect("a request id")), ..task(number) }
+}
+
+async fn life<S: Store>(store: &S, number: u128) -> Life {
+    let found = store.get(vec![task_id(number)]).await.expect("reads");
+    found[0].clone().expect("is remembered").life
+}
+
+pub(in super::super) async fn a_submission_that_comes_again_makes_no_second_task<S: Store>(store: &S) {
+    let first = store.submit(vec![requested(1, "a"), requested(2, "a"), requested(3, "b")]).await.expect("submits");
+    let expected = [Submitted::New(task_id(1)), Submitted::Known(task_id(1)), Submitted::New(task_id(3))];
+    assert_eq!(first, expected);
+    let later = NewTask { submitted: at(9), ..requested(4, "a") };
+    let other = NewTask { priority: 1, ..requested(5, "b") };
+    let of_bob = NewTask { owner: "bob".parse().expect("a subject"), ..requested(6, "b") };
+    let again = store.submit(vec![later, other, of_bob, task(7), task(8)]).await.expect("submits");
+    let new = |number| Submitted::New(task_id(number));
+    assert_eq!(again, [Submitted::Known(task_id(1)), Submitted::Conflict(task_id(3)), new(6), new(7), new(8)]);
+    let found = store.get((1..=8).map(task_id).collect()).await.expect("reads");
+    let kept: Vec<bool> = found.iter().map(Option::is_some).collect();
+    assert_eq!(kept, [true, false, true, false, false, true, true, true]);
+}
+
+pub(in super::super) async fn nothing_submitted_is_nothing_done<S: Store>(store: &S) {
+    assert_eq!(store.submit(Vec::new()).await.expect("submits"), []);
+    assert_eq!(store.get(Vec::new()).await.expect("reads"), []);
+    assert_eq!(store.cancel(Vec::new(), at(1)).await.expect("cancels"), []);
+}
+
+pub(in super::super) async fn a_failed_submission_accepts_none_of_its_tasks<S: Store>(store: &S) {
+    store.submit(vec![task(1)]).await.expect("submits");
+    store.submit(vec![task(2), task(1)]).await.expect_err("the id is taken");
+    assert_eq!(store.get(vec![task_id(2)]).await.expect("reads"), [None]);
+}
+
+pub(in super::super) async fn tasks_are_leased_by_priority_then_age<S: Store>(store: &S) {
+    let of = |number, priority| NewTask { priority, ..task(number) };
+    let tasks = vec![of(1, 0), of(2, 5), of(3, -5), of(4, 5), of(5, 0)];
+    assert_eq!(numbers(&leased(store, tasks, 3).await), [2, 4, 1]);
+    let rest = store.lease(request(9)).await.expect("leases");
+    assert_eq!(numbers(&rest), [5, 3]);
+    assert_eq!(store.lease(request(9)).await.expect("leases"), []);
+}
+
+pub(in super::super) async fn a_lease_tells_what_is_to_be_done<S: Store>(store: &S) {
+    let command = CommandSpec {
+        template: "plot".parse().expect("a name"),
+        values: [("file".to_owned(), "a\u{0}\"'é\n".to_owned())].into(),
+        time_limit: Some(Duration::from_millis(1500)),
+    };
+    let spec = TaskSpec::Command(command);
+    let given = leased(store, vec![NewTask { spec: spec.clone(), deadline: Some(at(50)), ..task(1) }], 9).await;
+    assert_eq!(given.len(), 1);
+    assert_eq!(given[0].attempt, attempt(1, 1));
+    assert_eq!(
+        (&given[0].spec, given[0].deadline, given[0].until, given[0].crashes),
+        (&spec, Some(at(50)), at(100), 0)
+    );
+    let crashed = report(attempt(1, 1), Outcome::Lost(Loss::Crashed));
+    store.report(vec![crashed], at(11)).await.expect("reports");
+    let again = store.lease(request(9)).await.expect("leases");
+    assert_eq!((again[0].attempt, again[0].crashes), (attempt(1, 2), 1));
+}
+
+pub(in super::super) async fn a_task_waits_for_its_moment<S: Store>(store: &S) {
+    leased(store, vec![task(1)], 9).await;
+    let later = Report { retry_at: at(20), ..report(attempt(1, 1), Outcome::Lost(Loss::NodeLost)) };
+    store.report(vec![later], at(11)).await.expect("reports");
+    let now = |now| LeaseRequest { now: at(now), ..request(9) };
+    assert_eq!(store.lease(now(19)).await.expect("leases"), []);
+    assert_eq!(numbers(&store.lease(now(20)).await.expect("leases")), [1]);
+}
+
+pub(in super::super) async fn a_task_past_its_deadline_is_not_leased<S: Store>(store: &S) {
+    let of = |number, deadline| NewTask { deadline: Some(at(deadline)), ..task(number) };
+    assert_eq!(numbers(&leased(store, vec![of(1, 10), of(2, 11)], 9).await), [2]);
+}
+
+pub(in super::super) async fn only_the_kinds_that_are_asked_for_are_leased<S: Store>(store: &S) {
+    let setup = TaskSpec::BatchSetup(BatchSetupSpec { directories: vec!["/data/a".into()] });
+    store.claim(endpoint(1), session(1, 1_000), at(1)).await.expect("claims");
+    store.submit(vec![task(1), NewTask { spec: setup, ..task(2) }, task(3)]).await.expect("submits");
+    let of = |kinds| LeaseRequest { kinds, ..request(9) };
+    assert_eq!(store.lease(of(vec![Kind::Correlate])).await.expect("leases"), []);
+    assert_eq!(numbers(&store.lease(of(vec![Kind::Correlate, Kind::BatchSetup])).await.expect("leases")), [2]);
+    assert_eq!(numbers(&store.lease(of(Vec::new())).await.expect("leases")), [1, 3]);
+}
+
+pub(in super::super) async fn only_the_newest_session_leases<S: Store>(store: &S) {
+    store.submit(vec![task(1), task(2)]).await.expect("submits");
+    assert_eq!(store.lease(request(1)).await.expect("answers"), [], "nobody claimed the name");
+    assert_eq!(store.claim(endpoint(1), session(1, 20), at(1)).await.expect("claims"), Claim::Granted);
+    let until = LeaseRequest { now: at(20), ..request(1) };
+    assert_eq!(store.lease(until).await.expect("answers"), [], "the session has run out");
+    assert_eq!(store.claim(endpoint(1), session(2, 90), at(20)).await.expect("claims"), Claim::Granted);
+    assert_eq!(store.lease(request(1)).await.expect("answers"), [], "a newer session has the name");
+    let elsewhere = LeaseRequest { endpoint: endpoint_id(2), session: session_id(2), ..request(9) };
+    assert_eq!(store.lease(elsewhere).await.expect("answers"), [], "another endpoint's tasks");
+    let newest = LeaseRequest { session: session_id(2), ..request(9) };
+    assert_eq!(numbers(&store.lease(newest).await.expect("leases")), [1, 2]);
+}
+
+pub(in super::super) async fn attempts_start_and_are_renewed<S: Store>(store: &S) {
+    leased(store, vec![task(1), task(2)], 1).await;
+    let asked = vec![attempt(1, 1), attempt(1, 2), attempt(2, 1), attempt(3, 1)];
+    let started = store.start(asked.clone(), at(12)).await.expect("starts");
+    let fenced = |number, newest| {
+        let newest = AttemptNumber::new(newest);
+        Err(ChangeError::Refused(Refusal::Fenced { reported: attempt(1, number).number, newest }))
+    };
+    assert_eq!(started[0].as_ref().expect("starts").hold().map(|hold| hold.stage), Some(Stage::Running));
+    assert_eq!(started[1..], [fenced(2, 1), fenced(1, 0), Err(ChangeError::Unknown)]);
+    let renewed = store.renew(asked, at(200)).await.expect("renews");
+    assert_eq!(renewed[0].as_ref().expect("renews").hold().map(|hold| hold.until), Some(at(200)));
+    assert_eq!(renewed[1..], started[1..]);
+    let record = store.get(vec![task_id(1)]).await.expect("reads")[0].clone().expect("is remembered");
+    assert_eq!((Ok(record.life), record.changed), (renewed[0].clone(), at(12)), "a renewal is no change to people");
+}
+
+pub(in super::super) async fn a_report_ends_its_attempt_and_leaves_its_result<S: Store>(store: &S) {
+    leased(store, (1..=3).map(task).collect(), 9).await;
+    let result = TaskResult {
+        files: vec!["/data/a_results.hdf".into()],
+        log: Some(crate::store::LogTail { file: "/log/1".into(), lines: "one\ntwo\u{0}".to_owned() }),
+        document: Some(r#"{"plots": ["a.png"]}"#.to_owned()),
+    };
+    let failed = Outcome::Failed(Failure::new(Fault::Input, "no such file"));
+    let reports = vec![
+        Report { result: result.clone(), ..report(attempt(1, 1), Outcome::Succeeded) },
+        report(attempt(2, 1), failed),
+        report(attempt(3, 7), Outcome::Succeeded),
+        report(attempt(1, 1), Outcome::Succeeded),
+    ];
+    let answers = store.report(reports, at(30)).await.expect("reports");
+    assert_eq!(answers[0].as_ref().expect("applies").end(), Some(&End::Succeeded));
+    assert!(matches!(answers[1].as_ref().expect("applies").end(), Some(End::Failed(_))), "{:?}", answers[1]);
+    assert!(matches!(answers[2], Err(ChangeError::Refused(Refusal::Fenced { .. }))), "{:?}", answers[2]);
+    assert_eq!(answers[3], Err(ChangeError::Refused(Refusal::Ended)), "the same report, again");
+    let found = store.get((1..=3).map(task_id).collect()).await.expect("reads");
+    let found: Vec<_> = found.into_iter().map(|record| record.expect("is remembered")).collect();
+    assert_eq!((found[0].changed, &found[0].result), (at(30), &Some(result)));
+    assert_eq!(Ok(&found[1].life), answers[1].as_ref());
+    assert_eq!((found[2].changed, &found[2].result), (at(10), &None));
+}
+
+pub(in super::super) async fn a_result_that_is_too_large_is_refused<S: Store>(store: &S) {
+    leased(store, vec![task(1)], 9).await;
+    let with = |bytes: usize| Report {
+        result: TaskResult { document: Some("x".repeat(bytes)), ..TaskResult::default() },
+        ..report(attempt(1, 1), Outcome::Succeeded)
+    };
+    let answers = store.report(vec![with(LARGEST_RESULT + 1)], at(30)).await.expect("answers");
+    assert_eq!(answers, [Err(ChangeError::LargeResult { bytes: LARGEST_RESULT + 1 })]);
+    assert!(life(store, 1).await.hold().is_some(), "the attempt may still report");
+    assert!(store.report(vec![with(LARGEST_RESULT)], at(31)).await.expect("answers")[0].is_ok());
+}
+
+pub(in super::super) async fn cancelling_ends_queued_tasks_and_asks_held_ones<S: Store>(store: &S) {
+    leased(store, vec![task(1), task(2)], 1).await;
+    let asked = vec![task_id(1), task_id(2), task_id(3), task_id(2)];
+    let answers = store.cancel(asked, at(20)).await.expect("cancels");
+    assert_eq!(answers[0].as_ref().expect("asks").hold().map(|hold| hold.wish), Some(Wish::Cancel));
+    assert_eq!(answers[1].as_ref().expect("ends").end(), Some(&End::Cancelled));
+    assert_eq!(answers[2..], [Err(ChangeError::Unknown), Err(ChangeError::Refused(Refusal::Ended))]);
+    let renewed = store.renew(vec![attempt(1, 1)], at(200)).await.expect("renews");
+    assert_eq!(renewed[0].as_ref().expect("renews").hold().map(|hold| hold.wish), Some(Wish::Cancel));
+    store.report(vec![report(attempt(1, 1), Outcome::Cancelled)], at(21)).await.expect("reports");
+    assert_eq!(life(store, 1).await.end(), Some(&End::Cancelled));
+    assert_eq!(store.lease(request(9)).await.expect("leases"), []);
+}
+
+pub(in super::super) async fn time_ends_leases_and_deadlines<S: Store>(store: &S) {
+    let due = |number| NewTask { deadline: Some(at(50)), ..task(number) };
+    leased(store, vec![task(1), due(2), due(3), task(4)], 2).await;
+    assert_eq!(store.expire(at(49), 9).await.expect("expires"), []);
+    let mut changed = store.expire(at(50), 9).await.expect("expires");
+    changed.sort();
+    assert_eq!(changed, [task_id(2), task_id(3)]);
+    assert_eq!(life(store, 2).await.hold().map(|hold| hold.wish), Some(Wish::Deadline));
+    assert!(matches!(life(store, 3).await.end(), Some(End::Failed(failure)) if failure.fault == Fault::Deadline));
+    assert_eq!(store.expire(at(99), 9).await.expect("expires"), [], "a deadline is applied once");
+    let mut changed = store.expire(at(100), 9).await.expect("expires");
+    changed.sort();
+    assert_eq!(changed, [task_id(1), task_id(2)]);
+    assert_eq!(life(store, 1).await.phase, Phase::Queued { not_before: at(100) });
+    assert!(matches!(life(store, 2).await.end(), Some(End::Failed(failure)) if failure.fault == Fault::Deadline));
+    let late = store.report(vec![report(attempt(1, 1), Outcome::Succeeded)], at(101)).await.expect("answers");
+    assert!(matches!(late[0], Err(ChangeError::Refused(Refusal::Fenced { .. }))), "{late:?}");
+}
+
+pub(in super::super) async fn time_is_applied_to_so_many_tasks_at_once<S: Store>(store: &S) {
+    let due = |number| NewTask { deadline: Some(at(50)), ..task(number) };
+    leased(store, (1..=6).map(due).collect(), 3).await;
+    let mut rounds = Vec::new();
+    loop {
+        let changed = store.expire(at(100), 4).await.expect("expires");
+        if changed.is_empty() {
+            break;
+        }
+        rounds.push(changed.len());
+    }
+    assert_eq!(rounds, [4, 2]);
+}

@@ -1,0 +1,245 @@
+//! What changes tasks' lives: leases, what endpoints say of attempts, cancelling, time. Each call reads the lives,
+//! asks [`Life::after`], and writes back those that changed, in the transaction it was given. It decides nothing
+//! about a life itself.
+
+use std::collections::{HashMap, HashSet};
+
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::endpoints;
+use super::fault::Fault;
+use super::rows::{self, LifeRow, id_column, json_column, moment_column};
+use crate::ids::{AttemptId, TaskId};
+use crate::store::{ChangeError, Changed, LARGEST_RESULT, LeaseRequest, Leased, Report, TaskResult};
+use crate::task::life::{Event, Life, Limits};
+use crate::task::spec::Kind;
+use crate::task::time::Moment;
+
+/// Tasks that may begin, in the order of the index, which has everything that it asks.
+pub(super) const WAITING: &str = "
+    SELECT id, life, retries, crashes, deadline, changed, spec FROM tasks INDEXED BY tasks_queued
+    WHERE state = 'queued' AND endpoint = ?1 AND not_before <= ?2 AND (due IS NULL OR due > ?2)
+        AND kind IN (SELECT value FROM json_each(?3))
+    ORDER BY priority DESC, id LIMIT ?4";
+
+/// Tasks by id.
+pub(super) const LIVES: &str = "
+    SELECT id, life, retries, crashes, deadline, changed FROM tasks
+    WHERE id IN (SELECT unhex(value, '-') FROM json_each(?1))";
+
+/// Tasks whose lease has run out, or whose deadline has passed.
+pub(super) const OVERDUE: &str = "
+    SELECT id FROM (SELECT id FROM tasks INDEXED BY tasks_held WHERE lease_until <= ?1 ORDER BY lease_until LIMIT ?2)
+    UNION SELECT id FROM (SELECT id FROM tasks INDEXED BY tasks_due WHERE due <= ?1 ORDER BY due LIMIT ?2) LIMIT ?2";
+
+/// Lives that changed.
+pub(super) const WRITE: &str = "
+    UPDATE tasks SET state = new.value ->> 'state', not_before = new.value ->> 'not_before',
+        lease_until = new.value ->> 'lease_until', due = new.value ->> 'due', ended = new.value ->> 'ended',
+        life = new.value ->> 'life', changed = new.value ->> 'changed',
+        result = coalesce(new.value ->> 'result', tasks.result)
+    FROM json_each(?1) AS new WHERE tasks.id = unhex(new.value ->> 'id', '-')";
+
+/// A task's life while a call changes it.
+struct Current {
+    life: Life,
+    limits: Limits,
+    deadline: Option<Moment>,
+    changed: Moment,
+    result: Option<TaskResult>,
+}
+
+/// What happens to a task, and what that leaves.
+struct Change {
+    task: TaskId,
+    event: Event,
+    result: Option<TaskResult>,
+}
+
+/// Leases tasks to the newest session of an endpoint.
+pub(super) async fn lease(connection: &mut SqliteConnection, request: LeaseRequest) -> Result<Vec<Leased>, Fault> {
+    let LeaseRequest { endpoint, session, most, kinds, until, now } = request;
+    let holder = endpoints::holder(connection, endpoint).await?;
+    if holder.is_none_or(|holder| holder.id != session || holder.until <= now) {
+        return Ok(Vec::new());
+    }
+    let kinds = if kinds.is_empty() { Kind::ALL.to_vec() } else { kinds };
+    let found = sqlx::query(WAITING)
+        .bind(endpoint.uuid().as_bytes().as_slice())
+        .bind(rows::millis(now))
+        .bind(serde_json::to_string(&kinds)?)
+        .bind(i64::from(most))
+        .fetch_all(&mut *connection)
+        .await?;
+    let (mut leased, mut written) = (Vec::with_capacity(found.len()), Vec::with_capacity(found.len()));
+    for row in &found {
+        let (task, current) = current(row)?;
+        let Ok(life) = current.life.after(&Event::Lease { endpoint, until, now }, current.limits) else { continue };
+        let Some(hold) = life.hold() else { continue };
+        leased.push(Leased {
+            attempt: AttemptId { task, number: hold.attempt },
+            spec: json_column(row, "spec")?,
+            deadline: current.deadline,
+            until: hold.until,
+            crashes: life.crashes,
+        });
+        written.push(LifeRow::new(task, &life, current.deadline, now, None)?);
+    }
+    write(connection, &written).await?;
+    Ok(leased)
+}
+
+/// Workers began these attempts.
+pub(super) async fn start(
+    connection: &mut SqliteConnection,
+    attempts: Vec<AttemptId>,
+    now: Moment,
+) -> Result<Vec<Changed>, Fault> {
+    let began = |attempt: AttemptId| Change::new(attempt.task, Event::Start(attempt.number));
+    change(connection, attempts.into_iter().map(began).collect(), Some(now)).await
+}
+
+/// An endpoint still has these attempts.
+pub(super) async fn renew(
+    connection: &mut SqliteConnection,
+    attempts: Vec<AttemptId>,
+    until: Moment,
+) -> Result<Vec<Changed>, Fault> {
+    let renewed = |attempt: AttemptId| Change::new(attempt.task, Event::Renew { attempt: attempt.number, until });
+    change(connection, attempts.into_iter().map(renewed).collect(), None).await
+}
+
+/// These attempts are over.
+pub(super) async fn report(
+    connection: &mut SqliteConnection,
+    reports: Vec<Report>,
+    now: Moment,
+) -> Result<Vec<Changed>, Fault> {
+    let over = |report: Report| {
+        let Report { attempt, outcome, result, retry_at } = report;
+        let event = Event::Report { attempt: attempt.number, outcome, retry_at };
+        Change { task: attempt.task, event, result: Some(result) }
+    };
+    change(connection, reports.into_iter().map(over).collect(), Some(now)).await
+}
+
+/// These tasks are no longer wanted.
+pub(super) async fn cancel(
+    connection: &mut SqliteConnection,
+    tasks: Vec<TaskId>,
+    now: Moment,
+) -> Result<Vec<Changed>, Fault> {
+    let cancelled = |task| Change::new(task, Event::Cancel);
+    change(connection, tasks.into_iter().map(cancelled).collect(), Some(now)).await
+}
+
+/// Time has passed.
+pub(super) async fn expire(connection: &mut SqliteConnection, now: Moment, most: u32) -> Result<Vec<TaskId>, Fault> {
+    let found = sqlx::query(OVERDUE).bind(rows::millis(now)).bind(i64::from(most)).fetch_all(&mut *connection).await?;
+    let ids: Result<Vec<TaskId>, Fault> = found.iter().map(|row| id_column(row, "id", TaskId::from_bytes)).collect();
+    let lives = lives(connection, ids?).await?;
+    let mut written = Vec::with_capacity(lives.len());
+    for (task, current) in &lives {
+        let mut life = current.life.clone();
+        for event in passed(current.deadline, now) {
+            // what is not due yet, or over by the event before, stays as it is
+            life = life.after(&event, current.limits).unwrap_or(life);
+        }
+        if life != current.life {
+            written.push((*task, LifeRow::new(*task, &life, current.deadline, now, None)?));
+        }
+    }
+    let (changed, rows): (Vec<TaskId>, Vec<LifeRow>) = written.into_iter().unzip();
+    write(connection, &rows).await?;
+    Ok(changed)
+}
+
+/// What a moment may bring to a task.
+fn passed(deadline: Option<Moment>, now: Moment) -> impl Iterator<Item = Event> {
+    let deadline = deadline.filter(|deadline| *deadline <= now).map(|_| Event::Deadline);
+    [Event::Expire { now }].into_iter().chain(deadline)
+}
+
+impl Change {
+    fn new(task: TaskId, event: Event) -> Self {
+        Self { task, event, result: None }
+    }
+}
+
+/// Applies changes in their order; without a moment they are not worth noting when.
+async fn change(
+    connection: &mut SqliteConnection,
+    changes: Vec<Change>,
+    now: Option<Moment>,
+) -> Result<Vec<Changed>, Fault> {
+    let mut lives = lives(connection, changes.iter().map(|change| change.task).collect()).await?;
+    let (mut touched, mut answers) = (HashSet::new(), Vec::with_capacity(changes.len()));
+    for change in changes {
+        let task = change.task;
+        let answer = match lives.get_mut(&task) {
+            None => Err(ChangeError::Unknown),
+            Some(current) => apply(current, change, now).map(|difference| {
+                if difference == Difference::Some {
+                    touched.insert(task);
+                }
+                current.life.clone()
+            }),
+        };
+        answers.push(answer);
+    }
+    let written: Result<Vec<LifeRow>, Fault> = touched
+        .iter()
+        .filter_map(|task| Some((task, lives.get(task)?)))
+        .map(|(task, at)| LifeRow::new(*task, &at.life, at.deadline, at.changed, at.result.as_ref()))
+        .collect();
+    write(connection, &written?).await?;
+    Ok(answers)
+}
+
+/// Whether there is something to write.
+#[derive(PartialEq, Eq)]
+enum Difference {
+    None,
+    Some,
+}
+
+fn apply(current: &mut Current, change: Change, now: Option<Moment>) -> Result<Difference, ChangeError> {
+    let life = current.life.after(&change.event, current.limits)?;
+    let bytes = change.result.as_ref().and_then(|result| result.document.as_ref()).map_or(0, String::len);
+    if bytes > LARGEST_RESULT {
+        return Err(ChangeError::LargeResult { bytes });
+    }
+    if life == current.life {
+        return Ok(Difference::None);
+    }
+    current.life = life;
+    current.changed = now.unwrap_or(current.changed);
+    current.result = change.result.or(current.result.take());
+    Ok(Difference::Some)
+}
+
+async fn lives(connection: &mut SqliteConnection, tasks: Vec<TaskId>) -> Result<HashMap<TaskId, Current>, Fault> {
+    if tasks.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = sqlx::query(LIVES).bind(serde_json::to_string(&tasks)?).fetch_all(connection).await?;
+    rows.iter().map(current).collect()
+}
+
+async fn write(connection: &mut SqliteConnection, rows: &[LifeRow]) -> Result<(), Fault> {
+    if !rows.is_empty() {
+        sqlx::query(WRITE).bind(serde_json::to_string(rows)?).execute(connection).await?;
+    }
+    Ok(())
+}
+
+fn current(row: &SqliteRow) -> Result<(TaskId, Current), Fault> {
+    let current = Current {
+        life: json_column(row, "life")?,
+        limits: rows::limits(row)?,
+        deadline: moment_column(row, "deadline")?,
+        changed: rows::required_moment(row, "changed")?,
+        result: None,
+    };
+    Ok((id_column(row, "id", TaskId::from_bytes)?, current))
+}

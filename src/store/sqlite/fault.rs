@@ -1,0 +1,67 @@
+//! What goes wrong inside the SQLite store, before it is known which call it was. A fault can be told to several
+//! callers: those whose calls shared a transaction.
+
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::store::StoreError;
+
+/// SQLite's code for a disk or quota that is full.
+const FULL: i64 = 13;
+
+/// SQLite's code for a file of shared memory that could not grow: a full disk as well.
+const NO_ROOM_TO_SHARE: i64 = 4874;
+
+/// What went wrong.
+#[derive(Debug, Clone)]
+pub(super) enum Fault {
+    /// No space is left.
+    Full,
+    /// The store was closed.
+    Closed,
+    /// A row that this program did not write.
+    Damaged { what: &'static str, id: String },
+    /// Anything else.
+    Failed(Arc<dyn Error + Send + Sync>),
+}
+
+impl Fault {
+    /// As the caller reads it.
+    pub(super) fn told(self, step: &'static str, place: &Path) -> StoreError {
+        match self {
+            Self::Full => StoreError::Full { step, place: place.to_owned() },
+            Self::Closed => StoreError::Closed,
+            Self::Damaged { what, id } => StoreError::Damaged { what, id },
+            Self::Failed(source) => StoreError::Database { step, source: Box::new(source) },
+        }
+    }
+}
+
+impl From<sqlx::Error> for Fault {
+    fn from(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(|error| error.code()).and_then(|code| code.parse().ok());
+        if let Some(FULL | NO_ROOM_TO_SHARE) = code {
+            return Self::Full;
+        }
+        if matches!(error, sqlx::Error::PoolClosed) {
+            return Self::Closed;
+        }
+        Self::Failed(Arc::new(error))
+    }
+}
+
+impl From<serde_json::Error> for Fault {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Failed(Arc::new(error))
+    }
+}
+
+impl From<std::io::Error> for Fault {
+    fn from(error: std::io::Error) -> Self {
+        if matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
+            return Self::Full;
+        }
+        Self::Failed(Arc::new(error))
+    }
+}

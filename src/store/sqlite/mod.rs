@@ -1,0 +1,206 @@
+//! The store in one SQLite file: opening it, and the calls of [`Store`]. What the calls do with rows is in `tasks`,
+//! `endpoints` and `tokens`; how they reach the disk is in `writer`.
+//!
+//! Writes go through one connection, reads through a few others, which see what was committed last and never wait
+//! for a write (WAL).
+
+mod changes;
+mod endpoints;
+mod fault;
+mod rows;
+mod schema;
+mod tasks;
+#[cfg(test)]
+mod tests;
+mod tokens;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::ConnectOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+
+use super::{
+    Changed, Claim, EndpointRecord, EndpointSession, LeaseRequest, Leased, NewTask, Page, Report, StateName, Store,
+    StoreError, Submitted, TaskFilter, TaskRecord, TokenRecord,
+};
+use crate::ids::{AttemptId, EndpointId, SessionId, TaskId, TokenId};
+use crate::task::time::Moment;
+use fault::Fault;
+use writer::Writer;
+
+/// How long a connection waits for another process, such as a backup, to let go of the file.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// Connections that read: pages and lists are rare beside leases, which go through the writer.
+const READERS: u32 = 4;
+
+/// The log file is cut back to this after a checkpoint, so that one burst does not keep the disk for ever.
+const WAL_BYTES: &str = "67108864";
+
+/// A store in one SQLite file.
+#[derive(Debug)]
+pub struct SqliteStore {
+    writer: Writer,
+    readers: SqlitePool,
+    place: PathBuf,
+}
+
+/// Opens the file, which is made if there is none, and brings it to the newest version.
+pub(super) async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
+    const STEP: &str = "opening the database";
+    let told = |fault: Fault| fault.told(STEP, path);
+    make_private(path).map_err(|error| told(error.into()))?;
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .pragma("journal_size_limit", WAL_BYTES)
+        .foreign_keys(true)
+        .busy_timeout(BUSY)
+        .disable_statement_logging();
+    let mut connection = options.connect().await.map_err(|error| told(error.into()))?;
+    let found = schema::version(&mut connection).await.map_err(told)?;
+    if found > schema::NEWEST {
+        return Err(StoreError::Version { place: path.to_owned(), found, known: schema::NEWEST });
+    }
+    schema::migrate(&mut connection, found).await.map_err(told)?;
+    let readers = SqlitePoolOptions::new()
+        .max_connections(READERS)
+        .connect_with(options.read_only(true))
+        .await
+        .map_err(|error| told(error.into()))?;
+    Ok(SqliteStore { writer: Writer::start(connection), readers, place: path.to_owned() })
+}
+
+/// Only the owner reads it: it has the digests of tokens. SQLite gives its log the mode of the database.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}
+
+impl SqliteStore {
+    /// Transactions committed since it was opened: fewer than calls, since calls that wait share one.
+    pub fn commits(&self) -> u64 {
+        self.writer.commits()
+    }
+
+    /// Ends when every accepted call is on disk and the file is closed.
+    pub async fn close(self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+
+    fn told<T>(&self, step: &'static str, result: Result<T, Fault>) -> Result<T, StoreError> {
+        result.map_err(|fault| fault.told(step, &self.place))
+    }
+}
+
+impl Store for SqliteStore {
+    async fn submit(&self, tasks: Vec<NewTask>) -> Result<Vec<Submitted>, StoreError> {
+        let done = self.writer.run(move |connection| Box::pin(tasks::submit(connection, tasks))).await;
+        self.told("accepting tasks", done)
+    }
+
+    async fn lease(&self, request: LeaseRequest) -> Result<Vec<Leased>, StoreError> {
+        let done = self.writer.run(move |connection| Box::pin(changes::lease(connection, request))).await;
+        self.told("leasing tasks", done)
+    }
+
+    async fn start(&self, attempts: Vec<AttemptId>, now: Moment) -> Result<Vec<Changed>, StoreError> {
+        let done = self.writer.run(move |connection| Box::pin(changes::start(connection, attempts, now))).await;
+        self.told("noting that attempts began", done)
+    }
+
+    async fn renew(&self, attempts: Vec<AttemptId>, until: Moment) -> Result<Vec<Changed>, StoreError> {
+        let done = self.writer.run(move |connection| Box::pin(changes::renew(connection, attempts, until))).await;
+        self.told("renewing leases", done)
+    }
+
+    async fn report(&self, reports: Vec<Report>, now: Moment) -> Result<Vec<Changed>, StoreError> {
+        let done = self.writer.run(move |connection| Box::pin(changes::report(connection, reports, now))).await;
+        self.told("keeping reports", done)
+    }
+
+    async fn cancel(&self, tasks: Vec<TaskId>, now: Moment) -> Result<Vec<Changed>, StoreError> {
+        let done = self.writer.run(move |connection| Box::pin(changes::cancel(connection, tasks, now))).await;
+        self.told("cancelling tasks", done)
+    }
+
+    async fn expire(&self, now: Moment, most: u32) -> Result<Vec<TaskId>, StoreError> {
+        let done = self.writer.run(move |connection| Box::pin(changes::expire(connection, now, most))).await;
+        self.told("applying leases and deadlines that ran out", done)
+    }
+
+    async fn get(&self, tasks: Vec<TaskId>) -> Result<Vec<Option<TaskRecord>>, StoreError> {
+        self.told("reading tasks", tasks::get(&self.readers, tasks).await)
+    }
+
+    async fn list(&self, filter: TaskFilter, page: Page) -> Result<Vec<TaskRecord>, StoreError> {
+        self.told("listing tasks", tasks::list(&self.readers, filter, page).await)
+    }
+
+    async fn count(&self, filter: TaskFilter) -> Result<BTreeMap<StateName, u64>, StoreError> {
+        self.told("counting tasks", tasks::count(&self.readers, filter).await)
+    }
+
+    async fn forget(&self, ended_before: Moment, most: u32) -> Result<u64, StoreError> {
+        let done = self.writer.run(move |connection| Box::pin(tasks::forget(connection, ended_before, most))).await;
+        self.told("forgetting tasks", done)
+    }
+
+    async fn claim(
+        &self,
+        endpoint: EndpointRecord,
+        session: EndpointSession,
+        now: Moment,
+    ) -> Result<Claim, StoreError> {
+        let work = self.writer.run(move |connection| Box::pin(endpoints::claim(connection, endpoint, session, now)));
+        self.told("claiming an endpoint's name", work.await)
+    }
+
+    async fn beat(
+        &self,
+        endpoint: EndpointId,
+        session: EndpointSession,
+        status: String,
+        now: Moment,
+    ) -> Result<Claim, StoreError> {
+        let work =
+            self.writer.run(move |connection| Box::pin(endpoints::beat(connection, endpoint, session, status, now)));
+        self.told("renewing an endpoint's session", work.await)
+    }
+
+    async fn release(&self, endpoint: EndpointId, session: SessionId) -> Result<(), StoreError> {
+        let done = self.writer.run(move |connection| Box::pin(endpoints::release(connection, endpoint, session))).await;
+        self.told("releasing an endpoint's name", done)
+    }
+
+    async fn endpoints(&self) -> Result<Vec<EndpointRecord>, StoreError> {
+        self.told("reading endpoints", endpoints::all(&self.readers).await)
+    }
+
+    async fn add_token(&self, token: TokenRecord) -> Result<(), StoreError> {
+        let done = self.writer.run(move |connection| Box::pin(tokens::add(connection, token))).await;
+        self.told("keeping a token", done)
+    }
+
+    async fn revoke_token(&self, token: TokenId, now: Moment) -> Result<bool, StoreError> {
+        let done = self.writer.run(move |connection| Box::pin(tokens::revoke(connection, token, now))).await;
+        self.told("revoking a token", done)
+    }
+
+    async fn token(&self, digest: [u8; 32]) -> Result<Option<TokenRecord>, StoreError> {
+        self.told("reading a token", tokens::find(&self.readers, digest).await)
+    }
+
+    async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
+        self.told("reading tokens", tokens::all(&self.readers).await)
+    }
+}

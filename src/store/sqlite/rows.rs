@@ -1,0 +1,222 @@
+//! Records as rows and rows as records: the one place that knows how a value is kept. Many rows travel as one JSON
+//! text, so that a call of a thousand tasks is a few statements.
+
+use std::str::FromStr;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use sqlx::sqlite::{Sqlite, SqliteRow};
+use sqlx::{Decode, Row, Type};
+
+use super::fault::Fault;
+use crate::ids::{ActionId, EndpointId, IdError, TaskId};
+use crate::store::{NewTask, StateName, TaskRecord, TaskResult};
+use crate::task::life::{Life, Limits, Phase, Wish};
+use crate::task::names::{Group, Label, RequestId, Subject};
+use crate::task::time::Moment;
+
+/// What changes of a task's row.
+#[derive(Debug, Serialize)]
+pub(super) struct LifeRow {
+    id: TaskId,
+    state: &'static str,
+    not_before: Option<i64>,
+    lease_until: Option<i64>,
+    /// The deadline, while it has still to be applied.
+    due: Option<i64>,
+    ended: Option<i64>,
+    life: String,
+    changed: i64,
+    /// None = as before.
+    result: Option<String>,
+}
+
+impl LifeRow {
+    /// The row of a life that changed at a moment.
+    pub(super) fn new(
+        task: TaskId,
+        life: &Life,
+        deadline: Option<Moment>,
+        changed: Moment,
+        result: Option<&TaskResult>,
+    ) -> Result<Self, Fault> {
+        let (mut not_before, mut lease_until, mut ended) = (None, None, None);
+        let waits_for_deadline = match &life.phase {
+            Phase::Queued { not_before: moment } => {
+                not_before = Some(millis(*moment));
+                true
+            }
+            Phase::Held(hold) => {
+                lease_until = Some(millis(hold.until));
+                hold.wish == Wish::Finish
+            }
+            Phase::Ended(_) => {
+                ended = Some(millis(changed));
+                false
+            }
+        };
+        Ok(Self {
+            id: task,
+            state: StateName::of(life).name(),
+            not_before,
+            lease_until,
+            due: deadline.filter(|_| waits_for_deadline).map(millis),
+            ended,
+            life: serde_json::to_string(life)?,
+            changed: millis(changed),
+            result: result.map(serde_json::to_string).transpose()?,
+        })
+    }
+}
+
+/// A new task's row.
+#[derive(Debug, Serialize)]
+pub(super) struct NewRow<'a> {
+    #[serde(flatten)]
+    life: LifeRow,
+    owner: &'a Subject,
+    request: Option<&'a RequestId>,
+    digest: String,
+    action: ActionId,
+    endpoint: EndpointId,
+    group_name: Option<&'a Group>,
+    label: Option<&'a Label>,
+    kind: &'static str,
+    spec: String,
+    priority: i32,
+    deadline: Option<i64>,
+    retries: u32,
+    crashes: u32,
+    submitted: i64,
+}
+
+impl<'a> NewRow<'a> {
+    /// The row of a task that is submitted, with the [`digest`] of its content.
+    pub(super) fn new(task: &'a NewTask, digest: &[u8; 32]) -> Result<Self, Fault> {
+        Ok(Self {
+            // it may begin at once: a clock that was put back does not hold it up
+            life: LifeRow::new(task.id, &Life::new(Moment::START), task.deadline, task.submitted, None)?,
+            owner: &task.owner,
+            request: task.request.as_ref(),
+            digest: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+            action: task.action,
+            endpoint: task.endpoint,
+            group_name: task.group.as_ref(),
+            label: task.label.as_ref(),
+            kind: task.spec.kind().name(),
+            spec: serde_json::to_string(&task.spec)?,
+            priority: task.priority,
+            deadline: task.deadline.map(millis),
+            retries: task.limits.retries,
+            crashes: task.limits.crashes,
+            submitted: millis(task.submitted),
+        })
+    }
+}
+
+/// Digest of what a submission asks for: all but the id and the moment, which differ when it comes again.
+pub(super) fn digest(task: &NewTask) -> Result<[u8; 32], Fault> {
+    let NewTask {
+        id: _,
+        submitted: _,
+        request,
+        action,
+        endpoint,
+        owner,
+        group,
+        label,
+        spec,
+        priority,
+        deadline,
+        limits,
+    } = task;
+    let content = (request, action, endpoint, owner, group, label, spec, priority, deadline, limits);
+    Ok(Sha256::digest(serde_json::to_vec(&content)?).into())
+}
+
+/// A task of a row with all columns.
+pub(super) fn task_record(row: &SqliteRow) -> Result<TaskRecord, Fault> {
+    let task = NewTask {
+        id: id_column(row, "id", TaskId::from_bytes)?,
+        request: optional_name(row, "request")?,
+        action: id_column(row, "action", ActionId::from_bytes)?,
+        endpoint: id_column(row, "endpoint", EndpointId::from_bytes)?,
+        owner: name_column(row, "owner")?,
+        group: optional_name(row, "group_name")?,
+        label: optional_name(row, "label")?,
+        spec: json_column(row, "spec")?,
+        priority: number(row, "priority")?,
+        deadline: moment_column(row, "deadline")?,
+        limits: limits(row)?,
+        submitted: required_moment(row, "submitted")?,
+    };
+    let result: Option<String> = column(row, "result")?;
+    let result = result.map(|text| serde_json::from_str(&text)).transpose().map_err(|_| damaged(row, "result"))?;
+    Ok(TaskRecord { task, life: json_column(row, "life")?, changed: required_moment(row, "changed")?, result })
+}
+
+/// A task's limits.
+pub(super) fn limits(row: &SqliteRow) -> Result<Limits, Fault> {
+    Ok(Limits { retries: number(row, "retries")?, crashes: number(row, "crashes")? })
+}
+
+/// As databases keep a moment. The last moment that they can keep stands for all later ones: it is 292 million years
+/// from now.
+pub(super) fn millis(moment: Moment) -> i64 {
+    i64::try_from(moment.millis()).unwrap_or(i64::MAX)
+}
+
+/// A column's value.
+pub(super) fn column<'r, T: Decode<'r, Sqlite> + Type<Sqlite>>(
+    row: &'r SqliteRow,
+    name: &'static str,
+) -> Result<T, Fault> {
+    Ok(row.try_get(name)?)
+}
+
+/// An id.
+pub(super) fn id_column<T>(
+    row: &SqliteRow,
+    name: &'static str,
+    read: impl Fn(&[u8]) -> Result<T, IdError>,
+) -> Result<T, Fault> {
+    read(column(row, name)?).map_err(|_| damaged(row, name))
+}
+
+/// A checked text.
+pub(super) fn name_column<T: FromStr>(row: &SqliteRow, name: &'static str) -> Result<T, Fault> {
+    optional_name(row, name)?.ok_or_else(|| damaged(row, name))
+}
+
+/// A checked text, if there is one.
+pub(super) fn optional_name<T: FromStr>(row: &SqliteRow, name: &'static str) -> Result<Option<T>, Fault> {
+    let text: Option<&str> = column(row, name)?;
+    text.map(str::parse).transpose().map_err(|_| damaged(row, name))
+}
+
+/// A value that is kept as JSON.
+pub(super) fn json_column<T: DeserializeOwned>(row: &SqliteRow, name: &'static str) -> Result<T, Fault> {
+    serde_json::from_str(column(row, name)?).map_err(|_| damaged(row, name))
+}
+
+/// A moment, if there is one.
+pub(super) fn moment_column(row: &SqliteRow, name: &'static str) -> Result<Option<Moment>, Fault> {
+    let millis: Option<i64> = column(row, name)?;
+    millis.map(u64::try_from).transpose().map(|at| at.map(Moment::from_millis)).map_err(|_| damaged(row, name))
+}
+
+/// A moment.
+pub(super) fn required_moment(row: &SqliteRow, name: &'static str) -> Result<Moment, Fault> {
+    moment_column(row, name)?.ok_or_else(|| damaged(row, name))
+}
+
+/// A row that this program did not write.
+pub(super) fn damaged(row: &SqliteRow, what: &'static str) -> Fault {
+    let bytes: Vec<u8> = row.try_get("id").unwrap_or_default();
+    Fault::Damaged { what, id: bytes.iter().map(|byte| format!("{byte:02x}")).collect() }
+}
+
+fn number<T: TryFrom<i64>>(row: &SqliteRow, name: &'static str) -> Result<T, Fault> {
+    T::try_from(column::<i64>(row, name)?).map_err(|_| damaged(row, name))
+}
