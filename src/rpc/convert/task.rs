@@ -4,7 +4,7 @@ use super::{WireError, known, named, optional, required};
 use crate::ids::{ActionId, EndpointId, TaskId};
 use crate::rpc::wire;
 use crate::store::{EndpointRecord, EndpointSession, NewTask, StateName, TaskFilter, TaskRecord};
-use crate::task::life::{End, Limits, Phase, Stage};
+use crate::task::life::{End, Limits};
 use crate::task::names::{Group, Subject};
 use crate::task::time::Moment;
 
@@ -52,7 +52,7 @@ impl Submission {
 impl From<TaskRecord> for wire::Task {
     fn from(record: TaskRecord) -> Self {
         let TaskRecord { task, life, changed, result } = record;
-        let state = wire::State::from(state_of(&life.phase));
+        let state = wire::State::from(StateName::of(&life));
         let failure = match life.end() {
             Some(End::Failed(failure)) => Some(failure.clone().into()),
             Some(End::Succeeded | End::Cancelled) | None => None,
@@ -92,20 +92,6 @@ impl From<TaskRecord> for wire::Task {
             failure,
             result: result.map(Into::into),
         }
-    }
-}
-
-/// The state that people see.
-pub fn state_of(phase: &Phase) -> StateName {
-    match phase {
-        Phase::Queued { .. } => StateName::Queued,
-        Phase::Held(hold) => match hold.stage {
-            Stage::Leased => StateName::Leased,
-            Stage::Running => StateName::Running,
-        },
-        Phase::Ended(End::Succeeded) => StateName::Succeeded,
-        Phase::Ended(End::Failed(_)) => StateName::Failed,
-        Phase::Ended(End::Cancelled) => StateName::Cancelled,
     }
 }
 
@@ -189,7 +175,7 @@ mod tests {
 
     use super::*;
     use crate::task::failure::{Failure, Fault};
-    use crate::task::life::Life;
+    use crate::task::life::{Life, Phase};
     use crate::task::spec::TaskSpec;
 
     fn submission() -> Submission {
