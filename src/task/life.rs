@@ -220,14 +220,14 @@ impl Life {
                 }
                 Ok(self.reported(hold, &Outcome::Lost(Loss::LeaseExpired), *now, limits))
             }
-            (phase, Event::Start(attempt) | Event::Renew { attempt, .. } | Event::Report { attempt, .. }) => {
-                let hold = match phase {
-                    Phase::Held(hold) if hold.attempt == *attempt => hold,
-                    Phase::Held(_) | Phase::Queued { .. } | Phase::Ended(_) => {
-                        return Err(Refusal::Fenced { reported: *attempt, newest: self.attempt });
-                    }
-                };
-                Ok(self.told(hold, event, limits))
+            (_, Event::Start(attempt)) => Ok(self.held(Hold { stage: Stage::Running, ..*self.holder(*attempt)? })),
+            (_, Event::Renew { attempt, until }) => {
+                let hold = self.holder(*attempt)?;
+                // a late message does not shorten a lease
+                Ok(self.held(Hold { until: hold.until.max(*until), ..*hold }))
+            }
+            (_, Event::Report { attempt, outcome, retry_at }) => {
+                Ok(self.reported(self.holder(*attempt)?, outcome, *retry_at, limits))
             }
         }
     }
@@ -248,14 +248,10 @@ impl Life {
         }
     }
 
-    fn told(&self, hold: &Hold, event: &Event, limits: Limits) -> Self {
-        match event {
-            Event::Start(_) => self.held(Hold { stage: Stage::Running, ..*hold }),
-            // a late message does not shorten a lease
-            Event::Renew { until, .. } => self.held(Hold { until: hold.until.max(*until), ..*hold }),
-            Event::Report { outcome, retry_at, .. } => self.reported(hold, outcome, *retry_at, limits),
-            Event::Lease { .. } | Event::Expire { .. } | Event::Cancel | Event::Deadline => self.clone(),
-        }
+    /// The hold, if it is this attempt's.
+    fn holder(&self, attempt: AttemptNumber) -> Result<&Hold, Refusal> {
+        let fenced = Refusal::Fenced { reported: attempt, newest: self.attempt };
+        self.hold().filter(|hold| hold.attempt == attempt).ok_or(fenced)
     }
 
     fn leased(&self, endpoint: EndpointId, until: Moment) -> Self {
@@ -265,18 +261,11 @@ impl Life {
     }
 
     fn reported(&self, hold: &Hold, outcome: &Outcome, retry_at: Moment, limits: Limits) -> Self {
-        if *outcome == Outcome::Succeeded {
-            return self.ended(End::Succeeded);
-        }
-        match hold.wish {
-            Wish::Finish => {}
-            Wish::Cancel => return self.ended(End::Cancelled),
-            Wish::Deadline => return self.ended(End::Failed(Failure::deadline())),
-        }
-        match outcome {
-            Outcome::Succeeded => self.ended(End::Succeeded),
-            Outcome::Cancelled => self.ended(End::Cancelled),
-            Outcome::Failed(failure) => match failure.fault {
+        match (outcome, hold.wish) {
+            (Outcome::Succeeded, _) => self.ended(End::Succeeded),
+            (_, Wish::Cancel) | (Outcome::Cancelled, Wish::Finish) => self.ended(End::Cancelled),
+            (_, Wish::Deadline) => self.ended(End::Failed(Failure::deadline())),
+            (Outcome::Failed(failure), Wish::Finish) => match failure.fault {
                 Fault::Program if self.failures < limits.retries => {
                     Self { failures: self.failures + 1, ..self.queued(retry_at) }
                 }
@@ -284,11 +273,11 @@ impl Life {
                     self.ended(End::Failed(failure.clone()))
                 }
             },
-            Outcome::Lost(Loss::Crashed) if self.crashes + 1 >= limits.crashes => {
+            (Outcome::Lost(Loss::Crashed), Wish::Finish) if self.crashes + 1 >= limits.crashes => {
                 Self { crashes: self.crashes + 1, ..self.ended(End::Failed(Failure::crashes(self.crashes + 1))) }
             }
-            Outcome::Lost(Loss::Crashed) => Self { crashes: self.crashes + 1, ..self.queued(retry_at) },
-            Outcome::Lost(_) => self.queued(retry_at),
+            (Outcome::Lost(Loss::Crashed), Wish::Finish) => Self { crashes: self.crashes + 1, ..self.queued(retry_at) },
+            (Outcome::Lost(_), Wish::Finish) => self.queued(retry_at),
         }
     }
 
