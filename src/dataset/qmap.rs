@@ -35,7 +35,8 @@ const VIEWER_NEEDS: [&str; 14] = [
     "static_v_list_dim1",
 ];
 
-const REMAKE: &str = "make the qmap again with pySimpleMask";
+/// What the user can do about a qmap that is not right.
+pub(super) const REMAKE: &str = "make the qmap again with pySimpleMask";
 
 /// A qmap as read.
 #[derive(Debug, Clone, PartialEq)]

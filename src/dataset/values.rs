@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use hdf5::types::{FixedAscii, FixedUnicode, TypeDescriptor, VarLenAscii, VarLenUnicode};
-use hdf5::{Dataset, File, Group};
+use hdf5::{Container, Dataset, File, Group};
 
 use super::{DatasetError, plain};
 
@@ -45,21 +45,29 @@ pub(super) fn dataset(group: &Group, path: &str) -> Option<Dataset> {
 /// # Errors
 /// Text, compounds and the like; more than `limit` elements or chunks of more; what the library refuses.
 pub(super) fn numbers_up_to(limit: usize, dataset: &Dataset) -> Result<Vec<f64>, String> {
-    let sizes = [Some(dataset.shape()), dataset.chunk()];
+    check_sizes(limit, [Some(dataset.shape()), dataset.chunk()])?;
+    let numeric = |stored: &TypeDescriptor| {
+        use TypeDescriptor as T;
+        matches!(stored, T::Integer(_) | T::Unsigned(_) | T::Float(_) | T::Boolean | T::Enum(_))
+    };
+    match stored_as(dataset) {
+        Ok(stored) if !numeric(&stored) => Err(format!("is stored as {stored}, not as numbers")),
+        _ => dataset.read_raw::<f64>().map_err(|e| format!("does not read as numbers: {}", words(&e))),
+    }
+}
+
+/// Holds the shapes of a dataset and of its chunks against `limit` elements.
+///
+/// # Errors
+/// The first that is larger.
+pub(super) fn check_sizes(limit: usize, sizes: [Option<Vec<usize>>; 2]) -> Result<(), String> {
     for size in sizes.into_iter().flatten() {
         let elements = size.iter().try_fold(1_usize, |product, &n| product.checked_mul(n));
         if elements.is_none_or(|elements| elements > limit) {
             return Err(format!("is of size {size:?}, more than {limit} elements"));
         }
     }
-    let numeric = |stored: &TypeDescriptor| {
-        use TypeDescriptor as T;
-        matches!(stored, T::Integer(_) | T::Unsigned(_) | T::Float(_) | T::Boolean | T::Enum(_))
-    };
-    match dataset.dtype().and_then(|dtype| dtype.to_descriptor()) {
-        Ok(stored) if !numeric(&stored) => Err(format!("is stored as {stored}, not as numbers")),
-        _ => dataset.read_raw::<f64>().map_err(|e| format!("does not read as numbers: {}", words(&e))),
-    }
+    Ok(())
 }
 
 /// [`numbers_up_to`] a million.
@@ -80,24 +88,29 @@ pub(super) fn number(dataset: &Dataset) -> Result<f64, String> {
 /// # Errors
 /// Types other than strings, too many or too long ones, what the library refuses.
 pub(super) fn strings(dataset: &Dataset) -> Result<Vec<String>, String> {
-    if dataset.size() > MAX_ELEMENTS {
-        return Err(format!("has {} elements, more than {MAX_ELEMENTS}", dataset.size()));
-    }
-    let stored = dataset.dtype().and_then(|dtype| dtype.to_descriptor()).map_err(|e| words(&e))?;
-    check_lengths(dataset, &stored)?;
+    check_lengths(dataset)?;
+    unchecked_strings(dataset)
+}
+
+/// [`strings`] of an attribute too, where lengths cannot be checked before the library follows them.
+///
+/// # Errors
+/// As [`strings`].
+pub(super) fn unchecked_strings(container: &Container) -> Result<Vec<String>, String> {
+    check_sizes(MAX_ELEMENTS, [Some(container.shape()), None])?;
     let fits = |n| n <= MAX_FIXED_STRING;
-    let read = if stored == TypeDescriptor::VarLenUnicode {
-        texts::<VarLenUnicode>(dataset)
-    } else if stored == TypeDescriptor::VarLenAscii {
-        texts::<VarLenAscii>(dataset)
-    } else if matches!(stored, TypeDescriptor::FixedUnicode(n) if fits(n)) {
-        texts::<FixedUnicode<MAX_FIXED_STRING>>(dataset)
-    } else if matches!(stored, TypeDescriptor::FixedAscii(n) if fits(n)) {
-        texts::<FixedAscii<MAX_FIXED_STRING>>(dataset)
-    } else {
-        return Err(format!("is stored as {stored}, not as text"));
+    let read = match stored_as(container)? {
+        TypeDescriptor::VarLenUnicode => texts::<VarLenUnicode>(container),
+        TypeDescriptor::VarLenAscii => texts::<VarLenAscii>(container),
+        TypeDescriptor::FixedUnicode(n) if fits(n) => texts::<FixedUnicode<MAX_FIXED_STRING>>(container),
+        TypeDescriptor::FixedAscii(n) if fits(n) => texts::<FixedAscii<MAX_FIXED_STRING>>(container),
+        stored => return Err(format!("is stored as {stored}, not as text")),
     };
     read.map_err(|e| words(&e))
+}
+
+fn stored_as(container: &Container) -> Result<TypeDescriptor, String> {
+    container.dtype().and_then(|dtype| dtype.to_descriptor()).map_err(|e| words(&e))
 }
 
 /// The one string of a scalar or an array of one element.
@@ -111,8 +124,9 @@ pub(super) fn string(dataset: &Dataset) -> Result<String, String> {
 /// Holds the lengths of variable strings against [`MAX_TEXT`]: the library would take a damaged one at its word,
 /// up to 4 GiB each. Looks at contiguous storage, as all metadata and qmaps have, where an element begins with
 /// its length as a little-endian u32.
-fn check_lengths(dataset: &Dataset, stored: &TypeDescriptor) -> Result<(), String> {
-    let variable = matches!(stored, TypeDescriptor::VarLenUnicode | TypeDescriptor::VarLenAscii);
+fn check_lengths(dataset: &Dataset) -> Result<(), String> {
+    check_sizes(MAX_ELEMENTS, [Some(dataset.shape()), None])?;
+    let variable = matches!(stored_as(dataset)?, TypeDescriptor::VarLenUnicode | TypeDescriptor::VarLenAscii);
     let (Some(offset), true) = (dataset.offset(), variable) else { return Ok(()) };
     let storage = dataset.storage_size() as usize;
     let element = storage / dataset.size().max(1);
@@ -130,8 +144,8 @@ fn check_lengths(dataset: &Dataset, stored: &TypeDescriptor) -> Result<(), Strin
     }
 }
 
-fn texts<T: hdf5::H5Type + AsRef<[u8]>>(dataset: &Dataset) -> Result<Vec<String>, hdf5::Error> {
-    let values = dataset.read_raw::<T>()?;
+fn texts<T: hdf5::H5Type + AsRef<[u8]>>(container: &Container) -> Result<Vec<String>, hdf5::Error> {
+    let values = container.read_raw::<T>()?;
     // By bytes: the types' own `str` trusts the file to be UTF-8.
     let text = |value: &T| String::from_utf8_lossy(value.as_ref()).trim_end_matches('\0').to_owned();
     Ok(values.iter().map(text).collect())

@@ -43,7 +43,7 @@ pub(super) fn library(action: impl Into<String>, target: &Path, error: hdf5::Err
 }
 
 /// Why the system refused to write `target`, if it was the system.
-pub(super) fn reason(error: &hdf5::Error, target: &Path) -> Option<io::Error> {
+fn reason(error: &hdf5::Error, target: &Path) -> Option<io::Error> {
     system_error(error).or_else(|| full_disk(target))
 }
 

@@ -8,12 +8,13 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::qmap::sha256;
-use super::{DatasetError, objects};
+use super::qmap::{REMAKE, sha256};
+use super::{DatasetError, objects, values};
 use crate::correlate::bins::Partition;
 use crate::correlate::result::{Correlation, TwoTimeMap};
 use crate::task::correlate::{Analyses, Overwrite};
 
+mod copy;
 mod fault;
 mod partial;
 mod provenance;
@@ -25,6 +26,7 @@ mod tables;
 pub use provenance::{Provenance, host_name};
 pub use settings::{SettingValue, Settings};
 
+use copy::CopyError;
 use provenance::{InputFile, Inputs};
 use staged::Staged;
 use store::Store;
@@ -93,7 +95,7 @@ impl ResultWriter {
             store.root().unlink("xpcs").map_err(|e| store.fault("/xpcs", e))?;
             warnings.push(format!("{}: an earlier result in it, /xpcs, was left out", metadata.display()));
         }
-        copy_qmap(&store, &inputs)?;
+        warnings.extend(copy_qmap(&store, &inputs)?);
         if analyses.two_time() {
             store.group(tables::MAPS)?;
         }
@@ -197,20 +199,23 @@ fn copy_refused(metadata: &Path, target: &Path, error: hdf5::Error) -> DatasetEr
 }
 
 /// Copies `/qmap` with its attributes; a legacy one without a hash gets that of its file, or the viewer's cache fails.
-fn copy_qmap(store: &Store, inputs: &Inputs) -> Result<(), DatasetError> {
+/// Returns a warning for each object that was left out.
+fn copy_qmap(store: &Store, inputs: &Inputs) -> Result<Vec<String>, DatasetError> {
     const OBJECT: &str = "/xpcs/qmap";
     let path = &inputs.qmap.path;
-    let file = hdf5::File::open(path).map_err(|e| DatasetError::hdf5("open it", path, e))?;
-    let qmap = file.group("qmap").map_err(|e| DatasetError::hdf5("open /qmap", path, e))?;
-    store.group("/xpcs")?;
-    let fault = |e| store.fault(OBJECT, e);
-    qmap.copy_to(store.root(), OBJECT).map_err(|e| match fault::reason(&e, store.target()) {
-        Some(_) => fault(e),
-        None => DatasetError::hdf5("copy /qmap", path, e),
+    let refuse = |what: String| DatasetError::Qmap { path: path.clone(), what, remedy: REMAKE };
+    let file = values::open(path, refuse)?;
+    let qmap = file.group("qmap").map_err(|e| refuse(format!("/qmap cannot be opened: {}", values::words(&e))))?;
+    let left_out = copy::group(store, &qmap, OBJECT).map_err(|e| match e {
+        CopyError::Source(what) => refuse(format!("/qmap: {what}")),
+        CopyError::Target(error) => error,
     })?;
+    let fault = |e| store.fault(OBJECT, e);
     let copy = store.root().group(OBJECT).map_err(fault)?;
     if copy.attr("hash").is_err() {
         objects::attribute(&copy, "hash", &inputs.qmap_sha256).map_err(fault)?;
     }
-    Ok(())
+    let warning =
+        |name| format!("{}: /qmap/{name} is not to be read as numbers or text and was left out", path.display());
+    Ok(left_out.into_iter().map(warning).collect())
 }

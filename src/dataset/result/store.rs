@@ -7,6 +7,7 @@ use std::ffi::c_uint;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
+use bytemuck::{NoUninit, Zeroable};
 use hdf5::{Dataset, File, Group, H5Type};
 use hdf5_sys::h5d::H5Dwrite_chunk;
 use hdf5_sys::h5p::H5P_DEFAULT;
@@ -20,6 +21,10 @@ const BATCH_BYTES: usize = 256 << 20;
 
 /// Bit of a chunk's filter mask that says "the first filter was skipped".
 const SKIP_LZF: u32 = 1;
+
+/// Numbers that memory and file hold alike.
+pub(super) trait Plain: H5Type + NoUninit + Zeroable + Send + Sync {}
+impl<T: H5Type + NoUninit + Zeroable + Send + Sync> Plain for T {}
 
 /// Shape and chunk shape of a dataset.
 #[derive(Debug, Clone, Copy)]
@@ -66,11 +71,6 @@ impl Store {
         &self.file
     }
 
-    /// The name that the file will have.
-    pub(super) fn target(&self) -> &Path {
-        &self.target
-    }
-
     /// Names the object and the reason of a failed write.
     pub(super) fn fault(&self, object: &str, error: hdf5::Error) -> DatasetError {
         fault::library(format!("write {object} of"), &self.target, error)
@@ -106,33 +106,33 @@ impl Store {
         self.array(object, &[values.len()], values)
     }
 
-    /// Writes the chunks at `origins` of a float32 dataset, lzf-compressed; the others read as 0.
+    /// Writes the chunks at `origins` of a dataset, lzf-compressed; the others read as 0.
     ///
     /// `fill` gets a chunk's origin and its values, all 0, to be filled; what lies beyond the shape is ignored.
-    pub(super) fn chunked<const R: usize>(
+    pub(super) fn chunked<T: Plain, const R: usize>(
         &self,
         object: &str,
         grid: Grid<R>,
         origins: &[[usize; R]],
-        fill: impl Fn([usize; R], &mut [f32]) + Sync,
+        fill: impl Fn([usize; R], &mut [T]) + Sync,
     ) -> Result<(), DatasetError> {
         let fault = |e| self.fault(object, e);
         let dataset = objects::builder(&self.file)
             .chunk(grid.chunk.to_vec())
             .lzf()
-            .empty::<f32>()
+            .empty::<T>()
             .shape(grid.shape.to_vec())
             .create(object)
             .map_err(fault)?;
         let len: usize = grid.chunk.iter().product();
-        let batch = (BATCH_BYTES / (len * size_of::<f32>()).max(1)).clamp(1, 4 * rayon::current_num_threads());
+        let batch = (BATCH_BYTES / (len * size_of::<T>()).max(1)).clamp(1, 4 * rayon::current_num_threads());
         for origins in origins.chunks(batch) {
             let chunks: Vec<Chunk> = origins
                 .par_iter()
                 .map(|&origin| {
-                    let mut values = vec![0.0; len];
+                    let mut values = vec![T::zeroed(); len];
                     fill(origin, &mut values);
-                    Chunk::encode(&values)
+                    Chunk::encode(bytemuck::cast_slice(&values))
                 })
                 .collect();
             for (origin, chunk) in std::iter::zip(origins, &chunks) {
@@ -164,8 +164,7 @@ struct Chunk {
 }
 
 impl Chunk {
-    fn encode(values: &[f32]) -> Self {
-        let plain: &[u8] = bytemuck::cast_slice(values);
+    fn encode(plain: &[u8]) -> Self {
         match compress(plain) {
             Some(bytes) => Self { skipped: 0, bytes },
             None => Self { skipped: SKIP_LZF, bytes: plain.to_vec() },
