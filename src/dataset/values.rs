@@ -98,13 +98,18 @@ pub(super) fn strings(dataset: &Dataset) -> Result<Vec<String>, String> {
 /// As [`strings`].
 pub(super) fn unchecked_strings(container: &Container) -> Result<Vec<String>, String> {
     check_sizes(MAX_ELEMENTS, [Some(container.shape()), None])?;
+    let stored = stored_as(container)?;
     let fits = |n| n <= MAX_FIXED_STRING;
-    let read = match stored_as(container)? {
-        TypeDescriptor::VarLenUnicode => texts::<VarLenUnicode>(container),
-        TypeDescriptor::VarLenAscii => texts::<VarLenAscii>(container),
-        TypeDescriptor::FixedUnicode(n) if fits(n) => texts::<FixedUnicode<MAX_FIXED_STRING>>(container),
-        TypeDescriptor::FixedAscii(n) if fits(n) => texts::<FixedAscii<MAX_FIXED_STRING>>(container),
-        stored => return Err(format!("is stored as {stored}, not as text")),
+    let read = if stored == TypeDescriptor::VarLenUnicode {
+        texts::<VarLenUnicode>(container)
+    } else if stored == TypeDescriptor::VarLenAscii {
+        texts::<VarLenAscii>(container)
+    } else if matches!(stored, TypeDescriptor::FixedUnicode(n) if fits(n)) {
+        texts::<FixedUnicode<MAX_FIXED_STRING>>(container)
+    } else if matches!(stored, TypeDescriptor::FixedAscii(n) if fits(n)) {
+        texts::<FixedAscii<MAX_FIXED_STRING>>(container)
+    } else {
+        return Err(format!("is stored as {stored}, not as text"));
     };
     read.map_err(|e| words(&e))
 }

@@ -112,7 +112,7 @@ impl<F: Fn() -> Result<Vec<String>, String>> Original<'_, F> {
                 let texts: Vec<_> = texts.iter().map(|text| objects::unicode(text)).collect();
                 to.put(&self.container.shape(), &texts)?;
             }
-            _ => return Ok(false),
+            T::Enum(_) | T::Compound(_) | T::FixedArray(..) | T::VarLenArray(_) | T::Reference(_) => return Ok(false),
         }
         Ok(true)
     }

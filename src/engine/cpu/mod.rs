@@ -27,6 +27,7 @@ mod sparse;
 mod sparse_frames;
 mod twotime;
 
+use memory::Memory;
 use pool::Pool;
 use sparse_frames::FramesAsEvents;
 
@@ -37,17 +38,18 @@ const MOST_SATURATED: f64 = 0.01;
 /// Where the two ways cost the same was measured with `benches/correlate.rs`.
 const SPARSE_OCCUPANCY: f64 = 0.03;
 
-/// Correlates on this machine's processors.
+/// Correlates on this machine's processors. Keeps its working memory from one run to the next.
 #[derive(Debug, Clone)]
 pub struct CpuEngine {
     threads: NonZeroUsize,
+    memory: Memory,
 }
 
 impl CpuEngine {
     /// An engine of `threads` threads; None = as many as the process may use.
     pub fn new(threads: Option<NonZeroUsize>) -> Self {
         let available = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Self { threads: threads.unwrap_or_else(available) }
+        Self { threads: threads.unwrap_or_else(available), memory: Memory::default() }
     }
 
     fn frames(
@@ -57,12 +59,12 @@ impl CpuEngine {
         observer: &dyn Observer,
         maps: &mut MapSink<'_>,
     ) -> Result<(Correlation, Partition), EngineError> {
-        let pool = Pool { threads: self.threads, observer };
+        let pool = Pool { threads: self.threads, memory: &self.memory, observer };
         let mut excluded = BTreeMap::new();
         loop {
             let partition = partition(request, &excluded)?;
             let found = Saturated::new(source, request.saturated);
-            let sample = frames::look(source, &partition, request, &found)?;
+            let sample = frames::look(source, &partition, request, &found, &self.memory)?;
             let done = if !found.is_empty() {
                 None
             } else {
@@ -112,7 +114,7 @@ impl Engine for CpuEngine {
         match source {
             Source::Frames(source) => self.frames(request, source.as_ref(), observer, maps),
             Source::Events(source) => {
-                let pool = Pool { threads: self.threads, observer };
+                let pool = Pool { threads: self.threads, memory: &self.memory, observer };
                 let partition = partition(request, &BTreeMap::new())?;
                 let done = photons::correlate(source.as_ref(), &partition, request, pool, &|| false, maps)?;
                 let correlation = done.ok_or(EngineError::Cancelled)?;

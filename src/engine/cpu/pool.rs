@@ -7,12 +7,14 @@ use std::num::NonZeroUsize;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use super::memory::Memory;
 use crate::engine::{EngineError, Observer};
 
-/// How many threads to use, and whom to ask whether to stop.
+/// How many threads to use, whose memory, and whom to ask whether to stop.
 #[derive(Clone, Copy)]
 pub(super) struct Pool<'a> {
     pub(super) threads: NonZeroUsize,
+    pub(super) memory: &'a Memory,
     pub(super) observer: &'a dyn Observer,
 }
 
@@ -97,14 +99,14 @@ mod tests {
     use super::*;
     use crate::engine::Unobserved;
 
-    fn pool(threads: usize) -> Pool<'static> {
-        Pool { threads: NonZeroUsize::new(threads).expect("not zero"), observer: &Unobserved }
+    fn pool(threads: usize, memory: &Memory) -> Pool<'_> {
+        Pool { threads: NonZeroUsize::new(threads).expect("not zero"), memory, observer: &Unobserved }
     }
 
     #[test]
     fn values_come_back_in_order_for_any_number_of_threads() {
         for threads in [1, 2, 7] {
-            let squares = pool(threads).map(100, || (), |(), n| Ok(n * n)).expect("no job fails");
+            let squares = pool(threads, &Memory::default()).map(100, || (), |(), n| Ok(n * n)).expect("no job fails");
             assert_eq!(squares, (0..100).map(|n| n * n).collect::<Vec<_>>());
         }
     }
@@ -112,7 +114,7 @@ mod tests {
     #[test]
     fn an_error_stops_the_rest() {
         let ran = AtomicUsize::new(0);
-        let result = pool(2).run(
+        let result = pool(2, &Memory::default()).run(
             1_000_000,
             || (),
             |(), n| {

@@ -20,14 +20,14 @@ const SHAPE: Shape = Shape { rows: 200, cols: 41 };
 
 /// Frames in memory, as events or as dense frames.
 #[derive(Clone)]
-struct Memory {
+struct Data {
     info: SourceInfo,
     pixel: PixelType,
     values: Vec<f64>,
     per_chunk: usize,
 }
 
-impl Memory {
+impl Data {
     fn new(pixel: PixelType, frames: usize, value: impl Fn(usize, usize) -> f64) -> Self {
         let pixels = SHAPE.pixels();
         let values = (0..frames * pixels).map(|i| value(i / pixels, i % pixels)).collect();
@@ -45,7 +45,7 @@ impl Memory {
     }
 }
 
-impl FrameSource for Memory {
+impl FrameSource for Data {
     fn info(&self) -> &SourceInfo {
         &self.info
     }
@@ -80,9 +80,9 @@ impl FrameSource for Memory {
     }
 }
 
-struct MemoryEvents(Memory);
+struct DataEvents(Data);
 
-impl EventSource for MemoryEvents {
+impl EventSource for DataEvents {
     fn info(&self) -> &SourceInfo {
         &self.0.info
     }
@@ -171,8 +171,11 @@ fn request(frames: usize, window: FrameWindow, seed: u64) -> Request {
 type Outcome = Result<(Correlation, Partition, Vec<TwoTimeMap>), EngineError>;
 
 fn run(source: &Source, request: &Request, threads: usize) -> Outcome {
+    run_on(&CpuEngine::new(NonZeroUsize::new(threads)), source, request)
+}
+
+fn run_on(engine: &CpuEngine, source: &Source, request: &Request) -> Outcome {
     let mut maps = Vec::new();
-    let engine = CpuEngine::new(NonZeroUsize::new(threads));
     let (correlation, partition) = engine.correlate(request, source, &Unobserved, &mut |map| {
         maps.push(map);
         Ok(())
@@ -202,7 +205,7 @@ fn check_multi_tau(what: &str, found: &MultiTau, wanted: &MultiTau) {
 }
 
 /// Everything that a run yields against the oracle.
-fn check(data: &Memory, request: &Request, outcome: Outcome) {
+fn check(data: &Data, request: &Request, outcome: Outcome) {
     let (found, partition, maps) = outcome.expect("the engine succeeds");
     let frames = oracle::select(data.array().view(), &request.selection);
     let scattering = oracle::scattering(&frames, &partition);
@@ -273,7 +276,7 @@ proptest! {
         tight in any::<bool>(),
         seed in 0u64..1000,
     ) {
-        let data = Memory::new(PixelType::U16, frames, counts(seed, occupancy, 9));
+        let data = Data::new(PixelType::U16, frames, counts(seed, occupancy, 9));
         let mut request = request(frames, window, seed);
         request.multi_tau = Some(MultiTauRequest { normalization, parts, pixel_g2: PixelG2Output::Drop });
         request.two_time = Some(TwoTimeRequest { smoothing, labels: vec![1, 2] });
@@ -282,7 +285,7 @@ proptest! {
             let events = data.values.iter().filter(|v| **v > 0.0).count() as u64 * 2;
             request.memory = SHAPE.pixels() as u64 * 64 + frames as u64 * 32 + 8 * events + 8192;
         }
-        check(&data, &request, run(&Source::Events(Box::new(MemoryEvents(data.clone()))), &request, 2));
+        check(&data, &request, run(&Source::Events(Box::new(DataEvents(data.clone()))), &request, 2));
     }
 
     #[test]
@@ -307,7 +310,7 @@ proptest! {
         let value = counts(seed, occupancy, if faint { 4 } else if pixel == PixelType::U8 { 200 } else { 30_000 });
         let spike = move |t, p| if spikes && noise(seed, t, p + 1).is_multiple_of(20_000) { 6000.0 } else { 1.0 };
         let most = if pixel == PixelType::U8 { 200.0 } else { 30_000.0 };
-        let data = Memory::new(pixel, frames, move |t, p| f64::from((value(t, p) * spike(t, p) * scale).min(most) as f32));
+        let data = Data::new(pixel, frames, move |t, p| f64::from((value(t, p) * spike(t, p) * scale).min(most) as f32));
         let mut request = request(frames, window, seed);
         request.labels = labels(seed, bins);
         let pixel_g2 = if tight { PixelG2Output::Drop } else { PixelG2Output::Keep };
@@ -326,11 +329,10 @@ proptest! {
 fn counts_beyond_their_cells_are_right() {
     let frames = 300;
     let value = counts(5, 1.0, 4);
-    let rare = Memory::new(PixelType::U16, frames, |t, p| {
+    let rare = Data::new(PixelType::U16, frames, |t, p| {
         value(t, p) * if noise(8, t, p).is_multiple_of(20_000) { 6000.0 } else { 1.0 }
     });
-    let burst =
-        Memory::new(PixelType::U16, frames, |t, p| value(t, p) * if (10..40).contains(&t) { 500.0 } else { 1.0 });
+    let burst = Data::new(PixelType::U16, frames, |t, p| value(t, p) * if (10..40).contains(&t) { 500.0 } else { 1.0 });
     for data in [rare, burst] {
         assert!(data.values.iter().any(|&count| count > 255.0));
         for bins in [Bins::Small, Bins::Large] {
@@ -351,11 +353,11 @@ fn varied() -> Vec<(Source, Request)> {
         (1.0, PixelType::U16, 900.0),
     ] {
         let value = counts(7, occupancy, 60);
-        let data = Memory::new(pixel, frames, move |t, p| f64::from((value(t, p) * scale) as f32));
+        let data = Data::new(pixel, frames, move |t, p| f64::from((value(t, p) * scale) as f32));
         let mut request = request(frames, FrameWindow::default(), 7);
         request.multi_tau = request.multi_tau.map(|wanted| MultiTauRequest { parts: 3, ..wanted });
         if pixel == PixelType::U16 {
-            all.push((Source::Events(Box::new(MemoryEvents(data.clone()))), request.clone()));
+            all.push((Source::Events(Box::new(DataEvents(data.clone()))), request.clone()));
         }
         all.push((Source::Frames(Box::new(data)), request));
     }
@@ -375,6 +377,24 @@ fn the_number_of_threads_does_not_change_a_bit() {
             assert!(bits(threads) == one, "{threads} threads: {}", source.info().frames);
         }
     }
+}
+
+/// Two blocks of frames, so that tiles' states lie in memory that the first run has filled.
+#[test]
+fn what_an_engine_keeps_from_run_to_run_does_not_change_a_bit() {
+    let engine = CpuEngine::new(NonZeroUsize::new(2));
+    let runs = [3, 4].map(|seed| {
+        let data = Data::new(PixelType::U8, 600, counts(seed, 0.6, 9));
+        let mut request = request(600, FrameWindow::default(), seed);
+        request.labels = labels(seed, Bins::Large);
+        (Source::Frames(Box::new(data)), request)
+    });
+    for (source, request) in &runs {
+        let kept = run_on(&engine, source, request).expect("the engine succeeds");
+        let fresh = run(source, request, 2).expect("the engine succeeds");
+        assert!(format!("{kept:?}") == format!("{fresh:?}"));
+    }
+    assert!(engine.memory.bytes() > 1 << 20);
 }
 
 #[test]

@@ -5,6 +5,8 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
+use bytemuck::Pod;
+
 use crate::correlate::bins::Partition;
 use crate::correlate::delays::DelayPlan;
 use crate::correlate::reduce::{BinSums, CHANNELS, sum_lanes};
@@ -14,6 +16,7 @@ use crate::engine::{EngineError, MultiTauRequest};
 use crate::task::correlate::PixelG2Output;
 
 use super::cells::Cell;
+use super::memory::{Buffer, Memory};
 use super::pixel_store::PixelStore;
 use super::pool::Pool;
 use super::sparse::{Span, spans};
@@ -26,7 +29,7 @@ pub(super) use stage::{Block, More};
 use stage::{STAGE, add_excesses, convert, stage};
 pub(super) use tile::Real;
 use tile::{BATCH, StateSize, TileSeries, TileState, Workspace};
-use vector::{Row, Rows, TILE, Vector};
+use vector::{Row, TILE, Vector};
 
 /// Pixels in a shard: enough shards for many threads, few enough that their bins' sums stay small.
 pub(super) const SHARD: usize = 4096;
@@ -38,7 +41,7 @@ struct Series {
 }
 
 /// Sums over all frames of a band of pixels.
-pub(super) struct DenseSums<'a, F> {
+pub(super) struct DenseSums<'a, F: Pod> {
     partition: &'a Partition,
     segments: SegmentPlan,
     /// The whole series first; empty where no multi-tau is wanted.
@@ -73,19 +76,14 @@ const NOT_SUMMED: u32 = u32::MAX;
 
 /// Memory of tiles' states, tile by tile: first of the whole series, then of the part that is being fed.
 #[derive(Default)]
-struct States<F> {
-    samples: Rows<F>,
-    sums: Rows<f64>,
+struct States<F: Pod> {
+    samples: Buffer<Row<F>>,
+    sums: Buffer<Row<f64>>,
 }
 
 impl<F: Real> States<F> {
-    fn new(tile: StateSize, tiles: usize) -> Self {
-        Self { samples: Rows::new(tile.samples * tiles), sums: Rows::new(tile.sums * tiles) }
-    }
-
-    fn reset(&mut self) {
-        self.samples.as_mut_slice().fill(Row::default());
-        self.sums.as_mut_slice().fill(Row::default());
+    fn new(memory: &Memory, tile: StateSize, tiles: usize) -> Self {
+        Self { samples: memory.buffer(tile.samples * tiles), sums: memory.buffer(tile.sums * tiles) }
     }
 }
 
@@ -96,7 +94,7 @@ enum ShardStates<'a, F> {
 }
 
 /// Buffers of a thread.
-struct Buffers<C, F> {
+struct Buffers<C, F: Pod> {
     stage: Vec<C>,
     work: Workspace<F>,
     /// For the part of a batch that belongs to a part of the series.
@@ -137,7 +135,7 @@ impl<'a, F: Real> DenseSums<'a, F> {
                 })
             })
             .collect();
-        let states = States::new(StateSize::default(), 0);
+        let states = States::default();
         Self { partition, segments, series, shards, states, first_rank: band.start, width, store }
     }
 
@@ -156,9 +154,9 @@ impl<'a, F: Real> DenseSums<'a, F> {
     pub(super) fn add<C: Cell>(&mut self, block: &Block<'_, C, F>, pool: Pool<'_>) -> Result<(), EngineError> {
         let tile = self.tile_size();
         if block.first == 0 && block.more == More::Follow {
-            self.states = States::new(tile, self.width.div_ceil(TILE));
+            self.states = States::new(pool.memory, tile, self.width.div_ceil(TILE));
         }
-        let mut states = std::mem::replace(&mut self.states, States::new(tile, 0));
+        let mut states = std::mem::take(&mut self.states);
         let kept = shard_states(&mut states, tile, self.shards.len());
         let init = || Buffers {
             stage: Vec::new(),
@@ -166,7 +164,7 @@ impl<'a, F: Real> DenseSums<'a, F> {
             part: Workspace::default(),
             series: TileSeries::default(),
             pixel: Default::default(),
-            states: States::new(tile, 1),
+            states: States::new(pool.memory, tile, 1),
         };
         pool.run(self.shards.len(), init, |buffers, index| {
             let mut shard = self.shards[index].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -239,14 +237,12 @@ impl<'a, F: Real> DenseSums<'a, F> {
                         &mut samples[index * size.samples..][..size.samples],
                         &mut sums[index * size.sums..][..size.sums],
                     ),
-                    ShardStates::Passing => {
-                        passing.reset();
-                        (
-                            &mut passing.samples.as_mut_slice()[..size.samples],
-                            &mut passing.sums.as_mut_slice()[..size.sums],
-                        )
-                    }
+                    ShardStates::Passing => (&mut passing.samples[..], &mut passing.sums[..]),
                 };
+                if block.first == 0 {
+                    samples.fill(Row::default());
+                    sums.fill(Row::default());
+                }
                 let cells = tile * block.frames * TILE..(tile + 1) * block.frames * TILE;
                 let states = self.tile_states(samples, sums);
                 self.add_to_tile::<C, V>(shard, states, lanes, block, cells, buffers);
@@ -461,7 +457,7 @@ fn slot_sums(slots: &[u32], lanes: &[f64; TILE]) -> impl Iterator<Item = (u32, f
 
 /// Cuts the tiles' states into those of each shard.
 fn shard_states<F: Real>(states: &mut States<F>, tile: StateSize, shards: usize) -> Vec<Mutex<ShardStates<'_, F>>> {
-    let (samples, sums) = (states.samples.as_mut_slice(), states.sums.as_mut_slice());
+    let (samples, sums) = (&mut states.samples[..], &mut states.sums[..]);
     if samples.is_empty() {
         return (0..shards).map(|_| Mutex::new(ShardStates::Passing)).collect();
     }

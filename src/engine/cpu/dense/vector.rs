@@ -6,8 +6,6 @@ use std::ops::{Deref, DerefMut};
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::engine::cpu::memory::large_buffer;
-
 /// Pixels in a tile: a row is two cache lines of float32, four of float64.
 pub(super) const TILE: usize = 32;
 
@@ -42,21 +40,6 @@ impl<F: Default + Copy> Default for Row<F> {
     #[inline(always)]
     fn default() -> Self {
         Self([F::default(); TILE])
-    }
-}
-
-/// Many rows, zero at first.
-#[derive(Debug, Default)]
-pub(super) struct Rows<F>(Vec<F>);
-
-impl<F: Pod + Default> Rows<F> {
-    pub(super) fn new(rows: usize) -> Self {
-        // room to begin at a row's alignment
-        Self(large_buffer(if rows == 0 { 0 } else { rows * TILE + align_of::<Row<F>>() / size_of::<F>() }))
-    }
-
-    pub(super) fn as_mut_slice(&mut self) -> &mut [Row<F>] {
-        bytemuck::pod_align_to_mut(&mut self.0).1
     }
 }
 

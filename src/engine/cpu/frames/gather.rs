@@ -9,7 +9,7 @@ use crate::dataset::{FrameSource, Scratch};
 use crate::engine::EngineError;
 use crate::engine::cpu::cells::{Cell, OutsideSums, PixelRun, Raw, Store, check_and_sum};
 use crate::engine::cpu::dense::Real;
-use crate::engine::cpu::memory::large_buffer;
+use crate::engine::cpu::memory::{Buffer, Memory};
 use crate::engine::cpu::narrow::Excess;
 
 use super::{Reading, Run, TwoTimeCell};
@@ -33,14 +33,14 @@ impl Run<'_> {
         let frames = (range.end - range.start) as usize;
         let (band, width) = reading.band.as_ref().map_or((0..0, 0), |(band, _)| (band.clone(), band.len()));
         if reading.cells.len() < frames * width {
-            reading.cells = large_buffer(frames * width);
+            reading.cells = self.pool.memory.buffer(frames * width);
         }
         let columns = &reading.columns[..];
         let counts = &mut reading.counts[range.start as usize * columns.len()..range.end as usize * columns.len()];
         let per_job = self.frames_per_job(R::ROUNDS, range.end - range.start) as usize;
         let cells = split(&mut reading.cells[..frames * width], per_job * width, frames.div_ceil(per_job));
         let counts = split(counts, per_job * columns.len(), frames.div_ceil(per_job));
-        let init = || (Reader::default(), OutsideSums::new(&self.runs), Vec::new());
+        let init = || (Reader::new(self.pool.memory), OutsideSums::new(&self.runs), Vec::new());
         let states = self.pool.run(frames.div_ceil(per_job), init, |(reader, outside, done), job| {
             let mut cells = cells[job].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             let mut counts = counts[job].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -90,7 +90,7 @@ impl Run<'_> {
 
     fn gather_job<R, C, T>(
         &self,
-        reader: &mut Reader,
+        reader: &mut Reader<'_>,
         outputs: Range<u64>,
         target: &mut Target<'_, C, T>,
         outside: &mut OutsideSums,
@@ -216,16 +216,23 @@ fn store<R, C: Store<R>>(cells: &mut [C], run: &[R], place: Place) {
 }
 
 /// Decodes frames into a buffer of its own.
-#[derive(Default)]
-pub(super) struct Reader {
+pub(super) struct Reader<'a> {
+    memory: &'a Memory,
     scratch: Scratch,
-    frames: Vec<u32>,
+    frames: Buffer<u32>,
 }
 
-impl Reader {
+impl<'a> Reader<'a> {
+    pub(super) fn new(memory: &'a Memory) -> Self {
+        Self { memory, scratch: Scratch::default(), frames: Buffer::default() }
+    }
+
     pub(super) fn read<R: Raw>(&mut self, source: &dyn FrameSource, frames: Range<u64>) -> Result<&[R], EngineError> {
         let bytes = source.info().shape.pixels() * size_of::<R>() * (frames.end - frames.start) as usize;
-        self.frames.resize(bytes.div_ceil(size_of::<u32>()), 0);
+        let room = bytes.div_ceil(size_of::<u32>());
+        if self.frames.len() < room {
+            self.frames = self.memory.buffer(room);
+        }
         let buffer = &mut bytemuck::cast_slice_mut::<u32, u8>(&mut self.frames)[..bytes];
         source.read_frames(frames, &mut self.scratch, buffer).map_err(EngineError::Read)?;
         Ok(bytemuck::cast_slice(buffer))

@@ -17,7 +17,7 @@ use super::Saturated;
 use super::cells::{Cell, Raw, Runs, Store, check_and_sum};
 use super::dense::{self, Block, DenseSums, More, Real};
 use super::layout::Layout;
-use super::memory::large_buffer;
+use super::memory::{Buffer, Memory};
 use super::narrow::Narrow;
 use super::photons::factors;
 use super::pixel_store::PixelStore;
@@ -60,6 +60,7 @@ pub(super) fn look(
     partition: &Partition,
     request: &Request,
     found: &Saturated,
+    memory: &Memory,
 ) -> Result<Sample, EngineError> {
     let sample = match source.pixel_type() {
         PixelType::U8 => sample::<u8>,
@@ -69,7 +70,7 @@ pub(super) fn look(
         PixelType::I32 => sample::<i32>,
         PixelType::F32 => sample::<f32>,
     };
-    sample(source, partition, request, found)
+    sample(source, partition, request, found, memory)
 }
 
 fn sample<R: Raw>(
@@ -77,11 +78,12 @@ fn sample<R: Raw>(
     partition: &Partition,
     request: &Request,
     found: &Saturated,
+    memory: &Memory,
 ) -> Result<Sample, EngineError> {
     let runs = Runs::new(partition);
     let taken = request.selection.outputs() * request.selection.avg();
     let count = taken.min(SAMPLE);
-    let mut reader = Reader::default();
+    let mut reader = Reader::new(memory);
     let (mut occupied, mut large, mut sum) = (0usize, 0usize, 0.0);
     for k in 0..count {
         let frame = request.selection.raw(k * (taken - 1) / (count - 1).max(1));
@@ -173,13 +175,13 @@ struct Run<'a> {
 }
 
 /// What one reading of the file fills.
-struct Reading<'a, C, T, F> {
+struct Reading<'a, C: Cell, T: Cell, F: Real> {
     /// Multi-tau and static sums of a band, if one is left.
     band: Option<(Range<usize>, DenseSums<'a, F>)>,
-    cells: Vec<C>,
+    cells: Buffer<C>,
     /// Pixels of the two-time bins, and their counts: (frame, pixel).
     columns: Vec<u32>,
-    counts: Vec<T>,
+    counts: Buffer<T>,
 }
 
 impl Run<'_> {
@@ -230,8 +232,8 @@ impl Run<'_> {
                 group.iter().flat_map(|&label| &self.layout.pixels[self.layout.bin(label)]).copied().collect();
             let mut reading = Reading {
                 band,
-                cells: Vec::<C>::new(),
-                counts: large_buffer(columns.len() * frames as usize),
+                cells: Buffer::default(),
+                counts: self.pool.memory.buffer(columns.len() * frames as usize),
                 columns,
             };
             match self.read::<R, C, T, F>(&mut reading, plan.block, &mut tally, pass == 0)? {
