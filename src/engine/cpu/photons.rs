@@ -221,6 +221,15 @@ pub(super) fn pixel_g2_bytes(request: &Request, pixels: usize) -> u64 {
     }
 }
 
+/// What each thread keeps of the image and what is kept for the result take `needed` bytes, more than allowed.
+pub(super) fn too_little(request: &Request, needed: u64) -> EngineError {
+    let (what, remedy) = match request.multi_tau.map(|wanted| wanted.pixel_g2) {
+        Some(PixelG2Output::Keep) => ("the image with its per-pixel correlations", "drop --save-G2"),
+        Some(PixelG2Output::Drop) | None => ("the image, which each thread has a part of,", "take fewer --threads"),
+    };
+    EngineError::Memory { what, needed, allowed: request.memory, remedy }
+}
+
 /// The most events that fit.
 fn event_limit(request: &Request, layout: &Layout, pool: Pool<'_>) -> Result<u64, EngineError> {
     let image = layout.place.len() as u64 * 16;
@@ -230,12 +239,7 @@ fn event_limit(request: &Request, layout: &Layout, pool: Pool<'_>) -> Result<u64
     let free = request.memory.saturating_sub(fixed) as f64 * EVENT_SHARE;
     let limit = free as u64 / ENTRY_BYTES;
     if limit < BUCKET as u64 {
-        return Err(EngineError::Memory {
-            what: "the image, the frames and the per-pixel correlations",
-            needed: fixed * 2,
-            allowed: request.memory,
-            remedy: "drop --save-G2",
-        });
+        return Err(too_little(request, fixed * 2));
     }
     Ok(limit)
 }

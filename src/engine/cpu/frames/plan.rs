@@ -7,7 +7,7 @@ use crate::engine::{EngineError, TwoTimeRequest};
 
 use super::super::cells::Cell;
 use super::super::dense::{self, DenseSums, Real};
-use super::super::photons::pixel_g2_bytes;
+use super::super::photons::{pixel_g2_bytes, too_little};
 use super::Run;
 
 /// Frames in a block: more would only touch more memory, fewer would move the tiles' states more often.
@@ -53,12 +53,8 @@ impl Run<'_> {
         // whole shards, so that the order of summing does not depend on the limit
         let width = if fitting >= pixels { pixels } else { fitting / dense::SHARD * dense::SHARD };
         if width == 0 {
-            return Err(EngineError::Memory {
-                what: "the image and its frames",
-                needed: ((fixed + least * pixels.min(dense::SHARD) as u64) as f64 * 2.0 / PLANNED_SHARE) as u64,
-                allowed: self.request.memory,
-                remedy: "drop --save-G2",
-            });
+            let needed = fixed + least * pixels.min(dense::SHARD) as u64;
+            return Err(too_little(self.request, (needed as f64 * 2.0 / PLANNED_SHARE) as u64));
         }
         let room = (free / width as u64).saturating_sub(state) / cell;
         let block = room.clamp(1, BLOCK_FRAMES);
