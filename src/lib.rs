@@ -1,8 +1,8 @@
 //! speckled: a compute endpoint for X-ray Photon Correlation Spectroscopy.
 //!
 //! The layers, each importing only from those below it: `cli`, `rpc` (edges), `controller`, `endpoint`, `worker`
-//! (roles), `engine`, `dataset`, `store`
-//! (ports), `correlate`, `simulate`, `task`, `ids` (pure). `tests/layering.rs` enforces it.
+//! (roles), `engine`, `dataset`, `store`, `runtime` (ports), `correlate`, `simulate`, `task`, `ids` (pure).
+//! `tests/layering.rs` enforces it.
 
 pub mod cli;
 pub mod controller;
@@ -12,6 +12,7 @@ pub mod endpoint;
 pub mod engine;
 pub mod ids;
 pub mod rpc;
+pub mod runtime;
 pub mod simulate;
 pub mod store;
 pub mod task;

@@ -16,7 +16,7 @@ const LAYERS: [(&str, &[&str]); 5] = [
 ];
 
 /// Imports inside a layer: (module, what it may import).
-const PEERS: [(&str, &str); 9] = [
+const PEERS: [(&str, &str); 10] = [
     ("correlate", "ids"),
     ("simulate", "correlate"),
     ("task", "ids"),
@@ -24,6 +24,7 @@ const PEERS: [(&str, &str); 9] = [
     ("scaling", "ids"),
     ("scaling", "task"),
     ("engine", "dataset"),
+    ("store", "runtime"),
     ("cli", "rpc"),
     ("cli", "web"),
 ];

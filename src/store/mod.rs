@@ -19,13 +19,12 @@ use thiserror::Error;
 use crate::ids::{ActionId, AttemptId, EndpointId, SessionId, TaskId, TokenId};
 use crate::task::life::{End, Hold, Life, Limits, Outcome, Phase, Refusal, Stage};
 use crate::task::names::{EndpointName, Group, Label, RequestId, Subject};
+use crate::task::result::{LARGEST_DOCUMENT, TaskResult};
+use crate::task::session::Leased;
 use crate::task::spec::{Kind, TaskSpec};
 use crate::task::time::Moment;
 
 pub use sqlite::SqliteStore;
-
-/// Bytes of JSON that a result may have beside its files.
-pub const LARGEST_RESULT: usize = 1 << 20;
 
 /// A task as it is submitted.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,28 +68,6 @@ pub struct TaskRecord {
     pub result: Option<TaskResult>,
 }
 
-/// What an attempt leaves.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TaskResult {
-    /// Files on the endpoint's file system.
-    pub files: Vec<PathBuf>,
-    /// Where the endpoint keeps the attempt's output, and its last lines.
-    pub log: Option<LogTail>,
-    /// A JSON document of at most [`LARGEST_RESULT`] bytes; kept as text.
-    pub document: Option<String>,
-}
-
-/// The end of an attempt's output.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LogTail {
-    /// The file, on the endpoint's file system.
-    pub file: PathBuf,
-    /// Its last lines.
-    pub lines: String,
-}
-
 /// What became of a submission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Submitted {
@@ -119,21 +96,6 @@ pub struct LeaseRequest {
     pub now: Moment,
 }
 
-/// A task that was leased.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Leased {
-    /// The attempt.
-    pub attempt: AttemptId,
-    /// What is to be done.
-    pub spec: TaskSpec,
-    /// When it must be over.
-    pub deadline: Option<Moment>,
-    /// The lease's end.
-    pub until: Moment,
-    /// How often it began before: an endpoint is careful with tasks that crashed.
-    pub crashes: u32,
-}
-
 /// An attempt that is over.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
@@ -160,7 +122,9 @@ pub enum ChangeError {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// What the attempt left is too large to be kept.
-    #[error("the result's document has {bytes} bytes, {LARGEST_RESULT} are allowed; write it to a file and name that")]
+    #[error(
+        "the result's document has {bytes} bytes, {LARGEST_DOCUMENT} are allowed; write it to a file and name that"
+    )]
     LargeResult {
         /// Its size.
         bytes: usize,

@@ -5,6 +5,8 @@ pub mod correlate;
 pub mod failure;
 pub mod life;
 pub mod names;
+pub mod result;
 pub mod retry;
+pub mod session;
 pub mod spec;
 pub mod time;

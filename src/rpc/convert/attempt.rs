@@ -3,9 +3,10 @@
 use super::{WireError, known, named, required};
 use crate::ids::{AttemptId, AttemptNumber};
 use crate::rpc::wire;
-use crate::store::{LARGEST_RESULT, Leased, LogTail, TaskResult};
 use crate::task::failure::{Failure, Fault, Loss};
 use crate::task::life::Outcome;
+use crate::task::result::{LARGEST_DOCUMENT, LogTail, TaskResult};
+use crate::task::session::{Leased, Reported};
 use crate::task::time::Moment;
 
 /// Bytes of a log's tail: some screens.
@@ -30,17 +31,6 @@ impl From<AttemptId> for wire::AttemptId {
         let AttemptId { task, number } = attempt;
         Self { task: task.to_string(), number: number.get() }
     }
-}
-
-/// A report as it arrives; when a next attempt may begin is the controller's to say.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Reported {
-    /// Which attempt.
-    pub attempt: AttemptId,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// What it left.
-    pub result: TaskResult,
 }
 
 impl TryFrom<wire::Report> for Reported {
@@ -142,8 +132,9 @@ impl TryFrom<wire::TaskResult> for TaskResult {
         if files.len() > MOST_FILES {
             return Err(WireError::new("files", format!("{} files; at most {MOST_FILES} are allowed", files.len())));
         }
-        if document.len() > LARGEST_RESULT {
-            let reason = format!("{} bytes; at most {LARGEST_RESULT} are allowed, keep more in a file", document.len());
+        if document.len() > LARGEST_DOCUMENT {
+            let reason =
+                format!("{} bytes; at most {LARGEST_DOCUMENT} are allowed, keep more in a file", document.len());
             return Err(WireError::new("document", reason));
         }
         if !document.is_empty() {
@@ -260,7 +251,7 @@ mod tests {
     #[test]
     fn what_is_too_large_or_no_json_is_refused() {
         let error = |result: wire::TaskResult| TaskResult::try_from(result).expect_err("too much").to_string();
-        let large = format!("\"{}\"", "a".repeat(LARGEST_RESULT));
+        let large = format!("\"{}\"", "a".repeat(LARGEST_DOCUMENT));
         assert!(error(wire::TaskResult { document: large, ..Default::default() }).contains("at most 1048576"));
         let broken = wire::TaskResult { document: "{".into(), ..Default::default() };
         assert!(error(broken).starts_with("document: is not JSON"));

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::*;
-use crate::store::{ChangeError, Claim, LARGEST_RESULT, Submitted};
+use crate::store::{ChangeError, Claim, Submitted};
 use crate::task::failure::{Failure, Fault, Loss};
 use crate::task::life::{End, Life, Phase, Refusal, Stage, Wish};
+use crate::task::result::LARGEST_DOCUMENT;
 use crate::task::spec::{BatchSetupSpec, CommandSpec, Kind};
 
 fn requested(number: u128, request: &str) -> NewTask {
@@ -132,7 +133,7 @@ pub(in super::super) async fn a_report_ends_its_attempt_and_leaves_its_result<S:
     leased(store, (1..=3).map(task).collect(), 9).await;
     let result = TaskResult {
         files: vec!["/data/a_results.hdf".into()],
-        log: Some(crate::store::LogTail { file: "/log/1".into(), lines: "one\ntwo\u{0}".to_owned() }),
+        log: Some(crate::task::result::LogTail { file: "/log/1".into(), lines: "one\ntwo\u{0}".to_owned() }),
         document: Some(r#"{"plots": ["a.png"]}"#.to_owned()),
     };
     let failed = Outcome::Failed(Failure::new(Fault::Input, "no such file"));
@@ -160,10 +161,10 @@ pub(in super::super) async fn a_result_that_is_too_large_is_refused<S: Store>(st
         result: TaskResult { document: Some("x".repeat(bytes)), ..TaskResult::default() },
         ..report(attempt(1, 1), Outcome::Succeeded)
     };
-    let answers = store.report(vec![with(LARGEST_RESULT + 1)], at(30)).await.expect("answers");
-    assert_eq!(answers, [Err(ChangeError::LargeResult { bytes: LARGEST_RESULT + 1 })]);
+    let answers = store.report(vec![with(LARGEST_DOCUMENT + 1)], at(30)).await.expect("answers");
+    assert_eq!(answers, [Err(ChangeError::LargeResult { bytes: LARGEST_DOCUMENT + 1 })]);
     assert!(life(store, 1).await.hold().is_some(), "the attempt may still report");
-    assert!(store.report(vec![with(LARGEST_RESULT)], at(31)).await.expect("answers")[0].is_ok());
+    assert!(store.report(vec![with(LARGEST_DOCUMENT)], at(31)).await.expect("answers")[0].is_ok());
 }
 
 pub(in super::super) async fn cancelling_ends_queued_tasks_and_asks_held_ones<S: Store>(store: &S) {

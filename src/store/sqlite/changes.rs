@@ -10,8 +10,10 @@ use super::endpoints;
 use super::fault::Fault;
 use super::rows::{self, LifeRow, id_column, json_column, moment_column};
 use crate::ids::{AttemptId, TaskId};
-use crate::store::{ChangeError, Changed, LARGEST_RESULT, LeaseRequest, Leased, Report, TaskResult};
+use crate::store::{ChangeError, Changed, LeaseRequest, Report};
 use crate::task::life::{Event, Life, Limits};
+use crate::task::result::{LARGEST_DOCUMENT, TaskResult};
+use crate::task::session::Leased;
 use crate::task::spec::Kind;
 use crate::task::time::Moment;
 
@@ -206,7 +208,7 @@ enum Difference {
 fn apply(current: &mut Current, change: Change, now: Option<Moment>) -> Result<Difference, ChangeError> {
     let life = current.life.after(&change.event, current.limits)?;
     let bytes = change.result.as_ref().and_then(|result| result.document.as_ref()).map_or(0, String::len);
-    if bytes > LARGEST_RESULT {
+    if bytes > LARGEST_DOCUMENT {
         return Err(ChangeError::LargeResult { bytes });
     }
     if life == current.life {

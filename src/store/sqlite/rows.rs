@@ -11,9 +11,10 @@ use sqlx::{Decode, Row, Type};
 
 use super::fault::Fault;
 use crate::ids::{ActionId, EndpointId, IdError, TaskId};
-use crate::store::{NewTask, StateName, TaskRecord, TaskResult};
+use crate::store::{NewTask, StateName, TaskRecord};
 use crate::task::life::{Life, Limits, Phase, Wish};
 use crate::task::names::{Group, Label, RequestId, Subject};
+use crate::task::result::TaskResult;
 use crate::task::time::Moment;
 
 /// What changes of a task's row.

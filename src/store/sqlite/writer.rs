@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::fault::Fault;
+use crate::runtime::tasks::spawn;
 
 /// Calls that wait: beyond them callers wait to be heard, so that a slow disk is felt where work comes in.
 const WAITING: usize = 1024;
@@ -56,7 +57,7 @@ impl Writer {
     pub(super) fn start(connection: SqliteConnection) -> Self {
         let (calls, waiting) = mpsc::channel(WAITING);
         let commits = Arc::new(AtomicU64::new(0));
-        let task = tokio::spawn(serve(connection, waiting, Arc::clone(&commits)));
+        let task = spawn("store writer", serve(connection, waiting, Arc::clone(&commits)));
         Self { calls, task, commits }
     }
 
