@@ -112,13 +112,14 @@ impl Caller {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod testing {
     use uuid::Uuid;
 
     use super::*;
     use crate::ids::TokenId;
 
-    fn token(roles: &[Role]) -> TokenRecord {
+    /// A token of ada, for the group 8-id, that ends at 100 ms.
+    pub(in crate::controller) fn token(roles: &[Role]) -> TokenRecord {
         TokenRecord {
             id: TokenId::new(Uuid::nil()),
             digest: [0; 32],
@@ -131,9 +132,27 @@ mod tests {
         }
     }
 
-    fn caller(roles: &[Role]) -> Caller {
+    impl Caller {
+        /// Somebody with no group.
+        pub(in crate::controller) fn testing(subject: &str, roles: &[Role]) -> Self {
+            let token =
+                TokenRecord { subject: subject.parse().expect("a subject"), groups: Vec::new(), ..token(roles) };
+            Self::new(Some(token), Moment::START).expect("a valid token")
+        }
+    }
+
+    /// Its holder.
+    pub(in crate::controller) fn caller(roles: &[Role]) -> Caller {
         Caller::new(Some(token(roles)), Moment::from_millis(99)).expect("a valid token")
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::testing::{caller, token};
+    use super::*;
 
     #[test]
     fn tokens_end() {

@@ -1,4 +1,85 @@
-//! The controller's own decisions: who may do what. It knows no wire format and opens no data file.
+//! The controller: accepts tasks, leases them to endpoints, keeps what becomes of them. It knows no wire format and
+//! opens no data file.
+//!
+//! ```text
+//!   flows ─▶ flows.rs ──▶ store ◀── session.rs ◀─▶ endpoints (one session each)
+//!                 │                     ▲
+//!                 └──▶ exchange.rs ─────┘    nudges: there is work, stop this
+//!                          │
+//!                          └──▶ watchers     these tasks changed
+//!            upkeep.rs: leases that ran out, deadlines, retention
+//! ```
+//!
+//! The store decides and remembers; the exchange only says that something is to be looked at. A nudge that is lost
+//! costs time (until the next heartbeat), never a task.
 
 pub mod access;
+mod directory;
+mod error;
+mod exchange;
+mod flows;
+pub mod session;
+mod terms;
 pub mod token;
+mod upkeep;
+mod watch;
+
+pub use error::ControllerError;
+pub use flows::{Known, Order, OrderedTask, Receipt};
+pub use terms::Terms;
+pub use watch::{Watched, Watcher};
+
+use access::{Caller, Denied};
+use directory::Directory;
+use exchange::Exchange;
+use token::Secret;
+
+use crate::runtime::clock::Clock;
+use crate::store::{Store, StoreError};
+use crate::task::time::Moment;
+
+/// A controller over a store. Everything it does for others is a method; each takes the [`Caller`] and checks what
+/// that one may.
+#[derive(Debug)]
+pub struct Controller<S> {
+    store: S,
+    clock: Clock,
+    terms: Terms,
+    directory: Directory,
+    exchange: Exchange,
+}
+
+impl<S: Store> Controller<S> {
+    /// Begins with what the store remembers.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn start(store: S, clock: Clock, terms: Terms) -> Result<Self, StoreError> {
+        let directory = Directory::new(store.endpoints().await?);
+        Ok(Self { store, clock, terms, directory, exchange: Exchange::default() })
+    }
+
+    /// What holds for all.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// The holder of a token.
+    ///
+    /// # Errors
+    /// It is not valid, or the store fails.
+    pub async fn caller(&self, token: &str) -> Result<Caller, ControllerError> {
+        // a text that is no token gets the answer of one that is unknown
+        let secret: Secret = token.parse().map_err(|_| Denied::Unknown)?;
+        let record = self.store.token(secret.digest()).await?;
+        Ok(Caller::new(record, self.clock.now())?)
+    }
+
+    /// When a lease ends that begins now.
+    fn lease_end(&self) -> Moment {
+        self.clock.now().after(self.terms.lease)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! Tells those who wait that something has changed. Remembers nothing that the store does not: what is told is a
+//! hint to look there.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Notify, broadcast};
+
+use crate::ids::{AttemptId, EndpointId, TaskId};
+use crate::task::session::{Progress, Stop};
+
+/// Changes that a watcher may lag behind before it looks at everything again.
+const CHANGES: usize = 4096;
+
+/// Stops that wait for a session: more are told at its next heartbeat anyhow.
+const STOPS: usize = 1024;
+
+/// Who waits for what.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    endpoints: Mutex<HashMap<EndpointId, Arc<Mailbox>>>,
+    changes: broadcast::Sender<TaskId>,
+    progress: Mutex<HashMap<TaskId, Progress>>,
+}
+
+/// What an endpoint's session is to look at.
+#[derive(Debug, Default)]
+pub(super) struct Mailbox {
+    nudge: Notify,
+    stops: Mutex<Vec<Stop>>,
+}
+
+impl Default for Exchange {
+    fn default() -> Self {
+        let (changes, _) = broadcast::channel(CHANGES);
+        Self { endpoints: Mutex::default(), changes, progress: Mutex::default() }
+    }
+}
+
+impl Exchange {
+    /// An endpoint's mailbox; the same for each of its sessions.
+    pub(super) fn mailbox(&self, endpoint: EndpointId) -> Arc<Mailbox> {
+        Arc::clone(self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).entry(endpoint).or_default())
+    }
+
+    /// There may be work for an endpoint.
+    pub(super) fn nudge(&self, endpoint: EndpointId) {
+        let endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mailbox) = endpoints.get(&endpoint) {
+            mailbox.nudge();
+        }
+    }
+
+    /// There may be work for any.
+    pub(super) fn nudge_all(&self) {
+        for mailbox in self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            mailbox.nudge.notify_one();
+        }
+    }
+
+    /// An attempt is to end.
+    pub(super) fn stop(&self, endpoint: EndpointId, stop: Stop) {
+        let mailbox = self.mailbox(endpoint);
+        let mut stops = mailbox.stops.lock().unwrap_or_else(PoisonError::into_inner);
+        if stops.len() < STOPS {
+            stops.push(stop);
+        }
+        mailbox.nudge.notify_one();
+    }
+
+    /// Tasks have changed.
+    pub(super) fn changed(&self, tasks: impl IntoIterator<Item = TaskId>) {
+        for task in tasks {
+            // nobody watches: nobody is told
+            let _ = self.changes.send(task);
+        }
+    }
+
+    /// Changes from now on.
+    pub(super) fn changes(&self) -> broadcast::Receiver<TaskId> {
+        self.changes.subscribe()
+    }
+
+    /// An attempt has come so far.
+    pub(super) fn set_progress(&self, progress: Progress) {
+        let task = progress.attempt.task;
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).insert(task, progress);
+        self.changed([task]);
+    }
+
+    /// How far a task is, if its attempt is this one.
+    pub(super) fn progress(&self, attempt: AttemptId) -> Option<Progress> {
+        let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.get(&attempt.task).filter(|progress| progress.attempt == attempt).cloned()
+    }
+
+    /// A task is over.
+    pub(super) fn forget_progress(&self, task: TaskId) {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).remove(&task);
+    }
+}
+
+impl Mailbox {
+    /// Waits for a nudge; one that came before is not missed.
+    pub(super) async fn nudged(&self) {
+        self.nudge.notified().await;
+    }
+
+    /// There may be something.
+    pub(super) fn nudge(&self) {
+        self.nudge.notify_one();
+    }
+
+    /// Takes the stops.
+    pub(super) fn take_stops(&self) -> Vec<Stop> {
+        std::mem::take(&mut self.stops.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

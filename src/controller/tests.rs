@@ -1,0 +1,288 @@
+//! The controller over a real store: flows on one side, an endpoint's session on the other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::access::Caller;
+use super::access::testing::caller;
+use super::session::{Registration, Session};
+use super::*;
+use crate::ids::{ActionId, AttemptId, EndpointId, SessionId, TaskId};
+use crate::runtime::ids;
+use crate::store::{Page, Role, SqliteStore, StateName, TaskFilter, open_sqlite};
+use crate::task::failure::{Failure, Fault};
+use crate::task::life::Outcome;
+use crate::task::result::TaskResult;
+use crate::task::session::{Credit, FromEndpoint, Progress, Reported, Stop, StopReason, ToEndpoint};
+use crate::task::spec::{BatchSetupSpec, TaskSpec};
+
+/// A controller, and an endpoint of ada that has registered.
+struct World {
+    controller: Arc<Controller<SqliteStore>>,
+    endpoint: EndpointId,
+    session: SessionId,
+    _dir: tempfile::TempDir,
+}
+
+const FLOW: [Role; 2] = [Role::Submit, Role::View];
+
+impl World {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = open_sqlite(&dir.path().join("controller.db")).await.expect("a store");
+        let controller = Arc::new(Controller::start(store, Clock::start(), Terms::default()).await.expect("starts"));
+        let world = Self { controller, endpoint: ids::endpoint(), session: ids::session(), _dir: dir };
+        let endpoint = caller(&[Role::Endpoint]);
+        world.controller.register(&endpoint, world.registration()).await.expect("registers");
+        world
+    }
+
+    fn registration(&self) -> Registration {
+        let (name, group) = ("polaris".parse().expect("a name"), None);
+        Registration { endpoint: self.endpoint, name, group, session: self.session, host: "login1".into() }
+    }
+
+    async fn open(&self) -> Session<SqliteStore> {
+        let caller = caller(&[Role::Endpoint]);
+        let host = "login1".to_owned();
+        Session::open(Arc::clone(&self.controller), &caller, self.endpoint, self.session, host).await.expect("opens")
+    }
+
+    async fn submit(&self, specs: Vec<TaskSpec>) -> Receipt {
+        self.controller.submit(&caller(&FLOW), order("polaris", specs)).await.expect("accepted")
+    }
+
+    async fn state(&self, task: TaskId) -> StateName {
+        let shown = self.controller.get(&caller(&FLOW), vec![task]).await.expect("known");
+        StateName::of(&shown[0].record.life)
+    }
+}
+
+fn order(endpoint: &str, specs: Vec<TaskSpec>) -> Order {
+    let tasks = specs.into_iter().map(|spec| OrderedTask {
+        request: None,
+        label: None,
+        spec,
+        priority: 0,
+        deadline: None,
+        retries: None,
+    });
+    Order { endpoint: endpoint.into(), action: None, group: None, tasks: tasks.collect() }
+}
+
+fn slots(slots: u32) -> FromEndpoint {
+    FromEndpoint::Credit(Credit { slots, login: 0 })
+}
+
+/// The attempts of the leases among some answers.
+fn leased(answers: &[ToEndpoint]) -> Vec<AttemptId> {
+    let tasks = answers.iter().filter_map(|answer| match answer {
+        ToEndpoint::Tasks(leases) => Some(leases),
+        ToEndpoint::Renewed { .. }
+        | ToEndpoint::Recorded { .. }
+        | ToEndpoint::Stop(_)
+        | ToEndpoint::Replaced { .. } => None,
+    });
+    tasks.flatten().map(|lease| lease.attempt).collect()
+}
+
+fn report(attempt: AttemptId, outcome: Outcome) -> FromEndpoint {
+    FromEndpoint::Reports(vec![Reported { attempt, outcome, result: TaskResult::default() }])
+}
+
+#[tokio::test]
+async fn a_task_goes_to_the_endpoint_and_its_result_comes_back() {
+    let world = World::new().await;
+    let mut session = world.open().await;
+    assert_eq!(session.heard(1, slots(2)).await.expect("heard"), []);
+    let receipt = world.submit(vec![TaskSpec::Nothing; 3]).await;
+    session.nudged().await;
+    let attempts = leased(&session.told().await.expect("told"));
+    assert_eq!(attempts.len(), 2, "as many as there was credit for");
+    assert_eq!(world.state(receipt.tasks[0].0).await, StateName::Leased);
+    session.heard(2, FromEndpoint::Started(attempts.clone())).await.expect("heard");
+    assert_eq!(world.state(receipt.tasks[0].0).await, StateName::Running);
+    let progress = Progress { attempt: attempts[0], step: "correlating".into(), done: 3, total: 9 };
+    session.heard(3, FromEndpoint::Progress(progress.clone())).await.expect("heard");
+    let shown = world.controller.get(&caller(&FLOW), vec![attempts[0].task]).await.expect("known");
+    assert_eq!(shown[0].progress, Some(progress));
+    let answers = session.heard(4, report(attempts[0], Outcome::Succeeded)).await.expect("heard");
+    assert_eq!(answers, [ToEndpoint::Recorded { number: 4, attempts: vec![attempts[0]] }]);
+    assert_eq!(world.state(attempts[0].task).await, StateName::Succeeded);
+    // said again, since the answer was lost on the way: it changes nothing
+    let again = session.heard(5, report(attempts[0], Outcome::Cancelled)).await.expect("heard");
+    assert_eq!(again, [ToEndpoint::Recorded { number: 5, attempts: vec![attempts[0]] }]);
+    assert_eq!(world.state(attempts[0].task).await, StateName::Succeeded);
+    assert_eq!(leased(&session.heard(6, slots(5)).await.expect("heard")).len(), 1, "the third");
+}
+
+#[tokio::test]
+async fn places_have_credit_of_their_own() {
+    let world = World::new().await;
+    let mut session = world.open().await;
+    world.submit(vec![TaskSpec::BatchSetup(BatchSetupSpec { directories: Vec::new() }), TaskSpec::Nothing]).await;
+    assert_eq!(leased(&session.heard(1, slots(9)).await.expect("heard")).len(), 1);
+    let login = FromEndpoint::Credit(Credit { slots: 0, login: 1 });
+    assert_eq!(leased(&session.heard(2, login).await.expect("heard")).len(), 1);
+}
+
+#[tokio::test]
+async fn a_cancelled_task_is_stopped_where_it_runs() {
+    let world = World::new().await;
+    let mut session = world.open().await;
+    let receipt = world.submit(vec![TaskSpec::Nothing; 2]).await;
+    let attempt = leased(&session.heard(1, slots(1)).await.expect("heard"))[0];
+    let tasks: Vec<TaskId> = receipt.tasks.iter().map(|(id, _)| *id).collect();
+    let foreign = Caller::testing("bob", &FLOW);
+    assert_eq!(world.controller.cancel(&foreign, tasks.clone()).await.expect("nothing to see"), []);
+    let viewer = caller(&[Role::View]);
+    assert!(matches!(world.controller.cancel(&viewer, tasks.clone()).await, Err(ControllerError::Denied(_))));
+    world.controller.cancel(&caller(&FLOW), tasks.clone()).await.expect("cancelled");
+    assert_eq!(world.state(tasks[1]).await, StateName::Cancelled);
+    session.nudged().await;
+    let told = session.told().await.expect("told");
+    assert_eq!(told, [ToEndpoint::Stop(vec![Stop { attempt, reason: StopReason::Cancelled }])]);
+    // the message was lost: the next heartbeat says it again
+    let beat = FromEndpoint::Heartbeat { status: "{}".into(), attempts: vec![attempt] };
+    let answers = session.heard(2, beat).await.expect("heard");
+    assert!(answers.contains(&told[0]), "{answers:?}");
+    session.heard(3, report(attempt, Outcome::Cancelled)).await.expect("heard");
+    assert_eq!(world.state(tasks[0]).await, StateName::Cancelled);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_gone_loses_its_leases_and_a_late_report_is_fenced() {
+    let world = World::new().await;
+    let mut session = world.open().await;
+    let receipt = world.submit(vec![TaskSpec::Nothing]).await;
+    let first = leased(&session.heard(1, slots(1)).await.expect("heard"))[0];
+    // the database answers from threads of its own, so the clock is paused for the moment of the jump only
+    tokio::time::pause();
+    tokio::time::advance(world.controller.terms.lease + Duration::from_secs(1)).await;
+    tokio::time::resume();
+    world.controller.expire().await.expect("expires");
+    assert_eq!(world.state(receipt.tasks[0].0).await, StateName::Queued);
+    let beat = FromEndpoint::Heartbeat { status: "{}".into(), attempts: vec![first] };
+    let answers = session.heard(2, beat).await.expect("heard");
+    assert!(
+        answers.contains(&ToEndpoint::Stop(vec![Stop { attempt: first, reason: StopReason::Fenced }])),
+        "{answers:?}"
+    );
+    let second = leased(&session.heard(3, slots(1)).await.expect("heard"))[0];
+    assert_eq!((second.task, second.number), (first.task, first.number.next()));
+    session.heard(4, report(first, Outcome::Succeeded)).await.expect("heard");
+    assert_eq!(world.state(first.task).await, StateName::Leased);
+}
+
+#[tokio::test]
+async fn a_failure_is_tried_again_after_its_delay() {
+    let world = World::new().await;
+    let mut session = world.open().await;
+    world.submit(vec![TaskSpec::Nothing]).await;
+    let first = leased(&session.heard(1, slots(2)).await.expect("heard"))[0];
+    let failed = Outcome::Failed(Failure::new(Fault::Program, "out of memory"));
+    session.nudged().await;
+    session.heard(2, report(first, failed)).await.expect("heard");
+    assert_eq!(session.told().await.expect("told"), [], "not yet");
+    session.nudged().await;
+    assert_eq!(leased(&session.told().await.expect("told")), [AttemptId { number: first.number.next(), ..first }]);
+}
+
+#[tokio::test]
+async fn two_processes_are_not_one_endpoint() {
+    let world = World::new().await;
+    let second = Registration { session: ids::session(), host: "login2".into(), ..world.registration() };
+    let ada = caller(&[Role::Endpoint]);
+    let error = world.controller.register(&ada, second.clone()).await.expect_err("held").to_string();
+    assert!(error.contains("runs on login1 already"), "{error}");
+    let open = Session::open(Arc::clone(&world.controller), &ada, world.endpoint, second.session, "login2".into());
+    assert!(matches!(open.await, Err(ControllerError::NoSession { .. })));
+    world.open().await.close().await.expect("closed");
+    world.controller.register(&ada, second).await.expect("free now");
+    let beat = FromEndpoint::Heartbeat { status: "{}".into(), attempts: Vec::new() };
+    let open = Session::open(Arc::clone(&world.controller), &ada, world.endpoint, world.session, "login1".into());
+    assert!(matches!(open.await, Err(ControllerError::NoSession { .. })), "the first has ended: {beat:?}");
+}
+
+#[tokio::test]
+async fn a_session_that_was_replaced_is_told_so() {
+    let world = World::new().await;
+    let mut session = world.open().await;
+    tokio::time::pause();
+    tokio::time::advance(world.controller.terms.lease + Duration::from_secs(1)).await;
+    tokio::time::resume();
+    let second = Registration { session: ids::session(), host: "login2".into(), ..world.registration() };
+    let holder = second.session;
+    world.controller.register(&caller(&[Role::Endpoint]), second).await.expect("its lease has ended");
+    world.submit(vec![TaskSpec::Nothing]).await;
+    assert_eq!(session.heard(1, slots(1)).await.expect("heard"), [], "no task for a session that is not the newest");
+    let beat = FromEndpoint::Heartbeat { status: "{}".into(), attempts: Vec::new() };
+    let answers = session.heard(2, beat).await.expect("heard");
+    assert_eq!(answers, [ToEndpoint::Replaced { session: holder, host: "login2".into() }]);
+}
+
+#[tokio::test]
+async fn orders_are_held_against_role_group_and_endpoint() {
+    let world = World::new().await;
+    let refused = async |caller: &Caller, order: Order| {
+        world.controller.submit(caller, order).await.expect_err("refused").to_string()
+    };
+    let nothing = || vec![TaskSpec::Nothing];
+    assert!(refused(&caller(&[Role::View]), order("polaris", nothing())).await.contains("has not the role Submit"));
+    assert!(refused(&caller(&FLOW), order("theta", nothing())).await.contains("no endpoint theta"));
+    assert!(refused(&Caller::testing("bob", &FLOW), order("polaris", nothing())).await.contains("no endpoint polaris"));
+    let group = Order { group: Some("9-id".parse().expect("a group")), ..order("polaris", nothing()) };
+    assert!(refused(&caller(&FLOW), group).await.contains("not for the group 9-id"));
+    assert!(refused(&caller(&FLOW), order("polaris", Vec::new())).await.contains("no task"));
+    assert!(refused(&caller(&FLOW), order("polaris", vec![TaskSpec::Nothing; 10_001])).await.contains("at most 10000"));
+}
+
+#[tokio::test]
+async fn a_repeated_request_makes_no_second_task() {
+    let world = World::new().await;
+    let action: ActionId = ids::action();
+    let submit = async |spec: TaskSpec| {
+        let mut order = Order { action: Some(action), ..order("polaris", vec![spec]) };
+        order.tasks[0].request = Some("r-1".parse().expect("a request id"));
+        world.controller.submit(&caller(&FLOW), order).await
+    };
+    let first = submit(TaskSpec::Nothing).await.expect("accepted");
+    let again = submit(TaskSpec::Nothing).await.expect("known");
+    assert_eq!((again.tasks[0].0, again.tasks[0].1), (first.tasks[0].0, Known::Before));
+    let other = submit(TaskSpec::BatchSetup(BatchSetupSpec { directories: Vec::new() })).await;
+    assert!(matches!(other, Err(ControllerError::RequestConflict(request)) if request == "r-1"));
+}
+
+#[tokio::test]
+async fn watchers_see_what_they_may_and_each_change() {
+    let world = World::new().await;
+    let mut session = world.open().await;
+    let receipt = world.submit(vec![TaskSpec::Nothing]).await;
+    let filter = TaskFilter { action: Some(receipt.action), ..TaskFilter::default() };
+    let mut watcher = world.controller.watch(&caller(&FLOW), filter.clone()).expect("may");
+    let states = async |watcher: &mut Watcher| {
+        let shown = world.controller.next_changes(watcher).await.expect("shown");
+        shown.iter().map(|watched| StateName::of(&watched.record.life)).collect::<Vec<_>>()
+    };
+    assert_eq!(states(&mut watcher).await, [StateName::Queued]);
+    let attempt = leased(&session.heard(1, slots(1)).await.expect("heard"))[0];
+    assert_eq!(states(&mut watcher).await, [StateName::Leased]);
+    session.heard(2, report(attempt, Outcome::Succeeded)).await.expect("heard");
+    assert_eq!(states(&mut watcher).await, [StateName::Succeeded]);
+    let page = Page { before: None, most: 10 };
+    let bob = Caller::testing("bob", &FLOW);
+    assert_eq!(world.controller.list(&bob, filter.clone(), page).await.expect("may"), []);
+    assert_eq!(world.controller.list(&caller(&FLOW), filter.clone(), page).await.expect("may").len(), 1);
+    assert_eq!(world.controller.count(&bob, filter).await.expect("may").values().sum::<u64>(), 0);
+    assert_eq!(world.controller.endpoints(&bob).await.expect("may"), []);
+}
+
+#[tokio::test]
+async fn a_foreign_endpoint_cannot_be_taken_over() {
+    let world = World::new().await;
+    let bob = Caller::testing("bob", &[Role::Endpoint]);
+    let error = world.controller.register(&bob, world.registration()).await.expect_err("refused").to_string();
+    assert!(error.contains("registered by ada"), "{error}");
+    let open = Session::open(Arc::clone(&world.controller), &bob, world.endpoint, world.session, "x".into());
+    assert!(matches!(open.await, Err(ControllerError::NoSession { .. })));
+}
