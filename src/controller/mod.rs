@@ -34,6 +34,7 @@ use directory::Directory;
 use exchange::Exchange;
 use token::Secret;
 
+use crate::ids::TokenId;
 use crate::runtime::clock::Clock;
 use crate::store::{Store, StoreError};
 use crate::task::time::Moment;
@@ -64,6 +65,11 @@ impl<S: Store> Controller<S> {
         &self.terms
     }
 
+    /// Its clock, by which all its moments are.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
     /// The holder of a token.
     ///
     /// # Errors
@@ -73,6 +79,14 @@ impl<S: Store> Controller<S> {
         let secret: Secret = token.parse().map_err(|_| Denied::Unknown)?;
         let record = self.store.token(secret.digest()).await?;
         Ok(Caller::new(record, self.clock.now())?)
+    }
+
+    /// Ends a token; false when there is none.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn revoke_token(&self, token: TokenId, now: Moment) -> Result<bool, StoreError> {
+        self.store.revoke_token(token, now).await
     }
 
     /// When a lease ends that begins now.

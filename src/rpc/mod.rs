@@ -2,8 +2,11 @@
 //!
 //! What comes in is hostile until it is converted; what is converted is checked. Types of the wire do not leave.
 
+pub mod client;
 pub mod convert;
+pub mod service;
 pub mod version;
+pub mod view;
 
 /// The generated types and services of `proto/speckled/v1`.
 #[expect(missing_docs, reason = "generated; the files in proto/ are its documentation")]

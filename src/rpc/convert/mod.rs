@@ -6,6 +6,7 @@ use std::fmt;
 use thiserror::Error;
 
 pub mod attempt;
+pub mod session;
 pub mod spec;
 pub mod task;
 
@@ -30,12 +31,12 @@ impl WireError {
 }
 
 /// A part that must be there.
-fn required<T>(place: &str, part: Option<T>) -> Result<T, WireError> {
+pub(super) fn required<T>(place: &str, part: Option<T>) -> Result<T, WireError> {
     part.ok_or_else(|| WireError::new(place, "is missing"))
 }
 
 /// A text that names something.
-fn named<T>(place: &str, text: String) -> Result<T, WireError>
+pub(super) fn named<T>(place: &str, text: String) -> Result<T, WireError>
 where
     T: std::str::FromStr<Err: fmt::Display>,
 {
@@ -43,7 +44,7 @@ where
 }
 
 /// A text that may be empty for nothing.
-fn optional<T>(place: &str, text: String) -> Result<Option<T>, WireError>
+pub(super) fn optional<T>(place: &str, text: String) -> Result<Option<T>, WireError>
 where
     T: std::str::FromStr<Err: fmt::Display>,
 {
@@ -51,6 +52,6 @@ where
 }
 
 /// A value of an enumeration; a number that this program does not know is an error, not a default.
-fn known<T: TryFrom<i32>>(place: &str, number: i32) -> Result<T, WireError> {
+pub(super) fn known<T: TryFrom<i32>>(place: &str, number: i32) -> Result<T, WireError> {
     T::try_from(number).map_err(|_| WireError::new(place, format!("{number} is not a value that this program knows")))
 }

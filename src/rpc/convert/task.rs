@@ -1,57 +1,103 @@
 //! Tasks as they are submitted, listed and filtered; endpoints as they are listed.
 
 use super::{WireError, known, named, optional, required};
-use crate::ids::{ActionId, EndpointId, TaskId};
+use crate::controller::{Known, Order, OrderedTask, Receipt, Watched};
+use crate::ids::TaskId;
 use crate::rpc::wire;
 use crate::store::{EndpointRecord, EndpointSession, NewTask, StateName, TaskFilter, TaskRecord};
 use crate::task::life::{End, Limits};
-use crate::task::names::{Group, Subject};
+use crate::task::session::Progress;
 use crate::task::time::Moment;
 
-/// What a submission's tasks share, and what the controller adds.
-#[derive(Debug, Clone)]
-pub struct Submission {
-    /// Where they are to run.
-    pub endpoint: EndpointId,
-    /// The flow's group of tasks.
-    pub action: ActionId,
-    /// Who submits.
-    pub owner: Subject,
-    /// Who else may see them.
-    pub group: Option<Group>,
-    /// The controller's limits, unless the task has its own.
-    pub limits: Limits,
-    /// Now.
-    pub now: Moment,
-}
+impl TryFrom<wire::SubmitRequest> for Order {
+    type Error = WireError;
 
-impl Submission {
-    /// One of its tasks, under a new id.
-    ///
-    /// # Errors
-    /// A field that is missing or wrong, by its place.
-    pub fn task(&self, id: TaskId, task: wire::NewTask) -> Result<NewTask, WireError> {
-        let wire::NewTask { spec, request_id, label, priority, deadline_ms, retries } = task;
-        Ok(NewTask {
-            id,
-            request: optional("request_id", request_id)?,
-            action: self.action,
-            endpoint: self.endpoint,
-            owner: self.owner.clone(),
-            group: self.group.clone(),
-            label: optional("label", label)?,
-            spec: required("spec", spec)?.try_into().map_err(|error: WireError| error.within("spec"))?,
-            priority,
-            deadline: moment(deadline_ms),
-            limits: Limits { retries: retries.unwrap_or(self.limits.retries), ..self.limits },
-            submitted: self.now,
+    fn try_from(request: wire::SubmitRequest) -> Result<Self, WireError> {
+        let wire::SubmitRequest { endpoint, action, group, tasks } = request;
+        let tasks = tasks
+            .into_iter()
+            .enumerate()
+            .map(|(index, task)| OrderedTask::try_from(task).map_err(|error| error.within(&format!("tasks[{index}]"))));
+        Ok(Self {
+            endpoint,
+            action: optional("action", action)?,
+            group: optional("group", group)?,
+            tasks: tasks.collect::<Result<_, _>>()?,
         })
     }
 }
 
-impl From<TaskRecord> for wire::Task {
-    fn from(record: TaskRecord) -> Self {
-        let TaskRecord { task, life, changed, result } = record;
+impl From<Order> for wire::SubmitRequest {
+    fn from(order: Order) -> Self {
+        let Order { endpoint, action, group, tasks } = order;
+        Self {
+            endpoint,
+            action: action.map(|action| action.to_string()).unwrap_or_default(),
+            group: group.map(String::from).unwrap_or_default(),
+            tasks: tasks.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<wire::NewTask> for OrderedTask {
+    type Error = WireError;
+
+    fn try_from(task: wire::NewTask) -> Result<Self, WireError> {
+        let wire::NewTask { spec, request_id, label, priority, deadline_ms, retries } = task;
+        Ok(Self {
+            request: optional("request_id", request_id)?,
+            label: optional("label", label)?,
+            spec: required("spec", spec)?.try_into().map_err(|error: WireError| error.within("spec"))?,
+            priority,
+            deadline: moment(deadline_ms),
+            retries,
+        })
+    }
+}
+
+impl From<OrderedTask> for wire::NewTask {
+    fn from(task: OrderedTask) -> Self {
+        let OrderedTask { request, label, spec, priority, deadline, retries } = task;
+        Self {
+            spec: Some(spec.into()),
+            request_id: request.map(String::from).unwrap_or_default(),
+            label: label.map(String::from).unwrap_or_default(),
+            priority,
+            deadline_ms: deadline.map_or(0, Moment::millis),
+            retries,
+        }
+    }
+}
+
+impl From<Receipt> for wire::SubmitResponse {
+    fn from(receipt: Receipt) -> Self {
+        let Receipt { action, tasks } = receipt;
+        let tasks = tasks.into_iter().map(|(id, known)| wire::Submitted {
+            id: id.to_string(),
+            known: match known {
+                Known::New => false,
+                Known::Before => true,
+            },
+        });
+        Self { action: action.to_string(), tasks: tasks.collect() }
+    }
+}
+
+impl TryFrom<wire::SubmitResponse> for Receipt {
+    type Error = WireError;
+
+    fn try_from(response: wire::SubmitResponse) -> Result<Self, WireError> {
+        let wire::SubmitResponse { action, tasks } = response;
+        let tasks = tasks.into_iter().map(|wire::Submitted { id, known }| {
+            Ok((named("id", id)?, if known { Known::Before } else { Known::New }))
+        });
+        Ok(Self { action: named("action", action)?, tasks: tasks.collect::<Result<_, _>>()? })
+    }
+}
+
+impl From<Watched> for wire::Task {
+    fn from(watched: Watched) -> Self {
+        let Watched { record: TaskRecord { task, life, changed, result }, progress } = watched;
         let state = wire::State::from(StateName::of(&life));
         let failure = match life.end() {
             Some(End::Failed(failure)) => Some(failure.clone().into()),
@@ -91,6 +137,7 @@ impl From<TaskRecord> for wire::Task {
             changed_ms: changed.millis(),
             failure,
             result: result.map(Into::into),
+            progress: progress.map(|Progress { attempt: _, step, done, total }| wire::Progress { step, done, total }),
         }
     }
 }
@@ -141,6 +188,18 @@ impl TryFrom<wire::Filter> for TaskFilter {
     }
 }
 
+impl From<TaskFilter> for wire::Filter {
+    /// Whose tasks may be seen is not the client's to say.
+    fn from(filter: TaskFilter) -> Self {
+        let TaskFilter { action, endpoint, owners: _, groups: _, states } = filter;
+        Self {
+            action: action.map(|action| action.to_string()).unwrap_or_default(),
+            endpoint: endpoint.map(|endpoint| endpoint.to_string()).unwrap_or_default(),
+            states: states.into_iter().map(|state| wire::State::from(state).into()).collect(),
+        }
+    }
+}
+
 /// Ids of a request, in its order.
 ///
 /// # Errors
@@ -150,7 +209,7 @@ pub fn task_ids(ids: Vec<String>) -> Result<Vec<TaskId>, WireError> {
 }
 
 /// An endpoint as it is listed at a moment.
-pub fn endpoint(record: EndpointRecord, now: Moment) -> wire::Endpoint {
+pub(in crate::rpc) fn endpoint(record: EndpointRecord, now: Moment) -> wire::Endpoint {
     let EndpointRecord { id, name, owner, group, session, status, seen } = record;
     let online = session.as_ref().is_some_and(|session| session.until > now);
     wire::Endpoint {
@@ -165,7 +224,7 @@ pub fn endpoint(record: EndpointRecord, now: Moment) -> wire::Endpoint {
     }
 }
 
-fn moment(millis: u64) -> Option<Moment> {
+pub(in crate::rpc) fn moment(millis: u64) -> Option<Moment> {
     (millis > 0).then(|| Moment::from_millis(millis))
 }
 
@@ -174,20 +233,11 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::ids::{ActionId, EndpointId};
+    use crate::rpc::view::TaskView;
     use crate::task::failure::{Failure, Fault};
     use crate::task::life::{Life, Phase};
     use crate::task::spec::TaskSpec;
-
-    fn submission() -> Submission {
-        Submission {
-            endpoint: EndpointId::new(Uuid::from_u128(1)),
-            action: ActionId::new(Uuid::from_u128(2)),
-            owner: "ada".parse().expect("a subject"),
-            group: Some("8-id".parse().expect("a group")),
-            limits: Limits { retries: 4, crashes: 5 },
-            now: Moment::from_millis(1000),
-        }
-    }
 
     fn new_task() -> wire::NewTask {
         wire::NewTask {
@@ -201,17 +251,49 @@ mod tests {
     }
 
     #[test]
-    fn a_submitted_task_shows_again_as_it_was() {
-        let id = TaskId::new(Uuid::from_u128(3));
-        let task = submission().task(id, new_task()).expect("a task");
-        assert_eq!((task.limits.retries, task.deadline), (4, Some(Moment::from_millis(2000))));
+    fn orders_and_receipts_survive_the_wire() {
+        let task = OrderedTask::try_from(new_task()).expect("a task");
+        assert_eq!((task.retries, task.deadline), (None, Some(Moment::from_millis(2000))));
+        let order = Order {
+            endpoint: "polaris".into(),
+            action: Some(ActionId::new(Uuid::from_u128(2))),
+            group: Some("8-id".parse().expect("a group")),
+            tasks: vec![task],
+        };
+        assert_eq!(Order::try_from(wire::SubmitRequest::from(order.clone())).expect("our own"), order);
+        let tasks =
+            vec![(TaskId::new(Uuid::from_u128(3)), Known::New), (TaskId::new(Uuid::from_u128(4)), Known::Before)];
+        let receipt = Receipt { action: ActionId::new(Uuid::from_u128(2)), tasks };
+        assert_eq!(Receipt::try_from(wire::SubmitResponse::from(receipt.clone())).expect("our own"), receipt);
+    }
+
+    #[test]
+    fn a_task_shows_again_as_it_was_submitted() {
+        let OrderedTask { request, label, spec, priority, deadline, retries: _ } =
+            OrderedTask::try_from(new_task()).expect("a task");
+        let task = NewTask {
+            id: TaskId::new(Uuid::from_u128(3)),
+            request,
+            action: ActionId::new(Uuid::from_u128(2)),
+            endpoint: EndpointId::new(Uuid::from_u128(1)),
+            owner: "ada".parse().expect("a subject"),
+            group: Some("8-id".parse().expect("a group")),
+            label,
+            spec,
+            priority,
+            deadline,
+            limits: Limits { retries: 4, crashes: 5 },
+            submitted: Moment::from_millis(1000),
+        };
         let mut life = Life::new(Moment::START);
         life.phase = Phase::Ended(End::Failed(Failure::new(Fault::Input, "a damaged file")));
         let record = TaskRecord { task, life, changed: Moment::from_millis(1500), result: None };
-        let shown = wire::Task::from(record);
+        let shown = wire::Task::from(Watched { record, progress: None });
         assert_eq!(shown.task, Some(wire::NewTask { retries: Some(4), ..new_task() }));
         assert_eq!((shown.state(), shown.attempt, shown.changed_ms), (wire::State::Failed, 0, 1500));
-        assert_eq!(shown.failure.map(|failure| failure.message).as_deref(), Some("a damaged file"));
+        let seen = TaskView::try_from(shown).expect("our own");
+        assert_eq!(seen.failure.expect("failed").message(), "a damaged file");
+        assert_eq!((seen.state, seen.label.expect("a label").as_str()), (StateName::Failed, "Probe 7"));
     }
 
     #[test]
@@ -224,8 +306,7 @@ mod tests {
 
     #[test]
     fn errors_name_the_place() {
-        let refused =
-            |task: wire::NewTask| submission().task(TaskId::new(Uuid::nil()), task).expect_err("refused").to_string();
+        let refused = |task: wire::NewTask| OrderedTask::try_from(task).expect_err("refused").to_string();
         assert_eq!(refused(wire::NewTask { spec: None, ..new_task() }), "spec: is missing");
         assert!(refused(wire::NewTask { label: "a\nb".into(), ..new_task() }).starts_with("label: the label"));
         let empty = wire::NewTask { spec: Some(wire::TaskSpec { kind: None }), ..new_task() };

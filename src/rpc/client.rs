@@ -1,0 +1,290 @@
+//! The client's side: a channel to a controller, and its calls with our types.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use thiserror::Error;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Request, Status};
+
+use super::convert::WireError;
+use super::service::{KEEPALIVE, KEEPALIVE_TIMEOUT, LARGEST_MESSAGE};
+use super::view::{EndpointView, TaskView};
+use super::wire;
+use super::wire::endpoints_client::EndpointsClient;
+use super::wire::flows_client::FlowsClient;
+use crate::controller::{Order, Receipt};
+use crate::ids::TaskId;
+use crate::store::{StateName, TaskFilter};
+
+/// Until a controller that does not answer is given up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Until a call that is not a stream is given up: a submission of ten thousand tasks on a slow disk.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where a controller is and who asks.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// `https://host:port`, or `http://` for a loopback.
+    pub url: String,
+    /// The CA that signed the controller's certificate, PEM; None with `http://`.
+    pub ca: Option<Vec<u8>>,
+    /// The token.
+    pub token: String,
+}
+
+/// Why a controller could not be asked, or what it answered.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// The address.
+    #[error("{url:?} is not a controller's address; give it as https://host:7460")]
+    Url {
+        /// What was given.
+        url: String,
+    },
+    /// Plain text over a network would show the token to everybody.
+    #[error("{url} is neither TLS nor a loopback address; use https:// with the controller's CA (--ca)")]
+    Plain {
+        /// What was given.
+        url: String,
+    },
+    /// No CA.
+    #[error("{url} needs the controller's CA; give the ca.pem that `speckled controller init` made (--ca)")]
+    NoCa {
+        /// What was given.
+        url: String,
+    },
+    /// The token cannot be sent.
+    #[error("the token is no token; give one that `speckled token create` printed")]
+    Token,
+    /// A file with the CA or the token.
+    #[error("cannot read {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Nobody answers.
+    #[error("no controller answers at {url}; is it running?")]
+    Connect {
+        /// Where.
+        url: String,
+        /// Why.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// The controller says no.
+    #[error("the controller refuses: {}", shown(.0))]
+    Refused(Status),
+    /// It answers in another language.
+    #[error("the controller's answer cannot be read")]
+    Answer(#[from] WireError),
+}
+
+/// What is said on terminals comes from elsewhere.
+fn shown(status: &Status) -> String {
+    status.message().chars().filter(|c| !c.is_control()).collect()
+}
+
+impl From<Status> for ClientError {
+    fn from(status: Status) -> Self {
+        Self::Refused(status)
+    }
+}
+
+/// Adds the token to each call.
+#[derive(Debug, Clone)]
+pub struct Bearer(MetadataValue<Ascii>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
+type Service = InterceptedService<Channel, Bearer>;
+
+/// A connection to a controller.
+#[derive(Debug, Clone)]
+pub struct Client {
+    flows: FlowsClient<Service>,
+    endpoints: EndpointsClient<Service>,
+}
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    /// A wrong address or token, nobody answers.
+    pub async fn connect(target: &Target) -> Result<Self, ClientError> {
+        let Target { url, ca, token } = target;
+        let bearer = MetadataValue::try_from(format!("Bearer {token}")).map_err(|_| ClientError::Token)?;
+        let channel = endpoint(url, ca.as_deref())?
+            .connect()
+            .await
+            .map_err(|source| ClientError::Connect { url: url.clone(), source })?;
+        let service = InterceptedService::new(channel, Bearer(bearer));
+        Ok(Self {
+            flows: FlowsClient::new(service.clone()).max_decoding_message_size(LARGEST_MESSAGE),
+            endpoints: EndpointsClient::new(service).max_decoding_message_size(LARGEST_MESSAGE),
+        })
+    }
+
+    /// Submits tasks.
+    ///
+    /// # Errors
+    /// The controller refuses or cannot be asked.
+    pub async fn submit(&mut self, order: Order) -> Result<Receipt, ClientError> {
+        let answer = self.flows.submit(timed(wire::SubmitRequest::from(order))).await?;
+        Ok(answer.into_inner().try_into()?)
+    }
+
+    /// Tasks by id; those that cannot be seen are left out.
+    ///
+    /// # Errors
+    /// The controller refuses or cannot be asked.
+    pub async fn get(&mut self, ids: &[TaskId]) -> Result<Vec<TaskView>, ClientError> {
+        let ids = ids.iter().map(ToString::to_string).collect();
+        views(self.flows.get(timed(wire::GetRequest { ids })).await?.into_inner().tasks)
+    }
+
+    /// The newest tasks that a filter lets through, at most `most`, in pages as they come.
+    ///
+    /// # Errors
+    /// The controller refuses or cannot be asked.
+    pub async fn list(&mut self, filter: &TaskFilter, most: usize) -> Result<Vec<TaskView>, ClientError> {
+        /// The largest page of the service.
+        const PAGE: usize = 1000;
+        let (mut all, mut page) = (Vec::new(), String::new());
+        while all.len() < most {
+            let wanted = (most - all.len()).min(PAGE) as u32;
+            let request = wire::ListRequest { filter: Some(filter.clone().into()), most: wanted, page };
+            let wire::ListResponse { tasks, next } = self.flows.list(timed(request)).await?.into_inner();
+            all.extend(views(tasks)?);
+            if next.is_empty() {
+                break;
+            }
+            page = next;
+        }
+        Ok(all)
+    }
+
+    /// How many tasks of each state a filter lets through.
+    ///
+    /// # Errors
+    /// The controller refuses or cannot be asked.
+    pub async fn count(&mut self, filter: &TaskFilter) -> Result<Vec<(StateName, u64)>, ClientError> {
+        let request = wire::ListRequest { filter: Some(filter.clone().into()), most: 0, page: String::new() };
+        let answer = self.flows.count(timed(request)).await?.into_inner();
+        let counts = answer.counts.into_iter().map(|count| Ok((count.state().try_into()?, count.tasks)));
+        counts.collect()
+    }
+
+    /// Follows tasks.
+    ///
+    /// # Errors
+    /// The controller refuses or cannot be asked.
+    pub async fn watch(&mut self, filter: &TaskFilter) -> Result<Changes, ClientError> {
+        let request = wire::WatchRequest { filter: Some(filter.clone().into()) };
+        Ok(Changes(self.flows.watch(request).await?.into_inner()))
+    }
+
+    /// Cancels tasks; returns how each is now.
+    ///
+    /// # Errors
+    /// The controller refuses or cannot be asked.
+    pub async fn cancel(&mut self, ids: &[TaskId]) -> Result<Vec<TaskView>, ClientError> {
+        let ids = ids.iter().map(ToString::to_string).collect();
+        views(self.flows.cancel(timed(wire::CancelRequest { ids })).await?.into_inner().tasks)
+    }
+
+    /// Endpoints that may be seen.
+    ///
+    /// # Errors
+    /// The controller refuses or cannot be asked.
+    pub async fn list_endpoints(&mut self) -> Result<Vec<EndpointView>, ClientError> {
+        let answer = self.flows.list_endpoints(timed(wire::ListEndpointsRequest {})).await?.into_inner();
+        answer.endpoints.into_iter().map(|endpoint| Ok(endpoint.try_into()?)).collect()
+    }
+
+    /// The calls of an endpoint.
+    pub fn endpoints(&mut self) -> &mut EndpointsClient<Service> {
+        &mut self.endpoints
+    }
+}
+
+/// Changes of tasks that are followed.
+#[derive(Debug)]
+pub struct Changes(tonic::Streaming<wire::Task>);
+
+impl Changes {
+    /// The next; None when the controller ends.
+    ///
+    /// # Errors
+    /// The connection breaks.
+    pub async fn next(&mut self) -> Result<Option<TaskView>, ClientError> {
+        Ok(self.0.message().await?.map(TryInto::try_into).transpose()?)
+    }
+}
+
+fn views(tasks: Vec<wire::Task>) -> Result<Vec<TaskView>, ClientError> {
+    tasks.into_iter().map(|task| Ok(task.try_into()?)).collect()
+}
+
+fn timed<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(CALL_TIMEOUT);
+    request
+}
+
+fn endpoint(url: &str, ca: Option<&[u8]>) -> Result<Endpoint, ClientError> {
+    let wrong = || ClientError::Url { url: url.to_owned() };
+    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| wrong())?;
+    let uri = endpoint.uri().clone();
+    let host = uri.host().ok_or_else(wrong)?.trim_start_matches('[').trim_end_matches(']');
+    let endpoint = match (uri.scheme_str(), ca) {
+        (Some("https"), Some(ca)) => {
+            let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
+            endpoint.tls_config(tls).map_err(|source| ClientError::Connect { url: url.to_owned(), source })?
+        }
+        (Some("https"), None) => return Err(ClientError::NoCa { url: url.to_owned() }),
+        (Some("http"), _) if loopback(host) => endpoint,
+        (Some("http"), _) => return Err(ClientError::Plain { url: url.to_owned() }),
+        (Some(_) | None, _) => return Err(wrong()),
+    };
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .tcp_nodelay(true))
+}
+
+fn loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_never_travel_in_the_clear() {
+        let refused = |url: &str, ca: Option<&[u8]>| endpoint(url, ca).expect_err("refused").to_string();
+        assert!(refused("http://controller.example:7460", None).contains("neither TLS nor a loopback"));
+        assert!(refused("http://10.0.0.1:7460", Some(b"x")).contains("neither TLS nor a loopback"));
+        assert!(refused("https://controller.example:7460", None).contains("ca.pem"));
+        for nonsense in ["controller", "ftp://controller", "", "http:///x"] {
+            assert!(refused(nonsense, None).contains("not a controller's address"), "{nonsense}");
+        }
+        for fine in ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1"] {
+            assert!(endpoint(fine, None).is_ok(), "{fine}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The service for endpoints: registration, then one session.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{caller, invalid, refusal};
+use crate::controller::session::{Registration, Session};
+use crate::controller::{Controller, ControllerError};
+use crate::rpc::convert::session::from_endpoint;
+use crate::rpc::convert::{named, optional, required};
+use crate::rpc::version;
+use crate::rpc::wire::{self, endpoints_server};
+use crate::runtime::tasks::spawn;
+use crate::store::Store;
+use crate::task::session::ToEndpoint;
+
+/// Answers that wait for an endpoint that reads slowly; then its session waits for it.
+const ANSWERS: usize = 64;
+
+/// The longest name of a host that is kept (POSIX HOST_NAME_MAX is 255).
+const LONGEST_HOST: usize = 255;
+
+/// The service.
+pub(super) struct Endpoints<S> {
+    pub(super) controller: Arc<Controller<S>>,
+    pub(super) stopping: CancellationToken,
+}
+
+#[tonic::async_trait]
+impl<S: Store> endpoints_server::Endpoints for Endpoints<S> {
+    type SessionStream = Pin<Box<dyn Stream<Item = Result<wire::ToEndpoint, Status>> + Send>>;
+
+    async fn register(
+        &self,
+        request: Request<wire::RegisterRequest>,
+    ) -> Result<Response<wire::RegisterResponse>, Status> {
+        let caller = caller(&self.controller, request.metadata()).await?;
+        let wire::RegisterRequest { versions, endpoint, name, group, session, host } = request.into_inner();
+        let versions = required("versions", versions).map_err(invalid)?;
+        let version = version::negotiate("endpoint", &versions)
+            .map_err(|mismatch| Status::failed_precondition(mismatch.to_string()))?;
+        let registration = Registration {
+            endpoint: named("endpoint", endpoint).map_err(invalid)?,
+            name: named("name", name).map_err(invalid)?,
+            group: optional("group", group).map_err(invalid)?,
+            session: named("session", session).map_err(invalid)?,
+            host: printable(host),
+        };
+        self.controller.register(&caller, registration).await.map_err(refusal)?;
+        let terms = self.controller.terms();
+        Ok(Response::new(wire::RegisterResponse {
+            version,
+            lease_ms: terms.lease.as_millis() as u64,
+            heartbeat_ms: terms.heartbeat.as_millis() as u64,
+            controller: version::own().program,
+        }))
+    }
+
+    async fn session(
+        &self,
+        request: Request<Streaming<wire::FromEndpoint>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let caller = caller(&self.controller, request.metadata()).await?;
+        let mut messages = request.into_inner();
+        let first = messages.message().await?.and_then(|first| first.message);
+        let Some(wire::from_endpoint::Message::Hello(hello)) = first else {
+            return Err(Status::invalid_argument("a session begins with hello"));
+        };
+        let wire::Hello { endpoint, session, version: spoken, host } = hello;
+        if !(version::OLDEST..=version::NEWEST).contains(&spoken) {
+            return Err(Status::failed_precondition("the session's version is not the one that was agreed; register"));
+        }
+        let endpoint = named("hello.endpoint", endpoint).map_err(invalid)?;
+        let session = named("hello.session", session).map_err(invalid)?;
+        let controller = Arc::clone(&self.controller);
+        let session = Session::open(controller, &caller, endpoint, session, printable(host)).await.map_err(refusal)?;
+        let (send, receive) = mpsc::channel(ANSWERS);
+        // ends with the stream, or when the controller stops
+        spawn("session", converse(session, messages, send, self.stopping.clone()));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+    }
+}
+
+type Answers = mpsc::Sender<Result<wire::ToEndpoint, Status>>;
+
+/// Hears and answers until one of the two ends.
+async fn converse<S: Store>(
+    mut session: Session<S>,
+    mut messages: Streaming<wire::FromEndpoint>,
+    send: Answers,
+    stopping: CancellationToken,
+) {
+    loop {
+        let answers = tokio::select! {
+            // a message that is dropped half-read ends the stream with the session; the endpoint says it again
+            message = messages.message() => match message {
+                Ok(Some(message)) => match heard(&mut session, message).await {
+                    Ok(Some(answers)) => Ok(answers),
+                    Ok(None) => return goodbye(session).await,
+                    Err(status) => Err(status),
+                },
+                Ok(None) => return,
+                Err(status) => {
+                    tracing::info!(?session, %status, "an endpoint's connection broke");
+                    return;
+                }
+            },
+            // a nudge that is dropped here was not taken
+            () = session.nudged() => session.told().await.map_err(refusal),
+            // tokens may be awaited again
+            () = stopping.cancelled() => Err(Status::unavailable("the controller stops")),
+        };
+        match answers {
+            Ok(answers) => {
+                let replaced = answers.iter().any(|answer| matches!(answer, ToEndpoint::Replaced { .. }));
+                for answer in answers {
+                    if send.send(Ok(answer.into())).await.is_err() {
+                        return;
+                    }
+                }
+                if replaced {
+                    return;
+                }
+            }
+            Err(status) => {
+                // the endpoint may be gone already
+                let _ = send.send(Err(status)).await;
+                return;
+            }
+        }
+    }
+}
+
+/// The answers to a message; None when it was the last.
+async fn heard<S: Store>(
+    session: &mut Session<S>,
+    message: wire::FromEndpoint,
+) -> Result<Option<Vec<ToEndpoint>>, Status> {
+    let wire::FromEndpoint { number, message } = message;
+    let message = required("message", message).map_err(invalid)?;
+    match from_endpoint(message).map_err(invalid)? {
+        Some(message) => session.heard(number, message).await.map(Some).map_err(refusal),
+        None => Ok(None),
+    }
+}
+
+async fn goodbye<S: Store>(session: Session<S>) {
+    if let Err(error) = session.close().await {
+        let error: &ControllerError = &error;
+        tracing::warn!(
+            error = error as &dyn std::error::Error,
+            "an endpoint's name is not given back, its lease ends it"
+        );
+    }
+}
+
+/// A host's name as an endpoint tells it, fit to be shown.
+fn printable(host: String) -> String {
+    host.chars().filter(|c| !c.is_control()).take(LONGEST_HOST).collect()
+}

@@ -1,0 +1,126 @@
+//! The controller's gRPC services: who asks, what is asked, and how a refusal reads. Decides nothing.
+
+mod endpoints;
+mod flows;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataMap;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
+use tonic::{Code, Status};
+
+use super::convert::WireError;
+use super::wire::endpoints_server::EndpointsServer;
+use super::wire::flows_server::FlowsServer;
+use crate::controller::access::{Caller, Denied};
+use crate::controller::{Controller, ControllerError};
+use crate::store::{Store, StoreError};
+
+/// Bytes of a message: ten thousand tasks of a kilobyte and a half.
+pub(super) const LARGEST_MESSAGE: usize = 16 << 20;
+
+/// A connection that says nothing so long is asked whether it is there, so that a half-open one ends.
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// How long the answer to that may take.
+pub(super) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The certificate chain and its private key, PEM.
+#[derive(Clone)]
+pub struct ServerIdentity {
+    /// The chain, leaf first.
+    pub certificates: Vec<u8>,
+    /// Of the leaf.
+    pub key: Vec<u8>,
+}
+
+/// The services cannot be offered.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The certificate or its key.
+    #[error("the controller's certificate or key cannot be used")]
+    Identity(#[source] tonic::transport::Error),
+    /// The network.
+    #[error("serving failed")]
+    Serve(#[source] tonic::transport::Error),
+}
+
+/// Serves until it is told to stop, and ends when the calls in flight have.
+///
+/// # Errors
+/// An unusable certificate, a listener that fails.
+pub async fn serve<S: Store>(
+    controller: Arc<Controller<S>>,
+    listener: TcpListener,
+    identity: Option<ServerIdentity>,
+    stopping: CancellationToken,
+) -> Result<(), ServeError> {
+    let mut server =
+        Server::builder().http2_keepalive_interval(Some(KEEPALIVE)).http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
+    if let Some(ServerIdentity { certificates, key }) = identity {
+        let tls = ServerTlsConfig::new().identity(Identity::from_pem(certificates, key));
+        server = server.tls_config(tls).map_err(ServeError::Identity)?;
+    }
+    let flows = flows::Flows { controller: Arc::clone(&controller), stopping: stopping.clone() };
+    let endpoints = endpoints::Endpoints { controller, stopping: stopping.clone() };
+    server
+        .add_service(FlowsServer::new(flows).max_decoding_message_size(LARGEST_MESSAGE))
+        .add_service(EndpointsServer::new(endpoints).max_decoding_message_size(LARGEST_MESSAGE))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopping.cancelled_owned())
+        .await
+        .map_err(ServeError::Serve)
+}
+
+/// Who asks, by the bearer token of the call.
+async fn caller<S: Store>(controller: &Controller<S>, metadata: &MetadataMap) -> Result<Caller, Status> {
+    let header = metadata.get("authorization").and_then(|value| value.to_str().ok());
+    let token = header.and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(|| {
+        Status::unauthenticated("the call has no token; give one with --token-file or SPECKLED_TOKEN")
+    })?;
+    controller.caller(token).await.map_err(refusal)
+}
+
+/// A refusal as the caller reads it.
+fn refusal(error: ControllerError) -> Status {
+    let code = match &error {
+        ControllerError::Denied(Denied::Unknown | Denied::Revoked(_) | Denied::Expired(_)) => Code::Unauthenticated,
+        ControllerError::Denied(Denied::Role { .. } | Denied::Group { .. }) => Code::PermissionDenied,
+        ControllerError::ForeignEndpoint { .. } => Code::PermissionDenied,
+        ControllerError::NoEndpoint(_) => Code::NotFound,
+        ControllerError::SeveralEndpoints { .. } | ControllerError::TooMany { .. } | ControllerError::NoTasks => {
+            Code::InvalidArgument
+        }
+        ControllerError::EndpointHeld { .. } | ControllerError::RequestConflict(_) => Code::AlreadyExists,
+        ControllerError::NoSession { .. } => Code::FailedPrecondition,
+        ControllerError::Store(StoreError::Full { .. }) => Code::ResourceExhausted,
+        ControllerError::Store(StoreError::Database { .. } | StoreError::Closed) => Code::Unavailable,
+        ControllerError::Store(StoreError::Damaged { .. } | StoreError::Version { .. }) => Code::DataLoss,
+    };
+    if let ControllerError::Store(error) = &error {
+        tracing::error!(error = error as &dyn std::error::Error, "the store failed");
+    }
+    Status::new(code, chain(&error))
+}
+
+/// What of a message is wrong.
+fn invalid(error: WireError) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+/// An error and its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,125 @@
+//! Tasks and endpoints as a client sees them.
+
+use serde::Serialize;
+
+use super::convert::task::moment;
+use super::convert::{WireError, known, named, optional, required};
+use super::wire;
+use crate::ids::{ActionId, EndpointId, TaskId};
+use crate::store::StateName;
+use crate::task::failure::Failure;
+use crate::task::names::{EndpointName, Group, Label, RequestId, Subject};
+use crate::task::result::TaskResult;
+use crate::task::spec::TaskSpec;
+use crate::task::time::Moment;
+
+/// A task.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "fields are those of store::NewTask and of the message Task")]
+pub struct TaskView {
+    pub id: TaskId,
+    pub action: ActionId,
+    pub endpoint: EndpointId,
+    pub owner: Subject,
+    pub group: Option<Group>,
+    pub label: Option<Label>,
+    pub request: Option<RequestId>,
+    pub spec: TaskSpec,
+    pub priority: i32,
+    pub deadline: Option<Moment>,
+    pub state: StateName,
+    /// Number of the newest attempt; 0 = none yet.
+    pub attempt: u32,
+    pub submitted: Moment,
+    pub changed: Moment,
+    pub failure: Option<Failure>,
+    pub result: Option<TaskResult>,
+    pub progress: Option<ProgressView>,
+}
+
+/// How far a task is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProgressView {
+    /// What it does.
+    pub step: String,
+    /// Of it, so much is done.
+    pub done: u64,
+    /// Of so much; 0 = nobody knows.
+    pub total: u64,
+}
+
+/// An endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "fields are those of the message Endpoint")]
+pub struct EndpointView {
+    pub id: EndpointId,
+    pub name: EndpointName,
+    pub owner: Subject,
+    pub group: Option<Group>,
+    /// Whether a process holds its name now.
+    pub online: bool,
+    pub host: String,
+    pub seen: Moment,
+    /// What it last said of itself; null when nothing or no JSON.
+    pub status: serde_json::Value,
+}
+
+impl TryFrom<wire::Task> for TaskView {
+    type Error = WireError;
+
+    fn try_from(task: wire::Task) -> Result<Self, WireError> {
+        let wire::Task {
+            id,
+            action,
+            endpoint,
+            owner,
+            group,
+            task,
+            state,
+            attempt,
+            submitted_ms,
+            changed_ms,
+            failure,
+            result,
+            progress,
+        } = task;
+        let wire::NewTask { spec, request_id, label, priority, deadline_ms, retries: _ } = required("task", task)?;
+        Ok(Self {
+            id: named("id", id)?,
+            action: named("action", action)?,
+            endpoint: named("endpoint", endpoint)?,
+            owner: named("owner", owner)?,
+            group: optional("group", group)?,
+            label: optional("label", label)?,
+            request: optional("request_id", request_id)?,
+            spec: required("spec", spec)?.try_into()?,
+            priority,
+            deadline: moment(deadline_ms),
+            state: known::<wire::State>("state", state)?.try_into()?,
+            attempt,
+            submitted: Moment::from_millis(submitted_ms),
+            changed: Moment::from_millis(changed_ms),
+            failure: failure.map(TryInto::try_into).transpose()?,
+            result: result.map(TryInto::try_into).transpose()?,
+            progress: progress.map(|wire::Progress { step, done, total }| ProgressView { step, done, total }),
+        })
+    }
+}
+
+impl TryFrom<wire::Endpoint> for EndpointView {
+    type Error = WireError;
+
+    fn try_from(endpoint: wire::Endpoint) -> Result<Self, WireError> {
+        let wire::Endpoint { id, name, owner, group, online, host, seen_ms, status } = endpoint;
+        Ok(Self {
+            id: named("id", id)?,
+            name: named("name", name)?,
+            owner: named("owner", owner)?,
+            group: optional("group", group)?,
+            online,
+            host: host.chars().filter(|c| !c.is_control()).collect(),
+            seen: Moment::from_millis(seen_ms),
+            status: serde_json::from_str(&status).unwrap_or_default(),
+        })
+    }
+}
