@@ -8,6 +8,9 @@ use std::path::Path;
 /// The subcommand that boost_corr's options belong to.
 const CORR: &str = "corr";
 
+/// Another that takes them, beside its own.
+const SUBMIT: &str = "submit";
+
 /// Names of the executable under which the program is `speckled corr`.
 const ALIASES: [&str; 2] = ["boost_corr", "boost_corr_bin"];
 
@@ -53,7 +56,7 @@ pub(super) fn normalise(argv: impl IntoIterator<Item = OsString>) -> Vec<OsStrin
     if name.is_some_and(|name| ALIASES.iter().any(|alias| name == *alias)) {
         argv.insert(1, CORR.into());
     }
-    if argv.get(1).is_none_or(|command| command != CORR) {
+    if argv.get(1).is_none_or(|command| command != CORR && command != SUBMIT) {
         return argv;
     }
     let end = argv.iter().position(|arg| arg == "--").unwrap_or(argv.len());

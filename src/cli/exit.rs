@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use thiserror::Error as ThisError;
 
 use super::corr::{ConfigError, OptionError};
+use super::service::ServiceError;
 use crate::dataset::DatasetError;
 use crate::engine::EngineError;
 use crate::worker::job::JobError;
@@ -21,6 +22,8 @@ pub(super) enum Exit {
     Usage,
     /// A parameter has a value that cannot be used.
     Input,
+    /// The controller does not answer.
+    Unavailable,
     /// The device that was asked for is not there.
     Device,
     /// The qmap.
@@ -33,6 +36,8 @@ pub(super) enum Exit {
     Processing,
     /// The result.
     Saving,
+    /// The controller refuses, or there is no such thing.
+    Refused,
     /// The configuration file.
     Configuration,
     /// A signal, by its number.
@@ -46,12 +51,14 @@ impl Exit {
             Self::Success => 0,
             Self::Usage => 2,
             Self::Input => 65,
+            Self::Unavailable => 69,
             Self::Device => 70,
             Self::Qmap => 72,
             Self::Dataset => 73,
             Self::Correlator => 74,
             Self::Processing => 75,
             Self::Saving => 76,
+            Self::Refused => 77,
             Self::Configuration => 78,
             Self::Signal(number) => 128 | number,
         }
@@ -73,6 +80,9 @@ pub(super) enum Failure {
     /// A file to be described or made.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
+    /// The service.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
     /// The signal handlers could not be installed.
     #[error("cannot catch signals")]
     Signals(#[source] std::io::Error),
@@ -97,6 +107,7 @@ impl Failure {
             Self::Config(_) => Exit::Configuration,
             Self::Job(error) => of_job(error),
             Self::Dataset(error) => of_dataset(error),
+            Self::Service(error) => error.exit(),
             Self::Signals(_) | Self::Watchdog(_) => Exit::Processing,
             Self::Stdout(_) => Exit::Saving,
         }
@@ -183,12 +194,14 @@ mod tests {
             Exit::Success,
             Exit::Usage,
             Exit::Input,
+            Exit::Unavailable,
             Exit::Device,
             Exit::Qmap,
             Exit::Dataset,
             Exit::Correlator,
             Exit::Processing,
             Exit::Saving,
+            Exit::Refused,
             Exit::Configuration,
             Exit::Signal(2),
         ];

@@ -19,6 +19,7 @@ mod interrupt;
 mod logging;
 mod output;
 mod progress;
+mod service;
 mod simulate;
 
 /// X-ray Photon Correlation Spectroscopy: from raw detector data to correlations
@@ -38,6 +39,20 @@ enum Command {
     Info(info::InfoArgs),
     /// Make raw data with a known answer, with qmap and metadata
     Simulate(Box<simulate::SimulateArgs>),
+    /// Keep tasks and lease them to endpoints
+    #[command(subcommand)]
+    Controller(service::controller::ControllerCommand),
+    /// Make, list and revoke tokens
+    #[command(subcommand)]
+    Token(service::token::TokenCommand),
+    /// List the endpoints that run tasks
+    #[command(subcommand)]
+    Endpoint(service::endpoint::EndpointCommand),
+    /// Have an endpoint correlate raw data
+    Submit(Box<service::submit::SubmitArgs>),
+    /// List, follow and cancel tasks
+    #[command(subcommand)]
+    Task(service::task::TaskCommand),
     /// Print the script that completes these commands in a shell
     Completions {
         /// bash, zsh, fish, ...
@@ -68,6 +83,11 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Corr(args) => corr::run(*args),
         Command::Info(args) => info::run(&args),
         Command::Simulate(args) => simulated(&args),
+        Command::Controller(command) => service::controller::run(&command),
+        Command::Token(command) => service::token::run(command),
+        Command::Endpoint(command) => service::endpoint::run(command),
+        Command::Submit(args) => service::submit::run(*args),
+        Command::Task(command) => service::task::run(command),
         Command::Completions { shell } => completions(shell),
     }
 }

@@ -29,14 +29,7 @@ use watchdog::Watchdog;
 
 /// Runs the command. The exit code is that of the first file that failed.
 pub(super) fn run(args: CorrArgs) -> Result<Exit, Failure> {
-    let args = match &args.config {
-        Some(path) => {
-            let configured = config::read(path)?;
-            args.or(configured)
-        }
-        None => args,
-    };
-    let plan = Plan::new(args)?;
+    let plan = plan(args)?;
     logging::init(plan.verbose, plan.form);
     if plan.dry_run {
         output::json(&plan.parameters())?;
@@ -65,6 +58,23 @@ pub(super) fn run(args: CorrArgs) -> Result<Exit, Failure> {
         output::json(&json!({ "exit_code": exit.code(), "results": reports }))?;
     }
     Ok(exit)
+}
+
+/// The jobs that the options ask for, for somebody else to run, and the form in which to speak of them.
+pub(super) fn specs(args: CorrArgs) -> Result<(Vec<CorrelateSpec>, Form), Failure> {
+    let plan = plan(args)?;
+    Ok((plan.jobs().collect(), plan.form))
+}
+
+fn plan(args: CorrArgs) -> Result<Plan, Failure> {
+    let args = match &args.config {
+        Some(path) => {
+            let configured = config::read(path)?;
+            args.or(configured)
+        }
+        None => args,
+    };
+    Ok(Plan::new(args)?)
 }
 
 /// The engine for `-i`. A GPU that was asked for is never replaced by the CPU in silence.

@@ -1,0 +1,176 @@
+//! `speckled controller`: makes a controller's directory, and serves it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{PORT, ServiceError, token, wait};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::logging;
+use crate::cli::output::{self, Form};
+use crate::controller::{Controller, Terms};
+use crate::rpc::service::{ServerIdentity, serve};
+use crate::runtime::clock::Clock;
+use crate::runtime::tasks::Tasks;
+use crate::store::{Role, SqliteStore, open_sqlite};
+use crate::task::names::Subject;
+
+/// The store's file in a controller's directory.
+const STORE: &str = "controller.db";
+
+/// The administrator's token there.
+const ADMIN_TOKEN: &str = "admin.token";
+
+/// Held by the process that serves.
+const LOCK: &str = "lock";
+
+/// Accepts tasks from flows and people, leases them to endpoints, keeps results
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum ControllerCommand {
+    /// Make a controller's directory with its store and an administrator's token
+    Init(InitArgs),
+    /// Serve until SIGTERM or Ctrl-C
+    Serve(ServeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct InitArgs {
+    /// Where the controller keeps its state
+    directory: PathBuf,
+    /// Who the administrator's token is for
+    #[arg(long, value_name = "NAME", default_value = "admin")]
+    admin: Subject,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ServeArgs {
+    /// The directory that `init` made
+    directory: PathBuf,
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = SocketAddr::from(([127, 0, 0, 1], PORT)))]
+    listen: SocketAddr,
+    /// Certificate chain, PEM; with --key
+    #[arg(long, value_name = "FILE", requires = "key")]
+    certificate: Option<PathBuf>,
+    /// Private key of the certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
+    /// Serve without TLS, on a loopback address only: for demos and tests
+    #[arg(long, conflicts_with = "certificate", required_unless_present = "certificate")]
+    plain: bool,
+}
+
+/// Runs the command.
+pub(in crate::cli) fn run(command: &ControllerCommand) -> Result<Exit, Failure> {
+    match command {
+        ControllerCommand::Init(args) => wait(init(args)),
+        ControllerCommand::Serve(args) => wait(serving(args)),
+    }
+}
+
+async fn init(InitArgs { directory, admin }: &InitArgs) -> Result<Exit, Failure> {
+    let path = directory.join(ADMIN_TOKEN);
+    if directory.join(STORE).exists() || path.exists() {
+        return Err(ServiceError::Exists { path: directory.clone() }.into());
+    }
+    // for its owner alone: whoever reads the store sees everybody's tasks
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|e| file("create", directory, e))?;
+    let store = open_store(directory).await?;
+    let roles = vec![Role::Submit, Role::View, Role::Operate, Role::Endpoint];
+    let (_, secret) = token::make(&store, admin.clone(), roles, Vec::new(), None).await?;
+    let mut out = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|e| file("create", &path, e))?;
+    writeln!(out, "{}", secret.reveal()).and_then(|()| out.sync_all()).map_err(|e| file("write", &path, e))?;
+    output::note(format_args!("the administrator's token is in {}", path.display()));
+    output::stdout(directory.display())?;
+    Ok(Exit::Success)
+}
+
+async fn serving(args: &ServeArgs) -> Result<Exit, Failure> {
+    logging::init(false, Form::Human);
+    if args.plain && !args.listen.ip().is_loopback() {
+        return Err(ServiceError::Plain { address: args.listen.to_string() }.into());
+    }
+    let identity = match (&args.certificate, &args.key) {
+        (Some(certificate), Some(key)) => Some(ServerIdentity { certificates: read(certificate)?, key: read(key)? }),
+        (Some(_), None) | (None, Some(_)) | (None, None) => None,
+    };
+    let lock = lock(&args.directory)?;
+    let controller = Controller::start(open_store(&args.directory).await?, Clock::start(), Terms::default());
+    let controller = Arc::new(controller.await.map_err(ServiceError::Store)?);
+    let listener =
+        TcpListener::bind(args.listen).await.map_err(|e| file("listen on", Path::new(&args.listen.to_string()), e))?;
+    let address = listener.local_addr().map_err(|e| file("listen on", Path::new(&args.listen.to_string()), e))?;
+    let scheme = if identity.is_some() { "https" } else { "http" };
+    let tasks = Tasks::default();
+    let upkeep = (Arc::clone(&controller), tasks.clone());
+    tasks.spawn("upkeep", async move { upkeep.0.keep_up(&upkeep.1).await });
+    let stopping = tasks.stopping();
+    tasks.spawn("signals", async move { until_signalled(&stopping).await });
+    output::stdout(format_args!("{scheme}://{address}"))?;
+    let served = serve(controller, listener, identity, tasks.stopping()).await;
+    tasks.stop();
+    tasks.join().await;
+    drop(lock);
+    served.map_err(ServiceError::Serve)?;
+    Ok(Exit::Success)
+}
+
+/// Waits for SIGTERM or Ctrl-C, and has everything stop.
+async fn until_signalled(stopping: &tokio_util::sync::CancellationToken) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals cannot be caught; the controller ends only when it is killed, which loses nothing");
+        return;
+    };
+    tokio::select! {
+        // nothing is lost with the others: the process ends
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = stopping.cancelled() => return,
+    }
+    tracing::info!("the controller stops");
+    stopping.cancel();
+}
+
+/// The store of a controller's directory.
+pub(super) async fn open_store(directory: &Path) -> Result<SqliteStore, ServiceError> {
+    Ok(open_sqlite(&directory.join(STORE)).await?)
+}
+
+/// Makes sure that only this process serves the directory.
+fn lock(directory: &Path) -> Result<File, ServiceError> {
+    let path = directory.join(LOCK);
+    let held = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|e| file("open", &path, e))?;
+    match rustix::fs::flock(&held, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(held),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(ServiceError::Locked { path: directory.to_owned() }),
+        Err(error) => Err(file("lock", &path, error.into())),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ServiceError> {
+    fs::read(path).map_err(|e| file("read", path, e))
+}
+
+/// A failed `action` on a file or address.
+pub(super) fn file(action: &'static str, path: &Path, source: std::io::Error) -> ServiceError {
+    ServiceError::File { action, path: path.to_owned(), source }
+}

@@ -1,0 +1,55 @@
+//! `speckled endpoint`: the endpoints that a controller knows.
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::{OutputForm, RemoteArgs, ServiceError, wait};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output;
+use crate::rpc::view::EndpointView;
+use crate::runtime::clock::Clock;
+use crate::task::time::Moment;
+
+/// Endpoints: where tasks run
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum EndpointCommand {
+    /// List the endpoints that you may see, as the controller knows them
+    List(ListArgs),
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ListArgs {
+    /// Form of the answer
+    #[arg(long, value_enum, default_value = "human")]
+    output: OutputForm,
+    #[command(flatten)]
+    remote: RemoteArgs,
+}
+
+/// Runs the command.
+pub(in crate::cli) fn run(command: EndpointCommand) -> Result<Exit, Failure> {
+    match command {
+        EndpointCommand::List(args) => wait(list(args)),
+    }
+}
+
+async fn list(ListArgs { output: form, remote }: ListArgs) -> Result<Exit, Failure> {
+    let endpoints = remote.connect().await?.list_endpoints().await.map_err(ServiceError::Client)?;
+    let now = Clock::start().now();
+    match form {
+        OutputForm::Json => output::json(&json!(endpoints))?,
+        OutputForm::Quiet => endpoints.iter().try_for_each(|endpoint| output::stdout(endpoint.id))?,
+        OutputForm::Human => endpoints.iter().try_for_each(|endpoint| output::stdout(line(endpoint, now)))?,
+    }
+    Ok(Exit::Success)
+}
+
+fn line(endpoint: &EndpointView, now: Moment) -> String {
+    let EndpointView { id, name, owner, group, online, host, seen, status: _ } = endpoint;
+    let group = group.as_ref().map(|group| format!(" for {group}")).unwrap_or_default();
+    let state = match online {
+        true => format!("online on {host}"),
+        false => format!("offline, last heard {} s ago", now.since(*seen).as_secs()),
+    };
+    format!("{id}  {:<20} {state}; {owner}'s{group}", name.as_str())
+}

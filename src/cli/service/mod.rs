@@ -1,0 +1,182 @@
+//! Commands of the service: the controller, its tokens, and those who ask it. Each file a command; here is what they
+//! share: where the controller is, who asks, the form of the answer, the async runtime.
+
+use std::fs;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use thiserror::Error;
+
+use super::exit::{Exit, Failure};
+use crate::controller::token::NoRandomness;
+use crate::ids::TokenId;
+use crate::rpc::client::{Client, ClientError, Target};
+use crate::rpc::service::ServeError;
+use crate::store::StoreError;
+use crate::task::names::NameError;
+
+pub(super) mod controller;
+pub(super) mod endpoint;
+pub(super) mod submit;
+pub(super) mod task;
+pub(super) mod token;
+
+/// The port that a controller listens on unless it is told another.
+const PORT: u16 = 7460;
+
+/// Form of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum OutputForm {
+    /// Tables for people.
+    Human,
+    /// One JSON document, or one a line where answers come one by one.
+    Json,
+    /// Ids only.
+    Quiet,
+}
+
+/// Where the controller is and who asks.
+#[derive(Debug, Args)]
+pub(super) struct RemoteArgs {
+    /// The controller [env: SPECKLED_CONTROLLER; default: http://127.0.0.1:7460]
+    #[arg(long, value_name = "URL")]
+    controller: Option<String>,
+    /// The CA of the controller's certificate, PEM [env: SPECKLED_CA]
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// File with the token [env: SPECKLED_TOKEN_FILE; or the token itself in SPECKLED_TOKEN]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+/// Why a command of the service failed.
+#[derive(Debug, Error)]
+pub(super) enum ServiceError {
+    /// The controller cannot be asked, or refuses.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// No token.
+    #[error("there is no token; give one with --token-file, SPECKLED_TOKEN_FILE or SPECKLED_TOKEN")]
+    NoToken,
+    /// A file or directory of the controller.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is there already.
+    #[error("{} is there already; choose another directory, or start it with `speckled controller serve`", path.display())]
+    Exists {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Another controller uses the directory.
+    #[error("another controller serves {}; stop it first", path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Text in the clear over a network.
+    #[error("{address} is no loopback address; give --certificate and --key, tokens never travel in the clear")]
+    Plain {
+        /// Where it was to listen.
+        address: String,
+    },
+    /// The store.
+    #[error("the controller's store cannot be used")]
+    Store(#[from] StoreError),
+    /// The services.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// No random numbers.
+    #[error(transparent)]
+    Random(#[from] NoRandomness),
+    /// The async runtime.
+    #[error("cannot start the async runtime")]
+    Runtime(#[source] std::io::Error),
+    /// A path that means another file elsewhere.
+    #[error("{option} {} is relative; give a path of the endpoint's file system from / on", path.display())]
+    Relative {
+        /// Which option.
+        option: &'static str,
+        /// The path.
+        path: PathBuf,
+    },
+    /// A request id.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// There is no such token.
+    #[error("there is no token {0}; `speckled token list` shows all")]
+    NoTokenOf(TokenId),
+    /// There is no such task.
+    #[error("there is no task {0} that you may see")]
+    NoTask(String),
+    /// The connection ended before the tasks did.
+    #[error("the controller ended before the tasks did; they go on, `speckled task wait` follows them again")]
+    Ended,
+}
+
+impl ServiceError {
+    /// The exit code.
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            Self::Client(ClientError::Connect { .. }) | Self::Ended => Exit::Unavailable,
+            Self::Client(ClientError::Refused(_)) | Self::NoTask(_) | Self::NoTokenOf(_) => Exit::Refused,
+            Self::Client(
+                ClientError::Url { .. }
+                | ClientError::Plain { .. }
+                | ClientError::NoCa { .. }
+                | ClientError::Token
+                | ClientError::File { .. },
+            )
+            | Self::NoToken
+            | Self::Name(_)
+            | Self::Plain { .. }
+            | Self::Relative { .. }
+            | Self::Exists { .. } => Exit::Input,
+            Self::Client(ClientError::Answer(_)) | Self::Serve(_) | Self::Random(_) | Self::Runtime(_) => {
+                Exit::Processing
+            }
+            Self::File { .. } | Self::Store(_) | Self::Locked { .. } => Exit::Saving,
+        }
+    }
+}
+
+impl RemoteArgs {
+    /// Connects to the controller.
+    pub(super) async fn connect(&self) -> Result<Client, ServiceError> {
+        let url = self.controller.clone().or_else(|| variable("SPECKLED_CONTROLLER"));
+        let ca = self.ca.clone().or_else(|| variable("SPECKLED_CA").map(PathBuf::from));
+        let file = self.token_file.clone().or_else(|| variable("SPECKLED_TOKEN_FILE").map(PathBuf::from));
+        let token = match file {
+            Some(path) => text(&path)?,
+            None => variable("SPECKLED_TOKEN").ok_or(ServiceError::NoToken)?,
+        };
+        let target = Target {
+            url: url.unwrap_or_else(|| format!("http://127.0.0.1:{PORT}")),
+            ca: ca.map(|path| text(&path).map(String::into_bytes)).transpose()?,
+            token: token.trim().to_owned(),
+        };
+        Ok(Client::connect(&target).await?)
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn text(path: &Path) -> Result<String, ServiceError> {
+    fs::read_to_string(path).map_err(|source| ServiceError::File { action: "read", path: path.to_owned(), source })
+}
+
+/// Runs a command that waits for others.
+pub(super) fn wait<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(ServiceError::Runtime)?;
+    runtime.block_on(work)
+}

@@ -1,0 +1,88 @@
+//! `speckled submit`: correlations for an endpoint, with the options of `corr`.
+
+use std::path::Path;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{RemoteArgs, ServiceError, wait};
+use crate::cli::corr::{self, CorrArgs};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output::{self, Form};
+use crate::controller::{Known, Order, OrderedTask};
+use crate::ids::ActionId;
+use crate::task::correlate::CorrelateSpec;
+use crate::task::names::{Group, Label, RequestId};
+use crate::task::spec::TaskSpec;
+
+#[derive(Debug, Args)]
+#[command(after_help = "One task for each raw file. Paths are of the endpoint's file system.")]
+pub(in crate::cli) struct SubmitArgs {
+    /// Id or name of the endpoint
+    #[arg(long, value_name = "ENDPOINT")]
+    endpoint: String,
+    /// The group of tasks that these belong to [default: a new one]
+    #[arg(long, value_name = "ID")]
+    action: Option<ActionId>,
+    /// Who else may see them
+    #[arg(long, value_name = "GROUP")]
+    group: Option<Group>,
+    /// What people call them
+    #[arg(long, value_name = "TEXT")]
+    label: Option<Label>,
+    /// The same request id makes no second task; with several raw files their numbers are added
+    #[arg(long, value_name = "TEXT")]
+    request_id: Option<String>,
+    /// Higher ones first
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    priority: i32,
+    /// Further attempts after failures of the program [default: the controller's]
+    #[arg(long, value_name = "N")]
+    retries: Option<u32>,
+    #[command(flatten)]
+    remote: RemoteArgs,
+    #[command(flatten)]
+    corr: CorrArgs,
+}
+
+/// Runs the command.
+pub(in crate::cli) fn run(args: SubmitArgs) -> Result<Exit, Failure> {
+    let SubmitArgs { endpoint, action, group, label, request_id, priority, retries, remote, corr } = args;
+    let (specs, form) = corr::specs(corr)?;
+    specs.iter().try_for_each(absolute)?;
+    let several = specs.len() > 1;
+    let tasks = specs.into_iter().enumerate().map(|(index, spec)| {
+        let request = request_id.as_ref().map(|id| if several { format!("{id}/{index}") } else { id.clone() });
+        let request = request.map(RequestId::try_from).transpose().map_err(ServiceError::Name)?;
+        let spec = TaskSpec::Correlate(Box::new(spec));
+        Ok(OrderedTask { request, label: label.clone(), spec, priority, deadline: None, retries })
+    });
+    let tasks = tasks.collect::<Result<Vec<_>, ServiceError>>()?;
+    let order = Order { endpoint, action, group, tasks };
+    let receipt = wait(async { Ok(remote.connect().await?.submit(order).await.map_err(ServiceError::Client)?) })?;
+    match form {
+        Form::Json => {
+            let tasks = receipt.tasks.iter().map(|(id, known)| json!({ "id": id, "known": *known == Known::Before }));
+            output::json(&json!({ "action": receipt.action, "tasks": tasks.collect::<Vec<_>>() }))?;
+        }
+        Form::Human | Form::Quiet => {
+            if form == Form::Human {
+                output::note(format_args!("action {}", receipt.action));
+            }
+            receipt.tasks.iter().try_for_each(|(id, _)| output::stdout(id))?;
+        }
+    }
+    Ok(Exit::Success)
+}
+
+/// A relative path means another file in the endpoint's directory.
+fn absolute(spec: &CorrelateSpec) -> Result<(), ServiceError> {
+    let relative = |option, path: &Path| match path.is_absolute() {
+        true => Ok(()),
+        false => Err(ServiceError::Relative { option, path: path.to_owned() }),
+    };
+    relative("--raw", &spec.raw)?;
+    relative("--qmap", &spec.qmap)?;
+    relative("--output", &spec.output)?;
+    spec.metadata.as_deref().map_or(Ok(()), |path| relative("--meta-fname", path))
+}

@@ -1,0 +1,184 @@
+//! `speckled task`: what became of tasks.
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::{OutputForm, RemoteArgs, ServiceError, wait};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output;
+use crate::ids::{ActionId, EndpointId, TaskId};
+use crate::rpc::client::Client;
+use crate::rpc::view::TaskView;
+use crate::store::{StateName, TaskFilter};
+
+/// What became of tasks
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum TaskCommand {
+    /// List tasks, newest first
+    List(ListArgs),
+    /// Show all that is known of a task
+    Show(TasksArgs),
+    /// Cancel tasks
+    Cancel(TasksArgs),
+    /// Wait until tasks are over; fails unless all succeeded
+    Wait(TasksArgs),
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ListArgs {
+    /// Of this group of tasks
+    #[arg(long, value_name = "ID")]
+    action: Option<ActionId>,
+    /// Of this endpoint
+    #[arg(long, value_name = "ID")]
+    endpoint: Option<EndpointId>,
+    /// In one of these states: queued, leased, running, succeeded, failed, cancelled
+    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = state)]
+    state: Vec<StateName>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    most: usize,
+    #[command(flatten)]
+    form: FormArg,
+    #[command(flatten)]
+    remote: RemoteArgs,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct TasksArgs {
+    /// Ids of tasks
+    #[arg(required = true, value_name = "TASK")]
+    tasks: Vec<TaskId>,
+    #[command(flatten)]
+    form: FormArg,
+    #[command(flatten)]
+    remote: RemoteArgs,
+}
+
+#[derive(Debug, Args)]
+struct FormArg {
+    /// Form of the answer
+    #[arg(long, value_enum, default_value = "human")]
+    output: OutputForm,
+}
+
+/// Runs the command.
+pub(in crate::cli) fn run(command: TaskCommand) -> Result<Exit, Failure> {
+    match command {
+        TaskCommand::List(args) => wait(list(args)),
+        TaskCommand::Show(args) => wait(show(args)),
+        TaskCommand::Cancel(args) => wait(cancel(args)),
+        TaskCommand::Wait(args) => wait(follow(args)),
+    }
+}
+
+async fn list(args: ListArgs) -> Result<Exit, Failure> {
+    let ListArgs { action, endpoint, state, most, form, remote } = args;
+    let filter = TaskFilter { action, endpoint, states: state, ..TaskFilter::default() };
+    let tasks = remote.connect().await?.list(&filter, most).await.map_err(ServiceError::Client)?;
+    print(&tasks, form.output)?;
+    Ok(Exit::Success)
+}
+
+async fn show(TasksArgs { tasks, form, remote }: TasksArgs) -> Result<Exit, Failure> {
+    let found = all(&mut remote.connect().await?, &tasks).await?;
+    match form.output {
+        OutputForm::Human => found.iter().try_for_each(|task| output::stdout(described(task)))?,
+        OutputForm::Json | OutputForm::Quiet => print(&found, form.output)?,
+    }
+    Ok(Exit::Success)
+}
+
+async fn cancel(TasksArgs { tasks, form, remote }: TasksArgs) -> Result<Exit, Failure> {
+    let mut client = remote.connect().await?;
+    all(&mut client, &tasks).await?;
+    let now = client.cancel(&tasks).await.map_err(ServiceError::Client)?;
+    print(&now, form.output)?;
+    Ok(Exit::Success)
+}
+
+async fn follow(TasksArgs { tasks, form, remote }: TasksArgs) -> Result<Exit, Failure> {
+    let mut client = remote.connect().await?;
+    // first listen, then look: a change in between is heard
+    let filter = TaskFilter { action: one_action(&all(&mut client, &tasks).await?), ..TaskFilter::default() };
+    let mut changes = client.watch(&filter).await.map_err(ServiceError::Client)?;
+    loop {
+        let now = all(&mut client, &tasks).await?;
+        if now.iter().all(|task| over(task.state)) {
+            print(&now, form.output)?;
+            let well = now.iter().all(|task| task.state == StateName::Succeeded);
+            return Ok(if well { Exit::Success } else { Exit::Processing });
+        }
+        loop {
+            let changed = changes.next().await.map_err(ServiceError::Client)?.ok_or(ServiceError::Ended)?;
+            if tasks.contains(&changed.id) && over(changed.state) {
+                break;
+            }
+        }
+    }
+}
+
+/// The action that all belong to, if it is one: fewer changes are to be heard then.
+fn one_action(tasks: &[TaskView]) -> Option<ActionId> {
+    let first = tasks.first()?.action;
+    tasks.iter().all(|task| task.action == first).then_some(first)
+}
+
+fn over(state: StateName) -> bool {
+    match state {
+        StateName::Succeeded | StateName::Failed | StateName::Cancelled => true,
+        StateName::Queued | StateName::Leased | StateName::Running => false,
+    }
+}
+
+/// The tasks, each of which must be there.
+async fn all(client: &mut Client, tasks: &[TaskId]) -> Result<Vec<TaskView>, ServiceError> {
+    let found = client.get(tasks).await?;
+    match tasks.iter().find(|id| found.iter().all(|task| task.id != **id)) {
+        Some(missing) => Err(ServiceError::NoTask(missing.to_string())),
+        None => Ok(found),
+    }
+}
+
+fn print(tasks: &[TaskView], form: OutputForm) -> Result<(), Failure> {
+    match form {
+        OutputForm::Json => output::json(&json!(tasks)),
+        OutputForm::Quiet => tasks.iter().try_for_each(|task| output::stdout(task.id)),
+        OutputForm::Human => tasks.iter().try_for_each(|task| output::stdout(line(task))),
+    }
+}
+
+/// A task on one line.
+fn line(task: &TaskView) -> String {
+    let label = task.label.as_ref().map(ToString::to_string).unwrap_or_default();
+    let failure = task.failure.as_ref().map(|failure| failure.message().to_owned());
+    let progress = task.progress.as_ref().filter(|progress| progress.total > 0);
+    let progress = progress.map(|p| format!("{} {} %", p.step, p.done.saturating_mul(100) / p.total));
+    let note = failure.or(progress).unwrap_or_default();
+    format!("{}  {:<9} {:<11} {label:<20} {note}", task.id, task.state.name(), task.spec.kind().name())
+        .trim_end()
+        .to_owned()
+}
+
+/// All that is known of a task, a line each.
+fn described(task: &TaskView) -> String {
+    let TaskView { action, endpoint, owner, attempt, result, .. } = task;
+    let mut lines =
+        vec![line(task), format!("  action {action}, endpoint {endpoint}, owner {owner}, attempt {attempt}")];
+    if let Some(result) = result {
+        lines.extend(result.files.iter().map(|file| format!("  {}", file.display())));
+        lines.extend(result.document.iter().map(|document| format!("  {document}")));
+        if let Some(log) = &result.log {
+            lines.push(format!("  output in {}, its end:", log.file.display()));
+            // an endpoint's output is not trusted on a terminal
+            let clean = |line: &str| line.chars().filter(|c| !c.is_control()).collect::<String>();
+            lines.extend(log.lines.lines().map(|line| format!("    {}", clean(line))));
+        }
+    }
+    lines.join("\n")
+}
+
+fn state(text: &str) -> Result<StateName, String> {
+    let named = StateName::ALL.into_iter().find(|state| state.name() == text);
+    named.ok_or_else(|| format!("the states are {}", StateName::ALL.map(StateName::name).join(", ")))
+}

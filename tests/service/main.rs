@@ -1,0 +1,234 @@
+//! The service with its real processes: what it accepted outlives `kill -9`, and people see what happened.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use speckled::controller::{Order, OrderedTask};
+use speckled::ids::{EndpointId, SessionId, TaskId};
+use speckled::rpc::client::{Client, Target};
+use speckled::rpc::{version, wire};
+use speckled::store::StateName;
+use speckled::task::spec::TaskSpec;
+use tokio_stream::wrappers::ReceiverStream;
+use wire::from_endpoint::Message as Said;
+use wire::to_endpoint::Message as Told;
+
+/// Times that the controller is killed.
+const ROUNDS: usize = 5;
+
+/// Tasks of a round.
+const TASKS: usize = 40;
+
+fn speckled(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_speckled"));
+    command.args(args).env_remove("SPECKLED_CONTROLLER").env_remove("SPECKLED_TOKEN").env_remove("SPECKLED_TOKEN_FILE");
+    command
+}
+
+fn done(output: Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// A controller's process, killed when dropped.
+struct Controller {
+    process: Child,
+    url: String,
+}
+
+impl Controller {
+    fn start(directory: &Path) -> Self {
+        let directory = directory.to_str().expect("text");
+        let mut command = speckled(&["controller", "serve", directory, "--listen", "127.0.0.1:0", "--plain"]);
+        let mut process = command.stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut url = String::new();
+        let out = process.stdout.take().expect("piped");
+        BufReader::new(out).read_line(&mut url).expect("it says where it listens");
+        Self { process, url: url.trim().to_owned() }
+    }
+
+    /// As `kill -9` does; the lock on its directory is gone when this returns.
+    fn kill(&mut self) {
+        self.process.kill().expect("it runs");
+        self.process.wait().expect("it ends");
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        // it may be dead already
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+async fn client(controller: &Controller, token: &str) -> Client {
+    let target = Target { url: controller.url.clone(), ca: None, token: token.into() };
+    Client::connect(&target).await.expect("it listens")
+}
+
+/// The only endpoint, in one process that outlives its controllers.
+struct Endpoint {
+    id: EndpointId,
+    session: SessionId,
+}
+
+/// Its session with one controller.
+struct Session {
+    said: tokio::sync::mpsc::Sender<wire::FromEndpoint>,
+    told: tonic::Streaming<wire::ToEndpoint>,
+}
+
+impl Endpoint {
+    async fn register(&self, client: &mut Client) {
+        let request = wire::RegisterRequest {
+            versions: Some(version::own()),
+            endpoint: self.id.to_string(),
+            name: "polaris".into(),
+            group: String::new(),
+            session: self.session.to_string(),
+            host: "login1".into(),
+        };
+        client.endpoints().register(request).await.expect("registers");
+    }
+
+    async fn open(&self, client: &mut Client) -> Session {
+        let (said, messages) = tokio::sync::mpsc::channel(16);
+        let (endpoint, session) = (self.id.to_string(), self.session.to_string());
+        let hello = wire::Hello { endpoint, session, version: version::NEWEST, host: "login1".into() };
+        said.send(wire::FromEndpoint { number: 0, message: Some(Said::Hello(hello)) }).await.expect("room");
+        let told = client.endpoints().session(ReceiverStream::new(messages)).await.expect("opens").into_inner();
+        Session { said, told }
+    }
+}
+
+impl Session {
+    async fn say(&self, message: Said) {
+        self.said.send(wire::FromEndpoint { number: 1, message: Some(message) }).await.expect("it is open");
+    }
+
+    /// Leases of at least so many tasks.
+    async fn take(&mut self, most: u32) -> Vec<wire::AttemptId> {
+        self.say(Said::Credit(wire::Credit { slots: most, login: 0 })).await;
+        let mut taken = Vec::new();
+        while taken.len() < most as usize {
+            if let Told::Tasks(wire::Tasks { leases }) = self.hear().await {
+                taken.extend(leases.into_iter().filter_map(|lease| lease.attempt));
+            }
+        }
+        taken
+    }
+
+    async fn hear(&mut self) -> Told {
+        self.told.message().await.expect("no error").expect("not the end").message.expect("a message")
+    }
+
+    /// Reports success of all, and waits until that is on the controller's disk.
+    async fn succeed(&mut self, attempts: Vec<wire::AttemptId>) {
+        let reports = attempts.into_iter().map(|attempt| wire::Report {
+            attempt: Some(attempt),
+            outcome: Some(wire::report::Outcome::Succeeded(wire::Succeeded {})),
+            result: None,
+        });
+        self.say(Said::Reports(wire::Reports { reports: reports.collect() })).await;
+        while !matches!(self.hear().await, Told::Recorded(_)) {}
+    }
+}
+
+fn order() -> Order {
+    let task =
+        OrderedTask { request: None, label: None, spec: TaskSpec::Nothing, priority: 0, deadline: None, retries: None };
+    Order { endpoint: "polaris".into(), action: None, group: None, tasks: vec![task] }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_accepted_outlives_kill_9_of_the_controller() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let directory = dir.path().join("controller");
+    done(speckled(&["controller", "init", directory.to_str().expect("text")]).output().expect("runs"));
+    let token = std::fs::read_to_string(directory.join("admin.token")).expect("a token").trim().to_owned();
+    let mut controller = Controller::start(&directory);
+    let endpoint = Endpoint { id: speckled::runtime::ids::endpoint(), session: speckled::runtime::ids::session() };
+    endpoint.register(&mut client(&controller, &token).await).await;
+    let mut accepted: Vec<TaskId> = Vec::new();
+    for round in 0..ROUNDS {
+        let mut flow = client(&controller, &token).await;
+        let mut session = endpoint.open(&mut flow).await;
+        for _ in 0..TASKS {
+            accepted.push(flow.submit(order()).await.expect("accepted").tasks[0].0);
+        }
+        let held = session.take(TASKS as u32 / 2).await;
+        // submissions are in flight when it dies: each is accepted or refused, never half of it
+        let mut flight = flow.clone();
+        let flying = speckled::runtime::tasks::spawn("flight", async move {
+            let mut accepted = Vec::new();
+            while let Ok(receipt) = flight.submit(order()).await {
+                accepted.push(receipt.tasks[0].0);
+            }
+            accepted
+        });
+        // so that the moment differs from round to round
+        for _ in 0..round {
+            accepted.push(flow.submit(order()).await.expect("accepted").tasks[0].0);
+        }
+        controller.kill();
+        accepted.extend(flying.await.expect("does not panic"));
+        controller = Controller::start(&directory);
+        let mut flow = client(&controller, &token).await;
+        let mut session = endpoint.open(&mut flow).await;
+        session.succeed(held.clone()).await;
+        let known = flow.get(&accepted).await.expect("may");
+        assert_eq!(known.len(), accepted.len(), "round {round}: every accepted task is there");
+        let ended = known.iter().filter(|task| task.state == StateName::Succeeded).count();
+        assert_eq!(ended, (round + 1) * held.len(), "round {round}: reports of attempts that were held count");
+    }
+    let left = accepted.len() - ROUNDS * TASKS / 2;
+    let mut flow = client(&controller, &token).await;
+    let mut session = endpoint.open(&mut flow).await;
+    let rest = session.take(left as u32).await;
+    session.succeed(rest).await;
+    let known = flow.get(&accepted).await.expect("may");
+    assert!(known.iter().all(|task| task.state == StateName::Succeeded && task.attempt == 1), "each ran once");
+}
+
+#[test]
+fn people_are_told_what_is_wrong_and_what_to_do() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let directory = dir.path().join("controller");
+    let path = directory.to_str().expect("text");
+    done(speckled(&["controller", "init", path]).output().expect("runs"));
+    let controller = Controller::start(&directory);
+    let url = controller.url.clone();
+    let token = directory.join("admin.token");
+    let mine = ["--controller", url.as_str(), "--token-file", token.to_str().expect("text")];
+    let refused = |args: &[&str], code: i32, words: &str| {
+        let output = speckled(args).output().expect("runs");
+        let error = String::from_utf8(output.stderr).expect("text");
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(code), 0), "{args:?}: {error}");
+        assert!(error.contains(words) && error.trim_end().lines().count() == 1, "{args:?}: {error}");
+    };
+    let with = |args: &[&'static str]| -> Vec<&str> { args.iter().copied().chain(mine).collect() };
+    refused(&["controller", "init", path], 65, "is there already");
+    refused(&["controller", "serve", path, "--listen", "127.0.0.1:0", "--plain"], 76, "another controller serves");
+    refused(&["controller", "serve", path, "--listen", "0.0.0.0:0", "--plain"], 65, "no loopback address");
+    refused(&["task", "list", "--controller", url.as_str()], 65, "there is no token");
+    refused(&with(&["submit", "--endpoint", "theta", "-r", "/a", "-q", "/b", "-o", "/c"]), 77, "no endpoint theta");
+    refused(&with(&["submit", "--endpoint", "theta", "-r", "a", "-q", "/b", "-o", "/c"]), 65, "--raw a is relative");
+    refused(&with(&["task", "show", "00000000-0000-0000-0000-000000000000"]), 77, "there is no task");
+    let secret = done(
+        speckled(&["token", "create", "--directory", path, "--subject", "bob", "--role", "view"])
+            .output()
+            .expect("runs"),
+    );
+    let bob = dir.path().join("bob.token");
+    std::fs::write(&bob, &secret).expect("written");
+    let bob = ["--controller", url.as_str(), "--token-file", bob.to_str().expect("text")];
+    assert_eq!(done(speckled(&[&["task", "list"], &bob[..]].concat()).output().expect("runs")), "");
+    let id = done(speckled(&["token", "list", "--directory", path, "--output", "quiet"]).output().expect("runs"));
+    let id = id.lines().last().expect("two tokens").to_owned();
+    done(speckled(&["token", "revoke", "--directory", path, &id]).output().expect("runs"));
+    refused(&[&["task", "list"], &bob[..]].concat(), 77, "was revoked");
+    drop(controller);
+    refused(&with(&["task", "list"]), 69, "no controller answers");
+}
