@@ -30,7 +30,7 @@ const PEERS: [(&str, &str); 10] = [
 ];
 
 /// Crates with one home: (crate, the folders that may name it).
-const HOMES: [(&str, &[&str]); 21] = [
+const HOMES: [(&str, &[&str]); 22] = [
     ("hdf5", &["src/dataset"]),
     ("hdf5_sys", &["src/dataset"]),
     ("lz4_sys", &["src/dataset"]),
@@ -48,6 +48,7 @@ const HOMES: [(&str, &[&str]); 21] = [
     ("tonic", &["src/rpc"]),
     ("tonic_prost", &["src/rpc"]),
     ("prost", &["src/rpc"]),
+    ("rcgen", &["src/rpc"]),
     ("axum", &["src/web"]),
     ("plotters", &["src/render"]),
     ("minijinja", &["src/provider"]),

@@ -2,6 +2,7 @@
 //!
 //! What comes in is hostile until it is converted; what is converted is checked. Types of the wire do not leave.
 
+pub mod certificate;
 pub mod client;
 pub mod convert;
 pub mod service;

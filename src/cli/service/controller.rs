@@ -16,6 +16,8 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::logging;
 use crate::cli::output::{self, Form};
 use crate::controller::{Controller, Terms};
+use crate::dataset::result::host_name;
+use crate::rpc::certificate::{self, Certificates};
 use crate::rpc::service::{ServerIdentity, serve};
 use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
@@ -28,13 +30,21 @@ const STORE: &str = "controller.db";
 /// The administrator's token there.
 const ADMIN_TOKEN: &str = "admin.token";
 
+/// The controller's own CA, which clients are given, and its private key.
+const CA: &str = "ca.pem";
+const CA_KEY: &str = "ca.key";
+
+/// The controller's certificate and private key.
+const CERTIFICATE: &str = "server.pem";
+const KEY: &str = "server.key";
+
 /// Held by the process that serves.
 const LOCK: &str = "lock";
 
 /// Accepts tasks from flows and people, leases them to endpoints, keeps results
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum ControllerCommand {
-    /// Make a controller's directory with its store and an administrator's token
+    /// Make a controller's directory: store, own CA and certificate, an administrator's token
     Init(InitArgs),
     /// Serve until SIGTERM or Ctrl-C
     Serve(ServeArgs),
@@ -47,6 +57,10 @@ pub(in crate::cli) struct InitArgs {
     /// Who the administrator's token is for
     #[arg(long, value_name = "NAME", default_value = "admin")]
     admin: Subject,
+    /// Names and addresses under which the controller is reached, for its certificate; localhost, 127.0.0.1 and this
+    /// computer's name are added
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    host: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -56,14 +70,14 @@ pub(in crate::cli) struct ServeArgs {
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS:PORT", default_value_t = SocketAddr::from(([127, 0, 0, 1], PORT)))]
     listen: SocketAddr,
-    /// Certificate chain, PEM; with --key
+    /// Certificate chain, PEM; with --key [default: the one that `init` made]
     #[arg(long, value_name = "FILE", requires = "key")]
     certificate: Option<PathBuf>,
     /// Private key of the certificate, PEM
     #[arg(long, value_name = "FILE", requires = "certificate")]
     key: Option<PathBuf>,
     /// Serve without TLS, on a loopback address only: for demos and tests
-    #[arg(long, conflicts_with = "certificate", required_unless_present = "certificate")]
+    #[arg(long, conflicts_with = "certificate")]
     plain: bool,
 }
 
@@ -75,7 +89,7 @@ pub(in crate::cli) fn run(command: &ControllerCommand) -> Result<Exit, Failure> 
     }
 }
 
-async fn init(InitArgs { directory, admin }: &InitArgs) -> Result<Exit, Failure> {
+async fn init(InitArgs { directory, admin, host }: &InitArgs) -> Result<Exit, Failure> {
     let path = directory.join(ADMIN_TOKEN);
     if directory.join(STORE).exists() || path.exists() {
         return Err(ServiceError::Exists { path: directory.clone() }.into());
@@ -85,13 +99,15 @@ async fn init(InitArgs { directory, admin }: &InitArgs) -> Result<Exit, Failure>
     let store = open_store(directory).await?;
     let roles = vec![Role::Submit, Role::View, Role::Operate, Role::Endpoint];
     let (_, secret) = token::make(&store, admin.clone(), roles, Vec::new(), None).await?;
-    let mut out = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|e| file("create", &path, e))?;
-    writeln!(out, "{}", secret.reveal()).and_then(|()| out.sync_all()).map_err(|e| file("write", &path, e))?;
+    let local = [host_name(), "localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+    let hosts: Vec<String> = host.iter().cloned().chain(local).collect();
+    let Certificates { ca, ca_key, server, server_key } =
+        certificate::make(&hosts).map_err(ServiceError::Certificate)?;
+    for (name, content) in [(CA, &ca), (CA_KEY, &ca_key), (CERTIFICATE, &server), (KEY, &server_key)] {
+        secret_file(&directory.join(name), content)?;
+    }
+    // last, since its presence says that all is there
+    secret_file(&path, &format!("{}\n", secret.reveal()))?;
     output::note(format_args!("the administrator's token is in {}", path.display()));
     output::stdout(directory.display())?;
     Ok(Exit::Success)
@@ -102,9 +118,12 @@ async fn serving(args: &ServeArgs) -> Result<Exit, Failure> {
     if args.plain && !args.listen.ip().is_loopback() {
         return Err(ServiceError::Plain { address: args.listen.to_string() }.into());
     }
-    let identity = match (&args.certificate, &args.key) {
-        (Some(certificate), Some(key)) => Some(ServerIdentity { certificates: read(certificate)?, key: read(key)? }),
-        (Some(_), None) | (None, Some(_)) | (None, None) => None,
+    let made = |name: &str| args.directory.join(name);
+    let identity = if args.plain {
+        None
+    } else {
+        let certificates = read(args.certificate.as_deref().unwrap_or(&made(CERTIFICATE)))?;
+        Some(ServerIdentity { certificates, key: read(args.key.as_deref().unwrap_or(&made(KEY)))? })
     };
     let lock = lock(&args.directory)?;
     let controller = Controller::start(open_store(&args.directory).await?, Clock::start(), Terms::default());
@@ -164,6 +183,13 @@ fn lock(directory: &Path) -> Result<File, ServiceError> {
         Err(rustix::io::Errno::WOULDBLOCK) => Err(ServiceError::Locked { path: directory.to_owned() }),
         Err(error) => Err(file("lock", &path, error.into())),
     }
+}
+
+/// Writes a file that only its owner reads, and that is not there yet.
+fn secret_file(path: &Path, content: &str) -> Result<(), ServiceError> {
+    let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let mut out = new.map_err(|e| file("create", path, e))?;
+    out.write_all(content.as_bytes()).and_then(|()| out.sync_all()).map_err(|e| file("write", path, e))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ServiceError> {

@@ -11,6 +11,7 @@ use thiserror::Error;
 use super::exit::{Exit, Failure};
 use crate::controller::token::NoRandomness;
 use crate::ids::TokenId;
+use crate::rpc::certificate::CertificateError;
 use crate::rpc::client::{Client, ClientError, Target};
 use crate::rpc::service::ServeError;
 use crate::store::StoreError;
@@ -94,6 +95,9 @@ pub(super) enum ServiceError {
     /// The services.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// The certificate.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// No random numbers.
     #[error(transparent)]
     Random(#[from] NoRandomness),
@@ -137,6 +141,7 @@ impl ServiceError {
             )
             | Self::NoToken
             | Self::Name(_)
+            | Self::Certificate(_)
             | Self::Plain { .. }
             | Self::Relative { .. }
             | Self::Exists { .. } => Exit::Input,
