@@ -2,4 +2,6 @@
 //!
 //! Knows no wire format.
 
+pub mod book;
+pub mod journal;
 pub mod roots;

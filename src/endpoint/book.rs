@@ -1,0 +1,347 @@
+//! The book of attempts that an endpoint has, and what an entry makes of it. Pure: it writes nothing down; the journal
+//! keeps the entries, and the same entries in the same order make the same book.
+//!
+//! ```text
+//!        Taken            Handed             Began
+//!   ─ ─────────▶ Waiting ─────────▶ Handed ─────────▶ Running
+//!                   │ Over            │ Over             │ Over
+//!                   └─────────────────┴──────────────────┴─────▶ Over
+//!
+//!   any of them ── Settled, or Taken of a newer attempt of the same task ──▶ ─
+//! ```
+//!
+//! A task has one attempt in the book, the newest. What does not apply is refused by name and changes nothing, so that
+//! an entry which is said twice, or too late, does no harm: the first report of an attempt stays.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::ids::{AttemptId, AttemptNumber, TaskId, WorkerId};
+use crate::task::session::{Leased, Reported};
+
+/// What happens to attempts at an endpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Entry {
+    /// The controller leased it.
+    Taken(Leased),
+    /// It goes to a worker; written before the worker is told, so that no attempt is ever given to two.
+    Handed {
+        /// Which.
+        attempt: AttemptId,
+        /// To whom.
+        worker: WorkerId,
+    },
+    /// The worker began.
+    Began(AttemptId),
+    /// It is over.
+    Over(Reported),
+    /// The controller has recorded their reports or does not want them any more: they may be forgotten.
+    Settled(Vec<AttemptId>),
+}
+
+/// An attempt in the book.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Held {
+    /// As it was leased.
+    pub leased: Leased,
+    /// How far it is.
+    pub stage: Stage,
+}
+
+/// How far an attempt is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// It waits for a slot.
+    Waiting,
+    /// A worker has it, or will be told.
+    Handed(WorkerId),
+    /// A worker computes it.
+    Running(WorkerId),
+    /// It is over, and the controller has not recorded that yet.
+    Over(Reported),
+}
+
+/// Why an entry changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum BookError {
+    /// It was taken before.
+    #[error("attempt {attempt} is in the book already")]
+    Known {
+        /// Which.
+        attempt: AttemptId,
+    },
+    /// A newer attempt of the task is in the book.
+    #[error("attempt {attempt} was superseded by number {newest}")]
+    Superseded {
+        /// Which.
+        attempt: AttemptId,
+        /// The newer one.
+        newest: AttemptNumber,
+    },
+    /// It was settled, or never taken.
+    #[error("attempt {attempt} is not in the book")]
+    Unknown {
+        /// Which.
+        attempt: AttemptId,
+    },
+    /// A worker has it.
+    #[error("attempt {attempt} was handed to worker {worker}")]
+    Handed {
+        /// Which.
+        attempt: AttemptId,
+        /// Who has it.
+        worker: WorkerId,
+    },
+    /// No worker has it that could begin.
+    #[error("attempt {attempt} began although no worker has it")]
+    NotHanded {
+        /// Which.
+        attempt: AttemptId,
+    },
+    /// It began before.
+    #[error("attempt {attempt} began already")]
+    Running {
+        /// Which.
+        attempt: AttemptId,
+    },
+    /// It is over; its first report stays.
+    #[error("attempt {attempt} is over already")]
+    Over {
+        /// Which.
+        attempt: AttemptId,
+    },
+}
+
+/// The attempts that an endpoint has.
+#[derive(Debug, Clone, Default)]
+pub struct Book {
+    tasks: BTreeMap<TaskId, Line>,
+    queues: Queues,
+    arrivals: u64,
+}
+
+/// A task's line in the book.
+#[derive(Debug, Clone)]
+struct Line {
+    arrival: u64,
+    held: Held,
+}
+
+/// Tasks by arrival.
+type Queue = BTreeMap<u64, TaskId>;
+
+/// Each task is in one of them, by its stage.
+#[derive(Debug, Clone, Default)]
+struct Queues {
+    waiting: Queue,
+    placed: Queue,
+    over: Queue,
+}
+
+impl Book {
+    /// Enters what happened. Returns the attempts that left the book by it: what a worker still does for those is to
+    /// be stopped.
+    ///
+    /// # Errors
+    /// The entry does not apply; the book is as before.
+    pub fn apply(&mut self, entry: Entry) -> Result<Vec<Held>, BookError> {
+        match entry {
+            Entry::Taken(leased) => self.take(leased).map(Vec::from_iter),
+            Entry::Handed { attempt, worker } => {
+                self.advance(attempt, |stage| stage.handed(attempt, worker))?;
+                Ok(Vec::new())
+            }
+            Entry::Began(attempt) => {
+                self.advance(attempt, |stage| stage.began(attempt))?;
+                Ok(Vec::new())
+            }
+            Entry::Over(reported) => {
+                let attempt = reported.attempt;
+                self.advance(attempt, |stage| stage.over(reported))?;
+                Ok(Vec::new())
+            }
+            Entry::Settled(attempts) => Ok(attempts.into_iter().filter_map(|attempt| self.forget(attempt)).collect()),
+        }
+    }
+
+    /// The attempt, if the book has it.
+    pub fn get(&self, attempt: AttemptId) -> Option<&Held> {
+        self.line(attempt).ok().map(|line| &line.held)
+    }
+
+    /// Attempts that wait for a slot, in the order of their arrival.
+    pub fn waiting(&self) -> impl Iterator<Item = &Leased> {
+        self.queued(&self.queues.waiting).map(|held| &held.leased)
+    }
+
+    /// Attempts that workers have, whether they began or not, in the order of their arrival.
+    pub fn placed(&self) -> impl Iterator<Item = (&Held, WorkerId)> {
+        self.queued(&self.queues.placed).filter_map(|held| Some((held, held.stage.worker()?)))
+    }
+
+    /// Reports that the controller has not recorded yet, in the order of the attempts' arrival.
+    pub fn reports(&self) -> impl Iterator<Item = &Reported> {
+        self.queued(&self.queues.over).filter_map(|held| held.stage.report())
+    }
+
+    /// All attempts: a heartbeat names them, and so their leases go on until their reports are recorded.
+    pub fn attempts(&self) -> impl Iterator<Item = AttemptId> {
+        self.tasks.values().map(|line| line.held.leased.attempt)
+    }
+
+    /// How many attempts there are.
+    pub fn len(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// The shortest entries that make this book.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> {
+        self.in_order().into_iter().flat_map(|held| {
+            let attempt = held.leased.attempt;
+            let handed = held.stage.worker().map(|worker| Entry::Handed { attempt, worker });
+            let last = match &held.stage {
+                Stage::Waiting | Stage::Handed(_) => None,
+                Stage::Running(_) => Some(Entry::Began(attempt)),
+                Stage::Over(reported) => Some(Entry::Over(reported.clone())),
+            };
+            [Some(Entry::Taken(held.leased.clone())), handed, last].into_iter().flatten()
+        })
+    }
+
+    fn take(&mut self, leased: Leased) -> Result<Option<Held>, BookError> {
+        let attempt = leased.attempt;
+        let older = match self.tasks.get(&attempt.task).map(|line| line.held.leased.attempt) {
+            Some(known) if known.number > attempt.number => {
+                return Err(BookError::Superseded { attempt, newest: known.number });
+            }
+            Some(known) if known.number == attempt.number => return Err(BookError::Known { attempt }),
+            Some(known) => self.forget(known),
+            None => None,
+        };
+        let arrival = self.arrivals;
+        self.arrivals += 1;
+        self.queues.waiting.insert(arrival, attempt.task);
+        self.tasks.insert(attempt.task, Line { arrival, held: Held { leased, stage: Stage::Waiting } });
+        Ok(older)
+    }
+
+    fn advance<F>(&mut self, attempt: AttemptId, next: F) -> Result<(), BookError>
+    where
+        F: FnOnce(&Stage) -> Result<Stage, BookError>,
+    {
+        let line = self.tasks.get_mut(&attempt.task).ok_or(BookError::Unknown { attempt })?;
+        line.expect_attempt(attempt)?;
+        let stage = next(&line.held.stage)?;
+        self.queues.of(&line.held.stage).remove(&line.arrival);
+        self.queues.of(&stage).insert(line.arrival, attempt.task);
+        line.held.stage = stage;
+        Ok(())
+    }
+
+    fn forget(&mut self, attempt: AttemptId) -> Option<Held> {
+        self.line(attempt).ok()?;
+        let Line { arrival, held } = self.tasks.remove(&attempt.task)?;
+        self.queues.of(&held.stage).remove(&arrival);
+        Some(held)
+    }
+
+    fn line(&self, attempt: AttemptId) -> Result<&Line, BookError> {
+        let line = self.tasks.get(&attempt.task).ok_or(BookError::Unknown { attempt })?;
+        line.expect_attempt(attempt)?;
+        Ok(line)
+    }
+
+    fn queued<'b>(&'b self, queue: &'b Queue) -> impl Iterator<Item = &'b Held> {
+        queue.values().filter_map(|task| self.tasks.get(task)).map(|line| &line.held)
+    }
+
+    fn in_order(&self) -> Vec<&Held> {
+        let mut lines: Vec<&Line> = self.tasks.values().collect();
+        lines.sort_unstable_by_key(|line| line.arrival);
+        lines.into_iter().map(|line| &line.held).collect()
+    }
+}
+
+impl Line {
+    /// That it is this attempt's, and not of another of the task.
+    fn expect_attempt(&self, attempt: AttemptId) -> Result<(), BookError> {
+        let newest = self.held.leased.attempt.number;
+        match newest.cmp(&attempt.number) {
+            Ordering::Equal => Ok(()),
+            Ordering::Greater => Err(BookError::Superseded { attempt, newest }),
+            Ordering::Less => Err(BookError::Unknown { attempt }),
+        }
+    }
+}
+
+impl Queues {
+    fn of(&mut self, stage: &Stage) -> &mut Queue {
+        match stage {
+            Stage::Waiting => &mut self.waiting,
+            Stage::Handed(_) | Stage::Running(_) => &mut self.placed,
+            Stage::Over(_) => &mut self.over,
+        }
+    }
+}
+
+/// The same attempts at the same stages in the same order; how many there were before does not count.
+impl PartialEq for Book {
+    fn eq(&self, other: &Self) -> bool {
+        self.in_order() == other.in_order()
+    }
+}
+
+impl Stage {
+    /// Who has it.
+    pub fn worker(&self) -> Option<WorkerId> {
+        match self {
+            Self::Handed(worker) | Self::Running(worker) => Some(*worker),
+            Self::Waiting | Self::Over(_) => None,
+        }
+    }
+
+    /// How it ended.
+    pub fn report(&self) -> Option<&Reported> {
+        match self {
+            Self::Over(reported) => Some(reported),
+            Self::Waiting | Self::Handed(_) | Self::Running(_) => None,
+        }
+    }
+
+    fn handed(&self, attempt: AttemptId, worker: WorkerId) -> Result<Self, BookError> {
+        match self {
+            Self::Waiting => Ok(Self::Handed(worker)),
+            // also when it is lost: a worker out of sight may still compute, and two must not
+            Self::Handed(worker) | Self::Running(worker) => Err(BookError::Handed { attempt, worker: *worker }),
+            Self::Over(_) => Err(BookError::Over { attempt }),
+        }
+    }
+
+    fn began(&self, attempt: AttemptId) -> Result<Self, BookError> {
+        match self {
+            Self::Waiting => Err(BookError::NotHanded { attempt }),
+            Self::Handed(worker) => Ok(Self::Running(*worker)),
+            Self::Running(_) => Err(BookError::Running { attempt }),
+            Self::Over(_) => Err(BookError::Over { attempt }),
+        }
+    }
+
+    fn over(&self, reported: Reported) -> Result<Self, BookError> {
+        match self {
+            Self::Waiting | Self::Handed(_) | Self::Running(_) => Ok(Self::Over(reported)),
+            Self::Over(_) => Err(BookError::Over { attempt: reported.attempt }),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,224 @@
+//! Keeps the entries of an endpoint's book on disk, so that `kill -9` at any moment loses none that was acknowledged.
+//! Decides nothing: what entries mean is the book's.
+//!
+//! The owner appends entries, then applies them to its book in the order of the appends, then acts on them.
+//!
+//! ```text
+//!   append ─┐                     one record: length, checksum, the entries of all that wait
+//!   append ─┼─▶ bounded channel ─▶ written and synced by one thread ─▶ every answer
+//!   append ─┘                     then, when half of the file is settled: compaction
+//! ```
+//!
+//! In the endpoint's directory lie `journal`, `journal.lock`, which the one process that may write holds, and for a
+//! moment `journal.new`, which becomes the journal when it is whole.
+
+mod file;
+mod lock;
+mod record;
+mod weights;
+mod writer;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+use self::file::Log;
+use self::writer::Append;
+use super::book::{Book, Entry};
+
+/// A journal of this size is compacted once half of it is settled: below, starting anew costs milliseconds.
+const COMPACT_ABOVE: u64 = 4 << 20;
+
+/// The way to the file.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    appends: mpsc::Sender<Append>,
+    ended: oneshot::Receiver<()>,
+    syncs: Arc<AtomicU64>,
+}
+
+/// What a journal held when it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recovered {
+    /// Entries.
+    pub entries: u64,
+    /// Bytes after them of an append that was under way when the process or the machine died: nobody was told that it
+    /// was kept.
+    pub cut_bytes: u64,
+}
+
+/// A journal that cannot be read or written.
+#[derive(Debug, Clone, Error)]
+pub enum JournalError {
+    /// Another process writes it.
+    #[error("{} is in use by process {holder}; stop that one, or give this endpoint a directory of its own", dir.display())]
+    Held {
+        /// The endpoint's directory.
+        dir: PathBuf,
+        /// Its number, and where it runs.
+        holder: String,
+    },
+    /// The disk or the quota is full; what was to be appended was not, and later appends work once there is room.
+    #[error("no space is left for {}; make room on its file system", path.display())]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// The file system refuses; what was to be appended was not.
+    #[error("{step} {} failed", path.display())]
+    Io {
+        /// What was being done.
+        step: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// Entries were changed or lost after they had been written.
+    #[error(
+        "{} is damaged at byte {offset}, and entries follow; restore it from a copy, or move it away and start again: \
+         the controller gives its tasks out anew once their leases have run out",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where the damaged record begins.
+        offset: u64,
+    },
+    /// The file is not a journal of this program.
+    #[error("{} is no journal that this program knows; run the program that wrote it, or move it away", path.display())]
+    NoJournal {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An entry is intact, but nothing that this program writes.
+    #[error("{} has an unknown entry at byte {offset}; run the program that wrote it", path.display())]
+    UnknownEntry {
+        /// The file.
+        path: PathBuf,
+        /// Where its record begins.
+        offset: u64,
+        /// Why.
+        #[source]
+        source: Arc<serde_json::Error>,
+    },
+    /// An entry has no text form, such as a path that is not UTF-8; none of the append's entries was written.
+    #[error("an entry cannot be written to {}", path.display())]
+    Encode {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Arc<serde_json::Error>,
+    },
+    /// More than a record holds; none of the append's entries was written.
+    #[error("{bytes} bytes cannot be appended to {} at once; append fewer entries at a time", path.display())]
+    Large {
+        /// The file.
+        path: PathBuf,
+        /// How much it is.
+        bytes: usize,
+    },
+    /// The thread that writes has failed; whether the append is on disk is not known.
+    #[error("the thread that writes {} has ended; start the endpoint again", path.display())]
+    Ended {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl Journal {
+    /// Opens the journal in an endpoint's directory for this process alone, and reads it; makes both if there are
+    /// none. Blocks on the disk.
+    ///
+    /// # Errors
+    /// Another process has it, it cannot be read or written, or it is damaged before its end.
+    pub fn open(dir: &Path) -> Result<(Self, Book, Recovered), JournalError> {
+        Self::open_compacting(dir, COMPACT_ABOVE)
+    }
+
+    /// Appends entries. When it returns they are on disk, all of them; after an error none is, unless the disk also
+    /// refuses to take back what it half wrote and the process dies before the next append, which begins with that.
+    ///
+    /// A caller that stops waiting does not stop it. Appends are in the file in the order in which they were first
+    /// polled.
+    ///
+    /// # Errors
+    /// [`JournalError`]; after [`JournalError::Full`] and [`JournalError::Io`] a later append may succeed.
+    pub async fn append(&self, entries: &[Entry]) -> Result<(), JournalError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let (reply, answer) = oneshot::channel();
+        let append = Append { record: record::encode(entries, &self.path)?, reply };
+        let ended = || JournalError::Ended { path: self.path.clone() };
+        self.appends.send(append).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
+    }
+
+    /// How often it has waited for the disk: appends that come together share a wait.
+    pub fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::Relaxed)
+    }
+
+    /// Ends when all that was appended is answered and the directory is free for another process. A journal that is
+    /// dropped does the same, but nobody hears when.
+    pub async fn close(self) {
+        drop(self.appends);
+        // the thread never answers: its end does
+        let _ended = self.ended.await;
+    }
+
+    fn open_compacting(dir: &Path, above: u64) -> Result<(Self, Book, Recovered), JournalError> {
+        let (log, book, recovered) = Log::open(dir, above)?;
+        let path = log.path().to_owned();
+        let (journal, work) = Self::new(log);
+        let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(work);
+        thread.map_err(|source| JournalError::io("starting the thread that writes", &path, source))?;
+        Ok((journal, book, recovered))
+    }
+
+    /// The journal and what its thread does.
+    fn new(log: Log) -> (Self, impl FnOnce() + Send + 'static) {
+        let (appends, waiting) = mpsc::channel(writer::WAITING);
+        let (end, ended) = oneshot::channel::<()>();
+        let syncs = Arc::new(AtomicU64::new(0));
+        let journal = Self { path: log.path().to_owned(), appends, ended, syncs: Arc::clone(&syncs) };
+        let work = move || {
+            writer::serve(log, waiting, &syncs);
+            drop(end);
+        };
+        (journal, work)
+    }
+}
+
+/// Reads the journal in an endpoint's directory, whoever writes it meanwhile; changes nothing. Blocks on the disk.
+///
+/// # Errors
+/// There is none, it cannot be read, or it is damaged before its end.
+pub fn read(dir: &Path) -> Result<(Book, Recovered), JournalError> {
+    file::read(dir)
+}
+
+impl JournalError {
+    fn io(step: &'static str, path: &Path, source: io::Error) -> Self {
+        let (path, source) = (path.to_owned(), Arc::new(source));
+        if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            return Self::Full { path, source };
+        }
+        Self::Io { step, path, source }
+    }
+}
+
+#[cfg(test)]
+mod tests;
