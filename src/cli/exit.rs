@@ -2,16 +2,16 @@
 //!
 //! boost_corr's codes where it has one, so that flows that look at them go on working.
 
-use std::error::Error;
-use std::fmt::Write as _;
-
 use thiserror::Error as ThisError;
 
 use super::corr::{ConfigError, OptionError};
 use super::service::ServiceError;
 use crate::dataset::DatasetError;
 use crate::engine::EngineError;
+use crate::worker::assignment::AssignmentError;
 use crate::worker::job::JobError;
+
+pub(super) use crate::task::failure::chain;
 
 /// What the process ends with. `docs/exit-codes.md` is the same table for users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +83,9 @@ pub(super) enum Failure {
     /// The service.
     #[error(transparent)]
     Service(#[from] ServiceError),
+    /// What an executor was given to do.
+    #[error(transparent)]
+    Assignment(#[from] AssignmentError),
     /// The signal handlers could not be installed.
     #[error("cannot catch signals")]
     Signals(#[source] std::io::Error),
@@ -108,6 +111,7 @@ impl Failure {
             Self::Job(error) => of_job(error),
             Self::Dataset(error) => of_dataset(error),
             Self::Service(error) => error.exit(),
+            Self::Assignment(_) => Exit::Input,
             Self::Signals(_) | Self::Watchdog(_) => Exit::Processing,
             Self::Stdout(_) => Exit::Saving,
         }
@@ -146,25 +150,6 @@ fn of_dataset(error: &DatasetError) -> Exit {
         | DatasetError::Unsupported { .. }
         | DatasetError::Metadata { .. } => Exit::Dataset,
     }
-}
-
-/// An error and all its causes on one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = one_line(&error.to_string());
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = one_line(&error.to_string());
-        // A wrapper that repeats its cause in its own words would say it twice.
-        if !text.ends_with(&words) {
-            let _ = write!(text, ": {words}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use exit::{Exit, Failure};
 
 mod argv;
 mod corr;
+mod executor;
 mod exit;
 mod info;
 mod interrupt;
@@ -53,6 +54,9 @@ enum Command {
     /// List, follow and cancel tasks
     #[command(subcommand)]
     Task(service::task::TaskCommand),
+    /// Run one attempt of a task for a worker
+    #[command(hide = true)]
+    Executor,
     /// Print the script that completes these commands in a shell
     Completions {
         /// bash, zsh, fish, ...
@@ -88,6 +92,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Endpoint(command) => service::endpoint::run(command),
         Command::Submit(args) => service::submit::run(*args),
         Command::Task(command) => service::task::run(command),
+        Command::Executor => executor::run(),
         Command::Completions { shell } => completions(shell),
     }
 }

@@ -1,5 +1,8 @@
 //! Why a task did not succeed, and whose fault it was: that decides whether it is tried again.
 
+use std::error::Error;
+use std::fmt::Write as _;
+
 use serde::{Deserialize, Serialize};
 
 /// Bytes of a failure's message that are kept: a screenful.
@@ -63,6 +66,11 @@ impl Failure {
         Self { fault, message: kept }
     }
 
+    /// A failure told by an error and its causes.
+    pub fn of(fault: Fault, error: &dyn Error) -> Self {
+        Self::new(fault, &chain(error))
+    }
+
     /// What people read.
     pub fn message(&self) -> &str {
         &self.message
@@ -78,6 +86,25 @@ impl Failure {
         let message = format!("the worker died {crashes} times while it computed this task; see the task's logs");
         Self::new(Fault::Crashes, &message)
     }
+}
+
+/// An error and all its causes on one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = one_line(&error.to_string());
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = one_line(&error.to_string());
+        // A wrapper that repeats its cause in its own words would say it twice.
+        if !text.ends_with(&words) {
+            let _ = write!(text, ": {words}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

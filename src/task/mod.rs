@@ -9,4 +9,5 @@ pub mod result;
 pub mod retry;
 pub mod session;
 pub mod spec;
+pub mod template;
 pub mod time;

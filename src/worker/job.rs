@@ -4,9 +4,10 @@
 //! that cannot succeed fails at once. It chooses no engine and shows nothing.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::memory;
@@ -45,6 +46,20 @@ impl Outcome {
     /// Raw frames a second.
     pub fn frames_per_second(&self) -> f64 {
         self.frames as f64 / self.wall_time.as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+
+    /// What programs read of it.
+    pub fn document(&self, raw: &Path) -> Value {
+        json!({
+            "raw": raw.to_string_lossy(),
+            "result": self.result.to_string_lossy(),
+            "frames": self.frames,
+            "bytes": self.bytes,
+            "seconds": self.wall_time.as_secs_f64(),
+            "frames_per_second": self.frames_per_second(),
+            "warnings": self.warnings,
+            "saturated_pixels": self.saturated,
+        })
     }
 }
 

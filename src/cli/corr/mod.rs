@@ -14,18 +14,17 @@ use super::progress::{Display, Progress};
 use crate::engine::Engine;
 use crate::engine::cpu::CpuEngine;
 use crate::task::correlate::CorrelateSpec;
-use crate::worker::job::{self, Outcome};
+use crate::worker::job::{self, JobError, Outcome};
+use crate::worker::watchdog::Watchdog;
 
 mod args;
 mod config;
 mod options;
-mod watchdog;
 
 pub(super) use args::CorrArgs;
 pub(super) use config::ConfigError;
 pub(super) use options::OptionError;
 use options::Plan;
-use watchdog::Watchdog;
 
 /// Runs the command. The exit code is that of the first file that failed.
 pub(super) fn run(args: CorrArgs) -> Result<Exit, Failure> {
@@ -40,7 +39,7 @@ pub(super) fn run(args: CorrArgs) -> Result<Exit, Failure> {
     }
     let engine = engine(&plan.template)?;
     let interrupt = Interrupt::install().map_err(Failure::Signals)?;
-    let watchdog = Watchdog::start().map_err(Failure::Watchdog)?;
+    let watchdog = Watchdog::start(endless).map_err(Failure::Watchdog)?;
     let mut exit = Exit::Success;
     let mut reports = Vec::new();
     for job in plan.jobs() {
@@ -114,22 +113,20 @@ fn report(raw: &Path, outcome: &Result<Outcome, Failure>, form: Form) -> Result<
             if form != Form::Json {
                 output::stdout(outcome.result.display())?;
             }
-            Ok(json!({
-                "raw": name,
-                "result": outcome.result.to_string_lossy(),
-                "frames": outcome.frames,
-                "bytes": outcome.bytes,
-                "seconds": outcome.wall_time.as_secs_f64(),
-                "frames_per_second": outcome.frames_per_second(),
-                "warnings": outcome.warnings,
-                "saturated_pixels": outcome.saturated,
-            }))
+            Ok(outcome.document(raw))
         }
         Err(failure) => {
             output::error(failure);
             Ok(json!({ "raw": name, "error": chain(failure), "exit_code": failure.exit().code() }))
         }
     }
+}
+
+/// Tells why an input came to no end, and leaves without the HDF5 library's own clean-up, which would wait for it.
+fn endless(error: JobError) -> ! {
+    let failure = Failure::Job(error);
+    output::error(&failure);
+    signal_hook::low_level::exit(failure.exit().code().into())
 }
 
 fn summary(raw: &str, outcome: &Outcome) -> String {

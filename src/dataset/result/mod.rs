@@ -22,9 +22,11 @@ mod settings;
 mod staged;
 mod store;
 mod tables;
+mod verify;
 
 pub use provenance::{Provenance, host_name};
 pub use settings::{SettingValue, Settings};
+pub use verify::verify;
 
 use copy::CopyError;
 use provenance::{InputFile, Inputs};

@@ -1,8 +1,8 @@
-//! Ends the program when the HDF5 library does not come to an end with a damaged qmap or metadata file.
+//! Notices that the HDF5 library does not come to an end with a damaged qmap or metadata file.
 //!
 //! Bytes can be damaged so that the library goes round in a circle, holding its lock. Nothing but the end of the
-//! process stops it, so that is what happens, with the line and the exit code of a damaged file. Computing time is
-//! what counts: a slow disk takes none.
+//! process stops it, which whoever started the watch sees to, told the error of a damaged file. Computing time is what
+//! counts: a slow disk takes none.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,10 +11,8 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::super::exit::Failure;
-use super::super::output;
+use super::job::{Input, InputWatch, JobError};
 use crate::dataset::DatasetError;
-use crate::worker::job::{Input, InputWatch, JobError};
 
 /// Sets the limit, in seconds.
 const VARIABLE: &str = "SPECKLED_INPUT_LIMIT_S";
@@ -27,7 +25,7 @@ const PERIOD: Duration = Duration::from_millis(100);
 
 /// Watches from a thread of its own, which ends with the program.
 #[derive(Debug)]
-pub(super) struct Watchdog(Arc<Shared>);
+pub struct Watchdog(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -43,16 +41,16 @@ struct Reading {
 }
 
 impl Watchdog {
-    /// Starts the thread.
+    /// Starts the thread. `end` ends the program; what it calls must not wait for the library.
     ///
     /// # Errors
     /// The system's.
-    pub(super) fn start() -> io::Result<Self> {
+    pub fn start(end: fn(JobError) -> !) -> io::Result<Self> {
         let seconds = std::env::var(VARIABLE).ok().and_then(|text| text.parse().ok());
         let limit = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(LIMIT);
         let shared = Arc::new(Shared::default());
         let watched = Arc::clone(&shared);
-        thread::Builder::new().name("watchdog".to_owned()).spawn(move || watched.watch(limit))?;
+        thread::Builder::new().name("watchdog".to_owned()).spawn(move || watched.watch(limit, end))?;
         Ok(Self(shared))
     }
 }
@@ -73,12 +71,14 @@ impl Shared {
         self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn watch(&self, limit: Duration) -> ! {
+    fn watch(&self, limit: Duration, end: fn(JobError) -> !) -> ! {
         let mut reading = self.lock();
         loop {
             reading = match &*reading {
                 // Still locked: the end cannot be told any more, and nobody goes on meanwhile.
-                Some(Reading { input, since }) if computing_time().saturating_sub(*since) > limit => end(input, limit),
+                Some(Reading { input, since }) if computing_time().saturating_sub(*since) > limit => {
+                    end(endless(input, limit))
+                }
                 Some(_) => self.begun.wait_timeout(reading, PERIOD).unwrap_or_else(PoisonError::into_inner).0,
                 None => self.begun.wait(reading).unwrap_or_else(PoisonError::into_inner),
             };
@@ -86,16 +86,13 @@ impl Shared {
     }
 }
 
-/// Tells why and leaves without the library's own clean-up, which would wait for what never ends.
-fn end(input: &Input, limit: Duration) -> ! {
+fn endless(input: &Input, limit: Duration) -> JobError {
     let what = format!("the HDF5 library has not come to its end in {} s of computing", limit.as_secs_f64());
     let remedy = "the file is damaged; copy it again";
-    let failure = Failure::Job(match input {
+    match input {
         Input::Qmap(path) => JobError::Qmap(DatasetError::Qmap { path: path.clone(), what, remedy }),
         Input::Metadata(path) => JobError::Metadata(DatasetError::Metadata { path: path.clone(), what, remedy }),
-    });
-    output::error(&failure);
-    signal_hook::low_level::exit(failure.exit().code().into())
+    }
 }
 
 fn computing_time() -> Duration {

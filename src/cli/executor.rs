@@ -1,0 +1,37 @@
+//! `speckled executor`, which workers start: one assignment from stdin, progress and outcome as lines on stdout.
+//!
+//! The work is `worker::execute`; here are only the process's signals, pipes and log.
+
+use std::io;
+
+use super::exit::{Exit, Failure};
+use super::interrupt::Interrupt;
+use super::logging;
+use super::output::Form;
+use crate::task::result::TaskResult;
+use crate::worker::assignment::{Assignment, Over, Said};
+use crate::worker::execute::execute;
+use crate::worker::fault;
+use crate::worker::job::JobError;
+use crate::worker::reporter::{Reporter, say};
+use crate::worker::watchdog::Watchdog;
+
+/// Runs the command.
+pub(super) fn run() -> Result<Exit, Failure> {
+    logging::init(true, Form::Quiet);
+    let interrupt = Interrupt::install().map_err(Failure::Signals)?;
+    let assignment = Assignment::read(io::stdin().lock())?;
+    let watchdog = Watchdog::start(endless).map_err(Failure::Watchdog)?;
+    let reporter = Reporter::new(io::stdout(), || interrupt.signal().is_some());
+    let over = execute(&assignment, &reporter, &watchdog);
+    say(&mut io::stdout(), &Said::Over(over)).map_err(Failure::Stdout)?;
+    Ok(Exit::Success)
+}
+
+/// Tells the outcome for the work, which hangs in the HDF5 library, and leaves without waiting for it.
+fn endless(error: JobError) -> ! {
+    let over = Over { outcome: fault::outcome(&error), result: TaskResult::default() };
+    // without a reader there is nobody to tell
+    let _ = say(&mut io::stdout(), &Said::Over(over));
+    signal_hook::low_level::exit(Exit::Success.code().into())
+}

@@ -1,0 +1,159 @@
+//! What an executor is given and what it says: JSON lines on its stdin and stdout. Runs nothing.
+//!
+//! Both ends are one program of one version: there is nothing to negotiate, and what is unknown is a defect.
+
+use std::io::BufRead;
+use std::num::NonZeroUsize;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::ids::AttemptId;
+use crate::task::correlate::CorrelateSpec;
+use crate::task::life::Outcome;
+use crate::task::result::{LARGEST_DOCUMENT, TaskResult};
+use crate::task::spec::{BatchSetupSpec, TaskSpec};
+use crate::task::template::{RenderError, Rendered, Templates, render};
+
+/// The longest line, in either direction: a document, whose quotes JSON escapes, and what goes around it.
+pub const LONGEST_LINE: usize = 2 * LARGEST_DOCUMENT;
+
+/// What one process is to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Assignment {
+    /// The attempt that it is.
+    pub attempt: AttemptId,
+    /// The work, its paths held against the endpoint's roots already.
+    pub work: Computation,
+    /// Threads that it may use.
+    pub threads: NonZeroUsize,
+    /// Bytes of memory that it may use.
+    pub memory: u64,
+    /// The GPU of its slot.
+    pub gpu: Option<u32>,
+}
+
+/// Work that this program does itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
+pub enum Computation {
+    /// Correlates a dataset.
+    Correlate(Box<CorrelateSpec>),
+    /// Makes directories.
+    BatchSetup(BatchSetupSpec),
+    /// Does nothing.
+    Nothing,
+}
+
+/// What an attempt does: by this program or by a site's.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Work {
+    /// This program.
+    Computation(Computation),
+    /// A site's program.
+    Command(Rendered),
+}
+
+/// A line of an executor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Said {
+    /// It has come so far.
+    Progress(Step),
+    /// It has ended: the last line.
+    Over(Over),
+}
+
+/// How far an executor is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// What it does.
+    pub step: String,
+    /// Of it, so much is done.
+    pub done: u64,
+    /// Of so much; 0 = nobody knows.
+    pub total: u64,
+}
+
+/// How an executor ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Over {
+    /// How.
+    pub outcome: Outcome,
+    /// What it left.
+    pub result: TaskResult,
+}
+
+/// An assignment that cannot be read.
+#[derive(Debug, Error)]
+pub enum AssignmentError {
+    /// The pipe.
+    #[error("cannot read the assignment from standard input")]
+    Read(#[source] std::io::Error),
+    /// The text.
+    #[error("standard input holds no assignment; a worker starts this command, people run speckled corr")]
+    Parse(#[source] serde_json::Error),
+}
+
+impl Work {
+    /// The work of a task; a command is looked up among the site's.
+    ///
+    /// # Errors
+    /// Values that do not fit the command: the task's own fault.
+    pub fn of(spec: TaskSpec, templates: &Templates) -> Result<Self, RenderError> {
+        Ok(match spec {
+            TaskSpec::Correlate(spec) => Self::Computation(Computation::Correlate(spec)),
+            TaskSpec::BatchSetup(spec) => Self::Computation(Computation::BatchSetup(spec)),
+            TaskSpec::Nothing => Self::Computation(Computation::Nothing),
+            TaskSpec::Command(spec) => Self::Command(render(templates, &spec)?),
+        })
+    }
+}
+
+impl Assignment {
+    /// Reads the line.
+    ///
+    /// # Errors
+    /// See [`AssignmentError`].
+    pub fn read(input: impl BufRead) -> Result<Self, AssignmentError> {
+        let mut line = Vec::new();
+        input.take(LONGEST_LINE as u64).read_until(b'\n', &mut line).map_err(AssignmentError::Read)?;
+        serde_json::from_slice(&line).map_err(AssignmentError::Parse)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{AttemptNumber, TaskId};
+
+    #[test]
+    fn an_assignment_survives_its_line() {
+        let assignment = Assignment {
+            attempt: AttemptId { task: TaskId::new(uuid::Uuid::nil()), number: AttemptNumber::FIRST },
+            work: Computation::Correlate(Box::new(CorrelateSpec::new("/a", "/q", "/o"))),
+            threads: NonZeroUsize::MIN,
+            memory: 1 << 40,
+            gpu: Some(1),
+        };
+        let mut line = serde_json::to_vec(&assignment).expect("json");
+        line.extend(b"\nmore");
+        assert_eq!(Assignment::read(line.as_slice()).expect("an assignment"), assignment);
+        let error = Assignment::read(&b"{}\n"[..]).expect_err("nothing in it");
+        assert!(error.to_string().contains("no assignment"), "{error}");
+    }
+
+    #[test]
+    fn lines_have_one_form() {
+        let said = Said::Progress(Step { step: "correlating".into(), done: 1, total: 2 });
+        let text = r#"{"progress":{"step":"correlating","done":1,"total":2}}"#;
+        assert_eq!(serde_json::to_string(&said).expect("json"), text);
+        assert_eq!(serde_json::from_str::<Said>(text).expect("a line"), said);
+        for other in [r#"{"progress":{"step":"","done":1,"total":2,"eta":3}}"#, r#"{"done":{}}"#, "1", ""] {
+            assert!(serde_json::from_str::<Said>(other).is_err(), "{other}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What an executor does between its assignment and its last line. Blocks until it is done; starts no runtime.
+
+use std::path::PathBuf;
+use std::{fs, io};
+
+use super::assignment::{Assignment, Computation, Over};
+use super::fault;
+use super::job::{self, InputWatch};
+use crate::dataset::result::verify;
+use crate::engine::Observer;
+use crate::engine::cpu::CpuEngine;
+use crate::task::correlate::CorrelateSpec;
+use crate::task::failure::{Failure, Fault};
+use crate::task::life::Outcome;
+use crate::task::result::{LARGEST_DOCUMENT, TaskResult};
+
+/// Saturated pixels that a document lists when all of them would make it too large; the result file has them all.
+const LISTED_PIXELS: usize = 1000;
+
+/// Does the work.
+pub fn execute(assignment: &Assignment, observer: &dyn Observer, watch: &dyn InputWatch) -> Over {
+    match &assignment.work {
+        Computation::Correlate(spec) => correlate(assignment, spec, observer, watch),
+        Computation::BatchSetup(spec) => made(&spec.directories),
+        Computation::Nothing => Over::succeeded(TaskResult::default()),
+    }
+}
+
+impl Over {
+    /// The work is done.
+    pub fn succeeded(result: TaskResult) -> Self {
+        Self { outcome: Outcome::Succeeded, result }
+    }
+
+    /// Nothing came of it.
+    pub fn failed(failure: Failure) -> Self {
+        Self { outcome: Outcome::Failed(failure), result: TaskResult::default() }
+    }
+}
+
+fn correlate(assignment: &Assignment, spec: &CorrelateSpec, observer: &dyn Observer, watch: &dyn InputWatch) -> Over {
+    if let Some(gpu) = assignment.gpu {
+        tracing::warn!(gpu, "this program has no CUDA engine, the CPU computes");
+    }
+    // a task may ask for less than its slot has, never for more
+    let spec = CorrelateSpec {
+        threads: Some(spec.threads.map_or(assignment.threads, |asked| asked.min(assignment.threads))),
+        memory: Some(spec.memory.map_or(assignment.memory, |asked| asked.min(assignment.memory))),
+        ..spec.clone()
+    };
+    let engine = CpuEngine::new(spec.threads);
+    let done = match job::run_watched(&spec, &engine, observer, watch) {
+        Ok(done) => done,
+        Err(error) => return Over { outcome: fault::outcome(&error), result: TaskResult::default() },
+    };
+    if let Err(error) = verify(&done.result, spec.analyses) {
+        return Over::failed(Failure::of(Fault::Program, &error));
+    }
+    let document = Some(document(&spec, &done));
+    Over::succeeded(TaskResult { files: vec![done.result], log: None, document })
+}
+
+fn document(spec: &CorrelateSpec, done: &job::Outcome) -> String {
+    let document = done.document(&spec.raw).to_string();
+    if document.len() <= LARGEST_DOCUMENT {
+        return document;
+    }
+    let warning = format!(
+        "{} saturated pixels are too many for this document; it lists the first {LISTED_PIXELS}, the result file all",
+        done.saturated.len()
+    );
+    let saturated = done.saturated.iter().take(LISTED_PIXELS).copied().collect();
+    let less = job::Outcome { saturated, warnings: vec![warning], ..done.clone() };
+    less.document(&spec.raw).to_string()
+}
+
+fn made(directories: &[PathBuf]) -> Over {
+    for directory in directories {
+        if let Err(error) = fs::create_dir_all(directory) {
+            return Over::failed(Failure::new(of_directory(&error), &refused(directory, &error)));
+        }
+    }
+    Over::succeeded(TaskResult { files: directories.to_vec(), log: None, document: None })
+}
+
+fn of_directory(error: &io::Error) -> Fault {
+    // something else has the name
+    if error.kind() == io::ErrorKind::AlreadyExists { Fault::Input } else { fault::of_system(error) }
+}
+
+fn refused(directory: &std::path::Path, error: &io::Error) -> String {
+    format!("cannot create the directory {}: {error}", directory.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_made_or_the_obstacle_is_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (deep, file) = (dir.path().join("a/b/c"), dir.path().join("file"));
+        fs::write(&file, "").expect("written");
+        let over = made(&[deep.clone(), deep.clone()]);
+        assert!(over.outcome == Outcome::Succeeded && deep.is_dir());
+        for obstacle in [file.clone(), file.join("below")] {
+            let Outcome::Failed(failure) = made(std::slice::from_ref(&obstacle)).outcome else { panic!("made") };
+            assert_eq!(failure.fault, Fault::Input);
+            assert!(failure.message().contains(&*obstacle.to_string_lossy()), "{}", failure.message());
+        }
+    }
+
+    #[test]
+    fn a_document_stays_within_its_bounds() {
+        let spec = CorrelateSpec::new("/raw", "/qmap", "/out");
+        let mut done = job::Outcome {
+            result: "/out/raw_results.hdf".into(),
+            frames: 1,
+            bytes: 1,
+            wall_time: std::time::Duration::from_secs(1),
+            warnings: Vec::new(),
+            saturated: vec![(1, 2, 3); 10],
+        };
+        let whole: serde_json::Value = serde_json::from_str(&document(&spec, &done)).expect("json");
+        assert_eq!(whole["saturated_pixels"].as_array().expect("a list").len(), 10);
+        done.saturated = vec![(1000, 2000, 300_000); 200_000];
+        let text = document(&spec, &done);
+        assert!(text.len() <= LARGEST_DOCUMENT && text.contains("200000 saturated pixels"), "{}", text.len());
+    }
+}

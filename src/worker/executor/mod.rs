@@ -1,0 +1,208 @@
+//! Runs each attempt in a process of its own, so that a crash in HDF5 or CUDA takes one task down and not the worker.
+//!
+//! ```text
+//!   worker ── assignment ──▶ stdin            own process group, cleared environment, memory limit,
+//!          ◀─ progress, over ─ stdout  executor   directory of its own; killed when the worker dies
+//!          ◀─ log ──────────── stderr
+//! ```
+//!
+//! An attempt is over when its process has been reaped and its whole group was killed. What it was to do is decided
+//! elsewhere; so is what happens to the task next.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::assignment::{Assignment, Work};
+use crate::ids::AttemptId;
+use crate::task::failure::{Failure, Fault, Loss, chain};
+use crate::task::life::Outcome;
+use crate::task::result::TaskResult;
+use crate::task::session::Progress;
+
+mod log;
+mod outcome;
+mod process;
+mod streams;
+mod supervise;
+
+use log::Log;
+use process::{Process, Spawner};
+use streams::{Form, Streams};
+
+/// Time between asking a process to stop and killing it.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+/// What a worker's executors have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setup {
+    /// The program that has the subcommand `executor`: this one.
+    pub program: PathBuf,
+    /// Directory of the attempts' logs.
+    pub logs: PathBuf,
+    /// Directory in which each attempt has one of its own while it runs.
+    pub scratch: PathBuf,
+    /// Time between asking a process to stop and killing it.
+    pub grace: Duration,
+}
+
+/// What a process may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    /// Threads.
+    pub threads: NonZeroUsize,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// The GPU, by its index.
+    pub gpu: Option<u32>,
+}
+
+/// An attempt that is to run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attempt {
+    /// Which.
+    pub id: AttemptId,
+    /// What it does.
+    pub work: Work,
+    /// The longest that it may take; a command has its own limit besides.
+    pub time_limit: Option<Duration>,
+}
+
+/// How a running attempt is watched and stopped.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    /// Gets how far it is; who reads late sees the latest.
+    pub progress: watch::Sender<Option<Progress>>,
+    /// Cancelled when the attempt is to end.
+    pub stop: CancellationToken,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// How.
+    pub outcome: Outcome,
+    /// What it left.
+    pub result: TaskResult,
+}
+
+/// Why a worker can run no executors.
+#[derive(Debug, Error)]
+pub enum ExecutorError {
+    /// The directories.
+    #[error("cannot create the directory {}; see to its file system or configure another", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The thread that starts processes.
+    #[error("cannot start the thread that starts executors")]
+    Thread(#[source] io::Error),
+}
+
+/// Starts executors. They die with the last clone of this.
+#[derive(Debug, Clone)]
+pub struct Executors {
+    setup: Arc<Setup>,
+    spawner: Arc<Spawner>,
+}
+
+impl Setup {
+    /// With this program and the usual grace.
+    ///
+    /// # Errors
+    /// The program's file is not known to the system.
+    pub fn new(logs: PathBuf, scratch: PathBuf) -> io::Result<Self> {
+        Ok(Self { program: std::env::current_exe()?, logs, scratch, grace: GRACE })
+    }
+}
+
+impl Executors {
+    /// Makes ready; called from within the runtime that will run the attempts.
+    ///
+    /// # Errors
+    /// See [`ExecutorError`].
+    pub fn start(setup: Setup) -> Result<Self, ExecutorError> {
+        for path in [&setup.logs, &setup.scratch] {
+            std::fs::create_dir_all(path).map_err(|source| ExecutorError::Directory { path: path.clone(), source })?;
+        }
+        let spawner = Spawner::start().map_err(ExecutorError::Thread)?;
+        Ok(Self { setup: Arc::new(setup), spawner: Arc::new(spawner) })
+    }
+
+    /// Runs an attempt to its end. Dropping this kills the process and its group.
+    pub async fn run(&self, attempt: Attempt, slot: &Slot, watch: Watch) -> Finished {
+        let name = format!("{}-{}", attempt.id.task, attempt.id.number);
+        let mut log = Log::new(self.setup.logs.join(format!("{name}.log")));
+        let cwd = self.setup.scratch.join(&name);
+        if let Err(error) = tokio::fs::create_dir_all(&cwd).await {
+            let error = ExecutorError::Directory { path: cwd, source: error };
+            log.say(&chain(&error)).await;
+            return finished(Outcome::Lost(Loss::Crashed), TaskResult::default(), log).await;
+        }
+        let finished = self.run_in(cwd.clone(), attempt, slot, watch, log).await;
+        if let Err(error) = tokio::fs::remove_dir_all(&cwd).await {
+            tracing::warn!(directory = %cwd.display(), %error, "an attempt's directory stays behind");
+        }
+        finished
+    }
+
+    async fn run_in(&self, cwd: PathBuf, attempt: Attempt, slot: &Slot, watch: Watch, mut log: Log) -> Finished {
+        let id = attempt.id;
+        let (process, form, time_limit) = match attempt.work {
+            Work::Computation(work) => {
+                let Slot { threads, memory, gpu } = *slot;
+                let assignment = Assignment { attempt: id, work, threads, memory, gpu };
+                let form = Form::protocol(id, watch.progress);
+                match Process::executor(&self.setup.program, &assignment, cwd) {
+                    Ok(process) => (process, form, attempt.time_limit),
+                    Err(error) => return Finished::refused(&error),
+                }
+            }
+            Work::Command(command) => {
+                let limit = attempt.time_limit.map_or(command.time_limit, |limit| limit.min(command.time_limit));
+                let form = Form::command(&command.name);
+                (Process::command(command, slot, cwd), form, Some(limit))
+            }
+        };
+        let program = process.program.clone();
+        let running = match self.spawner.spawn(process).await {
+            Ok(running) => running,
+            Err(error) => {
+                let words = format!("cannot start {}: {error}", program.display());
+                log.say(&words).await;
+                return finished(outcome::not_started(&form, &error, &words), TaskResult::default(), log).await;
+            }
+        };
+        tracing::debug!(task = %id.task, attempt = %id.number, pid = running.pid(), "executor started");
+        let mut streams = Streams::new(form, log);
+        let limits = supervise::Limits { time: time_limit, grace: self.setup.grace };
+        let ended = supervise::supervise(running, &mut streams, &watch.stop, limits).await;
+        let Streams { form, mut log } = streams;
+        let (outcome, result, words) = outcome::decide(&ended, form);
+        if let Some(words) = words {
+            log.say(&words).await;
+        }
+        finished(outcome, result, log).await
+    }
+}
+
+impl Finished {
+    /// An attempt that never got a process: its task asks for what cannot be.
+    pub fn refused(error: &dyn std::error::Error) -> Self {
+        Self { outcome: Outcome::Failed(Failure::of(Fault::Input, error)), result: TaskResult::default() }
+    }
+}
+
+async fn finished(outcome: Outcome, result: TaskResult, log: Log) -> Finished {
+    Finished { outcome, result: TaskResult { log: log.end().await, ..result } }
+}

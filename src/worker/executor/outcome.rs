@@ -1,0 +1,110 @@
+//! What a process's end means for its attempt. Decides only; sends no signal and writes no log.
+
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use serde_json::{Map, Value};
+
+use super::streams::{Form, Protocol, Words};
+use super::supervise::{Cause, Ended};
+use crate::task::failure::{Failure, Fault, Loss};
+use crate::task::life::Outcome;
+use crate::task::result::TaskResult;
+
+/// How the attempt ended, what it left, and what its log is to say besides.
+pub(super) fn decide(ended: &Ended, form: Form) -> (Outcome, TaskResult, Option<String>) {
+    match form {
+        Form::Protocol(protocol) => executor(ended, protocol),
+        Form::Command(words) => command(ended, words),
+    }
+}
+
+/// How an attempt ended whose process could not be started. An executor's is the worker's trouble, and counted, so
+/// that it does not go round for ever; a command's is the site's or, if its values are too long, the task's.
+pub(super) fn not_started(form: &Form, error: &io::Error, words: &str) -> Outcome {
+    match form {
+        Form::Protocol(_) => Outcome::Lost(Loss::Crashed),
+        Form::Command(_) if error.kind() == io::ErrorKind::ArgumentListTooLong => {
+            Outcome::Failed(Failure::new(Fault::Input, words))
+        }
+        Form::Command(_) => Outcome::Failed(Failure::new(Fault::Program, words)),
+    }
+}
+
+fn executor(ended: &Ended, protocol: Protocol) -> (Outcome, TaskResult, Option<String>) {
+    if let Some(over) = protocol.over {
+        // what it was stopped for is known here only
+        return match (over.outcome, ended.cause) {
+            (Outcome::Cancelled, Some(Cause::TimeLimit(limit))) => {
+                let failure = too_long("the task", limit);
+                let words = failure.message().to_owned();
+                (Outcome::Failed(failure), over.result, Some(words))
+            }
+            (Outcome::Cancelled, None) => {
+                let words = "the executor was told to stop by somebody else than its worker".to_owned();
+                (Outcome::Lost(Loss::Stopped), over.result, Some(words))
+            }
+            (outcome, _) => (outcome, over.result, None),
+        };
+    }
+    let (outcome, words) = match (protocol.nonsense, ended.cause) {
+        (_, Some(Cause::Stop)) => (Outcome::Cancelled, format!("stopped on request; the executor {}", end(ended))),
+        (_, Some(Cause::TimeLimit(limit))) => {
+            let failure = too_long("the task", limit);
+            let words = format!("{}; the executor {}", failure.message(), end(ended));
+            (Outcome::Failed(failure), words)
+        }
+        (Some(nonsense), None) => (Outcome::Lost(Loss::Crashed), nonsense),
+        (None, None) => (Outcome::Lost(Loss::Crashed), format!("the executor {} without a result", end(ended))),
+    };
+    (outcome, TaskResult::default(), Some(words))
+}
+
+fn command(ended: &Ended, words: Words) -> (Outcome, TaskResult, Option<String>) {
+    let name = &words.name;
+    let outcome = match (ended.cause, &ended.status) {
+        (Some(Cause::Stop), _) => Outcome::Cancelled,
+        (Some(Cause::TimeLimit(limit)), _) => Outcome::Failed(too_long(&format!("command {name}"), limit)),
+        (None, Ok(status)) if status.success() => {
+            let document = words.stdout.whole().and_then(document);
+            return (Outcome::Succeeded, TaskResult { document, ..TaskResult::default() }, None);
+        }
+        (None, _) => {
+            let said = words.stderr.beginning().unwrap_or_else(|| "it wrote nothing on stderr".to_owned());
+            Outcome::Failed(Failure::new(Fault::Program, &format!("command {name} {}: {said}", end(ended))))
+        }
+    };
+    (outcome, TaskResult::default(), Some(format!("the command {}", end(ended))))
+}
+
+fn too_long(what: &str, limit: std::time::Duration) -> Failure {
+    let message = format!("{what} ran longer than its limit of {} s and was stopped", limit.as_secs_f64());
+    Failure::new(Fault::Program, &message)
+}
+
+/// A line that is a JSON object.
+fn document(line: Vec<u8>) -> Option<String> {
+    let text = String::from_utf8(line).ok()?;
+    serde_json::from_str::<Map<String, Value>>(&text).ok()?;
+    Some(text)
+}
+
+/// `ended with exit code 3`, `was killed by SIGSEGV`.
+fn end(ended: &Ended) -> String {
+    match &ended.status {
+        Ok(status) => said(*status),
+        Err(error) => format!("ended, nobody knows how ({error})"),
+    }
+}
+
+fn said(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("ended with exit code {code}"),
+        (None, Some(signal)) => match signal_hook::low_level::signal_name(signal) {
+            Some(name) => format!("was killed by {name}"),
+            None => format!("was killed by signal {signal}"),
+        },
+        (None, None) => format!("ended as {status}"),
+    }
+}

@@ -1,0 +1,5 @@
+//! Executors as real processes: what they compute, how they are killed, and that nothing of them runs on.
+
+mod common;
+mod killed;
+mod worked;
