@@ -8,7 +8,7 @@ use super::ControllerError;
 use super::access::Caller;
 use crate::ids::EndpointId;
 use crate::store::EndpointRecord;
-use crate::task::names::{EndpointName, Group, Subject};
+use crate::task::names::{EndpointName, Group, Subject, printable};
 
 /// Who an endpoint is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Directory {
     /// The endpoint that a caller means by an id or a name. One that it may not know of does not exist for it.
     pub(super) fn find(&self, caller: &Caller, text: &str) -> Result<EndpointId, ControllerError> {
         let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let none = || ControllerError::NoEndpoint(text.chars().filter(|c| !c.is_control()).take(64).collect());
+        let none = || ControllerError::NoEndpoint(printable(text, 64));
         let seen = |entry: &Entry| caller.sees(&entry.owner, entry.group.as_ref());
         if let Ok(id) = text.parse::<EndpointId>() {
             return entries.get(&id).filter(|entry| seen(entry)).map(|_| id).ok_or_else(none);

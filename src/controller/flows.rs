@@ -188,22 +188,6 @@ impl<S: Store> Controller<S> {
         Ok(records.filter(|record| caller.sees(&record.owner, record.group.as_ref())).collect())
     }
 
-    /// The endpoint that a caller means by an id or a name.
-    ///
-    /// # Errors
-    /// There is none that it may know of, or several have the name.
-    pub fn find_endpoint(&self, caller: &Caller, text: &str) -> Result<crate::ids::EndpointId, ControllerError> {
-        self.directory.find(caller, text)
-    }
-
-    /// Changes of watched tasks: waits for the next.
-    ///
-    /// # Errors
-    /// The store fails.
-    pub async fn next_changes(&self, watcher: &mut Watcher) -> Result<Vec<Watched>, ControllerError> {
-        watcher.next(self).await
-    }
-
     pub(super) fn watched(&self, record: TaskRecord) -> Watched {
         let progress: Option<Progress> = record
             .life

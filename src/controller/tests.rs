@@ -261,7 +261,7 @@ async fn watchers_see_what_they_may_and_each_change() {
     let filter = TaskFilter { action: Some(receipt.action), ..TaskFilter::default() };
     let mut watcher = world.controller.watch(&caller(&FLOW), filter.clone()).expect("may");
     let states = async |watcher: &mut Watcher| {
-        let shown = world.controller.next_changes(watcher).await.expect("shown");
+        let shown = watcher.next(&world.controller).await.expect("shown");
         shown.iter().map(|watched| StateName::of(&watched.record.life)).collect::<Vec<_>>()
     };
     assert_eq!(states(&mut watcher).await, [StateName::Queued]);

@@ -53,7 +53,10 @@ impl Watcher {
     }
 
     /// The tasks as they are at first, then those that changed; empty when the controller ends.
-    pub(super) async fn next<S: Store>(&mut self, controller: &Controller<S>) -> Result<Vec<Watched>, ControllerError> {
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn next<S: Store>(&mut self, controller: &Controller<S>) -> Result<Vec<Watched>, ControllerError> {
         loop {
             let heard = match self.begun {
                 Begun::No => Heard::Everything,

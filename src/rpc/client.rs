@@ -1,6 +1,5 @@
 //! The client's side: a channel to a controller, and its calls with our types.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -19,6 +18,7 @@ use super::wire::flows_client::FlowsClient;
 use crate::controller::{Order, Receipt};
 use crate::ids::TaskId;
 use crate::store::{StateName, TaskFilter};
+use crate::task::names::printable;
 
 /// Until a controller that does not answer is given up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -61,15 +61,6 @@ pub enum ClientError {
     /// The token cannot be sent.
     #[error("the token is no token; give one that `speckled token create` printed")]
     Token,
-    /// A file with the CA or the token.
-    #[error("cannot read {}", path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
     /// Nobody answers.
     #[error("no controller answers at {url}; is it running?")]
     Connect {
@@ -79,17 +70,12 @@ pub enum ClientError {
         #[source]
         source: tonic::transport::Error,
     },
-    /// The controller says no.
-    #[error("the controller refuses: {}", shown(.0))]
+    /// The controller says no; its words come from elsewhere and are shown on terminals.
+    #[error("the controller refuses: {}", printable(.0.message(), usize::MAX))]
     Refused(Status),
     /// It answers in another language.
     #[error("the controller's answer cannot be read")]
     Answer(#[from] WireError),
-}
-
-/// What is said on terminals comes from elsewhere.
-fn shown(status: &Status) -> String {
-    status.message().chars().filter(|c| !c.is_control()).collect()
 }
 
 impl From<Status> for ClientError {

@@ -4,6 +4,7 @@
 use thiserror::Error;
 
 use super::wire::Versions;
+use crate::task::names::printable;
 
 /// The newest version that this program speaks; it grows when a field changes its meaning or a message must not be
 /// left out. New optional fields need no new version.
@@ -42,8 +43,7 @@ pub fn negotiate(they: &'static str, theirs: &Versions) -> Result<u32, Mismatch>
         return Ok(common);
     }
     // it is shown on terminals and comes from outside
-    let program = program.chars().filter(|c| !c.is_control()).take(64).collect();
-    Err(Mismatch { they, program, oldest: *oldest, newest: *newest })
+    Err(Mismatch { they, program: printable(program, 64), oldest: *oldest, newest: *newest })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::wire;
 use crate::ids::{ActionId, EndpointId, TaskId};
 use crate::store::StateName;
 use crate::task::failure::Failure;
-use crate::task::names::{EndpointName, Group, Label, RequestId, Subject};
+use crate::task::names::{EndpointName, Group, Label, RequestId, Subject, printable};
 use crate::task::result::TaskResult;
 use crate::task::spec::TaskSpec;
 use crate::task::time::Moment;
@@ -117,7 +117,7 @@ impl TryFrom<wire::Endpoint> for EndpointView {
             owner: named("owner", owner)?,
             group: optional("group", group)?,
             online,
-            host: host.chars().filter(|c| !c.is_control()).collect(),
+            host: printable(&host, usize::MAX),
             seen: Moment::from_millis(seen_ms),
             status: serde_json::from_str(&status).unwrap_or_default(),
         })

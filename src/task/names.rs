@@ -41,6 +41,11 @@ pub enum NameError {
     },
 }
 
+/// A text from outside that names nothing here, fit to be shown: without control characters, at most `most` others.
+pub fn printable(text: &str, most: usize) -> String {
+    text.chars().filter(|c| !c.is_control()).take(most).collect()
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $most:literal, $allowed:literal, $fits:expr) => {
         $(#[$doc])*

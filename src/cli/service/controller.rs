@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{PORT, ServiceError, token, wait};
+use super::{PORT, ServiceError, file, read, token, wait};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::logging;
 use crate::cli::output::{self, Form};
@@ -128,9 +128,9 @@ async fn serving(args: &ServeArgs) -> Result<Exit, Failure> {
     let lock = lock(&args.directory)?;
     let controller = Controller::start(open_store(&args.directory).await?, Clock::start(), Terms::default());
     let controller = Arc::new(controller.await.map_err(ServiceError::Store)?);
-    let listener =
-        TcpListener::bind(args.listen).await.map_err(|e| file("listen on", Path::new(&args.listen.to_string()), e))?;
-    let address = listener.local_addr().map_err(|e| file("listen on", Path::new(&args.listen.to_string()), e))?;
+    let refused = |e| file("listen on", Path::new(&args.listen.to_string()), e);
+    let listener = TcpListener::bind(args.listen).await.map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
     let scheme = if identity.is_some() { "https" } else { "http" };
     let tasks = Tasks::default();
     let upkeep = (Arc::clone(&controller), tasks.clone());
@@ -190,13 +190,4 @@ fn secret_file(path: &Path, content: &str) -> Result<(), ServiceError> {
     let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let mut out = new.map_err(|e| file("create", path, e))?;
     out.write_all(content.as_bytes()).and_then(|()| out.sync_all()).map_err(|e| file("write", path, e))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, ServiceError> {
-    fs::read(path).map_err(|e| file("read", path, e))
-}
-
-/// A failed `action` on a file or address.
-pub(super) fn file(action: &'static str, path: &Path, source: std::io::Error) -> ServiceError {
-    ServiceError::File { action, path: path.to_owned(), source }
 }

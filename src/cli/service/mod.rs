@@ -133,11 +133,7 @@ impl ServiceError {
             Self::Client(ClientError::Connect { .. }) | Self::Ended => Exit::Unavailable,
             Self::Client(ClientError::Refused(_)) | Self::NoTask(_) | Self::NoTokenOf(_) => Exit::Refused,
             Self::Client(
-                ClientError::Url { .. }
-                | ClientError::Plain { .. }
-                | ClientError::NoCa { .. }
-                | ClientError::Token
-                | ClientError::File { .. },
+                ClientError::Url { .. } | ClientError::Plain { .. } | ClientError::NoCa { .. } | ClientError::Token,
             )
             | Self::NoToken
             | Self::Name(_)
@@ -165,7 +161,7 @@ impl RemoteArgs {
         };
         let target = Target {
             url: url.unwrap_or_else(|| format!("http://127.0.0.1:{PORT}")),
-            ca: ca.map(|path| text(&path).map(String::into_bytes)).transpose()?,
+            ca: ca.map(|path| read(&path)).transpose()?,
             token: token.trim().to_owned(),
         };
         Ok(Client::connect(&target).await?)
@@ -177,7 +173,16 @@ fn variable(name: &str) -> Option<String> {
 }
 
 fn text(path: &Path) -> Result<String, ServiceError> {
-    fs::read_to_string(path).map_err(|source| ServiceError::File { action: "read", path: path.to_owned(), source })
+    fs::read_to_string(path).map_err(|e| file("read", path, e))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ServiceError> {
+    fs::read(path).map_err(|e| file("read", path, e))
+}
+
+/// A failed `action` on a file or address.
+fn file(action: &'static str, path: &Path, source: std::io::Error) -> ServiceError {
+    ServiceError::File { action, path: path.to_owned(), source }
 }
 
 /// Runs a command that waits for others.

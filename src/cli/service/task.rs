@@ -10,6 +10,7 @@ use crate::ids::{ActionId, EndpointId, TaskId};
 use crate::rpc::client::Client;
 use crate::rpc::view::TaskView;
 use crate::store::{StateName, TaskFilter};
+use crate::task::names::printable;
 
 /// What became of tasks
 #[derive(Debug, Subcommand)]
@@ -171,8 +172,7 @@ fn described(task: &TaskView) -> String {
         if let Some(log) = &result.log {
             lines.push(format!("  output in {}, its end:", log.file.display()));
             // an endpoint's output is not trusted on a terminal
-            let clean = |line: &str| line.chars().filter(|c| !c.is_control()).collect::<String>();
-            lines.extend(log.lines.lines().map(|line| format!("    {}", clean(line))));
+            lines.extend(log.lines.lines().map(|line| format!("    {}", printable(line, usize::MAX))));
         }
     }
     lines.join("\n")

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::controller::open_store;
-use super::{OutputForm, ServiceError, wait};
+use super::{OutputForm, ServiceError, file, wait};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output;
 use crate::controller::token::Secret;
@@ -169,7 +169,7 @@ async fn revoke(RevokeArgs { directory, id }: RevokeArgs) -> Result<Exit, Failur
 async fn existing(directory: &std::path::Path) -> Result<impl Store, ServiceError> {
     if !directory.is_dir() {
         let source = std::io::ErrorKind::NotFound.into();
-        return Err(super::controller::file("open the controller's directory", directory, source));
+        return Err(file("open the controller's directory", directory, source));
     }
     open_store(directory).await
 }

@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::JournalError;
+use crate::task::names::printable;
 
 /// The lock's file in the endpoint's directory.
 const NAME: &str = "journal.lock";
@@ -52,7 +53,7 @@ impl Drop for Lock {
 fn holder(path: &Path) -> String {
     let told = std::fs::read_to_string(path).unwrap_or_default();
     match told.lines().next() {
-        Some(line) if !line.is_empty() => line.chars().filter(|c| !c.is_control()).take(100).collect(),
+        Some(line) if !line.is_empty() => printable(line, 100),
         _ => "(it has not said which)".to_owned(),
     }
 }

@@ -3,6 +3,7 @@
 use super::{WireError, known, named, required};
 use crate::ids::AttemptId;
 use crate::rpc::wire;
+use crate::task::names::printable;
 use crate::task::session::{Credit, FromEndpoint, Leased, Progress, Reported, Stop, StopReason, ToEndpoint};
 use crate::task::time::Moment;
 
@@ -25,7 +26,7 @@ pub(in crate::rpc) fn from_endpoint(message: wire::from_endpoint::Message) -> Re
         Wire::Started(wire::Started { attempts: ids }) => FromEndpoint::Started(attempts("started.attempts", ids)?),
         Wire::Progress(wire::AttemptProgress { attempt, progress }) => {
             let wire::Progress { step, done, total } = required("progress.progress", progress)?;
-            let step = step.chars().filter(|c| !c.is_control()).take(LONGEST_STEP).collect();
+            let step = printable(&step, LONGEST_STEP);
             let attempt = required("progress.attempt", attempt)?.try_into()?;
             FromEndpoint::Progress(Progress { attempt, step, done, total })
         }

@@ -18,6 +18,7 @@ use crate::rpc::version;
 use crate::rpc::wire::{self, endpoints_server};
 use crate::runtime::tasks::spawn;
 use crate::store::Store;
+use crate::task::names::printable;
 use crate::task::session::ToEndpoint;
 
 /// Answers that wait for an endpoint that reads slowly; then its session waits for it.
@@ -50,7 +51,7 @@ impl<S: Store> endpoints_server::Endpoints for Endpoints<S> {
             name: named("name", name).map_err(invalid)?,
             group: optional("group", group).map_err(invalid)?,
             session: named("session", session).map_err(invalid)?,
-            host: printable(host),
+            host: printable(&host, LONGEST_HOST),
         };
         self.controller.register(&caller, registration).await.map_err(refusal)?;
         let terms = self.controller.terms();
@@ -79,7 +80,9 @@ impl<S: Store> endpoints_server::Endpoints for Endpoints<S> {
         let endpoint = named("hello.endpoint", endpoint).map_err(invalid)?;
         let session = named("hello.session", session).map_err(invalid)?;
         let controller = Arc::clone(&self.controller);
-        let session = Session::open(controller, &caller, endpoint, session, printable(host)).await.map_err(refusal)?;
+        let session = Session::open(controller, &caller, endpoint, session, printable(&host, LONGEST_HOST))
+            .await
+            .map_err(refusal)?;
         let (send, receive) = mpsc::channel(ANSWERS);
         // ends with the stream, or when the controller stops
         spawn("session", converse(session, messages, send, self.stopping.clone()));
@@ -158,9 +161,4 @@ async fn goodbye<S: Store>(session: Session<S>) {
             "an endpoint's name is not given back, its lease ends it"
         );
     }
-}
-
-/// A host's name as an endpoint tells it, fit to be shown.
-fn printable(host: String) -> String {
-    host.chars().filter(|c| !c.is_control()).take(LONGEST_HOST).collect()
 }

@@ -81,7 +81,7 @@ impl<S: Store> flows_server::Flows for Flows<S> {
             loop {
                 let changes = tokio::select! {
                     // changes that were not read come again with the next watch
-                    changes = controller.next_changes(&mut watcher) => changes,
+                    changes = watcher.next(&controller) => changes,
                     // tokens may be awaited again
                     () = stopping.cancelled() => return,
                     // the reader is gone

@@ -22,6 +22,7 @@ use super::wire::flows_server::FlowsServer;
 use crate::controller::access::{Caller, Denied};
 use crate::controller::{Controller, ControllerError};
 use crate::store::{Store, StoreError};
+use crate::task::failure::chain;
 
 /// Bytes of a message: ten thousand tasks of a kilobyte and a half.
 pub(super) const LARGEST_MESSAGE: usize = 16 << 20;
@@ -112,15 +113,4 @@ fn refusal(error: ControllerError) -> Status {
 /// What of a message is wrong.
 fn invalid(error: WireError) -> Status {
     Status::invalid_argument(error.to_string())
-}
-
-/// An error and its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

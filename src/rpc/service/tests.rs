@@ -140,7 +140,6 @@ fn status(error: ClientError) -> Status {
         | ClientError::Plain { .. }
         | ClientError::NoCa { .. }
         | ClientError::Token
-        | ClientError::File { .. }
         | ClientError::Connect { .. }
         | ClientError::Answer(_)) => panic!("not refused: {other}"),
     }
