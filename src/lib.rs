@@ -5,12 +5,14 @@
 //! `tests/layering.rs` enforces it.
 
 pub mod cli;
+pub mod config;
 pub mod controller;
 pub mod correlate;
 pub mod dataset;
 pub mod endpoint;
 pub mod engine;
 pub mod ids;
+pub mod provider;
 pub mod rpc;
 pub mod runtime;
 pub mod simulate;

@@ -30,7 +30,7 @@ const PEERS: [(&str, &str); 10] = [
 ];
 
 /// Crates with one home: (crate, the folders that may name it).
-const HOMES: [(&str, &[&str]); 22] = [
+const HOMES: [(&str, &[&str]); 23] = [
     ("hdf5", &["src/dataset"]),
     ("hdf5_sys", &["src/dataset"]),
     ("lz4_sys", &["src/dataset"]),
@@ -53,6 +53,7 @@ const HOMES: [(&str, &[&str]); 22] = [
     ("plotters", &["src/render"]),
     ("minijinja", &["src/provider"]),
     ("rusqlite", &["src/store"]),
+    ("serde_saphyr", &["src/config"]),
 ];
 
 /// What the pure layer never names: IO, threads, the environment, the clock, async.

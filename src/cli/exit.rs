@@ -6,6 +6,8 @@ use thiserror::Error as ThisError;
 
 use super::corr::{ConfigError, OptionError};
 use super::service::ServiceError;
+use super::service::endpoint::HomeFailure;
+use super::worker::WorkerFailure;
 use crate::dataset::DatasetError;
 use crate::engine::EngineError;
 use crate::worker::assignment::AssignmentError;
@@ -83,6 +85,12 @@ pub(super) enum Failure {
     /// The service.
     #[error(transparent)]
     Service(#[from] ServiceError),
+    /// An endpoint of this computer.
+    #[error(transparent)]
+    Home(#[from] HomeFailure),
+    /// A worker.
+    #[error(transparent)]
+    Worker(#[from] WorkerFailure),
     /// What an executor was given to do.
     #[error(transparent)]
     Assignment(#[from] AssignmentError),
@@ -111,6 +119,8 @@ impl Failure {
             Self::Job(error) => of_job(error),
             Self::Dataset(error) => of_dataset(error),
             Self::Service(error) => error.exit(),
+            Self::Home(error) => error.exit(),
+            Self::Worker(_) => Exit::Processing,
             Self::Assignment(_) => Exit::Input,
             Self::Signals(_) | Self::Watchdog(_) => Exit::Processing,
             Self::Stdout(_) => Exit::Saving,

@@ -9,6 +9,11 @@ use tracing_subscriber::EnvFilter;
 
 use super::output::Form;
 
+/// Starts logging for a daemon: what it does is told, since its log is read when something went wrong.
+pub(super) fn init_daemon(form: Form) {
+    start(if form == Form::Quiet { LevelFilter::WARN } else { LevelFilter::INFO });
+}
+
 /// Starts logging for this process; a second call changes nothing.
 pub(super) fn init(verbose: bool, form: Form) {
     let level = match (verbose, form) {
@@ -16,6 +21,10 @@ pub(super) fn init(verbose: bool, form: Form) {
         (false, Form::Quiet) => LevelFilter::ERROR,
         (false, Form::Human | Form::Json) => LevelFilter::WARN,
     };
+    start(level);
+}
+
+fn start(level: LevelFilter) {
     let filter = EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
     let started = lines.with_ansi(io::stderr().is_terminal()).try_init();

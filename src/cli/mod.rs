@@ -22,6 +22,7 @@ mod output;
 mod progress;
 mod service;
 mod simulate;
+mod worker;
 
 /// X-ray Photon Correlation Spectroscopy: from raw detector data to correlations
 #[derive(Debug, Parser)]
@@ -46,7 +47,7 @@ enum Command {
     /// Make, list and revoke tokens
     #[command(subcommand)]
     Token(service::token::TokenCommand),
-    /// List the endpoints that run tasks
+    /// Make, run, list and end endpoints, which compute tasks
     #[command(subcommand)]
     Endpoint(service::endpoint::EndpointCommand),
     /// Have an endpoint correlate raw data
@@ -54,6 +55,9 @@ enum Command {
     /// List, follow and cancel tasks
     #[command(subcommand)]
     Task(service::task::TaskCommand),
+    /// Run attempts of tasks for an endpoint
+    #[command(hide = true)]
+    Worker(Box<worker::WorkerArgs>),
     /// Run one attempt of a task for a worker
     #[command(hide = true)]
     Executor,
@@ -92,6 +96,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Endpoint(command) => service::endpoint::run(command),
         Command::Submit(args) => service::submit::run(*args),
         Command::Task(command) => service::task::run(command),
+        Command::Worker(args) => worker::run(*args),
         Command::Executor => executor::run(),
         Command::Completions { shell } => completions(shell),
     }

@@ -2,6 +2,7 @@
 //! hint to look there.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, broadcast};
@@ -28,6 +29,7 @@ pub(super) struct Exchange {
 pub(super) struct Mailbox {
     nudge: Notify,
     stops: Mutex<Vec<Stop>>,
+    closed: AtomicBool,
 }
 
 impl Default for Exchange {
@@ -38,9 +40,18 @@ impl Default for Exchange {
 }
 
 impl Exchange {
-    /// An endpoint's mailbox; the same for each of its sessions.
-    pub(super) fn mailbox(&self, endpoint: EndpointId) -> Arc<Mailbox> {
-        Arc::clone(self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).entry(endpoint).or_default())
+    /// A new mailbox for a session of an endpoint; the one before is closed, and what was in it is in this one.
+    pub(super) fn open(&self, endpoint: EndpointId) -> Arc<Mailbox> {
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = endpoints.remove(&endpoint);
+        let stops = before.as_ref().map(|mailbox| mailbox.take_stops()).unwrap_or_default();
+        let mailbox = Arc::new(Mailbox { stops: Mutex::new(stops), ..Mailbox::default() });
+        endpoints.insert(endpoint, Arc::clone(&mailbox));
+        if let Some(before) = before {
+            before.closed.store(true, Ordering::Release);
+            before.nudge();
+        }
+        mailbox
     }
 
     /// There may be work for an endpoint.
@@ -60,7 +71,8 @@ impl Exchange {
 
     /// An attempt is to end.
     pub(super) fn stop(&self, endpoint: EndpointId, stop: Stop) {
-        let mailbox = self.mailbox(endpoint);
+        let mailbox =
+            Arc::clone(self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).entry(endpoint).or_default());
         let mut stops = mailbox.stops.lock().unwrap_or_else(PoisonError::into_inner);
         if stops.len() < STOPS {
             stops.push(stop);
@@ -94,13 +106,21 @@ impl Exchange {
         progress.get(&attempt.task).filter(|progress| progress.attempt == attempt).cloned()
     }
 
-    /// A task is over.
-    pub(super) fn forget_progress(&self, task: TaskId) {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).remove(&task);
+    /// An attempt is over.
+    pub(super) fn forget_progress(&self, attempt: AttemptId) {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        if progress.get(&attempt.task).is_some_and(|progress| progress.attempt == attempt) {
+            progress.remove(&attempt.task);
+        }
     }
 }
 
 impl Mailbox {
+    /// Whether it is the newest of its endpoint.
+    pub(super) fn is_open(&self) -> bool {
+        !self.closed.load(Ordering::Acquire)
+    }
+
     /// Waits for a nudge; one that came before is not missed.
     pub(super) async fn nudged(&self) {
         self.nudge.notified().await;

@@ -89,9 +89,14 @@ impl<S: Store> Controller<S> {
         self.store.revoke_token(token, now).await
     }
 
-    /// When a lease ends that begins now.
+    /// When a lease on a task ends that begins now.
     fn lease_end(&self) -> Moment {
         self.clock.now().after(self.terms.lease)
+    }
+
+    /// When a lease on an endpoint's name ends that begins now.
+    fn name_end(&self) -> Moment {
+        self.clock.now().after(self.terms.name)
     }
 }
 

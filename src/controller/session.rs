@@ -2,6 +2,7 @@
 //! calls [`Session::heard`] for each that comes in, waits for [`Session::nudged`], and sends what that and
 //! [`Session::told`] return.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,9 +13,14 @@ use super::flows::at_most;
 use super::{Controller, ControllerError};
 use crate::ids::{AttemptId, EndpointId, SessionId};
 use crate::runtime::tasks::spawn;
-use crate::store::{ChangeError, Changed, Claim, EndpointRecord, EndpointSession, LeaseRequest, Report, Role, Store};
-use crate::task::life::{Life, Phase, Wish};
+use crate::store::{
+    ChangeError, Changed, Claim, EndpointRecord, EndpointSession, LeaseRequest, Page, Report, Role, StateName, Store,
+    TaskFilter,
+};
+use crate::task::failure::Loss;
+use crate::task::life::{Life, Outcome, Phase, Wish};
 use crate::task::names::{EndpointName, Group};
+use crate::task::result::TaskResult;
 use crate::task::retry;
 use crate::task::session::{Credit, FromEndpoint, Reported, Stop, StopReason, ToEndpoint};
 use crate::task::spec::{Kind, Place};
@@ -41,6 +47,8 @@ pub struct Registration {
     pub session: SessionId,
     /// Where it runs.
     pub host: String,
+    /// The endpoint's process before, if that is known to be dead.
+    pub replaces: Option<SessionId>,
 }
 
 /// A session that is open.
@@ -50,6 +58,16 @@ pub struct Session<S> {
     endpoint: EndpointId,
     holder: EndpointSession,
     credit: Credit,
+    /// Attempts that are its own, as far as it has said so or they were leased to it: of others it tells no progress.
+    known: HashSet<AttemptId>,
+    heard: Heard,
+}
+
+/// Whether the endpoint has said what it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    Nothing,
+    Heartbeat,
 }
 
 impl<S> fmt::Debug for Session<S> {
@@ -66,7 +84,7 @@ impl<S: Store> Controller<S> {
     /// The caller may not, the endpoint is somebody else's, another process is it.
     pub async fn register(&self, caller: &Caller, registration: Registration) -> Result<(), ControllerError> {
         caller.needs(Role::Endpoint)?;
-        let Registration { endpoint, name, group, session, host } = registration;
+        let Registration { endpoint, name, group, session, host, replaces } = registration;
         if let Some(group) = &group {
             caller.member_of(group)?;
         }
@@ -75,12 +93,12 @@ impl<S: Store> Controller<S> {
             return Err(ControllerError::ForeignEndpoint { name, owner });
         }
         let now = self.clock.now();
-        let holder = EndpointSession { id: session, host, until: now.after(self.terms.lease) };
+        let holder = EndpointSession { id: session, host, until: now.after(self.terms.name) };
         let owner = caller.subject().clone();
         let entry = Entry { name: name.clone(), owner: owner.clone(), group: group.clone() };
         let (status, shown) = (String::new(), name.to_string());
         let record = EndpointRecord { id: endpoint, name, owner, group, session: None, status, seen: now };
-        match self.store.claim(record, holder, now).await? {
+        match self.store.claim(record, holder, replaces, now).await? {
             Claim::Granted => {
                 self.directory.set(endpoint, entry);
                 tracing::info!(%endpoint, name = shown, %session, "an endpoint registered");
@@ -109,9 +127,10 @@ impl<S: Store> Session<S> {
         if controller.directory.entry(endpoint).is_none_or(|entry| entry.owner != *caller.subject()) {
             return Err(none);
         }
-        let mailbox = controller.exchange.mailbox(endpoint);
-        let holder = EndpointSession { id: session, host, until: controller.lease_end() };
-        let session = Self { controller, mailbox, endpoint, holder, credit: Credit::default() };
+        let mailbox = controller.exchange.open(endpoint);
+        let holder = EndpointSession { id: session, host, until: controller.name_end() };
+        let (credit, known) = (Credit::default(), HashSet::new());
+        let session = Self { controller, mailbox, endpoint, holder, credit, known, heard: Heard::Nothing };
         match session.controller.store.endpoints().await?.into_iter().find(|record| record.id == endpoint) {
             Some(EndpointRecord { session: Some(held), .. }) if held.id == session.holder.id => Ok(session),
             Some(_) | None => Err(none),
@@ -123,6 +142,7 @@ impl<S: Store> Session<S> {
     /// # Errors
     /// The store fails, or the message is too large. The session is over then; the endpoint opens another.
     pub async fn heard(&mut self, number: u64, message: FromEndpoint) -> Result<Vec<ToEndpoint>, ControllerError> {
+        self.is_newest()?;
         match message {
             FromEndpoint::Credit(more) => {
                 self.credit = self.credit.and(more);
@@ -135,7 +155,9 @@ impl<S: Store> Session<S> {
                 Ok(self.settle(&attempts, &changes))
             }
             FromEndpoint::Progress(progress) => {
-                self.controller.exchange.set_progress(progress);
+                if self.known.contains(&progress.attempt) {
+                    self.controller.exchange.set_progress(progress);
+                }
                 Ok(Vec::new())
             }
             FromEndpoint::Reports(reports) => self.report(number, reports).await,
@@ -151,8 +173,9 @@ impl<S: Store> Session<S> {
     /// What there is to tell after a nudge.
     ///
     /// # Errors
-    /// The store fails.
+    /// The store fails, or a newer session of the endpoint is open.
     pub async fn told(&mut self) -> Result<Vec<ToEndpoint>, ControllerError> {
+        self.is_newest()?;
         let stops = self.mailbox.take_stops();
         let mut answers = self.lease().await?;
         if !stops.is_empty() {
@@ -166,7 +189,50 @@ impl<S: Store> Session<S> {
     /// # Errors
     /// The store fails.
     pub async fn close(self) -> Result<(), ControllerError> {
+        // a newer session of the same process goes on
+        self.is_newest()?;
         Ok(self.controller.store.release(self.endpoint, self.holder.id).await?)
+    }
+
+    /// A connection that is dead, and nobody has noticed yet, must get no tasks.
+    fn is_newest(&self) -> Result<(), ControllerError> {
+        match self.mailbox.is_open() {
+            true => Ok(()),
+            false => Err(ControllerError::NoSession { endpoint: self.endpoint, session: self.holder.id }),
+        }
+    }
+
+    /// Leases that never reached the endpoint, or that it lost with its disk, are given out anew at once. The first
+    /// heartbeat of a session tells them: nothing was leased on it before.
+    async fn reclaim(&mut self, has: &[AttemptId]) -> Result<(), ControllerError> {
+        let has: HashSet<&AttemptId> = has.iter().collect();
+        let states = vec![StateName::Leased, StateName::Running];
+        let filter = TaskFilter { endpoint: Some(self.endpoint), states, ..TaskFilter::default() };
+        let mut before = None;
+        loop {
+            let page = Page { before, most: MOST_ATTEMPTS as u32 };
+            let records = self.controller.store.list(filter.clone(), page).await?;
+            let Some(last) = records.last() else { return Ok(()) };
+            before = Some(last.task.id);
+            let held = records.iter().filter_map(|record| {
+                let number = record.life.hold()?.attempt;
+                Some(AttemptId { task: record.task.id, number })
+            });
+            let lost: Vec<AttemptId> = held.filter(|attempt| !has.contains(attempt)).collect();
+            if lost.is_empty() {
+                continue;
+            }
+            tracing::info!(endpoint = %self.endpoint, attempts = lost.len(), "attempts that it does not have are given out anew");
+            let now = self.controller.clock.now();
+            let reports = lost.iter().map(|&attempt| Report {
+                attempt,
+                outcome: Outcome::Lost(Loss::Returned),
+                result: TaskResult::default(),
+                retry_at: now,
+            });
+            self.controller.store.report(reports.collect(), now).await?;
+            self.controller.exchange.changed(lost.iter().map(|attempt| attempt.task));
+        }
     }
 
     async fn lease(&mut self) -> Result<Vec<ToEndpoint>, ControllerError> {
@@ -182,7 +248,7 @@ impl<S: Store> Session<S> {
                 session: self.holder.id,
                 most: (*wanted).min(MOST_LEASED),
                 kinds: Kind::ALL.into_iter().filter(|kind| kind.place() == place).collect(),
-                until: now.after(self.controller.terms.lease),
+                until: self.controller.lease_end(),
                 now,
             };
             let leased = self.controller.store.lease(request).await?;
@@ -190,6 +256,7 @@ impl<S: Store> Session<S> {
                 continue;
             }
             *wanted = wanted.saturating_sub(leased.len() as u32);
+            self.known.extend(leased.iter().map(|lease| lease.attempt));
             self.controller.exchange.changed(leased.iter().map(|lease| lease.attempt.task));
             answers.push(ToEndpoint::Tasks(leased));
         }
@@ -205,8 +272,8 @@ impl<S: Store> Session<S> {
         at_most("bytes of status", status.len(), LARGEST_STATUS)?;
         at_most("attempts", attempts.len(), MOST_ATTEMPTS)?;
         let now = self.controller.clock.now();
-        self.holder.until = self.controller.lease_end();
-        let until = self.holder.until;
+        self.holder.until = self.controller.name_end();
+        let until = self.controller.lease_end();
         match self.controller.store.beat(self.endpoint, self.holder.clone(), status, now).await? {
             Claim::Granted => {}
             Claim::Held(held) => return Ok(vec![ToEndpoint::Replaced { session: held.id, host: held.host }]),
@@ -214,7 +281,13 @@ impl<S: Store> Session<S> {
                 return Err(ControllerError::NoSession { endpoint: self.endpoint, session: self.holder.id });
             }
         }
+        if self.heard == Heard::Nothing {
+            self.reclaim(&attempts).await?;
+            self.heard = Heard::Heartbeat;
+        }
         let changes = self.controller.store.renew(attempts.clone(), until).await?;
+        let renewed = std::iter::zip(&attempts, &changes).filter(|(_, changed)| changed.is_ok());
+        self.known = renewed.map(|(attempt, _)| *attempt).collect();
         let mut answers = stops(&attempts, &changes);
         answers.push(ToEndpoint::Renewed { number, until });
         // what was put off, or nudged while no session was open
@@ -234,7 +307,8 @@ impl<S: Store> Session<S> {
         });
         let changes = self.controller.store.report(reports.collect(), now).await?;
         for (attempt, changed) in std::iter::zip(&attempts, &changes) {
-            self.controller.exchange.forget_progress(attempt.task);
+            self.known.remove(attempt);
+            self.controller.exchange.forget_progress(*attempt);
             match changed {
                 Ok(life) => self.nudge_when_due(life),
                 Err(ChangeError::Unknown | ChangeError::Refused(_)) => {}
@@ -262,6 +336,13 @@ impl<S: Store> Session<S> {
     fn settle(&self, attempts: &[AttemptId], changes: &[Changed]) -> Vec<ToEndpoint> {
         self.controller.exchange.changed(attempts.iter().map(|attempt| attempt.task));
         stops(attempts, changes)
+    }
+}
+
+impl<S> Drop for Session<S> {
+    fn drop(&mut self) {
+        // the next session says anew how far its attempts are
+        self.known.iter().for_each(|attempt| self.controller.exchange.forget_progress(*attempt));
     }
 }
 

@@ -39,7 +39,14 @@ impl World {
 
     fn registration(&self) -> Registration {
         let (name, group) = ("polaris".parse().expect("a name"), None);
-        Registration { endpoint: self.endpoint, name, group, session: self.session, host: "login1".into() }
+        Registration {
+            endpoint: self.endpoint,
+            name,
+            group,
+            session: self.session,
+            host: "login1".into(),
+            replaces: None,
+        }
     }
 
     async fn open(&self) -> Session<SqliteStore> {

@@ -1,5 +1,5 @@
-//! The book of attempts that an endpoint has, and what an entry makes of it. Pure: it writes nothing down; the journal
-//! keeps the entries, and the same entries in the same order make the same book.
+//! The book of attempts and workers that an endpoint has, and what an entry makes of it. Pure: it writes nothing down;
+//! the journal keeps the entries, and the same entries in the same order make the same book.
 //!
 //! ```text
 //!        Taken            Handed             Began
@@ -19,7 +19,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::ids::{AttemptId, AttemptNumber, TaskId, WorkerId};
+use crate::ids::{AttemptId, AttemptNumber, BlockId, TaskId, WorkerId};
+use crate::provider::local::ProcessName;
 use crate::task::session::{Leased, Reported};
 
 /// What happens to attempts at an endpoint.
@@ -41,6 +42,24 @@ pub enum Entry {
     Over(Reported),
     /// The controller has recorded their reports or does not want them any more: they may be forgotten.
     Settled(Vec<AttemptId>),
+    /// A worker is there that was not, or says something else of itself than before.
+    Joined(Worker),
+    /// It will not come back.
+    Gone(WorkerId),
+}
+
+/// A worker that may have attempts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Worker {
+    /// Which.
+    pub id: WorkerId,
+    /// Part of which block.
+    pub block: BlockId,
+    /// Where it runs.
+    pub host: String,
+    /// Its process, where that is on the endpoint's own node.
+    pub process: Option<ProcessName>,
 }
 
 /// An attempt in the book.
@@ -116,10 +135,11 @@ pub enum BookError {
     },
 }
 
-/// The attempts that an endpoint has.
+/// The attempts and workers that an endpoint has.
 #[derive(Debug, Clone, Default)]
 pub struct Book {
     tasks: BTreeMap<TaskId, Line>,
+    workers: BTreeMap<WorkerId, Worker>,
     queues: Queues,
     arrivals: u64,
 }
@@ -165,6 +185,14 @@ impl Book {
                 Ok(Vec::new())
             }
             Entry::Settled(attempts) => Ok(attempts.into_iter().filter_map(|attempt| self.forget(attempt)).collect()),
+            Entry::Joined(worker) => {
+                self.workers.insert(worker.id, worker);
+                Ok(Vec::new())
+            }
+            Entry::Gone(worker) => {
+                self.workers.remove(&worker);
+                Ok(Vec::new())
+            }
         }
     }
 
@@ -203,9 +231,20 @@ impl Book {
         self.tasks.is_empty()
     }
 
+    /// Workers that have joined and may come back.
+    pub fn workers(&self) -> impl Iterator<Item = &Worker> {
+        self.workers.values()
+    }
+
+    /// The worker, if it has joined.
+    pub fn worker(&self, worker: WorkerId) -> Option<&Worker> {
+        self.workers.get(&worker)
+    }
+
     /// The shortest entries that make this book.
     pub fn entries(&self) -> impl Iterator<Item = Entry> {
-        self.in_order().into_iter().flat_map(|held| {
+        let workers = self.workers.values().cloned().map(Entry::Joined);
+        let attempts = self.in_order().into_iter().flat_map(|held| {
             let attempt = held.leased.attempt;
             let handed = held.stage.worker().map(|worker| Entry::Handed { attempt, worker });
             let last = match &held.stage {
@@ -214,7 +253,8 @@ impl Book {
                 Stage::Over(reported) => Some(Entry::Over(reported.clone())),
             };
             [Some(Entry::Taken(held.leased.clone())), handed, last].into_iter().flatten()
-        })
+        });
+        workers.chain(attempts)
     }
 
     fn take(&mut self, leased: Leased) -> Result<Option<Held>, BookError> {
@@ -293,10 +333,10 @@ impl Queues {
     }
 }
 
-/// The same attempts at the same stages in the same order; how many there were before does not count.
+/// The same workers, and the same attempts at the same stages in the same order; how many there were before does not count.
 impl PartialEq for Book {
     fn eq(&self, other: &Self) -> bool {
-        self.in_order() == other.in_order()
+        self.in_order() == other.in_order() && self.workers == other.workers
     }
 }
 

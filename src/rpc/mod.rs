@@ -5,6 +5,8 @@
 pub mod certificate;
 pub mod client;
 pub mod convert;
+pub mod home;
+pub mod link;
 pub mod service;
 pub mod version;
 pub mod view;

@@ -2,4 +2,5 @@
 
 pub mod clock;
 pub mod ids;
+pub mod lock;
 pub mod tasks;

@@ -61,6 +61,14 @@ pub struct Credit {
 
 impl Credit {
     /// How many of those that run at a place.
+    pub fn get(self, place: Place) -> u32 {
+        match place {
+            Place::Slot => self.slots,
+            Place::Login => self.login,
+        }
+    }
+
+    /// The number of those that run at a place.
     pub fn at(&mut self, place: Place) -> &mut u32 {
         match place {
             Place::Slot => &mut self.slots,

@@ -33,6 +33,20 @@ pub struct RawTemplate {
     /// Whether an argument may begin with a value that begins with a dash, and so pass for an option.
     #[serde(default)]
     pub allow_dash: bool,
+    /// Values that are paths, and what the command does with them: they are held against the roots, and become what
+    /// they lead to.
+    #[serde(default)]
+    pub paths: BTreeMap<String, Access>,
+}
+
+/// What is to be done with a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// Read it.
+    Read,
+    /// Write it, or below it.
+    Write,
 }
 
 /// A command that was checked.
@@ -44,6 +58,7 @@ pub struct Template {
     time_limit: Duration,
     environment: BTreeMap<String, String>,
     dash: Dash,
+    paths: BTreeMap<String, Access>,
 }
 
 /// An argument, its pieces in their order.
@@ -112,6 +127,12 @@ pub enum TemplateError {
     /// It could never run.
     #[error("time_limit_s is 0; give the seconds that the command may take")]
     NoTime,
+    /// A value that is nowhere.
+    #[error("paths: no argument has a place for {{{name}}}; name values of the arguments")]
+    Path {
+        /// The value's name.
+        name: String,
+    },
 }
 
 /// Values that do not fit a command.
@@ -168,7 +189,7 @@ impl TryFrom<RawTemplate> for Template {
     type Error = TemplateError;
 
     fn try_from(raw: RawTemplate) -> Result<Self, TemplateError> {
-        let RawTemplate { program, arguments, time_limit_s, environment, allow_dash } = raw;
+        let RawTemplate { program, arguments, time_limit_s, environment, allow_dash, paths } = raw;
         if !program.is_absolute() {
             return Err(TemplateError::Program { program });
         }
@@ -188,7 +209,13 @@ impl TryFrom<RawTemplate> for Template {
         }
         let arguments = arguments.iter().map(|argument| pieces(argument)).collect::<Result<_, _>>()?;
         let dash = if allow_dash { Dash::Allowed } else { Dash::Refused };
-        Ok(Self { program, arguments, time_limit: Duration::from_secs(time_limit_s), environment, dash })
+        let time_limit = Duration::from_secs(time_limit_s);
+        let template = Self { program, arguments, time_limit, environment, dash, paths };
+        let places = template.places();
+        match template.paths.keys().find(|name| !places.contains(&name.as_str())) {
+            Some(name) => Err(TemplateError::Path { name: name.clone() }),
+            None => Ok(template),
+        }
     }
 }
 
@@ -216,6 +243,11 @@ impl Template {
             environment: self.environment.clone(),
             time_limit: spec.time_limit.map_or(self.time_limit, |limit| limit.min(self.time_limit)),
         })
+    }
+
+    /// Values that are paths, and what the command does with them.
+    pub fn paths(&self) -> &BTreeMap<String, Access> {
+        &self.paths
     }
 
     /// The names of the values that it takes, each once, in the order of the arguments.
@@ -311,6 +343,7 @@ mod tests {
             time_limit_s: 60,
             environment: BTreeMap::new(),
             allow_dash: false,
+            paths: BTreeMap::new(),
         }
     }
 
@@ -374,6 +407,7 @@ mod tests {
             (r#"{"program":"/plot","time_limit_s":0}"#, "time_limit_s is 0"),
             (r#"{"program":"/plot","time_limit_s":1,"environment":{"A=B":""}}"#, "\"A=B\" is no name"),
             (r#"{"program":"/plot","time_limit_s":1,"shell":"sh"}"#, "unknown field"),
+            (r#"{"program":"/plot","time_limit_s":1,"paths":{"in":"read"}}"#, "no argument has a place for {in}"),
         ] {
             let error = serde_json::from_str::<Template>(text).expect_err(text).to_string();
             assert!(error.contains(words), "{error}");

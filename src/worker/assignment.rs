@@ -8,6 +8,7 @@ use std::num::NonZeroUsize;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::config::roots::RawRoots;
 use crate::ids::AttemptId;
 use crate::task::correlate::CorrelateSpec;
 use crate::task::life::Outcome;
@@ -24,8 +25,10 @@ pub const LONGEST_LINE: usize = 2 * LARGEST_DOCUMENT;
 pub struct Assignment {
     /// The attempt that it is.
     pub attempt: AttemptId,
-    /// The work, its paths held against the endpoint's roots already.
+    /// The work.
     pub work: Computation,
+    /// Where it may read and write; the executor holds the work's paths against them.
+    pub roots: RawRoots,
     /// Threads that it may use.
     pub threads: NonZeroUsize,
     /// Bytes of memory that it may use.
@@ -135,6 +138,7 @@ mod tests {
         let assignment = Assignment {
             attempt: AttemptId { task: TaskId::new(uuid::Uuid::nil()), number: AttemptNumber::FIRST },
             work: Computation::Correlate(Box::new(CorrelateSpec::new("/a", "/q", "/o"))),
+            roots: RawRoots { read: vec!["/data".into()], write: Vec::new() },
             threads: NonZeroUsize::MIN,
             memory: 1 << 40,
             gpu: Some(1),

@@ -6,6 +6,7 @@ use std::{fs, io};
 use super::assignment::{Assignment, Computation, Over};
 use super::fault;
 use super::job::{self, InputWatch};
+use super::paths::allowed;
 use crate::dataset::result::verify;
 use crate::engine::Observer;
 use crate::engine::cpu::CpuEngine;
@@ -19,6 +20,15 @@ const LISTED_PIXELS: usize = 1000;
 
 /// Does the work.
 pub fn execute(assignment: &Assignment, observer: &dyn Observer, watch: &dyn InputWatch) -> Over {
+    // the CPU never takes a GPU's work unasked
+    if let Some(gpu) = assignment.gpu {
+        let message =
+            format!("GPU {gpu} cannot be used: this program has no CUDA engine; configure slots without GPUs");
+        return Over::failed(Failure::new(Fault::Program, &message));
+    }
+    if let Err(error) = allowed(&assignment.work, &assignment.roots) {
+        return Over::failed(Failure::of(error.fault(), &error));
+    }
     match &assignment.work {
         Computation::Correlate(spec) => correlate(assignment, spec, observer, watch),
         Computation::BatchSetup(spec) => made(&spec.directories),
@@ -39,9 +49,6 @@ impl Over {
 }
 
 fn correlate(assignment: &Assignment, spec: &CorrelateSpec, observer: &dyn Observer, watch: &dyn InputWatch) -> Over {
-    if let Some(gpu) = assignment.gpu {
-        tracing::warn!(gpu, "this program has no CUDA engine, the CPU computes");
-    }
     // a task may ask for less than its slot has, never for more
     let spec = CorrelateSpec {
         threads: Some(spec.threads.map_or(assignment.threads, |asked| asked.min(assignment.threads))),

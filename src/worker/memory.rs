@@ -9,11 +9,15 @@ pub const MOST_UNASKED: u64 = 36_000_000_000;
 
 /// Four fifths of the memory that is free to this process, at most [`MOST_UNASKED`].
 pub fn default_limit() -> u64 {
+    (free() / 5 * 4).min(MOST_UNASKED)
+}
+
+/// The memory that is free to this process; [`MOST_UNASKED`] where the kernel does not tell.
+pub fn free() -> u64 {
     let of_machine = meminfo_available(Path::new("/proc/meminfo"));
     let own_group = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let of_groups = groups(Path::new("/sys/fs/cgroup"), &own_group).into_iter().filter_map(|group| cgroup_left(&group));
-    let free = of_groups.chain(of_machine).min().unwrap_or(MOST_UNASKED);
-    (free / 5 * 4).min(MOST_UNASKED)
+    of_groups.chain(of_machine).min().unwrap_or(MOST_UNASKED)
 }
 
 /// `MemAvailable` of the machine in bytes.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use speckled::config::roots::RawRoots;
 use speckled::ids::{AttemptId, AttemptNumber};
 use speckled::runtime::ids;
 use speckled::task::correlate::CorrelateSpec;
@@ -64,7 +65,7 @@ impl Site {
 
     pub(crate) async fn run_watched(&self, work: Work, time_limit: Option<Duration>, watch: Watch) -> Finished {
         let id = AttemptId { task: ids::task(), number: AttemptNumber::FIRST };
-        let finished = self.executors.run(Attempt { id, work, time_limit }, &slot(), watch).await;
+        let finished = self.executors.run(Attempt { id, work, roots: everywhere(), time_limit }, &slot(), watch).await;
         let left: Vec<_> = fs::read_dir(self.dir.path().join("scratch")).expect("a directory").collect();
         assert!(left.is_empty(), "the attempt's directory goes with it: {left:?}");
         finished
@@ -74,6 +75,11 @@ impl Site {
     pub(crate) fn fifo(&self) -> PathBuf {
         fifo(self.dir.path())
     }
+}
+
+/// No path is refused.
+pub(crate) fn everywhere() -> RawRoots {
+    RawRoots { read: Vec::new(), write: vec!["/".into()] }
 }
 
 /// A small slot.
@@ -97,6 +103,7 @@ pub(crate) fn shell(script: &str, value: &str) -> Work {
         time_limit_s: 600,
         environment: BTreeMap::from([("SITE".to_owned(), "8-ID".to_owned())]),
         allow_dash: false,
+        paths: BTreeMap::new(),
     };
     let name = "site".parse().expect("a name");
     let spec =

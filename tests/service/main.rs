@@ -94,6 +94,7 @@ impl Endpoint {
             group: String::new(),
             session: self.session.to_string(),
             host: "login1".into(),
+            replaces: String::new(),
         };
         client.endpoints().register(request).await.expect("registers");
     }

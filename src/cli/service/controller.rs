@@ -1,17 +1,17 @@
 //! `speckled controller`: makes a controller's directory, and serves it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 
-use super::{PORT, ServiceError, file, read, token, wait};
+use super::{PORT, ServiceError, file, read, token, until_signalled, wait};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::logging;
 use crate::cli::output::{self, Form};
@@ -20,6 +20,7 @@ use crate::dataset::result::host_name;
 use crate::rpc::certificate::{self, Certificates};
 use crate::rpc::service::{ServerIdentity, serve};
 use crate::runtime::clock::Clock;
+use crate::runtime::lock::{Lock, LockError};
 use crate::runtime::tasks::Tasks;
 use crate::store::{Role, SqliteStore, open_sqlite};
 use crate::task::names::Subject;
@@ -76,6 +77,10 @@ pub(in crate::cli) struct ServeArgs {
     /// Private key of the certificate, PEM
     #[arg(long, value_name = "FILE", requires = "certificate")]
     key: Option<PathBuf>,
+    /// Leases on tasks last so long: attempts that are not renewed, since their endpoint is gone, are stopped then and
+    /// their tasks given out anew
+    #[arg(long, value_name = "SECONDS", default_value_t = Terms::default().lease.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    lease: u64,
     /// Serve without TLS, on a loopback address only: for demos and tests
     #[arg(long, conflicts_with = "certificate")]
     plain: bool,
@@ -126,7 +131,8 @@ async fn serving(args: &ServeArgs) -> Result<Exit, Failure> {
         Some(ServerIdentity { certificates, key: read(args.key.as_deref().unwrap_or(&made(KEY)))? })
     };
     let lock = lock(&args.directory)?;
-    let controller = Controller::start(open_store(&args.directory).await?, Clock::start(), Terms::default());
+    let terms = Terms::default().with_lease(Duration::from_secs(args.lease));
+    let controller = Controller::start(open_store(&args.directory).await?, Clock::start(), terms);
     let controller = Arc::new(controller.await.map_err(ServiceError::Store)?);
     let refused = |e| file("listen on", Path::new(&args.listen.to_string()), e);
     let listener = TcpListener::bind(args.listen).await.map_err(refused)?;
@@ -136,7 +142,7 @@ async fn serving(args: &ServeArgs) -> Result<Exit, Failure> {
     let upkeep = (Arc::clone(&controller), tasks.clone());
     tasks.spawn("upkeep", async move { upkeep.0.keep_up(&upkeep.1).await });
     let stopping = tasks.stopping();
-    tasks.spawn("signals", async move { until_signalled(&stopping).await });
+    tasks.spawn("signals", async move { until_signalled("controller", &stopping).await });
     output::stdout(format_args!("{scheme}://{address}"))?;
     let served = serve(controller, listener, identity, tasks.stopping()).await;
     tasks.stop();
@@ -146,43 +152,18 @@ async fn serving(args: &ServeArgs) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// Waits for SIGTERM or Ctrl-C, and has everything stop.
-async fn until_signalled(stopping: &tokio_util::sync::CancellationToken) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("signals cannot be caught; the controller ends only when it is killed, which loses nothing");
-        return;
-    };
-    tokio::select! {
-        // nothing is lost with the others: the process ends
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = stopping.cancelled() => return,
-    }
-    tracing::info!("the controller stops");
-    stopping.cancel();
-}
-
 /// The store of a controller's directory.
 pub(super) async fn open_store(directory: &Path) -> Result<SqliteStore, ServiceError> {
     Ok(open_sqlite(&directory.join(STORE)).await?)
 }
 
 /// Makes sure that only this process serves the directory.
-fn lock(directory: &Path) -> Result<File, ServiceError> {
+fn lock(directory: &Path) -> Result<Lock, ServiceError> {
     let path = directory.join(LOCK);
-    let held = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|e| file("open", &path, e))?;
-    match rustix::fs::flock(&held, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(held),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(ServiceError::Locked { path: directory.to_owned() }),
-        Err(error) => Err(file("lock", &path, error.into())),
-    }
+    Lock::take(&path).map_err(|error| match error {
+        LockError::Held { holder } => ServiceError::Locked { path: directory.to_owned(), holder },
+        LockError::Io(source) => file("lock", &path, source),
+    })
 }
 
 /// Writes a file that only its owner reads, and that is not there yet.

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use super::exit::{Exit, Failure};
 use crate::controller::token::NoRandomness;
@@ -78,10 +80,12 @@ pub(super) enum ServiceError {
         path: PathBuf,
     },
     /// Another controller uses the directory.
-    #[error("another controller serves {}; stop it first", path.display())]
+    #[error("another controller serves {}: process {holder}; stop it first", path.display())]
     Locked {
         /// The directory.
         path: PathBuf,
+        /// Which.
+        holder: String,
     },
     /// Text in the clear over a network.
     #[error("{address} is no loopback address; give --certificate and --key, tokens never travel in the clear")]
@@ -183,6 +187,29 @@ fn read(path: &Path) -> Result<Vec<u8>, ServiceError> {
 /// A failed `action` on a file or address.
 fn file(action: &'static str, path: &Path, source: std::io::Error) -> ServiceError {
     ServiceError::File { action, path: path.to_owned(), source }
+}
+
+/// Waits for SIGTERM or Ctrl-C, and has everything stop.
+pub(super) async fn until_signalled(role: &'static str, stopping: &CancellationToken) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!(role, "signals cannot be caught; it ends only when it is killed, which loses nothing");
+        return;
+    };
+    tokio::select! {
+        // nothing is lost with the others: the process ends
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = stopping.cancelled() => return,
+    }
+    tracing::info!(role, "stopping as asked by a signal");
+    stopping.cancel();
+}
+
+/// Runs a command on one thread: for daemons, which are to be small, and for short questions.
+pub(super) fn single<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServiceError::Runtime)?;
+    runtime.block_on(work)
 }
 
 /// Runs a command that waits for others.

@@ -8,11 +8,11 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::lock::Lock;
 use super::record::{self, Encoded, HEADER};
 use super::weights::Weights;
-use super::{JournalError, Recovered};
+use super::{JournalError, Recovered, lock};
 use crate::endpoint::book::Book;
+use crate::runtime::lock::Lock;
 
 /// The journal's file in the endpoint's directory.
 const NAME: &str = "journal";
@@ -69,7 +69,7 @@ impl Log {
     /// Opens the journal of a directory, and makes both if there are none.
     pub(super) fn open(dir: &Path, compact_above: u64) -> Result<(Self, Book, Recovered), JournalError> {
         make(dir)?;
-        let lock = Lock::take(dir)?;
+        let lock = lock(dir)?;
         let (path, new) = (dir.join(NAME), dir.join(NEW));
         remove(&new)?;
         if !path.try_exists().map_err(|source| JournalError::io("opening", &path, source))? {

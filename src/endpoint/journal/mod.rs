@@ -13,7 +13,6 @@
 //! moment `journal.new`, which becomes the journal when it is whole.
 
 mod file;
-mod lock;
 mod record;
 mod weights;
 mod writer;
@@ -29,6 +28,10 @@ use tokio::sync::{mpsc, oneshot};
 use self::file::Log;
 use self::writer::Append;
 use super::book::{Book, Entry};
+use crate::runtime::lock::{Lock, LockError};
+
+/// Held by the process that writes.
+const LOCK: &str = "journal.lock";
 
 /// A journal of this size is compacted once half of it is settled: below, starting anew costs milliseconds.
 const COMPACT_ABOVE: u64 = 4 << 20;
@@ -208,6 +211,24 @@ impl Journal {
 /// There is none, it cannot be read, or it is damaged before its end.
 pub fn read(dir: &Path) -> Result<(Book, Recovered), JournalError> {
     file::read(dir)
+}
+
+/// Which process writes the journal in an endpoint's directory; None when none does.
+///
+/// # Errors
+/// The file system refuses.
+pub fn held_by(dir: &Path) -> io::Result<Option<String>> {
+    Lock::held_by(&dir.join(LOCK))
+}
+
+/// Across the nodes of a shared file system the controller's lease on the endpoint's name decides, since not every such
+/// file system locks.
+fn lock(dir: &Path) -> Result<Lock, JournalError> {
+    let path = dir.join(LOCK);
+    Lock::take(&path).map_err(|error| match error {
+        LockError::Held { holder } => JournalError::Held { dir: dir.to_owned(), holder },
+        LockError::Io(source) => JournalError::io("locking", &path, source),
+    })
 }
 
 impl JournalError {

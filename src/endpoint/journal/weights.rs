@@ -14,6 +14,8 @@ pub(super) enum Mark {
     Changed(AttemptId),
     /// They are of no use any more.
     Settled(Vec<AttemptId>),
+    /// About a worker: there are few of them.
+    Worker,
 }
 
 /// Bytes of the newest attempt of each task.
@@ -31,6 +33,7 @@ impl Mark {
             Entry::Handed { attempt, .. } | Entry::Began(attempt) => Self::Changed(*attempt),
             Entry::Over(reported) => Self::Changed(reported.attempt),
             Entry::Settled(attempts) => Self::Settled(attempts.clone()),
+            Entry::Joined(_) | Entry::Gone(_) => Self::Worker,
         }
     }
 }
@@ -59,6 +62,7 @@ impl Weights {
                 }
             }
             Mark::Settled(attempts) => attempts.iter().for_each(|attempt| self.forget(*attempt)),
+            Mark::Worker => {}
         }
     }
 

@@ -6,6 +6,7 @@ use std::fmt;
 use thiserror::Error;
 
 pub mod attempt;
+pub mod crew;
 pub mod session;
 pub mod spec;
 pub mod task;
@@ -19,7 +20,7 @@ pub struct WireError {
 }
 
 impl WireError {
-    fn new(place: &str, reason: impl fmt::Display) -> Self {
+    pub(in crate::rpc) fn new(place: &str, reason: impl fmt::Display) -> Self {
         Self { place: place.to_owned(), reason: reason.to_string() }
     }
 

@@ -24,12 +24,7 @@ pub(in crate::rpc) fn from_endpoint(message: wire::from_endpoint::Message) -> Re
             FromEndpoint::Heartbeat { status, attempts: attempts("heartbeat.attempts", ids)? }
         }
         Wire::Started(wire::Started { attempts: ids }) => FromEndpoint::Started(attempts("started.attempts", ids)?),
-        Wire::Progress(wire::AttemptProgress { attempt, progress }) => {
-            let wire::Progress { step, done, total } = required("progress.progress", progress)?;
-            let step = printable(&step, LONGEST_STEP);
-            let attempt = required("progress.attempt", attempt)?.try_into()?;
-            FromEndpoint::Progress(Progress { attempt, step, done, total })
-        }
+        Wire::Progress(message) => FromEndpoint::Progress(progress(message)?),
         Wire::Reports(wire::Reports { reports }) => {
             let reports = reports.into_iter().map(Reported::try_from).collect::<Result<_, _>>();
             FromEndpoint::Reports(reports.map_err(|error| error.within("reports"))?)
@@ -46,10 +41,7 @@ impl From<FromEndpoint> for wire::from_endpoint::Message {
                 Self::Heartbeat(wire::Heartbeat { status, attempts: wired(attempts) })
             }
             FromEndpoint::Started(attempts) => Self::Started(wire::Started { attempts: wired(attempts) }),
-            FromEndpoint::Progress(Progress { attempt, step, done, total }) => Self::Progress(wire::AttemptProgress {
-                attempt: Some(attempt.into()),
-                progress: Some(wire::Progress { step, done, total }),
-            }),
+            FromEndpoint::Progress(progress) => Self::Progress(wired_progress(progress)),
             FromEndpoint::Reports(reports) => {
                 Self::Reports(wire::Reports { reports: reports.into_iter().map(Into::into).collect() })
             }
@@ -73,9 +65,7 @@ impl TryFrom<wire::ToEndpoint> for ToEndpoint {
             Wire::Recorded(wire::Recorded { number, attempts: ids }) => {
                 Self::Recorded { number, attempts: attempts("recorded.attempts", ids)? }
             }
-            Wire::Stop(wire::Stop { attempts }) => {
-                Self::Stop(attempts.into_iter().map(Stop::try_from).collect::<Result<_, _>>()?)
-            }
+            Wire::Stop(message) => Self::Stop(stops(message)?),
             Wire::Replaced(wire::Replaced { session, host }) => {
                 Self::Replaced { session: named("replaced.session", session)?, host }
             }
@@ -130,11 +120,28 @@ impl From<Stop> for wire::StopOne {
     }
 }
 
-fn attempts(place: &str, ids: Vec<wire::AttemptId>) -> Result<Vec<AttemptId>, WireError> {
+pub(super) fn progress(message: wire::AttemptProgress) -> Result<Progress, WireError> {
+    let wire::AttemptProgress { attempt, progress } = message;
+    let wire::Progress { step, done, total } = required("progress.progress", progress)?;
+    let step = printable(&step, LONGEST_STEP);
+    Ok(Progress { attempt: required("progress.attempt", attempt)?.try_into()?, step, done, total })
+}
+
+pub(super) fn wired_progress(progress: Progress) -> wire::AttemptProgress {
+    let Progress { attempt, step, done, total } = progress;
+    wire::AttemptProgress { attempt: Some(attempt.into()), progress: Some(wire::Progress { step, done, total }) }
+}
+
+pub(super) fn stops(message: wire::Stop) -> Result<Vec<Stop>, WireError> {
+    let wire::Stop { attempts } = message;
+    attempts.into_iter().map(Stop::try_from).collect()
+}
+
+pub(super) fn attempts(place: &str, ids: Vec<wire::AttemptId>) -> Result<Vec<AttemptId>, WireError> {
     ids.into_iter().map(AttemptId::try_from).collect::<Result<_, _>>().map_err(|error| error.within(place))
 }
 
-fn wired(attempts: Vec<AttemptId>) -> Vec<wire::AttemptId> {
+pub(super) fn wired(attempts: Vec<AttemptId>) -> Vec<wire::AttemptId> {
     attempts.into_iter().map(Into::into).collect()
 }
 

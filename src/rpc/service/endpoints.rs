@@ -42,7 +42,7 @@ impl<S: Store> endpoints_server::Endpoints for Endpoints<S> {
         request: Request<wire::RegisterRequest>,
     ) -> Result<Response<wire::RegisterResponse>, Status> {
         let caller = caller(&self.controller, request.metadata()).await?;
-        let wire::RegisterRequest { versions, endpoint, name, group, session, host } = request.into_inner();
+        let wire::RegisterRequest { versions, endpoint, name, group, session, host, replaces } = request.into_inner();
         let versions = required("versions", versions).map_err(invalid)?;
         let version = version::negotiate("endpoint", &versions)
             .map_err(|mismatch| Status::failed_precondition(mismatch.to_string()))?;
@@ -52,6 +52,7 @@ impl<S: Store> endpoints_server::Endpoints for Endpoints<S> {
             group: optional("group", group).map_err(invalid)?,
             session: named("session", session).map_err(invalid)?,
             host: printable(&host, LONGEST_HOST),
+            replaces: optional("replaces", replaces).map_err(invalid)?,
         };
         self.controller.register(&caller, registration).await.map_err(refusal)?;
         let terms = self.controller.terms();

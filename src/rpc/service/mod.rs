@@ -2,6 +2,7 @@
 
 mod endpoints;
 mod flows;
+pub mod home;
 #[cfg(test)]
 mod tests;
 

@@ -13,10 +13,12 @@ pub(super) async fn claim(
     connection: &mut SqliteConnection,
     endpoint: EndpointRecord,
     session: EndpointSession,
+    replaces: Option<SessionId>,
     now: Moment,
 ) -> Result<Claim, Fault> {
     if let Some(holder) = holder(connection, endpoint.id).await?
         && holder.id != session.id
+        && Some(holder.id) != replaces
         && holder.until > now
     {
         return Ok(Claim::Held(holder));

@@ -159,9 +159,11 @@ impl Store for SqliteStore {
         &self,
         endpoint: EndpointRecord,
         session: EndpointSession,
+        replaces: Option<SessionId>,
         now: Moment,
     ) -> Result<Claim, StoreError> {
-        let work = self.writer.run(move |connection| Box::pin(endpoints::claim(connection, endpoint, session, now)));
+        let work =
+            self.writer.run(move |connection| Box::pin(endpoints::claim(connection, endpoint, session, replaces, now)));
         self.told("claiming an endpoint's name", work.await)
     }
 

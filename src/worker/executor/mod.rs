@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::assignment::{Assignment, Work};
+use crate::config::roots::RawRoots;
 use crate::ids::AttemptId;
 use crate::task::failure::{Failure, Fault, Loss, chain};
 use crate::task::life::Outcome;
@@ -70,6 +71,8 @@ pub struct Attempt {
     pub id: AttemptId,
     /// What it does.
     pub work: Work,
+    /// Where it may read and write; a command's paths were held against them already.
+    pub roots: RawRoots,
     /// The longest that it may take; a command has its own limit besides.
     pub time_limit: Option<Duration>,
 }
@@ -161,7 +164,7 @@ impl Executors {
         let (process, form, time_limit) = match attempt.work {
             Work::Computation(work) => {
                 let Slot { threads, memory, gpu } = *slot;
-                let assignment = Assignment { attempt: id, work, threads, memory, gpu };
+                let assignment = Assignment { attempt: id, work, roots: attempt.roots, threads, memory, gpu };
                 let form = Form::protocol(id, watch.progress);
                 match Process::executor(&self.setup.program, &assignment, cwd) {
                     Ok(process) => (process, form, attempt.time_limit),

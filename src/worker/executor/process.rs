@@ -25,7 +25,7 @@ use crate::worker::assignment::Assignment;
 const KEPT: [&str; 8] = ["PATH", "LD_LIBRARY_PATH", "HOME", "LANG", "TZ", "TMPDIR", "RUST_LOG", "RUST_BACKTRACE"];
 
 /// Beginnings of names of further variables that it gets.
-const KEPT_PREFIXES: [&str; 4] = ["LC_", "HDF5_", "CUDA_", "SPECKLED_"];
+const KEPT_PREFIXES: [&str; 3] = ["LC_", "HDF5_", "CUDA_"];
 
 /// Memory beyond the slot's that is for what is not buffers: the program, its libraries, threads' stacks.
 const SLACK: u64 = 1 << 30;

@@ -8,12 +8,27 @@
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::task::template::Access;
 
 /// Links that lead to links: Linux gives up after 40 too.
 const MOST_LINKS: u32 = 40;
 
-/// Where tasks may read and write.
+/// Directories below which tasks may read, and write, as a configuration names them. What may be written may be read.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawRoots {
+    /// Tasks may read below these.
+    #[serde(default)]
+    pub read: Vec<PathBuf>,
+    /// Tasks may read and write below these.
+    #[serde(default)]
+    pub write: Vec<PathBuf>,
+}
+
+/// Where tasks may read and write: links resolved, on the computer that asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roots {
     read: Vec<PathBuf>,
@@ -23,15 +38,6 @@ pub struct Roots {
 /// A path that was held against the roots: absolute, without `..` and links.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AllowedPath(PathBuf);
-
-/// What is to be done with a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Read it.
-    Read,
-    /// Write it, or below it.
-    Write,
-}
 
 /// A path that a task may not use, or a root that is none.
 #[derive(Debug, Error)]
@@ -77,13 +83,13 @@ impl AllowedPath {
 }
 
 impl Roots {
-    /// Directories below which tasks may read, and write. What may be written may be read.
+    /// Resolves them, here and now.
     ///
     /// # Errors
     /// A root that is relative or cannot be resolved: a configuration that names it is wrong.
-    pub fn new(read: &[PathBuf], write: &[PathBuf]) -> Result<Self, RootError> {
+    pub fn new(raw: &RawRoots) -> Result<Self, RootError> {
         let resolved = |roots: &[PathBuf]| roots.iter().map(|root| resolve(root)).collect::<Result<Vec<_>, _>>();
-        Ok(Self { read: resolved(read)?, write: resolved(write)? })
+        Ok(Self { read: resolved(&raw.read)?, write: resolved(&raw.write)? })
     }
 
     /// Holds a path against the roots.
@@ -94,8 +100,8 @@ impl Roots {
         let path = resolve(asked)?;
         let below = |roots: &[PathBuf]| roots.iter().any(|root| path.starts_with(root));
         let (allowed, verb, key) = match access {
-            Access::Read => (below(&self.read) || below(&self.write), "read", "read_roots"),
-            Access::Write => (below(&self.write), "write", "write_roots"),
+            Access::Read => (below(&self.read) || below(&self.write), "read", "roots.read"),
+            Access::Write => (below(&self.write), "write", "roots.write"),
         };
         if allowed { Ok(AllowedPath(path)) } else { Err(RootError::Outside { asked: asked.to_owned(), verb, key }) }
     }
@@ -166,7 +172,8 @@ mod tests {
         symlink("run1", at("data/latest")).expect("a link");
         symlink("circle", at("data/circle")).expect("a link");
         symlink("nowhere/yet", at("results/dangling")).expect("a link");
-        let roots = Roots::new(&[at("data")], &[at("results")]).expect("roots");
+        let raw = RawRoots { read: vec![at("data")], write: vec![at("results")] };
+        let roots = Roots::new(&raw).expect("roots");
         (dir, roots)
     }
 
@@ -222,7 +229,7 @@ mod tests {
         assert!(below_a_file.starts_with("looking at DIR/data/run1/a.bin/b failed"), "{below_a_file}");
         let relative = roots.check(Path::new("data/a"), Access::Read).expect_err("relative").to_string();
         assert!(relative.contains("not an absolute path"), "{relative}");
-        assert!(Roots::new(&["data".into()], &[]).is_err());
+        assert!(Roots::new(&RawRoots { read: vec!["data".into()], write: Vec::new() }).is_err());
     }
 
     proptest! {

@@ -1,42 +1,29 @@
-//! `speckled endpoint`: the endpoints that a controller knows.
+//! `speckled endpoint list`: the endpoints that a controller knows.
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use serde_json::json;
 
-use super::{OutputForm, RemoteArgs, ServiceError, wait};
+use super::FormArg;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output;
+use crate::cli::service::{OutputForm, RemoteArgs, ServiceError};
 use crate::rpc::view::EndpointView;
 use crate::runtime::clock::Clock;
 use crate::task::time::Moment;
 
-/// Endpoints: where tasks run
-#[derive(Debug, Subcommand)]
-pub(in crate::cli) enum EndpointCommand {
-    /// List the endpoints that you may see, as the controller knows them
-    List(ListArgs),
-}
-
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ListArgs {
-    /// Form of the answer
-    #[arg(long, value_enum, default_value = "human")]
-    output: OutputForm,
+    #[command(flatten)]
+    form: FormArg,
     #[command(flatten)]
     remote: RemoteArgs,
 }
 
-/// Runs the command.
-pub(in crate::cli) fn run(command: EndpointCommand) -> Result<Exit, Failure> {
-    match command {
-        EndpointCommand::List(args) => wait(list(args)),
-    }
-}
-
-async fn list(ListArgs { output: form, remote }: ListArgs) -> Result<Exit, Failure> {
+/// Lists them.
+pub(super) async fn list(ListArgs { form, remote }: ListArgs) -> Result<Exit, Failure> {
     let endpoints = remote.connect().await?.list_endpoints().await.map_err(ServiceError::Client)?;
     let now = Clock::start().now();
-    match form {
+    match form.output {
         OutputForm::Json => output::json(&json!(endpoints))?,
         OutputForm::Quiet => endpoints.iter().try_for_each(|endpoint| output::stdout(endpoint.id))?,
         OutputForm::Human => endpoints.iter().try_for_each(|endpoint| output::stdout(line(endpoint, now)))?,

@@ -1,0 +1,146 @@
+//! `speckled endpoint configure`: makes an endpoint's directory with a configuration that explains itself.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::{HomeArgs, HomeFailure, computer, io};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output;
+use crate::cli::service::PORT;
+use crate::config::endpoint::{EndpointConfig, FILE};
+use crate::task::names::Group;
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ConfigureArgs {
+    #[command(flatten)]
+    home: HomeArgs,
+    /// The controller that it asks for tasks [env: SPECKLED_CONTROLLER]
+    #[arg(long, value_name = "URL")]
+    controller: Option<String>,
+    /// The CA of the controller's certificate, PEM [env: SPECKLED_CA]
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// File with a token that has the role endpoint [env: SPECKLED_TOKEN_FILE]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Group that may see it and submit to it
+    #[arg(long)]
+    group: Option<Group>,
+    /// Directory below which tasks may read; may be given again
+    #[arg(long, value_name = "DIR")]
+    read: Vec<PathBuf>,
+    /// Directory below which tasks may read and write; may be given again
+    #[arg(long, value_name = "DIR")]
+    write: Vec<PathBuf>,
+    /// Correlations at once on this computer [default: 1]
+    #[arg(long)]
+    slots: Option<u32>,
+}
+
+/// Makes it.
+pub(super) fn run(args: &ConfigureArgs) -> Result<Exit, Failure> {
+    let home = args.home.home()?;
+    let path = home.directory().join(FILE);
+    if path.exists() {
+        return Err(HomeFailure::Configured { path }.into());
+    }
+    let text = text(args);
+    // nothing is left behind of a configuration that cannot be used
+    EndpointConfig::parse(&text, &path, computer()).map_err(HomeFailure::Config)?;
+    home.make().map_err(HomeFailure::Home)?;
+    let written = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    written().map_err(|error| io("write", &path, error))?;
+    output::note(format_args!(
+        "look at {}, then start it with `speckled endpoint start {}`",
+        path.display(),
+        args.home.name
+    ));
+    output::stdout(home.directory().display())?;
+    Ok(Exit::Success)
+}
+
+/// The configuration, each key explained.
+fn text(args: &ConfigureArgs) -> String {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let url = args.controller.clone().or_else(|| variable("SPECKLED_CONTROLLER"));
+    let url = url.unwrap_or_else(|| format!("http://127.0.0.1:{PORT}"));
+    let ca = args.ca.clone().or_else(|| variable("SPECKLED_CA").map(PathBuf::from));
+    let token = args.token_file.clone().or_else(|| variable("SPECKLED_TOKEN_FILE").map(PathBuf::from));
+    let ca = match ca {
+        Some(ca) => format!("  ca: {}\n", quoted(&absolute(&ca))),
+        None => "  # ca: ca.pem\n".to_owned(),
+    };
+    let token = token.map_or_else(|| "token".to_owned(), |token| quoted(&absolute(&token)));
+    let group = match &args.group {
+        Some(group) => format!("group: {}\n", json(group.as_str())),
+        None => "# group: 8-id\n".to_owned(),
+    };
+    let list = |paths: &[PathBuf]| paths.iter().map(|path| quoted(&absolute(path))).collect::<Vec<_>>().join(", ");
+    let slots = args.slots.unwrap_or(1);
+    format!(
+        "# An endpoint of speckled. Paths that do not begin with / are relative to this file's directory.\n\
+         name: {name}\n\
+         # Who else may see this endpoint and submit to it:\n\
+         {group}\
+         \n\
+         controller:\n\
+         \x20 url: {url}\n\
+         \x20 # The CA of its certificate, ca.pem of the controller's directory:\n\
+         {ca}\
+         \x20 # A token with the role endpoint:\n\
+         \x20 token_file: {token}\n\
+         \n\
+         # Tasks may read below the first directories, and read and write below the second. Links and .. are followed\n\
+         # before that is looked at.\n\
+         roots:\n\
+         \x20 read: [{read}]\n\
+         \x20 write: [{write}]\n\
+         \n\
+         # The worker on this computer:\n\
+         workers:\n\
+         \x20 # Correlations at once.\n\
+         \x20 slots: {slots}\n\
+         \x20 # Small tasks at once that compute nothing, such as making directories.\n\
+         \x20 # login_slots: 4\n\
+         \x20 # Threads and memory of each; without these, the processors and four fifths of the free memory are shared.\n\
+         \x20 # threads: 4\n\
+         \x20 # memory: 16 GiB\n\
+         \n\
+         # Logs of tasks are kept so many days:\n\
+         # keep_logs_days: 30\n\
+         \n\
+         # Commands that tasks may run, by name. No shell sees them: each value of a task becomes one argument, or part\n\
+         # of one. Values under paths are held against the roots.\n\
+         # commands:\n\
+         #   plot:\n\
+         #     program: /usr/local/bin/plot\n\
+         #     arguments: ['--in={{file}}']\n\
+         #     paths: {{file: read}}\n\
+         #     time_limit_s: 600\n",
+        name = json(args.home.name.as_str()),
+        url = json(&url),
+        read = list(&args.read),
+        write = list(&args.write),
+    )
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+fn quoted(path: &Path) -> String {
+    json(&path.to_string_lossy())
+}
+
+/// A text as JSON has it, which YAML reads too.
+fn json(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}

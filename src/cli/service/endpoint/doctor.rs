@@ -1,0 +1,163 @@
+//! `speckled endpoint doctor`: looks for what keeps an endpoint from working, before it is started.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+
+use super::start::target;
+use super::{FormArg, HomeArgs, HomeFailure, computer};
+use crate::cli::exit::{Exit, Failure, chain};
+use crate::cli::output;
+use crate::cli::service::{OutputForm, single};
+use crate::config::endpoint::EndpointConfig;
+use crate::config::size::Bytes;
+use crate::endpoint::home::Home;
+use crate::endpoint::journal;
+use crate::rpc::client::Client;
+
+/// Until a controller that does not answer is given up.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Room that a journal and logs need.
+const ROOM: u64 = 100 << 20;
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct DoctorArgs {
+    #[command(flatten)]
+    home: HomeArgs,
+    #[command(flatten)]
+    form: FormArg,
+}
+
+/// What was looked at, and what was found: fine and how, or wrong and why.
+type Finding = (&'static str, Result<String, String>);
+
+/// Looks.
+pub(super) fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
+    let home = args.home.home()?;
+    let findings = single(async { Ok::<_, Failure>(look(&home).await) })?;
+    let failed = findings.iter().filter(|(_, found)| found.is_err()).count();
+    match args.form.output {
+        OutputForm::Json => {
+            let document: Vec<_> = findings
+                .iter()
+                .map(|(what, found)| match found {
+                    Ok(words) => json!({ "check": what, "well": true, "found": words }),
+                    Err(words) => json!({ "check": what, "well": false, "found": words }),
+                })
+                .collect();
+            output::json(&json!(document))?;
+        }
+        OutputForm::Quiet => {}
+        OutputForm::Human => findings.iter().try_for_each(|(what, found)| match found {
+            Ok(words) => output::stdout(format_args!("ok     {what:<14} {words}")),
+            Err(words) => output::stdout(format_args!("WRONG  {what:<14} {words}")),
+        })?,
+    }
+    if failed > 0 {
+        return Err(HomeFailure::Unwell { failed, checks: findings.len() }.into());
+    }
+    Ok(Exit::Success)
+}
+
+async fn look(home: &Home) -> Vec<Finding> {
+    let mut findings = vec![("directory", directory(home))];
+    let config = match EndpointConfig::read(home.directory(), computer()) {
+        Ok(config) => config,
+        Err(error) => {
+            findings.push(("configuration", Err(chain(&error))));
+            return findings;
+        }
+    };
+    let local = config.local;
+    let slots = format!("{} slots of {} threads and {}", local.slots, local.threads, Bytes(local.memory));
+    findings.push(("configuration", Ok(slots)));
+    findings.push(("roots", roots(&config)));
+    findings.push(("commands", commands(&config)));
+    findings.push(("token", token(&config.controller.token_file)));
+    findings.push(("journal", recovered(home)));
+    findings.push(("socket", home.socket().map(|path| path.display().to_string()).map_err(|error| chain(&error))));
+    findings.push(("controller", controller(&config).await));
+    findings
+}
+
+fn directory(home: &Home) -> Result<String, String> {
+    let path = home.directory();
+    let found = fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let mode = found.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(format!("{} is open to others (mode {mode:o}); chmod 700 it", path.display()));
+    }
+    let space = rustix::fs::statvfs(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let free = space.f_bavail.saturating_mul(space.f_frsize);
+    if free < ROOM {
+        return Err(format!("{} has {} left; journal and logs need {}", path.display(), Bytes(free), Bytes(ROOM)));
+    }
+    Ok(format!("{}, {} free", path.display(), Bytes(free)))
+}
+
+/// Those that are there and can be read; the configuration's check has resolved them.
+fn roots(config: &EndpointConfig) -> Result<String, String> {
+    let roots = &config.site.roots;
+    if roots.read.is_empty() && roots.write.is_empty() {
+        return Err("no roots are configured: every task with a path is refused".to_owned());
+    }
+    for root in roots.read.iter().chain(&roots.write) {
+        fs::read_dir(root).map_err(|error| format!("{}: {error}", root.display()))?;
+    }
+    for root in &roots.write {
+        // a file that goes with its descriptor: nothing is left behind
+        tempfile::tempfile_in(root).map_err(|error| format!("{} cannot be written: {error}", root.display()))?;
+    }
+    Ok(format!("{} to read, {} to write", roots.read.len(), roots.write.len()))
+}
+
+fn commands(config: &EndpointConfig) -> Result<String, String> {
+    for (name, command) in &config.site.commands {
+        let found = fs::metadata(&command.program);
+        let found = found.map_err(|error| format!("{name}: {}: {error}", command.program.display()))?;
+        if !found.is_file() || found.permissions().mode() & 0o111 == 0 {
+            return Err(format!("{name}: {} is no program", command.program.display()));
+        }
+    }
+    Ok(format!("{}", config.site.commands.len()))
+}
+
+fn token(path: &Path) -> Result<String, String> {
+    let found = fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let mode = found.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(format!("{} can be read by others (mode {mode:o}); chmod 600 it", path.display()));
+    }
+    Ok(path.display().to_string())
+}
+
+fn recovered(home: &Home) -> Result<String, String> {
+    if !home.directory().join("journal").exists() {
+        return Ok("none yet".to_owned());
+    }
+    let (book, _) = journal::read(home.directory()).map_err(|error| chain(&error))?;
+    let running = match journal::held_by(home.directory()) {
+        Ok(Some(holder)) => format!("; the endpoint runs, process {holder}"),
+        Ok(None) => String::new(),
+        Err(error) => return Err(error.to_string()),
+    };
+    Ok(format!("{} tasks{running}", book.len()))
+}
+
+async fn controller(config: &EndpointConfig) -> Result<String, String> {
+    let target = target(&config.controller).map_err(|error| chain(&error))?;
+    let asked = async {
+        let mut client = Client::connect(&target).await?;
+        client.list_endpoints().await
+    };
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(Ok(_)) => Ok(format!("{} answers", target.url)),
+        Ok(Err(error)) => Err(chain(&error)),
+        Err(_) => Err(format!("{} does not answer in {} s", target.url, PATIENCE.as_secs())),
+    }
+}

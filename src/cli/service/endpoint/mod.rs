@@ -1,0 +1,195 @@
+//! `speckled endpoint`: makes endpoints, starts and stops them, tells how they are. Each file a group of commands; here
+//! are the options, and where an endpoint's directory is.
+
+mod configure;
+mod control;
+mod doctor;
+mod list;
+mod start;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use thiserror::Error;
+
+use super::{OutputForm, ServiceError, wait};
+use crate::cli::exit::{Exit, Failure};
+use crate::config::endpoint::{Computer, ConfigError};
+use crate::endpoint::daemon::EndpointError;
+use crate::endpoint::home::{Home, HomeError};
+use crate::endpoint::journal::JournalError;
+use crate::task::names::EndpointName;
+use crate::worker::memory;
+
+/// Where endpoints' directories are, unless SPECKLED_HOME says otherwise.
+const HOME: &str = ".speckled";
+
+/// Endpoints: where tasks run
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum EndpointCommand {
+    /// List the endpoints that you may see, as the controller knows them
+    List(list::ListArgs),
+    /// Make an endpoint's directory and its configuration
+    Configure(configure::ConfigureArgs),
+    /// Run an endpoint on this computer
+    Start(start::StartArgs),
+    /// Have an endpoint of this computer end
+    Stop(control::StopArgs),
+    /// Start an endpoint anew; what its workers compute goes on
+    Restart(control::RestartArgs),
+    /// Tell how an endpoint of this computer is, by its process, its journal and its controller
+    Status(control::StatusArgs),
+    /// Show the end of an endpoint's log
+    Logs(control::LogsArgs),
+    /// List the tasks that an endpoint has, from its journal
+    Tasks(control::TasksArgs),
+    /// Delete an endpoint's directory, if nothing in it is needed any more
+    Delete(control::DeleteArgs),
+    /// Look for what is wrong with an endpoint
+    Doctor(doctor::DoctorArgs),
+}
+
+/// Which endpoint of this computer.
+#[derive(Debug, Clone, Args)]
+struct HomeArgs {
+    /// The endpoint's name; its directory is ~/.speckled/NAME [env: SPECKLED_HOME in place of ~/.speckled]
+    name: EndpointName,
+    /// Its directory, if it is another
+    #[arg(long, value_name = "DIR")]
+    directory: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+struct FormArg {
+    /// Form of the answer
+    #[arg(long, value_enum, default_value = "human")]
+    output: OutputForm,
+}
+
+/// Why a command on an endpoint of this computer failed.
+#[derive(Debug, Error)]
+pub(in crate::cli) enum HomeFailure {
+    /// There is no home directory.
+    #[error("HOME is not set; give --directory or SPECKLED_HOME")]
+    NoHome,
+    /// Its configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Its directory.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// Its journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The endpoint itself.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// It does not run.
+    #[error("endpoint {name} does not run on this computer; `speckled endpoint start {name}` starts it")]
+    NotRunning {
+        /// Which.
+        name: EndpointName,
+    },
+    /// It runs.
+    #[error("endpoint {name} runs (process {holder}); `speckled endpoint stop {name}` ends it")]
+    Running {
+        /// Which.
+        name: EndpointName,
+        /// The process.
+        holder: String,
+    },
+    /// It was configured before.
+    #[error("{} is there already; edit it, or give another name", path.display())]
+    Configured {
+        /// The configuration.
+        path: PathBuf,
+    },
+    /// It did not become ready.
+    #[error("endpoint {name} did not start: {reason}")]
+    NotStarted {
+        /// Which.
+        name: EndpointName,
+        /// What it said last.
+        reason: String,
+    },
+    /// It did not end.
+    #[error("endpoint {name} has not ended after {waited_s} s; see `speckled endpoint logs {name}`")]
+    NotEnded {
+        /// Which.
+        name: EndpointName,
+        /// So long was waited.
+        waited_s: u64,
+    },
+    /// Its journal has what would be lost.
+    #[error("endpoint {name} still has {tasks} tasks; start it so that it can report them, or give --force")]
+    Tasks {
+        /// Which.
+        name: EndpointName,
+        /// How many.
+        tasks: usize,
+    },
+    /// Something is wrong.
+    #[error("{failed} of {checks} checks failed")]
+    Unwell {
+        /// How many.
+        failed: usize,
+        /// Of how many.
+        checks: usize,
+    },
+}
+
+impl HomeFailure {
+    /// The exit code.
+    pub(in crate::cli) fn exit(&self) -> Exit {
+        match self {
+            Self::Config(_) => Exit::Configuration,
+            Self::NoHome | Self::Configured { .. } | Self::Running { .. } | Self::Tasks { .. } => Exit::Input,
+            Self::Home(_) | Self::Journal(_) => Exit::Saving,
+            Self::Endpoint(EndpointError::Home(_) | EndpointError::Journal(_)) => Exit::Saving,
+            Self::Endpoint(EndpointError::Link(_) | EndpointError::Replaced { .. }) => Exit::Refused,
+            Self::Endpoint(EndpointError::Process | EndpointError::Part)
+            | Self::NotEnded { .. }
+            | Self::Unwell { .. } => Exit::Processing,
+            Self::NotRunning { .. } | Self::NotStarted { .. } => Exit::Unavailable,
+        }
+    }
+}
+
+/// Runs the command.
+pub(in crate::cli) fn run(command: EndpointCommand) -> Result<Exit, Failure> {
+    match command {
+        EndpointCommand::List(args) => wait(list::list(args)),
+        EndpointCommand::Configure(args) => configure::run(&args),
+        EndpointCommand::Start(args) => start::run(args),
+        EndpointCommand::Stop(args) => control::stop(&args),
+        EndpointCommand::Restart(args) => control::restart(&args),
+        EndpointCommand::Status(args) => control::status(&args),
+        EndpointCommand::Logs(args) => control::logs(&args),
+        EndpointCommand::Tasks(args) => control::tasks(&args),
+        EndpointCommand::Delete(args) => control::delete(&args),
+        EndpointCommand::Doctor(args) => doctor::run(&args),
+    }
+}
+
+impl HomeArgs {
+    /// Its directory.
+    fn home(&self) -> Result<Home, HomeFailure> {
+        if let Some(directory) = &self.directory {
+            // processes that are started have other working directories
+            return Ok(Home::new(std::path::absolute(directory).unwrap_or_else(|_| directory.clone())));
+        }
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let all = variable("SPECKLED_HOME").or_else(|| Some(variable("HOME")?.join(HOME)));
+        Ok(Home::new(all.ok_or(HomeFailure::NoHome)?.join(self.name.as_str())))
+    }
+}
+
+/// What this computer has.
+fn computer() -> Computer {
+    let processors = std::thread::available_parallelism().unwrap_or(std::num::NonZeroUsize::MIN);
+    Computer { processors, memory: memory::free() }
+}
+
+fn io(action: &'static str, path: &std::path::Path, source: std::io::Error) -> ServiceError {
+    super::file(action, path, source)
+}

@@ -1,0 +1,155 @@
+//! `speckled endpoint start`: runs an endpoint, here or in the background.
+
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use clap::Args;
+
+use super::{HomeArgs, HomeFailure, computer, io};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::logging;
+use crate::cli::output::{self, Form};
+use crate::cli::service::{ServiceError, read, single, text, until_signalled};
+use crate::config::endpoint::{ControllerAddress, EndpointConfig};
+use crate::dataset::result::host_name;
+use crate::endpoint::daemon::Endpoint;
+use crate::endpoint::daemon::EndpointError;
+use crate::endpoint::home::Home;
+use crate::endpoint::link::LinkError;
+use crate::rpc::client::Target;
+use crate::rpc::link::ControllerDial;
+use crate::rpc::service::home::{listen, serve};
+use crate::runtime::tasks::Tasks;
+
+/// Bytes of a log beyond which it is set aside when the endpoint starts.
+const LARGE_LOG: u64 = 10 << 20;
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct StartArgs {
+    #[command(flatten)]
+    home: HomeArgs,
+    /// Run in the background: returns when the endpoint is ready, or says why it is not
+    #[arg(long)]
+    detach: bool,
+}
+
+/// Runs it.
+pub(super) fn run(args: StartArgs) -> Result<Exit, Failure> {
+    if args.detach {
+        return detach(&args.home);
+    }
+    logging::init_daemon(Form::Human);
+    single(start(args.home))
+}
+
+async fn start(args: HomeArgs) -> Result<Exit, Failure> {
+    let home = args.home()?;
+    let config = EndpointConfig::read(home.directory(), computer()).map_err(HomeFailure::Config)?;
+    let target = target(&config.controller)?;
+    let socket = home.socket().map_err(HomeFailure::Home)?;
+    let name = config.name.clone();
+    let endpoint = Endpoint::open(home, config, host_name()).map_err(HomeFailure::Endpoint)?;
+    let tasks = Tasks::default();
+    let asked = tasks.stopping();
+    tasks.spawn("signals", {
+        let asked = asked.clone();
+        async move { until_signalled("endpoint", &asked).await }
+    });
+    // the lock on the journal is ours: nobody listens at the socket any more
+    let listener = listen(&socket).map_err(|error| io("listen at", &socket, error))?;
+    let dial = ControllerDial { target };
+    let line = endpoint.introduce(&dial).await.map_err(|error| introduced(error, &name))?;
+    let services = Tasks::default();
+    services.spawn("services", {
+        let (gate, stopping) = (endpoint.gate(), services.stopping());
+        async move {
+            if let Err(error) = serve(listener, gate, stopping).await {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "workers and commands cannot connect any more"
+                );
+            }
+        }
+    });
+    output::stdout(format_args!("endpoint {name} is ready, process {}", std::process::id()))?;
+    let ended = endpoint.run(dial, line, asked).await;
+    services.stop();
+    services.join().await;
+    tasks.stop();
+    tasks.join().await;
+    // one who looks for the endpoint sees at once that it is gone
+    let _left = fs::remove_file(&socket);
+    ended.map_err(HomeFailure::Endpoint)?;
+    Ok(Exit::Success)
+}
+
+fn introduced(error: EndpointError, name: &crate::task::names::EndpointName) -> HomeFailure {
+    if let EndpointError::Link(LinkError::Held(words)) = &error {
+        let reason = format!("{words}; stop it there, or wait until its lease has run out");
+        return HomeFailure::NotStarted { name: name.clone(), reason };
+    }
+    error.into()
+}
+
+/// The controller as the configuration has it.
+pub(super) fn target(address: &ControllerAddress) -> Result<Target, ServiceError> {
+    let ControllerAddress { url, ca, token_file } = address;
+    let ca = ca.as_deref().map(read).transpose()?;
+    Ok(Target { url: url.clone(), ca, token: text(token_file)?.trim().to_owned() })
+}
+
+/// Starts it in a session of its own, and waits until it is ready.
+pub(super) fn detach(args: &HomeArgs) -> Result<Exit, Failure> {
+    let home = args.home()?;
+    let log = home.log();
+    home.make().map_err(HomeFailure::Home)?;
+    set_aside(&log);
+    let unopened = |error| io("open", &log, error);
+    let errors = OpenOptions::new().create(true).append(true).open(&log).map_err(unopened)?;
+    let from = errors.metadata().map_err(unopened)?.len();
+    let program = std::env::current_exe().map_err(ServiceError::Runtime)?;
+    let mut command = Command::new(program);
+    command.args(["endpoint", "start", args.name.as_str(), "--directory"]).arg(home.directory());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
+    // SAFETY: between fork and exec it makes one system call; it allocates nothing and takes no lock.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::setsid()?;
+            Ok(())
+        })
+    };
+    let mut child = command.spawn().map_err(ServiceError::Runtime)?;
+    let mut ready = String::new();
+    if let Some(out) = child.stdout.take() {
+        // an endpoint that ends without a word leaves it empty
+        let _ = BufReader::new(out).read_line(&mut ready);
+    }
+    if ready.is_empty() {
+        // it has ended, or will: its output is closed
+        let _ = child.wait();
+        return Err(not_started(args, &home, from).into());
+    }
+    output::stdout(ready.trim())?;
+    Ok(Exit::Success)
+}
+
+/// What it wrote last.
+fn not_started(args: &HomeArgs, home: &Home, from: u64) -> HomeFailure {
+    let written = fs::read(home.log()).unwrap_or_default();
+    let written = written.get(from as usize..).unwrap_or_default();
+    let said = String::from_utf8_lossy(written);
+    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+    let reason = last.strip_prefix("speckled: error: ").unwrap_or(last).to_owned();
+    HomeFailure::NotStarted { name: args.name.clone(), reason }
+}
+
+/// One older log is kept.
+fn set_aside(log: &Path) {
+    if fs::metadata(log).is_ok_and(|file| file.len() > LARGE_LOG) {
+        // a log that cannot be renamed is appended to
+        let _ = fs::rename(log, log.with_extension("log.1"));
+    }
+}

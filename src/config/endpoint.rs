@@ -1,0 +1,342 @@
+//! An endpoint's configuration, `config.yaml` in its directory: what it is called, whom it asks for tasks, what those
+//! may do, what computes them.
+//!
+//! [`Raw`] is the file, [`EndpointConfig`] what the endpoint uses: checked, with defaults filled in.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::roots::{RawRoots, RootError, Roots};
+use super::size::Bytes;
+use crate::task::names::{EndpointName, Group, TemplateName};
+use crate::task::template::{RawTemplate, Template, TemplateError, Templates};
+
+/// The file's name.
+pub const FILE: &str = "config.yaml";
+
+/// The largest file that is read: a thousand commands.
+const LARGEST: u64 = 1 << 20;
+
+/// Slots for tasks that compute nothing: directories that are made.
+const LOGIN_SLOTS: u32 = 4;
+
+/// The most slots of a computer: more processes than any has processors.
+const MOST_SLOTS: u32 = 4096;
+
+/// Of the memory, so much is left to others: the operating system, the file cache, other users of a login node.
+const LEFT: f64 = 0.2;
+
+/// Bytes of a slot below which no correlation makes sense: the program itself and a detector's frame.
+const LEAST_MEMORY: u64 = 64 << 20;
+
+/// Logs of attempts are kept so many days.
+const KEEP_LOGS_DAYS: u32 = 30;
+
+/// The file as it is written.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    name: EndpointName,
+    #[serde(default)]
+    group: Option<Group>,
+    controller: RawController,
+    #[serde(default)]
+    roots: RawRoots,
+    #[serde(default)]
+    workers: RawWorkers,
+    #[serde(default)]
+    commands: BTreeMap<TemplateName, RawTemplate>,
+    #[serde(default)]
+    keep_logs_days: Option<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawController {
+    url: String,
+    #[serde(default)]
+    ca: Option<PathBuf>,
+    token_file: PathBuf,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWorkers {
+    #[serde(default)]
+    slots: Option<u32>,
+    #[serde(default)]
+    login_slots: Option<u32>,
+    #[serde(default)]
+    threads: Option<NonZeroUsize>,
+    #[serde(default)]
+    memory: Option<Bytes>,
+}
+
+/// An endpoint's configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndpointConfig {
+    /// What people submit to.
+    pub name: EndpointName,
+    /// Who else may see it and submit to it.
+    pub group: Option<Group>,
+    /// Whom it asks for tasks.
+    pub controller: ControllerAddress,
+    /// What tasks may do.
+    pub site: Site,
+    /// What runs on this computer.
+    pub local: LocalWorker,
+    /// Logs of attempts are kept so long.
+    pub keep_logs: Duration,
+}
+
+/// Where a controller is and who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControllerAddress {
+    /// `https://host:port`.
+    pub url: String,
+    /// The CA of its certificate, a PEM file.
+    pub ca: Option<PathBuf>,
+    /// The file with the token.
+    pub token_file: PathBuf,
+}
+
+/// What tasks may do at an endpoint; workers are told.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Site {
+    /// Where they may read and write.
+    pub roots: RawRoots,
+    /// Commands that they may run.
+    pub commands: BTreeMap<TemplateName, RawTemplate>,
+}
+
+/// The worker on the endpoint's own computer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalWorker {
+    /// Attempts that compute, at once.
+    pub slots: u32,
+    /// Attempts that do not.
+    pub login_slots: u32,
+    /// Threads of a slot.
+    pub threads: NonZeroUsize,
+    /// Bytes of memory of a slot.
+    pub memory: u64,
+}
+
+/// What the computer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Computer {
+    /// Processors that may be used.
+    pub processors: NonZeroUsize,
+    /// Bytes of memory.
+    pub memory: u64,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file.
+    #[error("cannot read {}; make one with `speckled endpoint configure`", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Not what people write.
+    #[error("{} has more than {LARGEST} bytes; it is no configuration", path.display())]
+    Large {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Its text.
+    #[error("{}: {reason}", path.display())]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// Where, and what is wrong.
+        reason: String,
+    },
+    /// A value.
+    #[error("{}: {key}: {reason}", path.display())]
+    Value {
+        /// Which file.
+        path: PathBuf,
+        /// Where in it.
+        key: &'static str,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
+    /// A root.
+    #[error("{}: roots", path.display())]
+    Root {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: RootError,
+    },
+    /// A command.
+    #[error("{}: commands.{name}", path.display())]
+    Command {
+        /// Which file.
+        path: PathBuf,
+        /// Which command.
+        name: TemplateName,
+        /// Why.
+        #[source]
+        source: TemplateError,
+    },
+}
+
+impl EndpointConfig {
+    /// Reads the configuration in an endpoint's directory.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn read(directory: &Path, computer: Computer) -> Result<Self, ConfigError> {
+        let path = directory.join(FILE);
+        let unread = |source| ConfigError::Read { path: path.clone(), source };
+        if std::fs::metadata(&path).map_err(unread)?.len() > LARGEST {
+            return Err(ConfigError::Large { path });
+        }
+        let text = std::fs::read_to_string(&path).map_err(unread)?;
+        Self::parse(&text, &path, computer)
+    }
+
+    /// The configuration that a file's text says; paths in it that are relative begin in the file's directory.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn parse(text: &str, path: &Path, computer: Computer) -> Result<Self, ConfigError> {
+        let raw: Raw = serde_saphyr::from_str(text).map_err(|error| ConfigError::Parse {
+            path: path.to_owned(),
+            reason: error.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
+        })?;
+        let Raw { name, group, controller, roots, workers, commands, keep_logs_days } = raw;
+        Roots::new(&roots).map_err(|source| ConfigError::Root { path: path.to_owned(), source })?;
+        let site = Site { roots, commands };
+        site.templates().map_err(|(name, source)| ConfigError::Command { path: path.to_owned(), name, source })?;
+        let beside = |file: PathBuf| path.parent().unwrap_or(Path::new("")).join(file);
+        let RawController { url, ca, token_file } = controller;
+        let controller = ControllerAddress { url, ca: ca.map(beside), token_file: beside(token_file) };
+        let local = workers.checked(computer).map_err(|(key, reason)| ConfigError::Value {
+            path: path.to_owned(),
+            key,
+            reason,
+        })?;
+        let days = keep_logs_days.unwrap_or(KEEP_LOGS_DAYS);
+        let keep_logs = Duration::from_secs(u64::from(days) * 24 * 3600);
+        Ok(Self { name, group, controller, site, local, keep_logs })
+    }
+}
+
+impl Site {
+    /// The commands, checked.
+    ///
+    /// # Errors
+    /// The first that is wrong, by its name.
+    pub fn templates(&self) -> Result<Templates, (TemplateName, TemplateError)> {
+        let checked = |(name, raw): (&TemplateName, &RawTemplate)| match Template::try_from(raw.clone()) {
+            Ok(template) => Ok((name.clone(), template)),
+            Err(error) => Err((name.clone(), error)),
+        };
+        self.commands.iter().map(checked).collect()
+    }
+}
+
+impl RawWorkers {
+    fn checked(self, computer: Computer) -> Result<LocalWorker, (&'static str, String)> {
+        let Self { slots, login_slots, threads, memory } = self;
+        let within = |key, count: u32| {
+            if count <= MOST_SLOTS {
+                Ok(count)
+            } else {
+                Err((key, format!("{count} is too many; at most {MOST_SLOTS}")))
+            }
+        };
+        let slots = within("workers.slots", slots.unwrap_or(1))?;
+        let login_slots = within("workers.login_slots", login_slots.unwrap_or(LOGIN_SLOTS))?;
+        if slots == 0 && login_slots == 0 {
+            return Err(("workers.slots", "without any slot nothing can run; give one".to_owned()));
+        }
+        let share = NonZeroUsize::new(computer.processors.get() / (slots.max(1) as usize)).unwrap_or(NonZeroUsize::MIN);
+        let memory = memory.map(|Bytes(memory)| memory).unwrap_or_else(|| {
+            let usable = computer.memory as f64 * (1.0 - LEFT);
+            ((usable / f64::from(slots.max(1))) as u64).max(LEAST_MEMORY)
+        });
+        if memory < LEAST_MEMORY {
+            let reason = format!("{} is too little for a slot; give at least {}", Bytes(memory), Bytes(LEAST_MEMORY));
+            return Err(("workers.memory", reason));
+        }
+        Ok(LocalWorker { slots, login_slots, threads: threads.unwrap_or(share), memory })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMPUTER: Computer = Computer { processors: NonZeroUsize::new(8).expect("not zero"), memory: 16 << 30 };
+
+    const LEAST: &str = "name: polaris\ncontroller: {url: 'https://c:7460', token_file: token}\n";
+
+    fn parse(text: &str) -> Result<EndpointConfig, String> {
+        EndpointConfig::parse(text, Path::new("/home/ada/.speckled/polaris/config.yaml"), COMPUTER)
+            .map_err(|error| crate::task::failure::chain(&error))
+    }
+
+    #[test]
+    fn what_is_not_said_has_a_default() {
+        let config = parse(LEAST).expect("a configuration");
+        assert_eq!(config.controller.token_file, Path::new("/home/ada/.speckled/polaris/token"));
+        let LocalWorker { slots, login_slots, threads, memory } = config.local;
+        assert_eq!((slots, login_slots, threads.get()), (1, LOGIN_SLOTS, 8));
+        assert_eq!(memory, (0.8 * (16_u64 << 30) as f64) as u64);
+        assert_eq!(config.site, Site::default());
+    }
+
+    #[test]
+    fn all_that_can_be_said_is_read() {
+        let text = format!(
+            "{LEAST}group: 8-id\nroots: {{read: [/data], write: [/data/out]}}\nkeep_logs_days: 7\n\
+             workers: {{slots: 2, login_slots: 0, threads: 3, memory: 2 GiB}}\n\
+             commands:\n  plot:\n    program: /usr/bin/plot\n    arguments: ['--in={{file}}']\n    time_limit_s: 60\n\
+             \x20   paths: {{file: read}}\n"
+        );
+        let config = parse(&text).expect("a configuration");
+        let local =
+            LocalWorker { slots: 2, login_slots: 0, threads: NonZeroUsize::new(3).expect("not zero"), memory: 2 << 30 };
+        assert_eq!((config.local, config.keep_logs.as_secs()), (local, 7 * 86_400));
+        assert_eq!(config.site.templates().expect("commands").len(), 1);
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_its_place() {
+        for (text, words) in [
+            ("name: polaris", "controller"),
+            (&format!("{LEAST}slots: 3"), "slots"),
+            (&format!("{LEAST}workers: {{slot: 3}}"), "slot"),
+            (&format!("{LEAST}workers: {{slots: 5000}}"), "workers.slots: 5000 is too many"),
+            (&format!("{LEAST}workers: {{slots: 0, login_slots: 0}}"), "without any slot"),
+            (&format!("{LEAST}workers: {{memory: 1 MiB}}"), "workers.memory: 1.0 MiB is too little"),
+            (&format!("{LEAST}workers: {{memory: much}}"), "no amount of memory"),
+            (&format!("{LEAST}roots: {{read: [data]}}"), "roots: data is not an absolute path"),
+            (&format!("{LEAST}commands: {{plot: {{program: plot, time_limit_s: 1}}}}"), "commands.plot: program plot"),
+            (&LEAST.replace("polaris", "../polaris"), "endpoint name"),
+            (&format!("{LEAST}name: crux"), "duplicate"),
+            ("- 1\n- 2", "config.yaml"),
+            ("name: [", "config.yaml"),
+        ] {
+            let error = parse(text).expect_err(text);
+            assert!(error.contains(words) && error.contains("config.yaml"), "{text}: {error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+}

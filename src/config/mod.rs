@@ -1,0 +1,5 @@
+//! Configuration: as people write it (raw), and as the program uses it (checked). Reads files, starts nothing.
+
+pub mod endpoint;
+pub mod roots;
+pub mod size;

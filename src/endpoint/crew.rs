@@ -1,0 +1,170 @@
+//! The workers of an endpoint while it runs: who is connected, what each has, how fast it is. Pure but for the clock's
+//! instants that it is given; decides nothing about tasks.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::ids::{AttemptId, WorkerId};
+use crate::task::session::Credit;
+use crate::task::spec::Place;
+
+/// Work that is given to a worker ahead of its slots covers so much time: a few journeys between worker and endpoint,
+/// and short enough that no long task waits behind another while a slot is free elsewhere.
+const AHEAD: Duration = Duration::from_millis(20);
+
+/// A speed is measured over at least so much time.
+const MEASURED: Duration = Duration::from_millis(20);
+
+/// The most attempts that a worker is given ahead of its slots.
+const MOST_AHEAD: f64 = 512.0;
+
+/// A connection of a worker; a later one has a higher number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Connection(pub u64);
+
+/// All workers.
+#[derive(Debug, Default)]
+pub(super) struct Crew {
+    members: BTreeMap<WorkerId, Member>,
+}
+
+/// A worker.
+#[derive(Debug)]
+pub(super) struct Member {
+    /// How it is connected; None while it is not.
+    pub(super) connection: Option<Connection>,
+    /// Since when it is connected, or is not.
+    pub(super) since: Instant,
+    /// What it can run at once.
+    pub(super) room: Credit,
+    /// The beat that waits for a lease.
+    pub(super) unanswered: Option<u64>,
+    has: HashMap<AttemptId, Place>,
+    used: Credit,
+    pace: Pace,
+}
+
+/// How many attempts end in a second.
+#[derive(Debug)]
+struct Pace {
+    since: Instant,
+    ended: u32,
+    per_second: f64,
+}
+
+impl Crew {
+    /// A worker of an earlier process of the endpoint may come back.
+    pub(super) fn expect(&mut self, worker: WorkerId, now: Instant) {
+        self.members.insert(worker, Member::new(None, Credit::default(), now));
+    }
+
+    /// A worker has connected: what it had before is forgotten, it says anew what it has.
+    pub(super) fn connect(&mut self, worker: WorkerId, connection: Connection, room: Credit, now: Instant) {
+        self.members.insert(worker, Member::new(Some(connection), room, now));
+    }
+
+    /// A connection has ended; false when the worker has another one by now.
+    pub(super) fn disconnect(&mut self, worker: WorkerId, connection: Connection, now: Instant) -> bool {
+        match self.members.get_mut(&worker) {
+            Some(member) if member.connection == Some(connection) => {
+                (member.connection, member.since) = (None, now);
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    /// It will not come back.
+    pub(super) fn remove(&mut self, worker: WorkerId) {
+        self.members.remove(&worker);
+    }
+
+    pub(super) fn get(&self, worker: WorkerId) -> Option<&Member> {
+        self.members.get(&worker)
+    }
+
+    pub(super) fn get_mut(&mut self, worker: WorkerId) -> Option<&mut Member> {
+        self.members.get_mut(&worker)
+    }
+
+    pub(super) fn members(&self) -> impl Iterator<Item = (WorkerId, &Member)> {
+        self.members.iter().map(|(id, member)| (*id, member))
+    }
+
+    /// Those that can be told something.
+    pub(super) fn connected(&self) -> impl Iterator<Item = WorkerId> {
+        self.members().filter(|(_, member)| member.connection.is_some()).map(|(id, _)| id)
+    }
+
+    /// The worker with the most room at a place, if any has room.
+    pub(super) fn roomiest(&self, place: Place) -> Option<WorkerId> {
+        let roomy = self.members().filter_map(|(id, member)| Some((member.room_left(place)?, id)));
+        roomy.max().map(|(_, id)| id)
+    }
+
+    /// How many attempts all of them can take at a place: at once, and ahead.
+    pub(super) fn takes(&self, place: Place) -> u32 {
+        let connected = self.members().filter(|(_, member)| member.connection.is_some());
+        connected.map(|(_, member)| member.most(place)).fold(0, u32::saturating_add)
+    }
+}
+
+impl Member {
+    fn new(connection: Option<Connection>, room: Credit, now: Instant) -> Self {
+        let pace = Pace { since: now, ended: 0, per_second: 0.0 };
+        Self { connection, since: now, room, unanswered: None, has: HashMap::new(), used: Credit::default(), pace }
+    }
+
+    /// It has been given an attempt, or says that it has it.
+    pub(super) fn give(&mut self, attempt: AttemptId, place: Place) {
+        if self.has.insert(attempt, place).is_none() {
+            *self.used.at(place) += 1;
+        }
+    }
+
+    /// It has an attempt no more.
+    pub(super) fn take_back(&mut self, attempt: AttemptId, now: Instant) {
+        if let Some(place) = self.has.remove(&attempt) {
+            *self.used.at(place) -= 1;
+            self.pace.note(now);
+        }
+    }
+
+    /// How many attempts it has, by place.
+    pub(super) fn used(&self) -> Credit {
+        self.used
+    }
+
+    fn room_left(&self, place: Place) -> Option<u32> {
+        self.connection?;
+        let left = self.most(place).saturating_sub(self.used.get(place));
+        (left > 0).then_some(left)
+    }
+
+    /// Slots, and as many more as end before it could be told of the next.
+    fn most(&self, place: Place) -> u32 {
+        let slots = self.room.get(place);
+        match place {
+            Place::Slot if slots > 0 => slots.saturating_add(self.pace.ahead()),
+            Place::Slot | Place::Login => slots,
+        }
+    }
+}
+
+impl Pace {
+    fn note(&mut self, now: Instant) {
+        self.ended += 1;
+        let elapsed = now.duration_since(self.since);
+        if elapsed >= MEASURED {
+            let measured = f64::from(self.ended) / elapsed.as_secs_f64();
+            self.per_second = (self.per_second + measured) / 2.0;
+            (self.since, self.ended) = (now, 0);
+        }
+    }
+
+    fn ahead(&self) -> u32 {
+        (self.per_second * AHEAD.as_secs_f64()).min(MOST_AHEAD) as u32
+    }
+}

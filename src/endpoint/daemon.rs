@@ -1,0 +1,516 @@
+//! The endpoint's main loop: hears one event after the other, has the desk decide, writes the journal, says what is to
+//! be said. The only part that changes the book, and the only one that writes the journal.
+//!
+//! Shutdown follows one order: no more credit; attempts are finished or stopped; this computer's workers have ended;
+//! all reports are on the disk; the controller has recorded them, or [`LAST_WORDS`] have passed; the session is closed;
+//! the journal is closed.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde_json::Value;
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::book::{Book, Entry};
+use super::crew::Connection;
+use super::desk::{Act, Desk, Service, Turn};
+use super::gate::{Event, Gate, LeaveMode};
+use super::home::{Home, HomeError, LastSession};
+use super::journal::{Journal, JournalError};
+use super::keeper::{Keeper, Known};
+use super::link::{self, Dial, Introduction, Line, LinkError};
+use super::status::{ControllerStatus, EndpointStatus, JournalStatus, ServiceStatus, TaskCounts, WorkerStatus};
+use crate::config::endpoint::EndpointConfig;
+use crate::ids::{EndpointId, SessionId, WorkerId};
+use crate::provider::local::ProcessName;
+use crate::runtime::ids;
+use crate::runtime::tasks::Tasks;
+use crate::task::crew::ToWorker;
+use crate::task::failure::chain;
+use crate::task::session::{FromEndpoint, ToEndpoint};
+
+/// Events that are heard before what they come to is written and said.
+const TOGETHER: usize = 1024;
+
+/// A journal that failed is tried again so soon.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A worker that does not come back for so long, beyond its lease, is ended.
+const MISSED: Duration = Duration::from_secs(30);
+
+/// Attempts that are stopped have so long: an executor's grace and some.
+const STOPPING: Duration = Duration::from_secs(15);
+
+/// What is over is reported so long; a controller that does not answer hears it from the next process.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// So many heartbeats may pass without an answer.
+const SILENCE: u32 = 2;
+
+/// How often the daemon looks at its own clock when nothing happens.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Where heartbeats begin before a controller has said how often it wants them.
+const HEARTBEAT: Duration = Duration::from_secs(30);
+
+/// The endpoint cannot start, or cannot go on.
+#[derive(Debug, Error)]
+pub enum EndpointError {
+    /// Its directory.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// Its journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// Its controller does not want it.
+    #[error("the controller refuses this endpoint")]
+    Link(#[source] LinkError),
+    /// This computer's own processes cannot be told apart.
+    #[error("the system does not tell when this process started (/proc)")]
+    Process,
+    /// A part of the program failed.
+    #[error("a part of the endpoint failed, see its log; workers go on, start it again")]
+    Part,
+    /// Another process is the endpoint.
+    #[error("another process is this endpoint now, on {host}; this one has ended its attempts")]
+    Replaced {
+        /// Where.
+        host: String,
+    },
+}
+
+/// An endpoint that is about to run.
+#[derive(Debug)]
+pub struct Endpoint {
+    home: Home,
+    config: EndpointConfig,
+    id: EndpointId,
+    session: SessionId,
+    host: String,
+    gate: Gate,
+    heard: mpsc::Receiver<Event>,
+    journal: Journal,
+    book: Book,
+    introduction: Introduction,
+}
+
+impl Endpoint {
+    /// Takes the directory for this process, and reads what the last one left. Blocks on the disk.
+    ///
+    /// # Errors
+    /// Another process has the directory, or what is in it cannot be used.
+    pub fn open(home: Home, config: EndpointConfig, host: String) -> Result<Self, EndpointError> {
+        let id = home.make()?;
+        let (journal, book, recovered) = Journal::open(home.directory())?;
+        tracing::info!(entries = recovered.entries, cut_bytes = recovered.cut_bytes, "the journal was read");
+        let process = ProcessName::of(std::process::id()).ok_or(EndpointError::Process)?;
+        let session = ids::session();
+        // the lock on the journal proves that a process of this computer is dead; of another one it does not
+        let before = home.last_session().filter(|last| last.host == host && last.process.boot == process.boot);
+        let replaces = before.map(|last| last.session);
+        let (name, group) = (config.name.clone(), config.group.clone());
+        let introduction = Introduction { endpoint: id, name, group, session, host: host.clone(), replaces };
+        let (gate, heard) = Gate::new(config.site.clone());
+        let endpoint = Self { home, config, id, session, host, gate, heard, journal, book, introduction };
+        Ok(endpoint)
+    }
+
+    /// The way to it.
+    pub fn gate(&self) -> Gate {
+        self.gate.clone()
+    }
+
+    /// Registers with the controller. One that does not answer is no error: it is tried again while the endpoint runs.
+    ///
+    /// # Errors
+    /// The controller does not want it, or another process is this endpoint.
+    pub async fn introduce<D: Dial>(&self, dial: &D) -> Result<Option<Line>, EndpointError> {
+        let line = match dial.dial(&self.introduction).await {
+            Ok(line) => Some(line),
+            Err(error @ LinkError::Unreachable(_)) => {
+                tracing::warn!(error = chain(&error), "the endpoint starts without its controller");
+                None
+            }
+            Err(error @ (LinkError::Held(_) | LinkError::Refused(_))) => return Err(EndpointError::Link(error)),
+        };
+        // from now on a next process may take over the name; before, the last one's session is the one to replace
+        if line.is_some() {
+            let process = ProcessName::of(std::process::id()).ok_or(EndpointError::Process)?;
+            self.home.keep_session(&LastSession { session: self.session, process, host: self.host.clone() })?;
+        }
+        Ok(line)
+    }
+
+    /// Runs until it has left. `asked` is cancelled when it is to leave as if told [`LeaveMode::Now`].
+    ///
+    /// # Errors
+    /// Another process is the endpoint.
+    pub async fn run<D: Dial>(
+        self,
+        dial: D,
+        line: Option<Line>,
+        asked: CancellationToken,
+    ) -> Result<(), EndpointError> {
+        let Self { home, config, id, session, host, gate, heard, journal, book, introduction } = self;
+        let tasks = Tasks::default();
+        let known: Known = book
+            .workers()
+            .filter(|worker| worker.host == host)
+            .filter_map(|worker| Some((worker.id, worker.process.clone()?)))
+            .collect();
+        let keeper = Keeper::default();
+        tasks.spawn("worker keeper", {
+            let (local, gate) = (config.local, gate.clone());
+            keeper.clone().keep(home.clone(), local, known, gate, tasks.stopping())
+        });
+        tasks.spawn("controller link", link::keep(dial, introduction, line, gate, tasks.stopping()));
+        let daemon = Daemon {
+            desk: Desk::new(book, Instant::now()),
+            journal,
+            keeper,
+            config,
+            id,
+            session,
+            host,
+            started: Instant::now(),
+            line: None,
+            tells: HashMap::new(),
+            entries: Vec::new(),
+            deferred: Vec::new(),
+            journal_error: None,
+            retry_at: None,
+            controller: ControllerState { program: None, error: None, heartbeat: HEARTBEAT },
+            next_beat: Instant::now(),
+            leaving: None,
+            replaced: None,
+        };
+        let ended = daemon.serve(heard, asked, &tasks.stopping()).await;
+        let broken = tasks.stopping().is_cancelled();
+        tasks.stop();
+        tasks.join().await;
+        if broken { ended.and(Err(EndpointError::Part)) } else { ended }
+    }
+}
+
+/// What the daemon has while it runs.
+struct Daemon {
+    desk: Desk,
+    journal: Journal,
+    keeper: Keeper,
+    config: EndpointConfig,
+    id: EndpointId,
+    session: SessionId,
+    host: String,
+    started: Instant,
+    line: Option<mpsc::Sender<(u64, FromEndpoint)>>,
+    tells: HashMap<WorkerId, (Connection, mpsc::Sender<ToWorker>)>,
+    /// Entries that are not on disk yet, and what waits for that.
+    entries: Vec<Entry>,
+    deferred: Vec<Act>,
+    journal_error: Option<String>,
+    retry_at: Option<Instant>,
+    controller: ControllerState,
+    next_beat: Instant,
+    leaving: Option<Leaving>,
+    replaced: Option<String>,
+}
+
+struct ControllerState {
+    program: Option<String>,
+    error: Option<String>,
+    heartbeat: Duration,
+}
+
+/// The daemon is on its way out.
+#[derive(Debug, Clone, Copy)]
+struct Leaving {
+    mode: LeaveMode,
+    since: Instant,
+    /// Since when nothing runs any more.
+    idle: Option<Instant>,
+}
+
+impl Daemon {
+    async fn serve(
+        mut self,
+        mut heard: mpsc::Receiver<Event>,
+        asked: CancellationToken,
+        broken: &CancellationToken,
+    ) -> Result<(), EndpointError> {
+        let mut events = Vec::with_capacity(TOGETHER);
+        loop {
+            let due = self.due();
+            tokio::select! {
+                // nothing is lost with the others: events stay in the channel, tokens and moments stay what they are
+                _ = heard.recv_many(&mut events, TOGETHER) => {}
+                () = tokio::time::sleep_until(due) => {}
+                () = asked.cancelled(), if self.leaving.is_none() => self.begin_to_leave(LeaveMode::Now),
+                () = broken.cancelled(), if self.leaving.is_none() => self.begin_to_leave(LeaveMode::KeepWorkers),
+            }
+            for event in events.drain(..) {
+                self.hear(event);
+            }
+            self.look_at_the_clock();
+            let turn = self.desk.turn(Instant::now());
+            self.carry_out(turn).await;
+            if self.has_left() {
+                break;
+            }
+        }
+        self.finish().await
+    }
+
+    fn hear(&mut self, event: Event) {
+        let now = Instant::now();
+        match event {
+            Event::Session { lease, heartbeat, controller, say } => {
+                tracing::info!(controller, lease_s = lease.as_secs(), "a session with the controller is open");
+                self.line = Some(say);
+                self.controller = ControllerState { program: Some(controller), error: None, heartbeat };
+                self.next_beat = now + heartbeat;
+                self.desk.session_opened(lease, self.status_text(), now);
+            }
+            Event::Controller(ToEndpoint::Replaced { session: _, host }) => {
+                tracing::error!(host, "another process is this endpoint now");
+                self.replaced = Some(host);
+                self.begin_to_leave(LeaveMode::Now);
+            }
+            Event::Controller(said) => self.desk.controller_said(said, now),
+            Event::NoSession(reason) => {
+                self.line = None;
+                self.controller.error = Some(reason);
+                self.desk.session_closed();
+            }
+            Event::Joined { connection, joining, tell } => {
+                tracing::info!(worker = %joining.worker, host = joining.host, "a worker has joined");
+                let process = ProcessName::of(joining.pid).filter(|_| joining.host == self.host);
+                self.tells.insert(joining.worker, (connection, tell));
+                let worker = joining.worker;
+                self.desk.worker_joined(connection, joining, process, now);
+                if self.desk.service() == Service::Leaves {
+                    self.tell(worker, ToWorker::Leave);
+                }
+            }
+            Event::Worker { worker, connection, said } => {
+                // what an earlier connection said is said again on the later one
+                if self.tells.get(&worker).is_some_and(|(current, _)| *current == connection) {
+                    self.desk.worker_said(worker, said, now);
+                }
+            }
+            Event::HungUp { worker, connection } => {
+                if self.tells.get(&worker).is_some_and(|(current, _)| *current == connection) {
+                    self.tells.remove(&worker);
+                }
+                self.desk.worker_hung_up(worker, connection, now);
+            }
+            Event::Ended { worker, how } => {
+                tracing::info!(%worker, how, "what a worker had is given back");
+                self.tells.remove(&worker);
+                self.desk.worker_ended(worker);
+            }
+            Event::Status(answer) => {
+                // who asked may have gone
+                let _ = answer.send(serde_json::to_value(self.status()).unwrap_or(Value::Null));
+            }
+            Event::Leave { mode, heard } => {
+                self.begin_to_leave(mode);
+                let _ = heard.send(());
+            }
+        }
+    }
+
+    /// A later word replaces a gentler one.
+    fn begin_to_leave(&mut self, mode: LeaveMode) {
+        tracing::info!(?mode, "the endpoint leaves");
+        self.leaving = Some(Leaving { mode, since: Instant::now(), idle: None });
+        match mode {
+            LeaveMode::Now => {
+                self.keeper.enough();
+                self.desk.leave();
+            }
+            LeaveMode::Drain | LeaveMode::KeepWorkers => self.desk.drain(),
+        }
+    }
+
+    fn look_at_the_clock(&mut self) {
+        let now = Instant::now();
+        let silent = self.desk.lease().unanswered().filter(|_| self.line.is_some());
+        if silent.is_some_and(|since| now.duration_since(since) > self.controller.heartbeat * SILENCE) {
+            // the connection may be half-open: nothing says so but that nobody answers
+            tracing::warn!("the controller does not answer, the session is opened anew");
+            self.line = None;
+            self.controller.error = Some("it did not answer heartbeats".to_owned());
+            self.desk.session_closed();
+        }
+        if now >= self.next_beat {
+            self.next_beat = now + self.controller.heartbeat;
+            let status = self.status_text();
+            self.desk.beat(status, now);
+        }
+        let silent = self.desk.crew().members().filter(|(_, member)| {
+            member.connection.is_none() && now.duration_since(member.since) > MISSED + self.desk.lease().lasts()
+        });
+        let silent: Vec<WorkerId> = silent.map(|(worker, _)| worker).collect();
+        for worker in silent {
+            tracing::error!(%worker, "a worker has not come back and is ended");
+            if let Some(process) = self.desk.book().worker(worker).and_then(|worker| worker.process.as_ref())
+                && let Some(process) = crate::provider::local::Process::find(process)
+            {
+                process.kill();
+            }
+            self.desk.worker_ended(worker);
+        }
+        if let Some(leaving) = &mut self.leaving {
+            if self.desk.idle() {
+                leaving.idle.get_or_insert(now);
+            }
+            match (leaving.mode, self.desk.idle()) {
+                (LeaveMode::Now, _) if now.duration_since(leaving.since) >= STOPPING => self.keeper.kill(),
+                (LeaveMode::Drain, true) => self.begin_to_leave(LeaveMode::Now),
+                (LeaveMode::Now | LeaveMode::Drain | LeaveMode::KeepWorkers, _) => {}
+            }
+        }
+    }
+
+    /// When the clock is to be looked at again.
+    fn due(&self) -> Instant {
+        let soon = self.leaving.is_some() || self.desk.crew().members().any(|(_, member)| member.connection.is_none());
+        let look = soon.then(|| Instant::now() + PERIOD);
+        [Some(self.next_beat), self.retry_at, look].into_iter().flatten().min().unwrap_or(self.next_beat)
+    }
+
+    async fn carry_out(&mut self, turn: Turn) {
+        let Turn { entries, at_once, once_written } = turn;
+        for act in at_once {
+            self.act(act);
+        }
+        self.entries.extend(entries);
+        self.deferred.extend(once_written);
+        if self.retry_at.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        match self.journal.append(&self.entries).await {
+            Ok(()) => {
+                self.entries.clear();
+                (self.journal_error, self.retry_at) = (None, None);
+                for act in std::mem::take(&mut self.deferred) {
+                    self.act(act);
+                }
+            }
+            Err(error) => {
+                let error = chain(&error);
+                if self.journal_error.as_ref() != Some(&error) {
+                    tracing::error!(error, unwritten = self.entries.len(), "the journal cannot be written");
+                }
+                (self.journal_error, self.retry_at) = (Some(error), Some(Instant::now() + AGAIN));
+            }
+        }
+    }
+
+    fn act(&mut self, act: Act) {
+        match act {
+            Act::Say(number, message) => {
+                if let Some(line) = &self.line
+                    && line.try_send((number, message)).is_err()
+                {
+                    // what is not said now is said on the next session; dropping it has that opened
+                    self.line = None;
+                    self.desk.session_closed();
+                }
+            }
+            Act::Tell(worker, message) => self.tell(worker, message),
+        }
+    }
+
+    fn tell(&mut self, worker: WorkerId, message: ToWorker) {
+        if let Some((connection, tell)) = self.tells.get(&worker)
+            && tell.try_send(message).is_err()
+        {
+            // the worker connects again, and what it missed is told then
+            let connection = *connection;
+            self.tells.remove(&worker);
+            self.desk.worker_hung_up(worker, connection, Instant::now());
+        }
+    }
+
+    fn has_left(&self) -> bool {
+        let Some(Leaving { mode, since: _, idle }) = self.leaving else { return false };
+        let said = |since: Instant| self.desk.book().is_empty() || self.line.is_none() || since.elapsed() >= LAST_WORDS;
+        match mode {
+            LeaveMode::KeepWorkers => true,
+            LeaveMode::Drain => false,
+            LeaveMode::Now => !self.keeper.runs() && idle.is_some_and(said) && self.entries.is_empty(),
+        }
+    }
+
+    async fn finish(mut self) -> Result<(), EndpointError> {
+        // goodbye, said by the wire when nobody can speak any more
+        drop(self.line.take());
+        self.journal.close().await;
+        match self.replaced {
+            Some(host) => Err(EndpointError::Replaced { host }),
+            None => Ok(()),
+        }
+    }
+
+    fn status_text(&self) -> String {
+        serde_json::to_string(&self.status()).unwrap_or_default()
+    }
+
+    fn status(&self) -> EndpointStatus {
+        let (now, book) = (Instant::now(), self.desk.book());
+        let tasks = TaskCounts {
+            waiting: book.waiting().count(),
+            placed: book.placed().count(),
+            unreported: book.reports().count(),
+        };
+        EndpointStatus {
+            endpoint: self.id,
+            name: self.config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: self.host.clone(),
+            pid: std::process::id(),
+            session: self.session,
+            uptime_s: self.started.elapsed().as_secs(),
+            service: match self.desk.service() {
+                Service::Open => ServiceStatus::Open,
+                Service::Drains => ServiceStatus::Drains,
+                Service::Leaves => ServiceStatus::Leaves,
+            },
+            controller: ControllerStatus {
+                url: self.config.controller.url.clone(),
+                connected: self.line.is_some(),
+                program: self.controller.program.clone(),
+                error: self.controller.error.clone().filter(|_| self.line.is_none()),
+                lease_left_s: self.desk.lease().left(now).map(|left| left.as_secs()),
+            },
+            journal: JournalStatus {
+                error: self.journal_error.clone(),
+                unwritten: self.entries.len(),
+                syncs: self.journal.syncs(),
+            },
+            tasks,
+            workers: book.workers().map(|worker| self.worker_status(worker, now)).collect(),
+            trouble: self.keeper.trouble(),
+        }
+    }
+
+    fn worker_status(&self, worker: &super::book::Worker, now: Instant) -> WorkerStatus {
+        let member = self.desk.crew().get(worker.id);
+        let room = member.map(|member| member.room).unwrap_or_default();
+        let used = member.map(|member| member.used()).unwrap_or_default();
+        WorkerStatus {
+            worker: worker.id,
+            block: worker.block,
+            host: worker.host.clone(),
+            pid: worker.process.as_ref().map(|process| process.pid),
+            connected: member.is_some_and(|member| member.connection.is_some()),
+            since_s: member.map(|member| now.duration_since(member.since).as_secs()),
+            slots: (room.slots, used.slots.min(room.slots)),
+            login_slots: (room.login, used.login.min(room.login)),
+        }
+    }
+}

@@ -1,0 +1,455 @@
+//! What the endpoint makes of what it hears: entries for the journal, and what is to be said to whom. It sends and
+//! writes nothing itself; whoever drives it calls [`Desk::turn`] after each batch of events, writes the entries, and
+//! says what was to wait for them.
+//!
+//! ```text
+//!   controller said, worker said, worker lost …  ─▶ book (ahead of the disk) ─▶ turn ─▶ entries ─▶ journal
+//!                                                                               ├─▶ said at once
+//!                                                                               └─▶ said once the entries are on disk
+//! ```
+//!
+//! The book may be ahead of the disk since nothing that depends on an entry is said before the entry is written: a
+//! worker gets an attempt, and forgets a report, only then. What is lost with the process was never acted upon.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::book::{Book, Entry, Stage, Worker};
+use super::crew::{Connection, Crew};
+use super::lease::Lease;
+use crate::ids::{AttemptId, WorkerId};
+use crate::provider::local::ProcessName;
+use crate::task::crew::{FromWorker, Handout, Joining, ToWorker};
+use crate::task::failure::Loss;
+use crate::task::life::Outcome;
+use crate::task::result::TaskResult;
+use crate::task::session::{Credit, FromEndpoint, Leased, Reported, Stop, StopReason, ToEndpoint};
+use crate::task::spec::Place;
+
+/// Reports in one message.
+const MOST_REPORTS: usize = 1000;
+
+/// Bytes of results in one message, well below what a message may have.
+const MOST_BYTES: usize = 4 << 20;
+
+/// Something that is to be said.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Act {
+    /// To the controller.
+    Say(u64, FromEndpoint),
+    /// To a worker.
+    Tell(WorkerId, ToWorker),
+}
+
+/// What a turn comes to.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    /// To be written, in this order.
+    pub(super) entries: Vec<Entry>,
+    /// To be said now.
+    pub(super) at_once: Vec<Act>,
+    /// To be said once the entries are on disk.
+    pub(super) once_written: Vec<Act>,
+}
+
+/// Whether it takes tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Service {
+    /// It does.
+    Open,
+    /// It finishes what it has.
+    Drains,
+    /// It gives back what it has.
+    Leaves,
+}
+
+/// The endpoint's mind.
+#[derive(Debug)]
+pub(super) struct Desk {
+    book: Book,
+    crew: Crew,
+    lease: Lease,
+    service: Service,
+    /// Credit that the controller was given and has not used; None while there is no session.
+    session: Option<Credit>,
+    number: u64,
+    turn: Turn,
+    reports: Vec<AttemptId>,
+}
+
+impl Desk {
+    /// Begins with what the journal remembers.
+    pub(super) fn new(book: Book, now: Instant) -> Self {
+        let mut crew = Crew::default();
+        book.workers().for_each(|worker| crew.expect(worker.id, now));
+        Self {
+            book,
+            crew,
+            lease: Lease::default(),
+            service: Service::Open,
+            session: None,
+            number: 0,
+            turn: Turn::default(),
+            reports: Vec::new(),
+        }
+    }
+
+    pub(super) fn book(&self) -> &Book {
+        &self.book
+    }
+
+    pub(super) fn crew(&self) -> &Crew {
+        &self.crew
+    }
+
+    pub(super) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    pub(super) fn service(&self) -> Service {
+        self.service
+    }
+
+    /// A session is open; leases last so long. All that the controller may have missed is said again.
+    pub(super) fn session_opened(&mut self, lease: Duration, status: String, now: Instant) {
+        self.lease.agree(lease);
+        self.session = Some(Credit::default());
+        self.reports = self.book.reports().map(|reported| reported.attempt).collect();
+        self.beat(status, now);
+    }
+
+    /// The session has ended.
+    pub(super) fn session_closed(&mut self) {
+        self.session = None;
+        self.reports.clear();
+    }
+
+    /// It is time for a heartbeat.
+    pub(super) fn beat(&mut self, status: String, now: Instant) {
+        if self.session.is_some() {
+            let attempts = self.book.attempts().collect();
+            let number = self.say(FromEndpoint::Heartbeat { status, attempts });
+            self.lease.asked(number, now);
+        }
+    }
+
+    /// The controller said something; of what it says only that another process is the endpoint is left to others.
+    pub(super) fn controller_said(&mut self, said: ToEndpoint, now: Instant) {
+        match said {
+            ToEndpoint::Tasks(leases) => leases.into_iter().for_each(|leased| self.take(leased)),
+            ToEndpoint::Renewed { number, until: _ } => {
+                self.lease.renewed(number);
+                self.answer_beats(now);
+            }
+            ToEndpoint::Recorded { number: _, attempts } => self.settle(attempts),
+            ToEndpoint::Stop(stops) => stops.into_iter().for_each(|stop| self.stop(stop)),
+            ToEndpoint::Replaced { .. } => {}
+        }
+    }
+
+    /// A worker has connected; `process` is its process if that is on this computer.
+    pub(super) fn worker_joined(
+        &mut self,
+        connection: Connection,
+        joining: Joining,
+        process: Option<ProcessName>,
+        now: Instant,
+    ) {
+        let Joining { worker, block, host, pid: _, room, attempts } = joining;
+        let known = Worker { id: worker, block, host, process };
+        if self.book.worker(worker) != Some(&known) {
+            self.enter(Entry::Joined(known));
+        }
+        self.crew.connect(worker, connection, room, now);
+        let placed: Vec<Leased> =
+            self.book.placed().filter(|(_, at)| *at == worker).map(|(held, _)| held.leased.clone()).collect();
+        let foreign = attempts.iter().filter(|attempt| placed.iter().all(|leased| leased.attempt != **attempt));
+        let stops: Vec<Stop> = foreign.map(|&attempt| Stop { attempt, reason: StopReason::Fenced }).collect();
+        if let Some(member) = self.crew.get_mut(worker) {
+            attempts.iter().for_each(|attempt| member.give(*attempt, Place::Slot));
+            placed.iter().for_each(|leased| member.give(leased.attempt, leased.spec.kind().place()));
+        }
+        // those that it does not know of never reached it
+        let missed = placed.into_iter().filter(|leased| !attempts.contains(&leased.attempt)).map(handout).collect();
+        self.tell_unless_empty(worker, stops, ToWorker::Stop);
+        self.tell_unless_empty(worker, missed, ToWorker::Work);
+    }
+
+    /// A worker said something.
+    pub(super) fn worker_said(&mut self, worker: WorkerId, said: FromWorker, now: Instant) {
+        match said {
+            FromWorker::Began(attempts) => self.began(worker, attempts),
+            FromWorker::Progress(progress) => {
+                if self.session.is_some() && self.has(worker, progress.attempt) {
+                    self.say(FromEndpoint::Progress(progress));
+                }
+            }
+            FromWorker::Over(reports) => self.over(worker, reports, now),
+            FromWorker::Beat { number } => {
+                if let Some(member) = self.crew.get_mut(worker) {
+                    member.unanswered = Some(number);
+                }
+                self.answer_beats(now);
+            }
+            FromWorker::Leaving => {}
+        }
+    }
+
+    /// A connection with a worker has ended: it may come back.
+    pub(super) fn worker_hung_up(&mut self, worker: WorkerId, connection: Connection, now: Instant) {
+        self.crew.disconnect(worker, connection, now);
+    }
+
+    /// A worker's process has ended: what it began may have killed it, the rest is lost through no fault of its own.
+    pub(super) fn worker_ended(&mut self, worker: WorkerId) {
+        let placed: Vec<(AttemptId, Loss)> = self
+            .book
+            .placed()
+            .filter(|(_, at)| *at == worker)
+            .map(|(held, _)| (held.leased.attempt, self.loss(&held.stage)))
+            .collect();
+        for (attempt, loss) in placed {
+            self.end(attempt, Outcome::Lost(loss));
+        }
+        if self.book.worker(worker).is_some() {
+            self.enter(Entry::Gone(worker));
+        }
+        self.crew.remove(worker);
+    }
+
+    /// No more tasks are taken.
+    pub(super) fn drain(&mut self) {
+        if self.service == Service::Open {
+            self.service = Service::Drains;
+        }
+    }
+
+    /// All that it has is given back.
+    pub(super) fn leave(&mut self) {
+        self.service = Service::Leaves;
+        let waiting: Vec<AttemptId> = self.book.waiting().map(|leased| leased.attempt).collect();
+        for attempt in waiting {
+            self.end(attempt, Outcome::Lost(Loss::Returned));
+        }
+        let workers: Vec<WorkerId> = self.crew.connected().collect();
+        for worker in workers {
+            self.turn.at_once.push(Act::Tell(worker, ToWorker::Leave));
+        }
+    }
+
+    /// Whether nothing is left that a worker or a slot would still have to do.
+    pub(super) fn idle(&self) -> bool {
+        self.book.waiting().next().is_none() && self.book.placed().next().is_none()
+    }
+
+    /// What is to be written and said now.
+    pub(super) fn turn(&mut self, now: Instant) -> Turn {
+        self.hand_out(now);
+        self.report();
+        self.give_credit();
+        std::mem::take(&mut self.turn)
+    }
+
+    fn take(&mut self, leased: Leased) {
+        let attempt = leased.attempt;
+        if let Some(session) = &mut self.session {
+            let credit = session.at(leased.spec.kind().place());
+            *credit = credit.saturating_sub(1);
+        }
+        match self.service {
+            Service::Open | Service::Drains => {
+                for older in self.enter(Entry::Taken(leased)) {
+                    if let Stage::Handed(worker) | Stage::Running(worker) = older.stage {
+                        let stop = Stop { attempt: older.leased.attempt, reason: StopReason::Fenced };
+                        self.turn.at_once.push(Act::Tell(worker, ToWorker::Stop(vec![stop])));
+                    }
+                }
+            }
+            // it came while we were leaving
+            Service::Leaves => {
+                self.enter(Entry::Taken(leased));
+                self.end(attempt, Outcome::Lost(Loss::Returned));
+            }
+        }
+    }
+
+    fn settle(&mut self, attempts: Vec<AttemptId>) {
+        let known: Vec<AttemptId> = attempts.into_iter().filter(|id| self.book.get(*id).is_some()).collect();
+        if !known.is_empty() {
+            self.enter(Entry::Settled(known));
+        }
+    }
+
+    fn stop(&mut self, stop: Stop) {
+        let Stop { attempt, reason } = stop;
+        let Some(stage) = self.book.get(attempt).map(|held| held.stage.clone()) else { return };
+        if let Stage::Handed(worker) | Stage::Running(worker) = stage {
+            self.turn.at_once.push(Act::Tell(worker, ToWorker::Stop(vec![stop])));
+        }
+        match (reason, stage) {
+            (StopReason::Fenced, _) => self.settle(vec![attempt]),
+            (StopReason::Cancelled | StopReason::Deadline, Stage::Waiting) => self.end(attempt, Outcome::Cancelled),
+            // the worker says how it ended; what is over is reported already
+            (StopReason::Cancelled | StopReason::Deadline, Stage::Handed(_) | Stage::Running(_) | Stage::Over(_)) => {}
+        }
+    }
+
+    fn began(&mut self, worker: WorkerId, attempts: Vec<AttemptId>) {
+        let began: Vec<AttemptId> = attempts.into_iter().filter(|attempt| self.has(worker, *attempt)).collect();
+        for attempt in &began {
+            self.enter(Entry::Began(*attempt));
+        }
+        if self.session.is_some() && !began.is_empty() {
+            self.say(FromEndpoint::Started(began));
+        }
+    }
+
+    fn over(&mut self, worker: WorkerId, reports: Vec<Reported>, now: Instant) {
+        let attempts: Vec<AttemptId> = reports.iter().map(|reported| reported.attempt).collect();
+        for reported in reports {
+            let attempt = reported.attempt;
+            if let Some(member) = self.crew.get_mut(worker) {
+                member.take_back(attempt, now);
+            }
+            // what is not in the book any more, or another worker's, is not wanted
+            if self.has(worker, attempt) {
+                self.enter(Entry::Over(reported));
+                self.reports.push(attempt);
+            }
+        }
+        self.turn.once_written.push(Act::Tell(worker, ToWorker::Recorded(attempts)));
+    }
+
+    /// Ends an attempt that no worker reports.
+    fn end(&mut self, attempt: AttemptId, outcome: Outcome) {
+        self.enter(Entry::Over(Reported { attempt, outcome, result: TaskResult::default() }));
+        self.reports.push(attempt);
+    }
+
+    fn loss(&self, stage: &Stage) -> Loss {
+        match (self.service, stage) {
+            (Service::Leaves, _) => Loss::Stopped,
+            (Service::Open | Service::Drains, Stage::Running(_)) => Loss::Crashed,
+            (Service::Open | Service::Drains, Stage::Handed(_) | Stage::Waiting | Stage::Over(_)) => Loss::NodeLost,
+        }
+    }
+
+    /// Whether the book has the attempt with the worker.
+    fn has(&self, worker: WorkerId, attempt: AttemptId) -> bool {
+        self.book.get(attempt).and_then(|held| held.stage.worker()) == Some(worker)
+    }
+
+    fn hand_out(&mut self, now: Instant) {
+        // without a lease the tasks may be another's by now; the next heartbeat tells
+        if self.lease.left(now).is_none() || self.service == Service::Leaves {
+            return;
+        }
+        let mut given: Vec<(WorkerId, Leased)> = Vec::new();
+        for place in [Place::Slot, Place::Login] {
+            let mut waiting = self.book.waiting().filter(|leased| leased.spec.kind().place() == place);
+            while let Some(worker) = self.crew.roomiest(place) {
+                let (Some(leased), Some(member)) = (waiting.next(), self.crew.get_mut(worker)) else { break };
+                member.give(leased.attempt, place);
+                given.push((worker, leased.clone()));
+            }
+        }
+        given.sort_by_key(|(worker, _)| *worker);
+        for group in given.chunk_by(|(one, _), (other, _)| one == other) {
+            let worker = group[0].0;
+            for (_, leased) in group {
+                self.enter(Entry::Handed { attempt: leased.attempt, worker });
+            }
+            let work = group.iter().map(|(_, leased)| handout(leased.clone())).collect();
+            self.turn.once_written.push(Act::Tell(worker, ToWorker::Work(work)));
+        }
+    }
+
+    fn report(&mut self) {
+        if self.session.is_none() {
+            return;
+        }
+        let (mut message, mut bytes) = (Vec::new(), 0);
+        for attempt in std::mem::take(&mut self.reports) {
+            let Some(reported) = self.book.get(attempt).and_then(|held| held.stage.report()).cloned() else { continue };
+            bytes += size(&reported.result);
+            message.push(reported);
+            if message.len() >= MOST_REPORTS || bytes >= MOST_BYTES {
+                self.say(FromEndpoint::Reports(std::mem::take(&mut message)));
+                bytes = 0;
+            }
+        }
+        if !message.is_empty() {
+            self.say(FromEndpoint::Reports(message));
+        }
+    }
+
+    /// Asks for as many tasks as workers can take beside those that wait, and as many again: they are there when the
+    /// first are done.
+    fn give_credit(&mut self) {
+        let Some(session) = self.session.filter(|_| self.service == Service::Open) else { return };
+        let mut more = Credit::default();
+        for place in [Place::Slot, Place::Login] {
+            let waiting = self.book.waiting().filter(|leased| leased.spec.kind().place() == place).count() as u32;
+            let wanted = self.crew.takes(place);
+            let has = waiting + session.get(place);
+            // in bundles, so that many short tasks do not cost a message each
+            if has < wanted.div_ceil(2) || has == 0 {
+                *more.at(place) = wanted.saturating_sub(has);
+            }
+        }
+        if more != Credit::default() {
+            self.session = Some(session.and(more));
+            self.say(FromEndpoint::Credit(more));
+        }
+    }
+
+    fn answer_beats(&mut self, now: Instant) {
+        let Some(lasts) = self.lease.left(now) else { return };
+        let workers: Vec<WorkerId> = self.crew.connected().collect();
+        for worker in workers {
+            if let Some(number) = self.crew.get_mut(worker).and_then(|member| member.unanswered.take()) {
+                self.turn.at_once.push(Act::Tell(worker, ToWorker::Lease { number, lasts }));
+            }
+        }
+    }
+
+    /// Enters it in the book, and has it written; what does not apply is left out. Returns what left the book.
+    fn enter(&mut self, entry: Entry) -> Vec<super::book::Held> {
+        match self.book.apply(entry.clone()) {
+            Ok(left) => {
+                self.turn.entries.push(entry);
+                left
+            }
+            Err(error) => {
+                tracing::debug!(%error, "nothing changes");
+                Vec::new()
+            }
+        }
+    }
+
+    fn say(&mut self, message: FromEndpoint) -> u64 {
+        self.number += 1;
+        self.turn.at_once.push(Act::Say(self.number, message));
+        self.number
+    }
+
+    fn tell_unless_empty<T>(&mut self, worker: WorkerId, what: Vec<T>, message: impl FnOnce(Vec<T>) -> ToWorker) {
+        if !what.is_empty() {
+            self.turn.once_written.push(Act::Tell(worker, message(what)));
+        }
+    }
+}
+
+fn handout(leased: Leased) -> Handout {
+    Handout { attempt: leased.attempt, spec: leased.spec }
+}
+
+/// Bytes of a result in a message, about.
+fn size(result: &TaskResult) -> usize {
+    let log = result.log.as_ref().map_or(0, |log| log.lines.len());
+    result.document.as_ref().map_or(0, String::len) + log + 256
+}
+
+#[cfg(test)]
+mod tests;

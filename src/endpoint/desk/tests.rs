@@ -1,0 +1,382 @@
+//! What the desk promises: the order of writing and saying, by hand for each way a worker and a controller come and
+//! go, and for random events in random orders.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::endpoint::book::tests::{attempt, leased, reported, worker};
+use crate::ids::BlockId;
+use crate::task::session::Progress;
+use crate::task::spec::{BatchSetupSpec, TaskSpec};
+
+const LEASE: Duration = Duration::from_secs(100);
+
+/// A desk, and what its entries come to.
+struct World {
+    desk: Desk,
+    now: Instant,
+    written: Vec<Entry>,
+    connections: u64,
+    number: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { desk: Desk::new(Book::default(), now), now, written: Vec::new(), connections: 0, number: 0 }
+    }
+
+    /// With a session whose first heartbeat was answered, and a worker.
+    fn open(slots: u32) -> Self {
+        let mut world = Self::new();
+        world.desk.session_opened(LEASE, "{}".into(), world.now);
+        let beat = world.turn();
+        let [Act::Say(number, FromEndpoint::Heartbeat { .. })] = beat.at_once[..] else { panic!("{beat:?}") };
+        world.hear(ToEndpoint::Renewed { number, until: leased(attempt(1, 1)).until });
+        world.join(1, slots, vec![]);
+        let credit = world.turn();
+        let wanted = FromEndpoint::Credit(Credit { slots, login: 1 });
+        assert!(matches!(&credit.at_once[..], [Act::Say(_, said)] if *said == wanted), "{credit:?}");
+        world
+    }
+
+    fn join(&mut self, number: u128, slots: u32, attempts: Vec<AttemptId>) {
+        self.connections += 1;
+        let (worker, block) = (worker(number), BlockId::new(Uuid::from_u128(9)));
+        let room = Credit { slots, login: 1 };
+        let joining = Joining { worker, block, host: "nid1".into(), pid: 1, room, attempts };
+        self.desk.worker_joined(Connection(self.connections), joining, None, self.now);
+    }
+
+    fn hear(&mut self, said: ToEndpoint) {
+        self.desk.controller_said(said, self.now);
+    }
+
+    fn take(&mut self, tasks: &[(u128, u32)]) {
+        self.hear(ToEndpoint::Tasks(tasks.iter().map(|&(task, number)| leased(attempt(task, number))).collect()));
+    }
+
+    fn over(&mut self, by: u128, task: u128, number: u32) {
+        let report = reported(attempt(task, number), "{}");
+        self.desk.worker_said(worker(by), FromWorker::Over(vec![report]), self.now);
+    }
+
+    fn turn(&mut self) -> Turn {
+        let turn = self.desk.turn(self.now);
+        self.written.extend(turn.entries.iter().cloned());
+        turn
+    }
+
+    fn later(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+    }
+}
+
+fn handed(turn: &Turn) -> Vec<(WorkerId, AttemptId)> {
+    let work = turn.once_written.iter().filter_map(|act| match act {
+        Act::Tell(worker, ToWorker::Work(handouts)) => Some((*worker, handouts)),
+        Act::Tell(..) | Act::Say(..) => None,
+    });
+    work.flat_map(|(worker, handouts)| handouts.iter().map(move |handout| (worker, handout.attempt))).collect()
+}
+
+#[test]
+fn a_task_goes_to_a_slot_and_its_report_to_the_controller() {
+    let mut world = World::open(1);
+    world.take(&[(1, 1), (2, 1)]);
+    let turn = world.turn();
+    assert_eq!(handed(&turn), [(worker(1), attempt(1, 1))], "one slot");
+    assert_eq!(turn.entries.len(), 3, "two taken, one handed: {:?}", turn.entries);
+    world.over(1, 1, 1);
+    let turn = world.turn();
+    assert_eq!(handed(&turn), [(worker(1), attempt(2, 1))], "the slot is free again");
+    let said = FromEndpoint::Reports(vec![reported(attempt(1, 1), "{}")]);
+    assert!(turn.at_once.iter().any(|act| matches!(act, Act::Say(_, message) if *message == said)), "{turn:?}");
+    assert!(turn.once_written.contains(&Act::Tell(worker(1), ToWorker::Recorded(vec![attempt(1, 1)]))));
+    world.hear(ToEndpoint::Recorded { number: 9, attempts: vec![attempt(1, 1)] });
+    assert_eq!(world.turn().entries, [Entry::Settled(vec![attempt(1, 1)])]);
+}
+
+#[test]
+fn nothing_is_handed_out_without_a_lease() {
+    let mut world = World::open(2);
+    world.later(101);
+    world.take(&[(1, 1)]);
+    assert_eq!(handed(&world.turn()), []);
+    world.desk.beat("{}".into(), world.now);
+    let turn = world.turn();
+    let number = turn.at_once.iter().find_map(|act| match act {
+        Act::Say(number, FromEndpoint::Heartbeat { attempts, .. }) => {
+            assert_eq!(*attempts, [attempt(1, 1)]);
+            Some(*number)
+        }
+        Act::Say(..) | Act::Tell(..) => None,
+    });
+    let number = number.expect("a heartbeat");
+    world.hear(ToEndpoint::Renewed { number, until: leased(attempt(1, 1)).until });
+    assert_eq!(handed(&world.turn()), [(worker(1), attempt(1, 1))]);
+}
+
+#[test]
+fn beats_are_answered_as_long_as_there_is_a_lease() {
+    let mut world = World::open(1);
+    world.later(40);
+    world.desk.worker_said(worker(1), FromWorker::Beat { number: 3 }, world.now);
+    let answer = Act::Tell(worker(1), ToWorker::Lease { number: 3, lasts: Duration::from_secs(60) });
+    assert!(world.turn().at_once.contains(&answer));
+    world.later(100);
+    world.desk.worker_said(worker(1), FromWorker::Beat { number: 4 }, world.now);
+    assert_eq!(world.turn().at_once, []);
+}
+
+#[test]
+fn a_worker_that_comes_back_gets_what_it_missed_and_keeps_what_it_has() {
+    let mut world = World::open(3);
+    world.take(&[(1, 1), (2, 1), (3, 1)]);
+    assert_eq!(handed(&world.turn()).len(), 3);
+    world.desk.worker_hung_up(worker(1), Connection(1), world.now);
+    // 1 never came, 2 runs, 3 is over, 7 is nobody's any more
+    world.join(1, 3, vec![attempt(2, 1), attempt(3, 1), attempt(7, 1)]);
+    let turn = world.turn();
+    assert_eq!(handed(&turn), [(worker(1), attempt(1, 1))]);
+    let stop = Stop { attempt: attempt(7, 1), reason: StopReason::Fenced };
+    assert!(turn.once_written.contains(&Act::Tell(worker(1), ToWorker::Stop(vec![stop]))), "{turn:?}");
+    world.over(1, 7, 1);
+    let turn = world.turn();
+    assert_eq!(turn.entries, [], "what is not in the book is not wanted");
+    assert!(turn.once_written.contains(&Act::Tell(worker(1), ToWorker::Recorded(vec![attempt(7, 1)]))));
+}
+
+#[test]
+fn what_a_dead_worker_had_is_lost_and_never_given_to_another_here() {
+    let mut world = World::open(1);
+    world.take(&[(1, 1), (2, 1)]);
+    world.turn();
+    world.desk.worker_said(worker(1), FromWorker::Began(vec![attempt(1, 1)]), world.now);
+    world.join(2, 0, vec![]);
+    world.desk.worker_ended(worker(1));
+    world.join(3, 1, vec![]);
+    let turn = world.turn();
+    let reports = turn.at_once.iter().filter_map(|act| match act {
+        Act::Say(_, FromEndpoint::Reports(reports)) => Some(reports.clone()),
+        Act::Say(..) | Act::Tell(..) => None,
+    });
+    let reports = reports.flatten().collect::<Vec<_>>();
+    assert!(
+        matches!(&reports[..], [one] if one.attempt == attempt(1, 1) && one.outcome == Outcome::Lost(Loss::Crashed))
+    );
+    assert_eq!(handed(&turn), [(worker(3), attempt(2, 1))], "the one that waited");
+    assert!(turn.entries.contains(&Entry::Gone(worker(1))));
+}
+
+#[test]
+fn cancelled_and_fenced_attempts_end() {
+    let mut world = World::open(1);
+    world.take(&[(1, 1), (2, 1), (3, 1)]);
+    world.turn();
+    let stop = |task, reason| Stop { attempt: attempt(task, 1), reason };
+    let stops = vec![
+        stop(1, StopReason::Cancelled),
+        stop(2, StopReason::Cancelled),
+        stop(3, StopReason::Fenced),
+        stop(8, StopReason::Fenced),
+    ];
+    world.hear(ToEndpoint::Stop(stops));
+    let turn = world.turn();
+    assert!(turn.at_once.contains(&Act::Tell(worker(1), ToWorker::Stop(vec![stop(1, StopReason::Cancelled)]))));
+    let over = Reported { attempt: attempt(2, 1), outcome: Outcome::Cancelled, result: TaskResult::default() };
+    assert_eq!(turn.entries, [Entry::Over(over), Entry::Settled(vec![attempt(3, 1)])]);
+    // a newer attempt of a task that a worker still has
+    world.take(&[(1, 2)]);
+    let turn = world.turn();
+    let fenced = Act::Tell(worker(1), ToWorker::Stop(vec![stop(1, StopReason::Fenced)]));
+    assert!(turn.at_once.contains(&fenced), "{turn:?}");
+    assert_eq!(handed(&turn), [], "its slot is not free before it has ended");
+}
+
+#[test]
+fn a_new_session_hears_what_the_last_one_may_have_missed() {
+    let mut world = World::open(1);
+    world.take(&[(1, 1)]);
+    world.turn();
+    world.desk.session_closed();
+    world.over(1, 1, 1);
+    assert!(world.turn().at_once.is_empty(), "there is nobody to tell");
+    world.desk.session_opened(LEASE, "{}".into(), world.now);
+    let turn = world.turn();
+    let said = turn.at_once.iter().filter_map(|act| match act {
+        Act::Say(_, message) => Some(message),
+        Act::Tell(..) => None,
+    });
+    let said = said.collect::<Vec<_>>();
+    assert!(
+        matches!(said[..], [FromEndpoint::Heartbeat { .. }, FromEndpoint::Reports(_), FromEndpoint::Credit(_)]),
+        "first what it has, then how it ended, then what it wants: {said:?}"
+    );
+}
+
+#[test]
+fn who_leaves_gives_back_what_it_has() {
+    let mut world = World::open(1);
+    world.take(&[(1, 1), (2, 1)]);
+    world.turn();
+    world.desk.leave();
+    let turn = world.turn();
+    assert!(turn.at_once.contains(&Act::Tell(worker(1), ToWorker::Leave)) && !world.desk.idle());
+    world.desk.worker_ended(worker(1));
+    world.take(&[(3, 1)]);
+    world.turn();
+    let outcomes: BTreeMap<AttemptId, Outcome> =
+        world.desk.book().reports().map(|reported| (reported.attempt, reported.outcome.clone())).collect();
+    let lost = |loss| Outcome::Lost(loss);
+    let wanted = [(1, lost(Loss::Stopped)), (2, lost(Loss::Returned)), (3, lost(Loss::Returned))];
+    assert_eq!(outcomes, wanted.map(|(task, outcome)| (attempt(task, 1), outcome)).into());
+    assert!(world.desk.idle());
+}
+
+#[test]
+fn places_have_slots_of_their_own() {
+    let mut world = World::open(1);
+    let setup = TaskSpec::BatchSetup(BatchSetupSpec { directories: vec!["/a".into()] });
+    let login = Leased { spec: setup, ..leased(attempt(5, 1)) };
+    world.hear(ToEndpoint::Tasks(vec![leased(attempt(1, 1)), leased(attempt(2, 1)), login]));
+    let handed: BTreeSet<AttemptId> = handed(&world.turn()).into_iter().map(|(_, attempt)| attempt).collect();
+    assert_eq!(handed, [attempt(1, 1), attempt(5, 1)].into());
+}
+
+#[test]
+fn large_results_go_in_several_messages() {
+    let mut world = World::open(8);
+    world.take(&[(1, 1), (2, 1), (3, 1)]);
+    world.turn();
+    let document = "x".repeat(MOST_BYTES * 3 / 4);
+    let reports = (1..4).map(|task| reported(attempt(task, 1), &document)).collect();
+    world.desk.worker_said(worker(1), FromWorker::Over(reports), world.now);
+    let turn = world.turn();
+    let messages = turn.at_once.iter().filter(|act| matches!(act, Act::Say(_, FromEndpoint::Reports(_)))).count();
+    assert_eq!(messages, 2);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Take(u128, u32),
+    Join(u128, Vec<(u128, u32)>),
+    HangUp(u128),
+    Ended(u128),
+    Began(u128, u128, u32),
+    Over(u128, u128, u32),
+    Progress(u128, u128, u32),
+    Beat(u128),
+    Stop(u128, u32, StopReason),
+    Recorded(u128, u32),
+    Open,
+    Close,
+    Heartbeat,
+    Renew,
+    Later(u64),
+    Turn,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let id = || (1u128..5, 1u32..4);
+    let who = || 1u128..4;
+    let reasons = vec![StopReason::Cancelled, StopReason::Deadline, StopReason::Fenced];
+    prop_oneof![
+        4 => id().prop_map(|(task, number)| Step::Take(task, number)),
+        3 => (who(), prop::collection::vec(id(), 0..4)).prop_map(|(who, has)| Step::Join(who, has)),
+        1 => who().prop_map(Step::HangUp),
+        1 => who().prop_map(Step::Ended),
+        2 => (who(), id()).prop_map(|(who, (task, number))| Step::Began(who, task, number)),
+        4 => (who(), id()).prop_map(|(who, (task, number))| Step::Over(who, task, number)),
+        1 => (who(), id()).prop_map(|(who, (task, number))| Step::Progress(who, task, number)),
+        1 => who().prop_map(Step::Beat),
+        1 => (id(), prop::sample::select(reasons)).prop_map(|((task, number), why)| Step::Stop(task, number, why)),
+        2 => id().prop_map(|(task, number)| Step::Recorded(task, number)),
+        1 => Just(Step::Open),
+        1 => Just(Step::Close),
+        1 => Just(Step::Heartbeat),
+        2 => Just(Step::Renew),
+        1 => (1u64..80).prop_map(Step::Later),
+        5 => Just(Step::Turn),
+    ]
+}
+
+fn apply(world: &mut World, step: &Step) {
+    let now = world.now;
+    match step.clone() {
+        Step::Take(task, number) => world.take(&[(task, number)]),
+        Step::Join(who, has) => {
+            world.join(who, 2, has.into_iter().map(|(task, number)| attempt(task, number)).collect())
+        }
+        Step::HangUp(who) => world.desk.worker_hung_up(worker(who), Connection(world.connections), now),
+        Step::Ended(who) => world.desk.worker_ended(worker(who)),
+        Step::Began(who, task, number) => {
+            world.desk.worker_said(worker(who), FromWorker::Began(vec![attempt(task, number)]), now);
+        }
+        Step::Over(who, task, number) => world.over(who, task, number),
+        Step::Progress(who, task, number) => {
+            let progress = Progress { attempt: attempt(task, number), step: "s".into(), done: 1, total: 2 };
+            world.desk.worker_said(worker(who), FromWorker::Progress(progress), now);
+        }
+        Step::Beat(who) => world.desk.worker_said(worker(who), FromWorker::Beat { number: 1 }, now),
+        Step::Stop(task, number, reason) => {
+            world.hear(ToEndpoint::Stop(vec![Stop { attempt: attempt(task, number), reason }]));
+        }
+        Step::Recorded(task, number) => {
+            world.hear(ToEndpoint::Recorded { number: 0, attempts: vec![attempt(task, number)] });
+        }
+        Step::Open => world.desk.session_opened(LEASE, "{}".into(), now),
+        Step::Close => world.desk.session_closed(),
+        Step::Heartbeat => world.desk.beat("{}".into(), now),
+        Step::Renew => world.hear(ToEndpoint::Renewed { number: world.number, until: leased(attempt(1, 1)).until }),
+        Step::Later(seconds) => world.later(seconds),
+        Step::Turn => {}
+    }
+}
+
+proptest! {
+    /// Whatever happens in whatever order: no attempt is ever given to two workers, none before that is written, and
+    /// the journal makes the same book.
+    #[test]
+    fn entries_come_before_deeds(steps in prop::collection::vec(step(), 1..120)) {
+        let mut world = World::new();
+        let mut given: BTreeMap<AttemptId, WorkerId> = BTreeMap::new();
+        let mut leased = BTreeSet::new();
+        for step in &steps {
+            // a controller leases no attempt twice
+            if let Step::Take(task, number) = step && !leased.insert((task, number)) {
+                continue;
+            }
+            apply(&mut world, step);
+            if !matches!(step, Step::Turn) {
+                continue;
+            }
+            let turn = world.turn();
+            for act in turn.at_once.iter().chain(&turn.once_written) {
+                match act {
+                    Act::Say(number, FromEndpoint::Heartbeat { .. }) => world.number = *number,
+                    Act::Say(_, FromEndpoint::Reports(reports)) => for report in reports {
+                        let written = world.written.iter().any(|e| matches!(e, Entry::Over(over) if over == report));
+                        prop_assert!(written, "{report:?} is in no entry");
+                    },
+                    Act::Say(..) | Act::Tell(..) => {}
+                }
+            }
+            let early = turn.at_once.iter().any(|act| matches!(act, Act::Tell(_, ToWorker::Work(_) | ToWorker::Recorded(_))));
+            prop_assert!(!early, "said before it was written: {:?}", turn.at_once);
+            for (worker, attempt) in handed(&turn) {
+                let entry = Entry::Handed { attempt, worker };
+                prop_assert!(world.written.contains(&entry), "{entry:?} is not written");
+                let first = *given.entry(attempt).or_insert(worker);
+                prop_assert_eq!(first, worker, "{} went to two workers", attempt);
+            }
+        }
+        world.turn();
+        prop_assert_eq!(&crate::endpoint::book::tests::book(world.written.clone()), world.desk.book());
+        let credit = world.desk.session.unwrap_or_default();
+        prop_assert!(credit.slots <= 2 * 3 * 600 && credit.login <= 3, "{credit:?}");
+    }
+}

@@ -1,0 +1,3 @@
+//! Where workers come from. Knows processes and batch schedulers; no task and no wire.
+
+pub mod local;

@@ -1,0 +1,558 @@
+//! The worker's main loop: has attempts from its endpoint, runs as many at once as it has slots, reports how they end.
+//!
+//! It outlives its endpoint: attempts go on while nobody is connected, as long as the lease lasts that the endpoint
+//! was last granted; then another may have their tasks, and they are stopped. What the endpoint has not recorded is
+//! kept and said again on the next connection. A worker without endpoint and lease ends.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::assignment::Work;
+use super::executor::{Attempt, Executors, Finished, Slot, Watch};
+use super::link::{Dial, Line, LinkError};
+use super::paths::work_of;
+use crate::config::endpoint::Site;
+use crate::ids::{AttemptId, BlockId, WorkerId};
+use crate::runtime::tasks::spawn;
+use crate::task::crew::{FromWorker, Handout, Joining, ToWorker};
+use crate::task::failure::{Failure, Fault, Loss, chain};
+use crate::task::life::Outcome;
+use crate::task::names::TemplateName;
+use crate::task::result::TaskResult;
+use crate::task::session::{Credit, Progress, Reported, Stop};
+use crate::task::spec::{Place, TaskSpec};
+use crate::task::template::{TemplateError, Templates};
+
+/// Events that are heard before what they come to is said.
+const TOGETHER: usize = 1024;
+
+/// The pause between two tries to connect: the endpoint is on this computer or in the same network, and may be
+/// starting.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A worker that has had no endpoint for so long, and no lease, ends.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The first beats, before a lease says how often they are due.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// The longest time between beats.
+const LONGEST_BEAT: Duration = Duration::from_secs(10);
+
+/// A lease is renewed so many times before it ends.
+const BEATS: u32 = 8;
+
+/// Reports that are not recorded yet are waited for so long when the worker leaves.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// The longest that a command's paths may take to be looked at: a file system that hangs.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// Who a worker is, and what it has.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Which.
+    pub worker: WorkerId,
+    /// Part of which block.
+    pub block: BlockId,
+    /// Where it runs.
+    pub host: String,
+    /// So many attempts run at once.
+    pub room: Credit,
+    /// What each may use.
+    pub slot: Slot,
+}
+
+/// Why a worker cannot go on.
+#[derive(Debug, Error)]
+pub enum WorkerError {
+    /// The endpoint does not want it.
+    #[error(transparent)]
+    Refused(LinkError),
+    /// Nobody wants it.
+    #[error("no endpoint answered for {} s, and attempts have no lease any more", .0.as_secs())]
+    Alone(Duration),
+    /// The endpoint's configuration is of another version.
+    #[error("the endpoint's command {name} cannot be used")]
+    Command {
+        /// Which.
+        name: TemplateName,
+        /// Why.
+        #[source]
+        source: TemplateError,
+    },
+}
+
+/// Runs until it is told to leave, by its endpoint or by `asked`.
+///
+/// # Errors
+/// See [`WorkerError`].
+pub async fn run<D: Dial>(
+    settings: Settings,
+    executors: Executors,
+    dial: D,
+    asked: CancellationToken,
+) -> Result<(), WorkerError> {
+    let (tell, heard) = mpsc::unbounded_channel();
+    let now = Instant::now();
+    let worker = Worker {
+        settings,
+        executors,
+        dial: Arc::new(dial),
+        tell,
+        site: Arc::default(),
+        templates: Arc::default(),
+        line: None,
+        waiting: Waiting::default(),
+        running: HashMap::new(),
+        used: Credit::default(),
+        over: BTreeMap::new(),
+        lease: Lease { end: None, number: 0, asked: VecDeque::new(), beat: BEAT, next: now },
+        alone: Some(now),
+        failed: 0,
+        outbox: Outbox::default(),
+        leaving: None,
+    };
+    worker.serve(heard, asked).await
+}
+
+/// What the loop hears.
+enum Event {
+    Dialled(Result<Line, LinkError>),
+    Said(ToWorker),
+    HungUp,
+    Progress(Progress),
+    Finished(AttemptId, Finished),
+}
+
+struct Worker<D> {
+    settings: Settings,
+    executors: Executors,
+    dial: Arc<D>,
+    // unbounded: what comes in is bounded by slots, by the connection's channel and by progress of four a second
+    tell: mpsc::UnboundedSender<Event>,
+    site: Arc<Site>,
+    templates: Arc<Templates>,
+    line: Option<mpsc::Sender<FromWorker>>,
+    waiting: Waiting,
+    running: HashMap<AttemptId, Running>,
+    used: Credit,
+    /// Reports that the endpoint has not recorded.
+    over: BTreeMap<AttemptId, Reported>,
+    lease: Lease,
+    /// Since when no endpoint is connected.
+    alone: Option<Instant>,
+    failed: u32,
+    outbox: Outbox,
+    leaving: Option<Instant>,
+}
+
+/// Attempts that wait for a slot, in their order.
+#[derive(Default)]
+struct Waiting {
+    slots: VecDeque<Handout>,
+    login: VecDeque<Handout>,
+}
+
+struct Running {
+    place: Place,
+    stop: CancellationToken,
+    /// Why it was stopped, if that is told in place of how it ended.
+    lost: Option<Loss>,
+}
+
+/// How long attempts may run, by the beats that the endpoint has answered.
+struct Lease {
+    end: Option<Instant>,
+    number: u64,
+    asked: VecDeque<(u64, Instant)>,
+    beat: Duration,
+    next: Instant,
+}
+
+/// What is said at the end of a turn.
+#[derive(Default)]
+struct Outbox {
+    began: Vec<AttemptId>,
+    over: Vec<AttemptId>,
+}
+
+impl<D: Dial> Worker<D> {
+    async fn serve(
+        mut self,
+        mut heard: mpsc::UnboundedReceiver<Event>,
+        asked: CancellationToken,
+    ) -> Result<(), WorkerError> {
+        self.connect(Duration::ZERO);
+        let mut events = Vec::with_capacity(TOGETHER);
+        loop {
+            let due = self.due();
+            tokio::select! {
+                // nothing is lost with the others: events stay in the channel, a token and a moment stay what they are
+                _ = heard.recv_many(&mut events, TOGETHER) => {}
+                () = tokio::time::sleep_until(due) => {}
+                () = asked.cancelled(), if self.leaving.is_none() => self.leave(),
+            }
+            for event in events.drain(..) {
+                self.hear(event)?;
+            }
+            self.look_at_the_clock()?;
+            self.start();
+            self.send();
+            if self.has_left() {
+                break;
+            }
+        }
+        self.say(FromWorker::Leaving);
+        Ok(())
+    }
+
+    fn hear(&mut self, event: Event) -> Result<(), WorkerError> {
+        match event {
+            Event::Dialled(Ok(line)) => self.joined(line)?,
+            Event::Dialled(Err(error @ LinkError::Refused(_))) => return Err(WorkerError::Refused(error)),
+            Event::Dialled(Err(error @ LinkError::Unreachable(_))) => {
+                tracing::debug!(error = chain(&error), "no endpoint");
+                self.failed += 1;
+                self.connect(PAUSE.saturating_mul(1 << self.failed.min(10)).min(LONGEST_PAUSE));
+            }
+            Event::Said(said) => self.told(said),
+            Event::HungUp => {
+                tracing::warn!("the connection with the endpoint has ended");
+                self.line = None;
+                self.alone = Some(Instant::now());
+                self.connect(Duration::ZERO);
+            }
+            Event::Progress(progress) => {
+                if self.running.contains_key(&progress.attempt) {
+                    self.say(FromWorker::Progress(progress));
+                }
+            }
+            Event::Finished(attempt, finished) => self.finished(attempt, finished),
+        }
+        Ok(())
+    }
+
+    fn connect(&self, pause: Duration) {
+        let attempts = self.running.keys().chain(self.over.keys()).copied();
+        let attempts = attempts.chain(self.waiting.all().map(|handout| handout.attempt)).collect();
+        let Settings { worker, block, host, room, slot: _ } = self.settings.clone();
+        let joining = Joining { worker, block, host, pid: std::process::id(), room, attempts };
+        let (dial, tell) = (Arc::clone(&self.dial), self.tell.clone());
+        // ends with the try
+        spawn("endpoint link", async move {
+            tokio::time::sleep(pause).await;
+            let _ended = tell.send(Event::Dialled(dial.dial(joining).await));
+        });
+    }
+
+    fn joined(&mut self, line: Line) -> Result<(), WorkerError> {
+        let Line { site, say, mut hear } = line;
+        let templates = site.templates().map_err(|(name, source)| WorkerError::Command { name, source })?;
+        (self.site, self.templates) = (Arc::new(site), Arc::new(templates));
+        (self.line, self.alone, self.failed) = (Some(say), None, 0);
+        let tell = self.tell.clone();
+        // ends with the connection
+        spawn("endpoint's words", async move {
+            while let Some(said) = hear.recv().await {
+                if tell.send(Event::Said(said)).is_err() {
+                    return;
+                }
+            }
+            let _ended = tell.send(Event::HungUp);
+        });
+        self.lease.next = Instant::now();
+        self.outbox.over = self.over.keys().copied().collect();
+        self.outbox.began = self.running.keys().copied().collect();
+        Ok(())
+    }
+
+    fn told(&mut self, said: ToWorker) {
+        match said {
+            ToWorker::Work(handouts) => handouts.into_iter().for_each(|handout| self.take(handout)),
+            ToWorker::Stop(stops) => stops.into_iter().for_each(|Stop { attempt, reason: _ }| self.stop(attempt)),
+            ToWorker::Recorded(attempts) => attempts.iter().for_each(|attempt| {
+                self.over.remove(attempt);
+            }),
+            ToWorker::Lease { number, lasts } => self.lease.renewed(number, lasts),
+            ToWorker::Leave => self.leave(),
+        }
+    }
+
+    fn take(&mut self, handout: Handout) {
+        let attempt = handout.attempt;
+        if self.has(attempt) {
+            return;
+        }
+        if self.leaving.is_some() {
+            self.report(attempt, Outcome::Lost(Loss::Stopped), TaskResult::default());
+            return;
+        }
+        self.waiting.of(handout.spec.kind().place()).push_back(handout);
+    }
+
+    fn has(&self, attempt: AttemptId) -> bool {
+        self.running.contains_key(&attempt)
+            || self.over.contains_key(&attempt)
+            || self.waiting.all().any(|handout| handout.attempt == attempt)
+    }
+
+    fn stop(&mut self, attempt: AttemptId) {
+        if let Some(running) = self.running.get(&attempt) {
+            running.stop.cancel();
+        } else if self.waiting.remove(attempt) {
+            self.report(attempt, Outcome::Cancelled, TaskResult::default());
+        }
+    }
+
+    /// Ends all that it has, without a fault of the tasks.
+    fn give_up(&mut self, loss: Loss) {
+        for handout in self.waiting.take() {
+            self.report(handout.attempt, Outcome::Lost(loss), TaskResult::default());
+        }
+        for running in self.running.values_mut() {
+            running.lost.get_or_insert(loss);
+            running.stop.cancel();
+        }
+    }
+
+    fn leave(&mut self) {
+        if self.leaving.is_none() {
+            tracing::info!("the worker leaves");
+            self.leaving = Some(Instant::now());
+            self.give_up(Loss::Stopped);
+        }
+    }
+
+    fn finished(&mut self, attempt: AttemptId, finished: Finished) {
+        let Some(Running { place, stop: _, lost }) = self.running.remove(&attempt) else { return };
+        *self.used.at(place) -= 1;
+        let Finished { outcome, result } = finished;
+        let outcome = match (outcome, lost) {
+            // stopped for another reason than its executor knows
+            (Outcome::Cancelled, Some(loss)) => Outcome::Lost(loss),
+            (outcome, _) => outcome,
+        };
+        self.report(attempt, outcome, result);
+    }
+
+    fn report(&mut self, attempt: AttemptId, outcome: Outcome, result: TaskResult) {
+        self.over.insert(attempt, Reported { attempt, outcome, result });
+        self.outbox.over.push(attempt);
+    }
+
+    fn look_at_the_clock(&mut self) -> Result<(), WorkerError> {
+        let now = Instant::now();
+        if self.line.is_some() && now >= self.lease.next {
+            let number = self.lease.ask(now);
+            self.say(FromWorker::Beat { number });
+        }
+        if self.lease.has_run_out(now) && (!self.running.is_empty() || !self.waiting.is_empty()) {
+            tracing::error!("the lease has run out: attempts are stopped");
+            self.give_up(Loss::LeaseExpired);
+        }
+        match self.alone {
+            Some(since)
+                if !self.lease.lasts(now) && self.running.is_empty() && now.duration_since(since) > PATIENCE =>
+            {
+                Err(WorkerError::Alone(now.duration_since(since)))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn due(&self) -> Instant {
+        let now = Instant::now();
+        let beat = self.line.is_some().then_some(self.lease.next);
+        let lease = self.lease.end.filter(|_| !self.running.is_empty() || !self.waiting.is_empty());
+        let lease = lease.filter(|end| *end > now);
+        let alone = self.alone.map(|since| (since + PATIENCE).max(now + BEAT));
+        let leaving = self.leaving.map(|_| now + PAUSE);
+        [beat, lease, alone, leaving].into_iter().flatten().min().unwrap_or(now + LONGEST_BEAT)
+    }
+
+    /// Begins as much as slots allow.
+    fn start(&mut self) {
+        // without a lease a task may be another's; the answer to the first beat tells
+        if !self.lease.lasts(Instant::now()) {
+            return;
+        }
+        for place in [Place::Slot, Place::Login] {
+            while self.used.get(place) < self.settings.room.get(place) {
+                let Some(Handout { attempt, spec }) = self.waiting.of(place).pop_front() else { break };
+                match spec {
+                    // nothing needs no process
+                    TaskSpec::Nothing => self.report(attempt, Outcome::Succeeded, TaskResult::default()),
+                    spec @ (TaskSpec::Correlate(_) | TaskSpec::BatchSetup(_) | TaskSpec::Command(_)) => {
+                        self.launch(attempt, spec, place);
+                    }
+                }
+            }
+        }
+    }
+
+    fn launch(&mut self, attempt: AttemptId, spec: TaskSpec, place: Place) {
+        let stop = CancellationToken::new();
+        self.running.insert(attempt, Running { place, stop: stop.clone(), lost: None });
+        *self.used.at(place) += 1;
+        self.outbox.began.push(attempt);
+        let (site, templates) = (Arc::clone(&self.site), Arc::clone(&self.templates));
+        let (executors, slot, tell) = (self.executors.clone(), self.settings.slot, self.tell.clone());
+        // ends with the attempt's process
+        spawn("attempt", async move {
+            let finished = match prepared(spec, Arc::clone(&site), templates).await {
+                Ok(work) => {
+                    let attempt = Attempt { id: attempt, work, roots: site.roots.clone(), time_limit: None };
+                    watched(executors, attempt, slot, stop, &tell).await
+                }
+                Err(failure) => Finished { outcome: Outcome::Failed(failure), result: TaskResult::default() },
+            };
+            let _ended = tell.send(Event::Finished(attempt, finished));
+        });
+    }
+
+    fn send(&mut self) {
+        if self.line.is_none() {
+            return;
+        }
+        let Outbox { mut began, over } = std::mem::take(&mut self.outbox);
+        began.retain(|attempt| self.running.contains_key(attempt));
+        if !began.is_empty() {
+            self.say(FromWorker::Began(began));
+        }
+        let reports: Vec<Reported> = over.iter().filter_map(|attempt| self.over.get(attempt).cloned()).collect();
+        if !reports.is_empty() {
+            self.say(FromWorker::Over(reports));
+        }
+    }
+
+    fn say(&mut self, message: FromWorker) {
+        if let Some(line) = &self.line
+            && line.try_send(message).is_err()
+        {
+            // what is not said now is said on the next connection; the reader of this one tells of its end
+            self.line = None;
+        }
+    }
+
+    fn has_left(&self) -> bool {
+        let Some(since) = self.leaving else { return false };
+        let heard =
+            self.over.is_empty() || self.line.is_none() || since.elapsed() > LAST_WORDS + super::executor::GRACE;
+        self.running.is_empty() && heard
+    }
+}
+
+/// What an attempt does, its command's paths looked at.
+async fn prepared(spec: TaskSpec, site: Arc<Site>, templates: Arc<Templates>) -> Result<Work, Failure> {
+    let TaskSpec::Command(_) = spec else {
+        return work_of(spec, &site, &templates).map_err(|error| Failure::of(error.fault(), &error));
+    };
+    let looked = tokio::task::spawn_blocking(move || work_of(spec, &site, &templates));
+    match tokio::time::timeout(LOOK, looked).await {
+        Ok(Ok(work)) => work.map_err(|error| Failure::of(error.fault(), &error)),
+        Ok(Err(failed)) => {
+            Err(Failure::new(Fault::Program, &format!("looking at the command's paths failed: {failed}")))
+        }
+        Err(_) => {
+            let message =
+                format!("the file system did not tell where the command's paths lead in {} s", LOOK.as_secs());
+            Err(Failure::new(Fault::Program, &message))
+        }
+    }
+}
+
+/// Runs an attempt and passes on how far it is.
+async fn watched(
+    executors: Executors,
+    attempt: Attempt,
+    slot: Slot,
+    stop: CancellationToken,
+    tell: &mpsc::UnboundedSender<Event>,
+) -> Finished {
+    let (progress, mut latest) = watch::channel(None);
+    let mut running = std::pin::pin!(executors.run(attempt, &slot, Watch { progress, stop }));
+    loop {
+        tokio::select! {
+            finished = &mut running => return finished,
+            // the attempt runs on while it is told how far it is; what changed once more is seen the next time
+            Ok(()) = latest.changed() => {
+                let told = latest.borrow_and_update().clone();
+                if let Some(progress) = told {
+                    let _ended = tell.send(Event::Progress(progress));
+                }
+            }
+        }
+    }
+}
+
+impl Waiting {
+    fn of(&mut self, place: Place) -> &mut VecDeque<Handout> {
+        match place {
+            Place::Slot => &mut self.slots,
+            Place::Login => &mut self.login,
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Handout> {
+        self.slots.iter().chain(&self.login)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.slots.is_empty() && self.login.is_empty()
+    }
+
+    fn take(&mut self) -> Vec<Handout> {
+        self.slots.drain(..).chain(self.login.drain(..)).collect()
+    }
+
+    /// False when it is not there.
+    fn remove(&mut self, attempt: AttemptId) -> bool {
+        let before = self.all().count();
+        self.slots.retain(|handout| handout.attempt != attempt);
+        self.login.retain(|handout| handout.attempt != attempt);
+        self.all().count() < before
+    }
+}
+
+impl Lease {
+    fn ask(&mut self, now: Instant) -> u64 {
+        self.number += 1;
+        // an endpoint without a session does not answer
+        if self.asked.len() as u32 >= BEATS {
+            self.asked.pop_front();
+        }
+        self.asked.push_back((self.number, now));
+        self.next = now + self.beat;
+        self.number
+    }
+
+    /// The lease begins when it was asked for: an answer that was long under way promises nothing that has passed.
+    fn renewed(&mut self, number: u64, lasts: Duration) {
+        while let Some((asked, at)) = self.asked.front().copied().filter(|(asked, _)| *asked <= number) {
+            self.asked.pop_front();
+            if asked == number {
+                self.end = self.end.max(Some(at + lasts));
+                self.beat = (lasts / BEATS).clamp(PAUSE, LONGEST_BEAT);
+                self.next = self.next.min(at + self.beat);
+            }
+        }
+    }
+
+    fn lasts(&self, now: Instant) -> bool {
+        self.end.is_some_and(|end| now < end)
+    }
+
+    fn has_run_out(&self, now: Instant) -> bool {
+        self.end.is_some_and(|end| now >= end)
+    }
+}
