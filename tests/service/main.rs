@@ -1,8 +1,10 @@
 //! The service with its real processes: what it accepted outlives `kill -9`, and people see what happened.
 
-use std::io::{BufRead, BufReader};
+mod faults;
+mod site;
+mod world;
+
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
 
 use speckled::controller::{Order, OrderedTask};
 use speckled::ids::{EndpointId, SessionId, TaskId};
@@ -13,65 +15,13 @@ use speckled::task::spec::TaskSpec;
 use tokio_stream::wrappers::ReceiverStream;
 use wire::from_endpoint::Message as Said;
 use wire::to_endpoint::Message as Told;
+use world::{Controller, client, done, speckled};
 
 /// Times that the controller is killed.
 const ROUNDS: usize = 5;
 
 /// Tasks of a round.
 const TASKS: usize = 40;
-
-fn speckled(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_speckled"));
-    command.args(args).env_remove("SPECKLED_CONTROLLER").env_remove("SPECKLED_TOKEN").env_remove("SPECKLED_TOKEN_FILE");
-    command
-}
-
-fn done(output: Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
-}
-
-/// A controller's process, killed when dropped.
-struct Controller {
-    process: Child,
-    url: String,
-}
-
-impl Controller {
-    fn start(directory: &Path) -> Self {
-        Self::launch(directory, &["--plain"])
-    }
-
-    fn launch(directory: &Path, options: &[&str]) -> Self {
-        let directory = directory.to_str().expect("text");
-        let mut command = speckled(&["controller", "serve", directory, "--listen", "127.0.0.1:0"]);
-        command.args(options);
-        let mut process = command.stdout(Stdio::piped()).spawn().expect("it starts");
-        let mut url = String::new();
-        let out = process.stdout.take().expect("piped");
-        BufReader::new(out).read_line(&mut url).expect("it says where it listens");
-        Self { process, url: url.trim().to_owned() }
-    }
-
-    /// As `kill -9` does; the lock on its directory is gone when this returns.
-    fn kill(&mut self) {
-        self.process.kill().expect("it runs");
-        self.process.wait().expect("it ends");
-    }
-}
-
-impl Drop for Controller {
-    fn drop(&mut self) {
-        // it may be dead already
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-async fn client(controller: &Controller, token: &str) -> Client {
-    let target = Target { url: controller.url.clone(), ca: None, token: token.into() };
-    Client::connect(&target).await.expect("it listens")
-}
 
 /// The only endpoint, in one process that outlives its controllers.
 struct Endpoint {
@@ -161,10 +111,10 @@ async fn what_was_accepted_outlives_kill_9_of_the_controller() {
     let token = std::fs::read_to_string(directory.join("admin.token")).expect("a token").trim().to_owned();
     let mut controller = Controller::start(&directory);
     let endpoint = Endpoint { id: speckled::runtime::ids::endpoint(), session: speckled::runtime::ids::session() };
-    endpoint.register(&mut client(&controller, &token).await).await;
+    endpoint.register(&mut client(&controller.url, &token).await).await;
     let mut accepted: Vec<TaskId> = Vec::new();
     for round in 0..ROUNDS {
-        let mut flow = client(&controller, &token).await;
+        let mut flow = client(&controller.url, &token).await;
         let mut session = endpoint.open(&mut flow).await;
         for _ in 0..TASKS {
             accepted.push(flow.submit(order()).await.expect("accepted").tasks[0].0);
@@ -186,7 +136,7 @@ async fn what_was_accepted_outlives_kill_9_of_the_controller() {
         controller.kill();
         accepted.extend(flying.await.expect("does not panic"));
         controller = Controller::start(&directory);
-        let mut flow = client(&controller, &token).await;
+        let mut flow = client(&controller.url, &token).await;
         let mut session = endpoint.open(&mut flow).await;
         session.succeed(held.clone()).await;
         let known = flow.get(&accepted).await.expect("may");
@@ -196,7 +146,7 @@ async fn what_was_accepted_outlives_kill_9_of_the_controller() {
         let well = held.iter().all(|task| task.state == StateName::Succeeded);
         assert!(well && held.len() == TASKS / 2, "round {round}: reports of attempts that were held count");
     }
-    let mut flow = client(&controller, &token).await;
+    let mut flow = client(&controller.url, &token).await;
     let mut session = endpoint.open(&mut flow).await;
     // a submission whose answer was lost is queued too
     while queued(&mut flow).await > 0 {

@@ -1,0 +1,177 @@
+//! Processes are killed and stopped, connections cut: every accepted task ends exactly once, no result is partial, no
+//! attempt runs on beside a later one.
+//!
+//! `SPECKLED_FAULT_ROUNDS` sets the rounds of the random test.
+
+use std::fs;
+
+use rand::seq::IteratorRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rustix::process::{Pid, Signal, kill_process};
+use speckled::ids::TaskId;
+use speckled::rpc::client::Client;
+use speckled::store::{StateName, TaskFilter};
+use speckled::task::spec::TaskSpec;
+
+use crate::world::{Site, done};
+
+/// Rounds of the random test where nobody says: one kill each.
+const ROUNDS: usize = 8;
+
+/// A lease that tests can wait for the end of.
+const SHORT_S: u32 = 3;
+
+fn signal(pid: i32, signal: Signal) {
+    let _gone = kill_process(Pid::from_raw(pid).expect("a process"), signal);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_result_of_an_attempt_arrives_after_its_endpoint_was_started_anew() {
+    let mut site = Site::running(60, 1);
+    let task = site.submit(vec![site.held("mark")]).await[0];
+    let go = site.let_go("mark");
+    site.until(task, |task| task.state == StateName::Running).await;
+    let workers = site.processes("worker");
+    site.endpoint.as_mut().expect("runs").kill();
+    site.start_endpoint();
+    drop(go);
+    let over = site.until_over(&[task]).await;
+    assert!(over[0].state == StateName::Succeeded && over[0].attempt == 1, "{over:?}");
+    assert_eq!(site.processes("worker"), workers, "the same worker");
+    // and once more, by the command for it
+    let task = site.submit(vec![site.held("again")]).await[0];
+    let go = site.let_go("again");
+    site.endpoint.take().expect("runs").kill();
+    done(site.on_endpoint(&["start", "site", "--detach"]));
+    done(site.on_endpoint(&["restart", "site"]));
+    drop(go);
+    let over = site.until_over(&[task]).await;
+    assert!(over[0].state == StateName::Succeeded && over[0].attempt == 1, "{over:?}");
+    done(site.on_endpoint(&["stop", "site"]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_was_stopped_beyond_its_lease_publishes_nothing_twice() {
+    let site = Site::running(SHORT_S, 1);
+    let task = site.submit(vec![site.held("mark")]).await[0];
+    let first = site.let_go("mark");
+    site.until(task, |task| task.state == StateName::Running).await;
+    let endpoint = site.endpoint.as_ref().expect("runs").pid() as i32;
+    signal(endpoint, Signal::STOP);
+    let queued = site.until(task, |task| task.state == StateName::Queued).await;
+    assert_eq!(queued.attempt, 1, "its lease has run out");
+    // the worker has stopped the attempt by itself: nobody reads the pipe any more
+    while !site.processes(&site.text("marks")).is_empty() {
+        tokio::task::yield_now().await;
+    }
+    signal(endpoint, Signal::CONT);
+    drop(first);
+    let second = tokio::task::block_in_place(|| site.let_go("mark"));
+    let running = site.until(task, |task| task.state == StateName::Running).await;
+    assert_eq!(running.attempt, 2);
+    drop(second);
+    let over = site.until_over(&[task]).await;
+    assert!(over[0].state == StateName::Succeeded && over[0].attempt == 2, "{over:?}");
+    site.expect_one_after_the_other("mark");
+    assert_eq!(site.marks("mark").lines().count(), 3, "the first never came to its end");
+}
+
+/// What is killed in a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Controller,
+    Endpoint,
+    Worker,
+    Executor,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_is_killed_every_task_ends_once() {
+    let rounds = std::env::var("SPECKLED_FAULT_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
+    let seed = rand::rng().random();
+    println!("seed {seed}, {rounds} rounds");
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut site = Site::running(SHORT_S, 2);
+    let mut accepted: Vec<(TaskId, String)> = Vec::new();
+    for round in 0..rounds {
+        let mut specs = Vec::new();
+        let mut names = Vec::new();
+        for index in 0..4 {
+            let name = format!("r{round}-{index}");
+            specs.push(match index % 2 {
+                0 => Site::step(&name),
+                _ => TaskSpec::Correlate(Box::new(site.correlation(&name))),
+            });
+            names.push(name);
+        }
+        let ids = site.submit(specs).await;
+        accepted.extend(ids.into_iter().zip(names));
+        let victim = [Victim::Controller, Victim::Endpoint, Victim::Worker, Victim::Executor][round % 4];
+        // at a random moment: after so many changes of tasks
+        let mut client = site.client().await;
+        changes(&mut client, random.random_range(0..8)).await;
+        kill(&mut site, victim, &mut random);
+    }
+    let ids: Vec<TaskId> = accepted.iter().map(|(id, _)| *id).collect();
+    let over = site.until_over(&ids).await;
+    for (task, (_, name)) in over.iter().zip(&accepted) {
+        assert_eq!(task.state, StateName::Succeeded, "seed {seed}: {name}: {task:?}");
+        match &task.spec {
+            TaskSpec::Correlate(spec) => {
+                let file = &task.result.as_ref().expect("a result").files[0];
+                speckled::dataset::result::verify(file, spec.analyses).expect("whole");
+            }
+            TaskSpec::Command(_) => site.expect_one_after_the_other(name),
+            other @ (TaskSpec::BatchSetup(_) | TaskSpec::Nothing) => panic!("{other:?}"),
+        }
+    }
+    println!(
+        "{} of {} tasks took more than one attempt",
+        over.iter().filter(|task| task.attempt > 1).count(),
+        over.len()
+    );
+    // results that attempts left whose reports were lost are whole too
+    for entry in fs::read_dir(site.at("out")).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if !path.file_name().expect("a name").to_string_lossy().starts_with('.') {
+            let analyses = speckled::task::correlate::Analyses::MultiTau;
+            speckled::dataset::result::verify(&path, analyses).expect("whole");
+        }
+    }
+    let mut client = site.client().await;
+    let counts = client.count(&TaskFilter::default()).await.expect("may");
+    assert_eq!(counts, [(StateName::Succeeded, ids.len() as u64)], "no task came from nowhere");
+    assert_eq!(site.processes("executor"), [].into(), "nothing runs on");
+}
+
+/// Waits for so many changes of tasks, or for their end.
+async fn changes(client: &mut Client, number: usize) {
+    let mut changes = client.watch(&TaskFilter::default()).await.expect("may");
+    for _ in 0..number {
+        let counts = client.count(&TaskFilter::default()).await.expect("may");
+        let open = counts.iter().any(|(state, tasks)| !crate::world::is_over(*state) && *tasks > 0);
+        if !open || changes.next().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn kill(site: &mut Site, victim: Victim, random: &mut ChaCha8Rng) {
+    match victim {
+        Victim::Controller => {
+            site.controller.kill();
+            site.restart_controller();
+        }
+        Victim::Endpoint => {
+            site.endpoint.as_mut().expect("runs").kill();
+            site.start_endpoint();
+        }
+        Victim::Worker => {
+            site.processes("worker").into_iter().choose(random).into_iter().for_each(|pid| signal(pid, Signal::KILL))
+        }
+        Victim::Executor => {
+            site.processes("executor").into_iter().choose(random).into_iter().for_each(|pid| signal(pid, Signal::KILL));
+        }
+    }
+}
