@@ -55,6 +55,9 @@ enum Command {
     /// List, follow and cancel tasks
     #[command(subcommand)]
     Task(service::task::TaskCommand),
+    /// Measure how many tasks a second this program dispatches
+    #[command(subcommand)]
+    Bench(service::bench::BenchCommand),
     /// Run attempts of tasks for an endpoint
     #[command(hide = true)]
     Worker(Box<worker::WorkerArgs>),
@@ -96,6 +99,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Endpoint(command) => service::endpoint::run(command),
         Command::Submit(args) => service::submit::run(*args),
         Command::Task(command) => service::task::run(command),
+        Command::Bench(command) => service::bench::run(&command),
         Command::Worker(args) => worker::run(*args),
         Command::Executor => executor::run(),
         Command::Completions { shell } => completions(shell),

@@ -177,6 +177,7 @@ impl Endpoint {
             host,
             started: Instant::now(),
             line: None,
+            abandon: CancellationToken::new(),
             tells: HashMap::new(),
             entries: Vec::new(),
             deferred: Vec::new(),
@@ -206,6 +207,7 @@ struct Daemon {
     host: String,
     started: Instant,
     line: Option<mpsc::Sender<(u64, FromEndpoint)>>,
+    abandon: CancellationToken,
     tells: HashMap<WorkerId, (Connection, mpsc::Sender<ToWorker>)>,
     /// Entries that are not on disk yet, and what waits for that.
     entries: Vec<Entry>,
@@ -266,9 +268,9 @@ impl Daemon {
     fn hear(&mut self, event: Event) {
         let now = Instant::now();
         match event {
-            Event::Session { lease, heartbeat, controller, say } => {
+            Event::Session { lease, heartbeat, controller, say, abandon } => {
                 tracing::info!(controller, lease_s = lease.as_secs(), "a session with the controller is open");
-                self.line = Some(say);
+                (self.line, self.abandon) = (Some(say), abandon);
                 self.controller = ControllerState { program: Some(controller), error: None, heartbeat };
                 self.next_beat = now + heartbeat;
                 self.desk.session_opened(lease, self.status_text(), now);
@@ -341,6 +343,7 @@ impl Daemon {
         if silent.is_some_and(|since| now.duration_since(since) > self.controller.heartbeat * SILENCE) {
             // the connection may be half-open: nothing says so but that nobody answers
             tracing::warn!("the controller does not answer, the session is opened anew");
+            self.abandon.cancel();
             self.line = None;
             self.controller.error = Some("it did not answer heartbeats".to_owned());
             self.desk.session_closed();
@@ -379,17 +382,27 @@ impl Daemon {
     fn due(&self) -> Instant {
         let soon = self.leaving.is_some() || self.desk.crew().members().any(|(_, member)| member.connection.is_none());
         let look = soon.then(|| Instant::now() + PERIOD);
-        [Some(self.next_beat), self.retry_at, look].into_iter().flatten().min().unwrap_or(self.next_beat)
+        [Some(self.next_beat), self.retry_at, look, self.desk.due()]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.next_beat)
     }
 
     async fn carry_out(&mut self, turn: Turn) {
         let Turn { entries, at_once, once_written } = turn;
+        let lasts = at_once.iter().any(|act| matches!(act, Act::Say(_, FromEndpoint::Started(_))));
         for act in at_once {
             self.act(act);
         }
         self.entries.extend(entries);
         self.deferred.extend(once_written);
         if self.retry_at.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        // that an attempt began matters only should its worker die of it: it is written with what comes next, or when it
+        // lasts
+        if !lasts && self.deferred.is_empty() && self.entries.iter().all(|entry| matches!(entry, Entry::Began(_))) {
             return;
         }
         match self.journal.append(&self.entries).await {
@@ -437,12 +450,14 @@ impl Daemon {
     }
 
     fn has_left(&self) -> bool {
-        let Some(Leaving { mode, since: _, idle }) = self.leaving else { return false };
+        let Some(Leaving { mode, since, idle }) = self.leaving else { return false };
+        // a disk that stays full keeps nobody: what is not written is known to the controller, or computed again
+        let written = self.deferred.is_empty() || since.elapsed() >= STOPPING + LAST_WORDS;
         let said = |since: Instant| self.desk.book().is_empty() || self.line.is_none() || since.elapsed() >= LAST_WORDS;
         match mode {
             LeaveMode::KeepWorkers => true,
             LeaveMode::Drain => false,
-            LeaveMode::Now => !self.keeper.runs() && idle.is_some_and(said) && self.entries.is_empty(),
+            LeaveMode::Now => !self.keeper.runs() && idle.is_some_and(said) && written,
         }
     }
 

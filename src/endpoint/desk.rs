@@ -11,6 +11,7 @@
 //! The book may be ahead of the disk since nothing that depends on an entry is said before the entry is written: a
 //! worker gets an attempt, and forgets a report, only then. What is lost with the process was never acted upon.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -32,6 +33,9 @@ const MOST_REPORTS: usize = 1000;
 
 /// Bytes of results in one message, well below what a message may have.
 const MOST_BYTES: usize = 4 << 20;
+
+/// The controller is told of an attempt's beginning so much later: of short ones it hears only the end.
+const STARTED: Duration = Duration::from_millis(100);
 
 /// Something that is to be said.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,6 +80,8 @@ pub(super) struct Desk {
     number: u64,
     turn: Turn,
     reports: Vec<AttemptId>,
+    /// Attempts that began, and when the controller is told.
+    started: VecDeque<(Instant, AttemptId)>,
 }
 
 impl Desk {
@@ -92,6 +98,7 @@ impl Desk {
             number: 0,
             turn: Turn::default(),
             reports: Vec::new(),
+            started: VecDeque::new(),
         }
     }
 
@@ -116,6 +123,8 @@ impl Desk {
         self.lease.agree(lease);
         self.session = Some(Credit::default());
         self.reports = self.book.reports().map(|reported| reported.attempt).collect();
+        let running = self.book.placed().filter(|(held, _)| matches!(held.stage, Stage::Running(_)));
+        self.started = running.map(|(held, _)| (now, held.leased.attempt)).collect();
         self.beat(status, now);
     }
 
@@ -179,7 +188,7 @@ impl Desk {
     /// A worker said something.
     pub(super) fn worker_said(&mut self, worker: WorkerId, said: FromWorker, now: Instant) {
         match said {
-            FromWorker::Began(attempts) => self.began(worker, attempts),
+            FromWorker::Began(attempts) => self.began(worker, attempts, now),
             FromWorker::Progress(progress) => {
                 if self.session.is_some() && self.has(worker, progress.attempt) {
                     self.say(FromEndpoint::Progress(progress));
@@ -246,6 +255,7 @@ impl Desk {
     /// What is to be written and said now.
     pub(super) fn turn(&mut self, now: Instant) -> Turn {
         self.hand_out(now);
+        self.tell_started(now);
         self.report();
         self.give_credit();
         std::mem::take(&mut self.turn)
@@ -295,13 +305,29 @@ impl Desk {
         }
     }
 
-    fn began(&mut self, worker: WorkerId, attempts: Vec<AttemptId>) {
+    fn began(&mut self, worker: WorkerId, attempts: Vec<AttemptId>, now: Instant) {
         let began: Vec<AttemptId> = attempts.into_iter().filter(|attempt| self.has(worker, *attempt)).collect();
-        for attempt in &began {
-            self.enter(Entry::Began(*attempt));
+        for attempt in began {
+            self.enter(Entry::Began(attempt));
+            self.started.push_back((now + STARTED, attempt));
         }
-        if self.session.is_some() && !began.is_empty() {
-            self.say(FromEndpoint::Started(began));
+    }
+
+    /// When somebody is to be told something, if nothing happens before.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.started.front().map(|(due, _)| *due)
+    }
+
+    /// Tells the controller which attempts have begun, unless they have ended meanwhile.
+    fn tell_started(&mut self, now: Instant) {
+        let mut started = Vec::new();
+        while let Some((_, attempt)) = self.started.pop_front_if(|(due, _)| *due <= now) {
+            if self.book.get(attempt).is_some_and(|held| matches!(held.stage, Stage::Running(_))) {
+                started.push(attempt);
+            }
+        }
+        if self.session.is_some() && !started.is_empty() {
+            self.say(FromEndpoint::Started(started));
         }
     }
 

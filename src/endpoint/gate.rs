@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::crew::Connection;
 use crate::config::endpoint::Site;
@@ -24,7 +25,13 @@ const MESSAGES: usize = 1024;
 #[derive(Debug)]
 pub(super) enum Event {
     /// A session with the controller is open.
-    Session { lease: Duration, heartbeat: Duration, controller: String, say: mpsc::Sender<(u64, FromEndpoint)> },
+    Session {
+        lease: Duration,
+        heartbeat: Duration,
+        controller: String,
+        say: mpsc::Sender<(u64, FromEndpoint)>,
+        abandon: CancellationToken,
+    },
     /// The controller said something.
     Controller(ToEndpoint),
     /// There is no session, and why.

@@ -55,6 +55,8 @@ pub struct Line {
     pub say: mpsc::Sender<(u64, FromEndpoint)>,
     /// From the controller; after an error nothing comes.
     pub hear: mpsc::Receiver<Result<ToEndpoint, LinkError>>,
+    /// Cancelled to end it at once, without a goodbye: nobody seems to listen.
+    pub abandon: CancellationToken,
 }
 
 /// Why there is no session.
@@ -117,8 +119,8 @@ pub(super) async fn keep<D: Dial>(
 
 /// Passes on what is heard until the line ends. Who speaks keeps the other end, and ends the line by dropping it.
 async fn converse(line: Line, gate: &Gate) {
-    let Line { lease, heartbeat, controller, say, mut hear } = line;
-    gate.put(Event::Session { lease, heartbeat, controller, say }).await;
+    let Line { lease, heartbeat, controller, say, mut hear, abandon } = line;
+    gate.put(Event::Session { lease, heartbeat, controller, say, abandon }).await;
     let reason = loop {
         match hear.recv().await {
             Some(Ok(said)) => gate.put(Event::Controller(said)).await,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 use super::client::{Client, ClientError, Target};
@@ -55,7 +56,9 @@ impl Dial for ControllerDial {
         let (say, said) = mpsc::channel(MESSAGES);
         let (tell, hear) = mpsc::channel(MESSAGES);
         // ends with the stream, or when the endpoint does not listen or speak any more
-        spawn("controller session", converse(out, said, answers, tell));
+        let abandon = CancellationToken::new();
+        let conversation = converse(out, said, answers, tell);
+        spawn("controller session", abandon.clone().run_until_cancelled_owned(conversation));
         Ok(Line {
             lease: Duration::from_millis(lease_ms),
             // a controller that says 0 would be asked without a pause
@@ -63,6 +66,7 @@ impl Dial for ControllerDial {
             controller: printable(&controller, 100),
             say,
             hear,
+            abandon,
         })
     }
 }

@@ -297,6 +297,9 @@ impl<D: Dial> Worker<D> {
             self.report(attempt, Outcome::Lost(Loss::Stopped), TaskResult::default());
             return;
         }
+        if !self.lease.lasts(Instant::now()) {
+            self.lease.hurry();
+        }
         self.waiting.of(handout.spec.kind().place()).push_back(handout);
     }
 
@@ -319,6 +322,10 @@ impl<D: Dial> Worker<D> {
         for handout in self.waiting.take() {
             self.report(handout.attempt, Outcome::Lost(loss), TaskResult::default());
         }
+        self.end_running(loss);
+    }
+
+    fn end_running(&mut self, loss: Loss) {
         for running in self.running.values_mut() {
             running.lost.get_or_insert(loss);
             running.stop.cancel();
@@ -356,9 +363,10 @@ impl<D: Dial> Worker<D> {
             let number = self.lease.ask(now);
             self.say(FromWorker::Beat { number });
         }
-        if self.lease.has_run_out(now) && (!self.running.is_empty() || !self.waiting.is_empty()) {
+        if self.lease.has_run_out(now) && self.running.values().any(|running| running.lost.is_none()) {
             tracing::error!("the lease has run out: attempts are stopped");
-            self.give_up(Loss::LeaseExpired);
+            // what waits goes on waiting: it is begun under the next lease, or stopped by a word before that
+            self.end_running(Loss::LeaseExpired);
         }
         match self.alone {
             Some(since)
@@ -373,7 +381,7 @@ impl<D: Dial> Worker<D> {
     fn due(&self) -> Instant {
         let now = Instant::now();
         let beat = self.line.is_some().then_some(self.lease.next);
-        let lease = self.lease.end.filter(|_| !self.running.is_empty() || !self.waiting.is_empty());
+        let lease = self.lease.end.filter(|_| !self.running.is_empty());
         let lease = lease.filter(|end| *end > now);
         let alone = self.alone.map(|since| (since + PATIENCE).max(now + BEAT));
         let leaving = self.leaving.map(|_| now + PAUSE);
@@ -507,10 +515,6 @@ impl Waiting {
         self.slots.iter().chain(&self.login)
     }
 
-    fn is_empty(&self) -> bool {
-        self.slots.is_empty() && self.login.is_empty()
-    }
-
     fn take(&mut self) -> Vec<Handout> {
         self.slots.drain(..).chain(self.login.drain(..)).collect()
     }
@@ -534,6 +538,12 @@ impl Lease {
         self.asked.push_back((self.number, now));
         self.next = now + self.beat;
         self.number
+    }
+
+    /// There is work and no lease: it is asked for at once, unless that was done a moment ago.
+    fn hurry(&mut self) {
+        let last = self.asked.back().map(|(_, at)| *at + PAUSE);
+        self.next = self.next.min(last.unwrap_or_else(Instant::now));
     }
 
     /// The lease begins when it was asked for: an answer that was long under way promises nothing that has passed.

@@ -14,7 +14,8 @@ use speckled::rpc::client::Client;
 use speckled::store::{StateName, TaskFilter};
 use speckled::task::spec::TaskSpec;
 
-use crate::world::{Site, done};
+use crate::proxy::Proxy;
+use crate::world::{Controller, Daemon, Site, done, order};
 
 /// Rounds of the random test where nobody says: one kill each.
 const ROUNDS: usize = 8;
@@ -75,6 +76,83 @@ async fn an_endpoint_that_was_stopped_beyond_its_lease_publishes_nothing_twice()
     assert!(over[0].state == StateName::Succeeded && over[0].attempt == 2, "{over:?}");
     site.expect_one_after_the_other("mark");
     assert_eq!(site.marks("mark").lines().count(), 3, "the first never came to its end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_are_cut_cost_no_attempt() {
+    let mut site = Site::new(60, 2);
+    let proxy = Proxy::new(&site.controller.url).await;
+    site.configure(&proxy.url, 2);
+    site.start_endpoint();
+    let mut tasks = Vec::new();
+    for round in 0..5 {
+        let names: Vec<String> = (0..4).map(|index| format!("r{round}-{index}")).collect();
+        tasks.extend(site.submit(names.iter().map(|name| Site::step(name)).collect()).await);
+        site.until(tasks[tasks.len() - 3], |task| crate::world::is_over(task.state)).await;
+        proxy.cut();
+    }
+    for task in site.until_over(&tasks).await {
+        assert!(task.state == StateName::Succeeded && task.attempt == 1, "{task:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_half_open_connection_is_noticed_before_leases_run_out() {
+    let mut site = Site::new(8, 1);
+    let proxy = Proxy::new(&site.controller.url).await;
+    site.configure(&proxy.url, 1);
+    site.start_endpoint();
+    let task = site.submit(vec![site.held("mark")]).await[0];
+    let go = site.let_go("mark");
+    site.until(task, |task| task.state == StateName::Running).await;
+    proxy.silence();
+    drop(go);
+    // its report went nowhere; the next session says it again
+    let over = site.until_over(&[task]).await;
+    assert!(over[0].state == StateName::Succeeded && over[0].attempt == 1, "{over:?}");
+    // the dead connection gets no tasks
+    let more = site.submit((0..4).map(|index| Site::step(&format!("more{index}"))).collect()).await;
+    for task in site.until_over(&more).await {
+        assert!(task.state == StateName::Succeeded && task.attempt == 1, "{task:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_controller_whose_disk_is_full_refuses_and_goes_on_when_there_is_room() {
+    let mut site = Site::new(60, 1);
+    site.controller.kill();
+    // a file system of its own, seen by this controller alone
+    let (state, small) = (site.text("controller"), site.text("small"));
+    fs::create_dir(&small).expect("made");
+    let program = env!("CARGO_BIN_EXE_speckled");
+    let script = r#"mount -t tmpfs -o size=2m none "$2" && cp -a "$1"/. "$2" && exec "$3" controller serve "$2" --plain --listen 127.0.0.1:0"#;
+    let namespaces = if rustix::process::geteuid().is_root() { "-m" } else { "-rm" };
+    let mut command = std::process::Command::new("unshare");
+    command.args([namespaces, "sh", "-c", script, "sh", &state, &small, program]);
+    let controller = Daemon::start(&mut command);
+    site.controller = Controller { url: controller.said.clone(), daemon: controller };
+    site.configure(&site.controller.url, 1);
+    site.start_endpoint();
+    let before = site.submit(vec![Site::step("before")]).await;
+    // as it sees its own file system
+    let ballast = format!("/proc/{}/root{small}/ballast", site.controller.daemon.pid());
+    let mut file = fs::File::create(&ballast).expect("made");
+    while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
+    let mut client = site.client().await;
+    let mut accepted = Vec::new();
+    let refusal = loop {
+        match client.submit(order(vec![TaskSpec::Nothing; 50])).await {
+            Ok(receipt) => accepted.extend(receipt.tasks.into_iter().map(|(id, _)| id)),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(refusal.contains("no space is left for") && refusal.contains("make room"), "{refusal}");
+    drop(file);
+    fs::remove_file(&ballast).expect("ours");
+    accepted.extend(site.submit(vec![Site::step("after")]).await);
+    for task in site.until_over(&[before, accepted].concat()).await {
+        assert_eq!(task.state, StateName::Succeeded, "{task:?}");
+    }
 }
 
 /// What is killed in a round.

@@ -1,6 +1,7 @@
 //! The service with its real processes: what it accepted outlives `kill -9`, and people see what happened.
 
 mod faults;
+mod proxy;
 mod site;
 mod world;
 

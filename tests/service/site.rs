@@ -86,6 +86,7 @@ async fn an_endpoint_is_started_asked_stopped_and_deleted() {
     let task = site.submit(vec![site.held("mark")]).await[0];
     let go = site.let_go("mark");
     site.until(task, |task| task.state == StateName::Running).await;
+    // the journal has it once the controller was told
     let tasks = done(site.on_endpoint(&["tasks", "site"]));
     assert!(tasks.contains(&task.to_string()) && tasks.contains("running"), "{tasks}");
     let status = done(site.on_endpoint(&["status", "site", "--patience", "10000"]));

@@ -298,7 +298,11 @@ impl Site {
 }
 
 impl Drop for Site {
+    #[expect(clippy::print_stdout, reason = "a test that fails shows what it knows")]
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("the endpoint's log:\n{}", fs::read_to_string(self.at("endpoint.log")).unwrap_or_default());
+        }
         drop(self.endpoint.take());
         // workers outlive their endpoint: that is what they are for
         for pid in self.processes("worker") {

@@ -19,6 +19,7 @@ use crate::rpc::service::ServeError;
 use crate::store::StoreError;
 use crate::task::names::NameError;
 
+pub(super) mod bench;
 pub(super) mod controller;
 pub(super) mod endpoint;
 pub(super) mod submit;

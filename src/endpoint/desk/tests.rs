@@ -173,6 +173,28 @@ fn what_a_dead_worker_had_is_lost_and_never_given_to_another_here() {
 }
 
 #[test]
+fn the_controller_hears_of_the_beginning_of_attempts_that_last() {
+    let mut world = World::open(2);
+    world.take(&[(1, 1), (2, 1)]);
+    world.turn();
+    world.desk.worker_said(worker(1), FromWorker::Began(vec![attempt(1, 1), attempt(2, 1)]), world.now);
+    let started = |turn: &Turn| {
+        let said = turn.at_once.iter().filter_map(|act| match act {
+            Act::Say(_, FromEndpoint::Started(attempts)) => Some(attempts.clone()),
+            Act::Say(..) | Act::Tell(..) => None,
+        });
+        said.flatten().collect::<Vec<_>>()
+    };
+    assert_eq!(started(&world.turn()), []);
+    assert_eq!(world.desk.due(), Some(world.now + STARTED));
+    world.over(1, 1, 1);
+    world.turn();
+    world.now += STARTED;
+    assert_eq!(started(&world.turn()), [attempt(2, 1)]);
+    assert_eq!(world.desk.due(), None);
+}
+
+#[test]
 fn cancelled_and_fenced_attempts_end() {
     let mut world = World::open(1);
     world.take(&[(1, 1), (2, 1), (3, 1)]);

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
+use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Code, Status};
 
@@ -75,7 +75,8 @@ pub async fn serve<S: Store>(
     server
         .add_service(FlowsServer::new(flows).max_decoding_message_size(LARGEST_MESSAGE))
         .add_service(EndpointsServer::new(endpoints).max_decoding_message_size(LARGEST_MESSAGE))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopping.cancelled_owned())
+        // an answer is not to wait for the acknowledgement of the one before
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stopping.cancelled_owned())
         .await
         .map_err(ServeError::Serve)
 }

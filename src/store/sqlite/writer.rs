@@ -132,6 +132,15 @@ async fn transact(
     answers: &mut Vec<Answer>,
 ) -> Result<(), Fault> {
     let mut state = execute(connection, "BEGIN IMMEDIATE").await;
+    // one alone undoes itself with the transaction
+    if batch.len() == 1
+        && state.is_ok()
+        && let Some(call) = batch.pop()
+    {
+        let Ran { outcome, answer } = call(Ok(&mut *connection)).await;
+        answers.push(answer);
+        outcome?;
+    }
     for call in batch.drain(..) {
         match &state {
             Ok(()) => state = in_savepoint(connection, call, answers).await,
