@@ -52,7 +52,13 @@ enum Command {
     Endpoint(service::endpoint::EndpointCommand),
     /// Have an endpoint correlate raw data
     Submit(Box<service::submit::SubmitArgs>),
-    /// List, follow and cancel tasks
+    /// Tell how all endpoints are: workers, slots, queues
+    Status(service::status::StatusArgs),
+    /// Follow tasks as they change
+    Watch(service::watch::WatchArgs),
+    /// Tell why a task is not running yet
+    Explain(service::explain::ExplainArgs),
+    /// List, show, follow, cancel and repeat tasks
     #[command(subcommand)]
     Task(service::task::TaskCommand),
     /// Measure how many tasks a second this program dispatches
@@ -98,6 +104,9 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Token(command) => service::token::run(command),
         Command::Endpoint(command) => service::endpoint::run(command),
         Command::Submit(args) => service::submit::run(*args),
+        Command::Status(args) => service::status::run(args),
+        Command::Watch(args) => service::watch::run(args),
+        Command::Explain(args) => service::explain::run(args),
         Command::Task(command) => service::task::run(command),
         Command::Bench(command) => service::bench::run(&command),
         Command::Worker(args) => worker::run(*args),

@@ -6,7 +6,7 @@ use speckled::store::StateName;
 use speckled::task::failure::Fault;
 use speckled::task::spec::{BatchSetupSpec, TaskSpec};
 
-use crate::world::{Site, done};
+use crate::world::{Site, done, order};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tasks_of_each_kind_come_to_their_end() {
@@ -109,6 +109,52 @@ async fn an_endpoint_is_started_asked_stopped_and_deleted() {
     done(site.on_endpoint(&["delete", "site"]));
     assert!(!site.at("home/site").exists());
     site.endpoint = None;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_see_what_happens_to_their_tasks() {
+    let site = Site::running(60, 1);
+    let token = site.text("controller/admin.token");
+    let ask = |args: &[&str]| {
+        let mine = ["--controller", site.controller.url.as_str(), "--token-file", &token];
+        crate::world::speckled(&[args, &mine].concat()).output().expect("runs")
+    };
+    let receipt = site.client().await.submit(order(vec![site.held("first"), Site::step("second")])).await.expect("may");
+    let (action, tasks) = (receipt.action.to_string(), receipt.tasks);
+    let [first, second] = [tasks[0].0.to_string(), tasks[1].0.to_string()];
+    let go = site.let_go("first");
+    site.until(tasks[0].0, |task| task.state == StateName::Running).await;
+    let second_waits = done(ask(&["explain", &second]));
+    assert!(
+        second_waits.contains("endpoint site has it") && second_waits.contains("waits for a slot"),
+        "{second_waits}"
+    );
+    assert!(done(ask(&["explain", &first])).contains("attempt 1 began"));
+    let status = done(ask(&["status"]));
+    assert!(status.contains("site: online on") && status.contains("1 running"), "{status}");
+    assert!(done(ask(&["status", "--output", "quiet"])).contains("site online"));
+    let refused = ask(&["task", "retry", &first]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is not over; cancel it first"));
+    done(ask(&["task", "cancel", &first]));
+    site.until_over(&[tasks[0].0, tasks[1].0]).await;
+    drop(go);
+    let watched = ask(&["watch", "--action", &action]);
+    assert_eq!(watched.status.code(), Some(75), "one was cancelled");
+    let again = done(ask(&["task", "retry", &first, "--output", "quiet"]));
+    let again = again.trim();
+    assert!(again != first && !again.is_empty(), "a new task");
+    drop(tokio::task::block_in_place(|| site.let_go("first")));
+    done(ask(&["task", "wait", again]));
+    let watched = ask(&["watch", "--action", &action, "--output", "quiet"]);
+    assert_eq!((watched.status.code(), watched.stdout.len()), (Some(75), 0), "all are over, the cancelled one too");
+    let logs = ask(&["task", "logs", again]);
+    let error = String::from_utf8_lossy(&logs.stderr).into_owned();
+    assert!(logs.status.code() == Some(77) && error.contains("has left no output"), "{error}");
+    let correlation = site.submit(vec![TaskSpec::Correlate(Box::new(site.correlation("logged")))]).await[0];
+    site.until_over(&[correlation]).await;
+    assert!(done(ask(&["task", "logs", &correlation.to_string()])).contains("qmap read"));
+    let none = ask(&["watch", "--action", &correlation.to_string()]);
+    assert!(String::from_utf8_lossy(&none.stderr).contains("there is no action"));
 }
 
 #[test]

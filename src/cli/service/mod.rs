@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::exit::{Exit, Failure};
 use crate::controller::token::NoRandomness;
-use crate::ids::TokenId;
+use crate::ids::{ActionId, TaskId, TokenId};
 use crate::rpc::certificate::CertificateError;
 use crate::rpc::client::{Client, ClientError, Target};
 use crate::rpc::service::ServeError;
@@ -22,9 +22,12 @@ use crate::task::names::NameError;
 pub(super) mod bench;
 pub(super) mod controller;
 pub(super) mod endpoint;
+pub(super) mod explain;
+pub(super) mod status;
 pub(super) mod submit;
 pub(super) mod task;
 pub(super) mod token;
+pub(super) mod watch;
 
 /// The port that a controller listens on unless it is told another.
 const PORT: u16 = 7460;
@@ -126,6 +129,15 @@ pub(super) enum ServiceError {
     /// There is no such task.
     #[error("there is no task {0} that you may see")]
     NoTask(String),
+    /// There is no such action, or it has no task.
+    #[error("there is no action {0} with tasks that you may see")]
+    NoAction(ActionId),
+    /// A task that is not over is not tried again.
+    #[error("task {0} is not over; cancel it first, or wait for it")]
+    NotOver(TaskId),
+    /// A task has no log.
+    #[error("task {0} has left no output")]
+    NoLog(TaskId),
     /// The connection ended before the tasks did.
     #[error("the controller ended before the tasks did; they go on, `speckled task wait` follows them again")]
     Ended,
@@ -136,7 +148,11 @@ impl ServiceError {
     pub(super) fn exit(&self) -> Exit {
         match self {
             Self::Client(ClientError::Connect { .. }) | Self::Ended => Exit::Unavailable,
-            Self::Client(ClientError::Refused(_)) | Self::NoTask(_) | Self::NoTokenOf(_) => Exit::Refused,
+            Self::Client(ClientError::Refused(_))
+            | Self::NoTask(_)
+            | Self::NoAction(_)
+            | Self::NoLog(_)
+            | Self::NoTokenOf(_) => Exit::Refused,
             Self::Client(
                 ClientError::Url { .. } | ClientError::Plain { .. } | ClientError::NoCa { .. } | ClientError::Token,
             )
@@ -145,6 +161,7 @@ impl ServiceError {
             | Self::Certificate(_)
             | Self::Plain { .. }
             | Self::Relative { .. }
+            | Self::NotOver(_)
             | Self::Exists { .. } => Exit::Input,
             Self::Client(ClientError::Answer(_)) | Self::Serve(_) | Self::Random(_) | Self::Runtime(_) => {
                 Exit::Processing

@@ -1,6 +1,7 @@
 //! `speckled submit`: correlations for an endpoint, with the options of `corr`.
 
 use std::path::Path;
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
@@ -11,6 +12,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{self, Form};
 use crate::controller::{Known, Order, OrderedTask};
 use crate::ids::ActionId;
+use crate::runtime::clock::Clock;
 use crate::task::correlate::CorrelateSpec;
 use crate::task::names::{Group, Label, RequestId};
 use crate::task::spec::TaskSpec;
@@ -36,6 +38,9 @@ pub(in crate::cli) struct SubmitArgs {
     /// Higher ones first
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     priority: i32,
+    /// Give up unless it is over in so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    deadline: Option<u64>,
     /// Further attempts after failures of the program [default: the controller's]
     #[arg(long, value_name = "N")]
     retries: Option<u32>,
@@ -47,7 +52,8 @@ pub(in crate::cli) struct SubmitArgs {
 
 /// Runs the command.
 pub(in crate::cli) fn run(args: SubmitArgs) -> Result<Exit, Failure> {
-    let SubmitArgs { endpoint, action, group, label, request_id, priority, retries, remote, corr } = args;
+    let SubmitArgs { endpoint, action, group, label, request_id, priority, deadline, retries, remote, corr } = args;
+    let deadline = deadline.map(|seconds| Clock::start().now().after(Duration::from_secs(seconds)));
     let (specs, form) = corr::specs(corr)?;
     specs.iter().try_for_each(absolute)?;
     let several = specs.len() > 1;
@@ -55,7 +61,7 @@ pub(in crate::cli) fn run(args: SubmitArgs) -> Result<Exit, Failure> {
         let request = request_id.as_ref().map(|id| if several { format!("{id}/{index}") } else { id.clone() });
         let request = request.map(RequestId::try_from).transpose().map_err(ServiceError::Name)?;
         let spec = TaskSpec::Correlate(Box::new(spec));
-        Ok(OrderedTask { request, label: label.clone(), spec, priority, deadline: None, retries })
+        Ok(OrderedTask { request, label: label.clone(), spec, priority, deadline, retries })
     });
     let tasks = tasks.collect::<Result<Vec<_>, ServiceError>>()?;
     let order = Order { endpoint, action, group, tasks };

@@ -6,6 +6,7 @@ use serde_json::json;
 use super::{OutputForm, RemoteArgs, ServiceError, wait};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output;
+use crate::controller::{Order, OrderedTask};
 use crate::ids::{ActionId, EndpointId, TaskId};
 use crate::rpc::client::Client;
 use crate::rpc::view::TaskView;
@@ -23,6 +24,10 @@ pub(in crate::cli) enum TaskCommand {
     Cancel(TasksArgs),
     /// Wait until tasks are over; fails unless all succeeded
     Wait(TasksArgs),
+    /// Show what a task's last attempt wrote
+    Logs(LogsArgs),
+    /// Submit tasks again that failed or were cancelled; prints the new ones
+    Retry(TasksArgs),
 }
 
 #[derive(Debug, Args)]
@@ -57,6 +62,14 @@ pub(in crate::cli) struct TasksArgs {
 }
 
 #[derive(Debug, Args)]
+pub(in crate::cli) struct LogsArgs {
+    /// The task
+    task: TaskId,
+    #[command(flatten)]
+    remote: RemoteArgs,
+}
+
+#[derive(Debug, Args)]
 struct FormArg {
     /// Form of the answer
     #[arg(long, value_enum, default_value = "human")]
@@ -70,6 +83,8 @@ pub(in crate::cli) fn run(command: TaskCommand) -> Result<Exit, Failure> {
         TaskCommand::Show(args) => wait(show(args)),
         TaskCommand::Cancel(args) => wait(cancel(args)),
         TaskCommand::Wait(args) => wait(follow(args)),
+        TaskCommand::Logs(args) => wait(logs(args)),
+        TaskCommand::Retry(args) => wait(retry(args)),
     }
 }
 
@@ -119,13 +134,47 @@ async fn follow(TasksArgs { tasks, form, remote }: TasksArgs) -> Result<Exit, Fa
     }
 }
 
+/// The whole file where it can be read, as on the endpoint's own computer; else its end, which came with the result.
+async fn logs(LogsArgs { task, remote }: LogsArgs) -> Result<Exit, Failure> {
+    let found = all(&mut remote.connect().await?, &[task]).await?;
+    let log = found.into_iter().next().and_then(|task| task.result?.log).ok_or(ServiceError::NoLog(task))?;
+    let text = match std::fs::read(&log.file) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(_) => {
+            output::note(format_args!("the end of {} on the endpoint's file system:", log.file.display()));
+            log.lines
+        }
+    };
+    // an endpoint's output is not trusted on a terminal
+    text.lines().try_for_each(|line| output::stdout(printable(line, usize::MAX)))?;
+    Ok(Exit::Success)
+}
+
+async fn retry(TasksArgs { tasks, form, remote }: TasksArgs) -> Result<Exit, Failure> {
+    let mut client = remote.connect().await?;
+    let found = all(&mut client, &tasks).await?;
+    if let Some(open) = found.iter().find(|task| !over(task.state)) {
+        return Err(ServiceError::NotOver(open.id).into());
+    }
+    let mut ids = Vec::new();
+    for task in found {
+        let TaskView { action, endpoint, group, label, spec, priority, .. } = task;
+        let again = OrderedTask { request: None, label, spec, priority, deadline: None, retries: None };
+        let order = Order { endpoint: endpoint.to_string(), action: Some(action), group, tasks: vec![again] };
+        let receipt = client.submit(order).await.map_err(ServiceError::Client)?;
+        ids.extend(receipt.tasks.into_iter().map(|(id, _)| id));
+    }
+    print(&all(&mut client, &ids).await?, form.output)?;
+    Ok(Exit::Success)
+}
+
 /// The action that all belong to, if it is one: fewer changes are to be heard then.
 fn one_action(tasks: &[TaskView]) -> Option<ActionId> {
     let first = tasks.first()?.action;
     tasks.iter().all(|task| task.action == first).then_some(first)
 }
 
-fn over(state: StateName) -> bool {
+pub(super) fn over(state: StateName) -> bool {
     match state {
         StateName::Succeeded | StateName::Failed | StateName::Cancelled => true,
         StateName::Queued | StateName::Leased | StateName::Running => false,
@@ -150,7 +199,7 @@ fn print(tasks: &[TaskView], form: OutputForm) -> Result<(), Failure> {
 }
 
 /// A task on one line.
-fn line(task: &TaskView) -> String {
+pub(super) fn line(task: &TaskView) -> String {
     let label = task.label.as_ref().map(ToString::to_string).unwrap_or_default();
     let failure = task.failure.as_ref().map(|failure| failure.message().to_owned());
     let progress = task.progress.as_ref().filter(|progress| progress.total > 0);
