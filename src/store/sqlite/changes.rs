@@ -4,10 +4,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use rusqlite::{Connection, Row};
 
 use super::endpoints;
 use super::fault::Fault;
+use super::query::{all, execute};
 use super::rows::{self, LifeRow, id_column, json_column, moment_column};
 use crate::ids::{AttemptId, TaskId};
 use crate::store::{ChangeError, Changed, LeaseRequest, Report};
@@ -59,87 +60,65 @@ struct Change {
 }
 
 /// Leases tasks to the newest session of an endpoint.
-pub(super) async fn lease(connection: &mut SqliteConnection, request: LeaseRequest) -> Result<Vec<Leased>, Fault> {
+pub(super) fn lease(connection: &Connection, request: LeaseRequest) -> Result<Vec<Leased>, Fault> {
     let LeaseRequest { endpoint, session, most, kinds, until, now } = request;
-    let holder = endpoints::holder(connection, endpoint).await?;
+    let holder = endpoints::holder(connection, endpoint)?;
     if holder.is_none_or(|holder| holder.id != session || holder.until <= now) {
         return Ok(Vec::new());
     }
     let kinds = if kinds.is_empty() { Kind::ALL.to_vec() } else { kinds };
-    let found = sqlx::query(WAITING)
-        .bind(endpoint.uuid().as_bytes().as_slice())
-        .bind(rows::millis(now))
-        .bind(serde_json::to_string(&kinds)?)
-        .bind(i64::from(most))
-        .fetch_all(&mut *connection)
-        .await?;
+    let asked = (endpoint.uuid().into_bytes(), rows::millis(now), serde_json::to_string(&kinds)?, most);
+    let found = all(connection, WAITING, asked, |row| Ok((current(row)?, json_column(row, "spec")?)))?;
     let (mut leased, mut written) = (Vec::with_capacity(found.len()), Vec::with_capacity(found.len()));
-    for row in &found {
-        let (task, current) = current(row)?;
+    for ((task, current), spec) in found {
         let Ok(life) = current.life.after(&Event::Lease { endpoint, until, now }, current.limits) else { continue };
         let Some(hold) = life.hold() else { continue };
         leased.push(Leased {
             attempt: AttemptId { task, number: hold.attempt },
-            spec: json_column(row, "spec")?,
+            spec,
             deadline: current.deadline,
             until: hold.until,
             crashes: life.crashes,
         });
         written.push(LifeRow::new(task, &life, current.deadline, now, None)?);
     }
-    write(connection, &written).await?;
+    write(connection, &written)?;
     Ok(leased)
 }
 
 /// Workers began these attempts.
-pub(super) async fn start(
-    connection: &mut SqliteConnection,
-    attempts: Vec<AttemptId>,
-    now: Moment,
-) -> Result<Vec<Changed>, Fault> {
+pub(super) fn start(connection: &Connection, attempts: Vec<AttemptId>, now: Moment) -> Result<Vec<Changed>, Fault> {
     let began = |attempt: AttemptId| Change::new(attempt.task, Event::Start(attempt.number));
-    change(connection, attempts.into_iter().map(began).collect(), Some(now)).await
+    change(connection, attempts.into_iter().map(began).collect(), Some(now))
 }
 
 /// An endpoint still has these attempts.
-pub(super) async fn renew(
-    connection: &mut SqliteConnection,
-    attempts: Vec<AttemptId>,
-    until: Moment,
-) -> Result<Vec<Changed>, Fault> {
+pub(super) fn renew(connection: &Connection, attempts: Vec<AttemptId>, until: Moment) -> Result<Vec<Changed>, Fault> {
     let renewed = |attempt: AttemptId| Change::new(attempt.task, Event::Renew { attempt: attempt.number, until });
-    change(connection, attempts.into_iter().map(renewed).collect(), None).await
+    change(connection, attempts.into_iter().map(renewed).collect(), None)
 }
 
 /// These attempts are over.
-pub(super) async fn report(
-    connection: &mut SqliteConnection,
-    reports: Vec<Report>,
-    now: Moment,
-) -> Result<Vec<Changed>, Fault> {
+pub(super) fn report(connection: &Connection, reports: Vec<Report>, now: Moment) -> Result<Vec<Changed>, Fault> {
     let over = |report: Report| {
         let Report { attempt, outcome, result, retry_at } = report;
         let event = Event::Report { attempt: attempt.number, outcome, retry_at };
         Change { task: attempt.task, event, result: Some(result) }
     };
-    change(connection, reports.into_iter().map(over).collect(), Some(now)).await
+    change(connection, reports.into_iter().map(over).collect(), Some(now))
 }
 
 /// These tasks are no longer wanted.
-pub(super) async fn cancel(
-    connection: &mut SqliteConnection,
-    tasks: Vec<TaskId>,
-    now: Moment,
-) -> Result<Vec<Changed>, Fault> {
+pub(super) fn cancel(connection: &Connection, tasks: Vec<TaskId>, now: Moment) -> Result<Vec<Changed>, Fault> {
     let cancelled = |task| Change::new(task, Event::Cancel);
-    change(connection, tasks.into_iter().map(cancelled).collect(), Some(now)).await
+    change(connection, tasks.into_iter().map(cancelled).collect(), Some(now))
 }
 
 /// Time has passed.
-pub(super) async fn expire(connection: &mut SqliteConnection, now: Moment, most: u32) -> Result<Vec<TaskId>, Fault> {
-    let found = sqlx::query(OVERDUE).bind(rows::millis(now)).bind(i64::from(most)).fetch_all(&mut *connection).await?;
-    let ids: Result<Vec<TaskId>, Fault> = found.iter().map(|row| id_column(row, "id", TaskId::from_bytes)).collect();
-    let lives = lives(connection, ids?).await?;
+pub(super) fn expire(connection: &Connection, now: Moment, most: u32) -> Result<Vec<TaskId>, Fault> {
+    let overdue = (rows::millis(now), most);
+    let ids = all(connection, OVERDUE, overdue, |row| id_column(row, "id", TaskId::from_bytes))?;
+    let lives = lives(connection, ids)?;
     let mut written = Vec::with_capacity(lives.len());
     for (task, current) in &lives {
         let mut life = current.life.clone();
@@ -152,7 +131,7 @@ pub(super) async fn expire(connection: &mut SqliteConnection, now: Moment, most:
         }
     }
     let (changed, rows): (Vec<TaskId>, Vec<LifeRow>) = written.into_iter().unzip();
-    write(connection, &rows).await?;
+    write(connection, &rows)?;
     Ok(changed)
 }
 
@@ -169,12 +148,8 @@ impl Change {
 }
 
 /// Applies changes in their order; without a moment they are not worth noting when.
-async fn change(
-    connection: &mut SqliteConnection,
-    changes: Vec<Change>,
-    now: Option<Moment>,
-) -> Result<Vec<Changed>, Fault> {
-    let mut lives = lives(connection, changes.iter().map(|change| change.task).collect()).await?;
+fn change(connection: &Connection, changes: Vec<Change>, now: Option<Moment>) -> Result<Vec<Changed>, Fault> {
+    let mut lives = lives(connection, changes.iter().map(|change| change.task).collect())?;
     let (mut touched, mut answers) = (HashSet::new(), Vec::with_capacity(changes.len()));
     for change in changes {
         let task = change.task;
@@ -194,7 +169,7 @@ async fn change(
         .filter_map(|task| Some((task, lives.get(task)?)))
         .map(|(task, at)| LifeRow::new(*task, &at.life, at.deadline, at.changed, at.result.as_ref()))
         .collect();
-    write(connection, &written?).await?;
+    write(connection, &written?)?;
     Ok(answers)
 }
 
@@ -220,22 +195,21 @@ fn apply(current: &mut Current, change: Change, now: Option<Moment>) -> Result<D
     Ok(Difference::Some)
 }
 
-async fn lives(connection: &mut SqliteConnection, tasks: Vec<TaskId>) -> Result<HashMap<TaskId, Current>, Fault> {
+fn lives(connection: &Connection, tasks: Vec<TaskId>) -> Result<HashMap<TaskId, Current>, Fault> {
     if tasks.is_empty() {
         return Ok(HashMap::new());
     }
-    let rows = sqlx::query(LIVES).bind(serde_json::to_string(&tasks)?).fetch_all(connection).await?;
-    rows.iter().map(current).collect()
+    Ok(all(connection, LIVES, (serde_json::to_string(&tasks)?,), current)?.into_iter().collect())
 }
 
-async fn write(connection: &mut SqliteConnection, rows: &[LifeRow]) -> Result<(), Fault> {
+fn write(connection: &Connection, rows: &[LifeRow]) -> Result<(), Fault> {
     if !rows.is_empty() {
-        sqlx::query(WRITE).bind(serde_json::to_string(rows)?).execute(connection).await?;
+        execute(connection, WRITE, (serde_json::to_string(rows)?,))?;
     }
     Ok(())
 }
 
-fn current(row: &SqliteRow) -> Result<(TaskId, Current), Fault> {
+fn current(row: &Row<'_>) -> Result<(TaskId, Current), Fault> {
     let current = Current {
         life: json_column(row, "life")?,
         limits: rows::limits(row)?,

@@ -1,112 +1,100 @@
 //! Endpoints and who holds their names.
 
-use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
+use rusqlite::{Connection, Row};
 
 use super::fault::Fault;
+use super::query::{self, execute, one};
 use super::rows::{self, column, id_column, moment_column, name_column};
 use crate::ids::{EndpointId, SessionId};
 use crate::store::{Claim, EndpointRecord, EndpointSession};
+use crate::task::names::Group;
 use crate::task::time::Moment;
 
 /// Registers an endpoint and gives its name to a session, unless another has it.
-pub(super) async fn claim(
-    connection: &mut SqliteConnection,
+pub(super) fn claim(
+    connection: &Connection,
     endpoint: EndpointRecord,
     session: EndpointSession,
     replaces: Option<SessionId>,
     now: Moment,
 ) -> Result<Claim, Fault> {
-    if let Some(holder) = holder(connection, endpoint.id).await?
+    if let Some(holder) = holder(connection, endpoint.id)?
         && holder.id != session.id
         && Some(holder.id) != replaces
         && holder.until > now
     {
         return Ok(Claim::Held(holder));
     }
-    sqlx::query(
+    let EndpointRecord { id, name, owner, group, session: _, status, seen: _ } = endpoint;
+    let row = (
+        id.uuid().into_bytes(),
+        name.as_str(),
+        owner.as_str(),
+        group.as_ref().map(Group::as_str),
+        session.id.uuid().into_bytes(),
+        session.host,
+        rows::millis(session.until),
+        status,
+        rows::millis(now),
+    );
+    execute(
+        connection,
         "INSERT INTO endpoints (id, name, owner, group_name, session, host, session_until, status, seen)
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
          ON CONFLICT (id) DO UPDATE SET name = excluded.name, session = excluded.session, host = excluded.host,
              session_until = excluded.session_until, status = excluded.status, seen = excluded.seen",
-    )
-    .bind(endpoint.id.uuid().as_bytes().as_slice())
-    .bind(endpoint.name.as_str())
-    .bind(endpoint.owner.as_str())
-    .bind(endpoint.group.as_ref().map(|group| group.as_str()))
-    .bind(session.id.uuid().as_bytes().as_slice())
-    .bind(&session.host)
-    .bind(rows::millis(session.until))
-    .bind(&endpoint.status)
-    .bind(rows::millis(now))
-    .execute(connection)
-    .await?;
+        row,
+    )?;
     Ok(Claim::Granted)
 }
 
 /// Renews the session that holds the name, and keeps what it says.
-pub(super) async fn beat(
-    connection: &mut SqliteConnection,
+pub(super) fn beat(
+    connection: &Connection,
     endpoint: EndpointId,
     session: EndpointSession,
     status: String,
     now: Moment,
 ) -> Result<Claim, Fault> {
-    match holder(connection, endpoint).await? {
+    match holder(connection, endpoint)? {
         None => return Ok(Claim::Open),
         Some(holder) if holder.id != session.id => return Ok(Claim::Held(holder)),
         Some(_) => {}
     }
-    sqlx::query("UPDATE endpoints SET host = ?, session_until = ?, status = ?, seen = ? WHERE id = ?")
-        .bind(&session.host)
-        .bind(rows::millis(session.until))
-        .bind(&status)
-        .bind(rows::millis(now))
-        .bind(endpoint.uuid().as_bytes().as_slice())
-        .execute(connection)
-        .await?;
+    let row = (session.host, rows::millis(session.until), status, rows::millis(now), endpoint.uuid().into_bytes());
+    execute(connection, "UPDATE endpoints SET host = ?, session_until = ?, status = ?, seen = ? WHERE id = ?", row)?;
     Ok(Claim::Granted)
 }
 
 /// Takes the name from the session, if it holds it.
-pub(super) async fn release(
-    connection: &mut SqliteConnection,
-    endpoint: EndpointId,
-    session: SessionId,
-) -> Result<(), Fault> {
-    sqlx::query("UPDATE endpoints SET session = NULL, host = NULL, session_until = NULL WHERE id = ? AND session = ?")
-        .bind(endpoint.uuid().as_bytes().as_slice())
-        .bind(session.uuid().as_bytes().as_slice())
-        .execute(connection)
-        .await?;
+pub(super) fn release(connection: &Connection, endpoint: EndpointId, session: SessionId) -> Result<(), Fault> {
+    execute(
+        connection,
+        "UPDATE endpoints SET session = NULL, host = NULL, session_until = NULL WHERE id = ? AND session = ?",
+        (endpoint.uuid().into_bytes(), session.uuid().as_bytes()),
+    )?;
     Ok(())
 }
 
 /// All endpoints, by name.
-pub(super) async fn all(readers: &SqlitePool) -> Result<Vec<EndpointRecord>, Fault> {
-    let rows = sqlx::query("SELECT * FROM endpoints ORDER BY name, id").fetch_all(readers).await?;
-    rows.iter().map(record).collect()
+pub(super) fn all(connection: &Connection) -> Result<Vec<EndpointRecord>, Fault> {
+    query::all(connection, "SELECT * FROM endpoints ORDER BY name, id", (), record)
 }
 
 /// The session that has the name, however old.
-pub(super) async fn holder(
-    connection: &mut SqliteConnection,
-    endpoint: EndpointId,
-) -> Result<Option<EndpointSession>, Fault> {
-    let row = sqlx::query("SELECT id, session, host, session_until FROM endpoints WHERE id = ?")
-        .bind(endpoint.uuid().as_bytes().as_slice())
-        .fetch_optional(connection)
-        .await?;
-    row.as_ref().map_or(Ok(None), session)
+pub(super) fn holder(connection: &Connection, endpoint: EndpointId) -> Result<Option<EndpointSession>, Fault> {
+    let asked = "SELECT id, session, host, session_until FROM endpoints WHERE id = ?";
+    Ok(one(connection, asked, (endpoint.uuid().into_bytes(),), session)?.flatten())
 }
 
-fn session(row: &SqliteRow) -> Result<Option<EndpointSession>, Fault> {
+fn session(row: &Row<'_>) -> Result<Option<EndpointSession>, Fault> {
     let (Some(host), Some(until)) = (column(row, "host")?, moment_column(row, "session_until")?) else {
         return Ok(None);
     };
     Ok(Some(EndpointSession { id: id_column(row, "session", SessionId::from_bytes)?, host, until }))
 }
 
-fn record(row: &SqliteRow) -> Result<EndpointRecord, Fault> {
+fn record(row: &Row<'_>) -> Result<EndpointRecord, Fault> {
     Ok(EndpointRecord {
         id: id_column(row, "id", EndpointId::from_bytes)?,
         name: name_column(row, "name")?,

@@ -2,16 +2,17 @@
 //! callers: those whose calls shared a transaction.
 
 use std::error::Error;
+use std::ffi::c_int;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::store::StoreError;
 
 /// SQLite's code for a disk or quota that is full.
-const FULL: i64 = 13;
+const FULL: c_int = 13;
 
 /// SQLite's code for a file of shared memory that could not grow: a full disk as well.
-const NO_ROOM_TO_SHARE: i64 = 4874;
+const NO_ROOM_TO_SHARE: c_int = 4874;
 
 /// What went wrong.
 #[derive(Debug, Clone)]
@@ -38,14 +39,10 @@ impl Fault {
     }
 }
 
-impl From<sqlx::Error> for Fault {
-    fn from(error: sqlx::Error) -> Self {
-        let code = error.as_database_error().and_then(|error| error.code()).and_then(|code| code.parse().ok());
-        if let Some(FULL | NO_ROOM_TO_SHARE) = code {
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        if let Some(FULL | NO_ROOM_TO_SHARE) = error.sqlite_error().map(|error| error.extended_code) {
             return Self::Full;
-        }
-        if matches!(error, sqlx::Error::PoolClosed) {
-            return Self::Closed;
         }
         Self::Failed(Arc::new(error))
     }

@@ -7,6 +7,8 @@
 mod changes;
 mod endpoints;
 mod fault;
+mod query;
+mod readers;
 mod rows;
 mod schema;
 mod tasks;
@@ -21,8 +23,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sqlx::ConnectOptions;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use rusqlite::Connection;
 
 use super::{
     Changed, Claim, EndpointRecord, EndpointSession, LeaseRequest, Leased, NewTask, Page, Report, StateName, Store,
@@ -31,22 +32,23 @@ use super::{
 use crate::ids::{AttemptId, EndpointId, SessionId, TaskId, TokenId};
 use crate::task::time::Moment;
 use fault::Fault;
+use readers::Readers;
 use writer::Writer;
 
 /// How long a connection waits for another process, such as a backup, to let go of the file.
 const BUSY: Duration = Duration::from_secs(10);
 
-/// Connections that read: pages and lists are rare beside leases, which go through the writer.
-const READERS: u32 = 4;
+/// So many tasks are read where the caller is.
+const FEW: usize = 64;
 
 /// The log file is cut back to this after a checkpoint, so that one burst does not keep the disk for ever.
-const WAL_BYTES: &str = "67108864";
+const WAL_BYTES: i64 = 64 << 20;
 
 /// A store in one SQLite file.
 #[derive(Debug)]
 pub struct SqliteStore {
     writer: Writer,
-    readers: SqlitePool,
+    readers: Readers,
     place: PathBuf,
 }
 
@@ -55,26 +57,26 @@ pub(super) async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
     const STEP: &str = "opening the database";
     let told = |fault: Fault| fault.told(STEP, path);
     make_private(path).map_err(|error| told(error.into()))?;
-    let options = SqliteConnectOptions::new()
-        .filename(path)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .pragma("journal_size_limit", WAL_BYTES)
-        .foreign_keys(true)
-        .busy_timeout(BUSY)
-        .disable_statement_logging();
-    let mut connection = options.connect().await.map_err(|error| told(error.into()))?;
-    let found = schema::version(&mut connection).await.map_err(told)?;
+    let connection = connect(path).map_err(told)?;
+    let found = schema::version(&connection).map_err(told)?;
     if found > schema::NEWEST {
         return Err(StoreError::Version { place: path.to_owned(), found, known: schema::NEWEST });
     }
-    schema::migrate(&mut connection, found).await.map_err(told)?;
-    let readers = SqlitePoolOptions::new()
-        .max_connections(READERS)
-        .connect_with(options.read_only(true))
-        .await
-        .map_err(|error| told(error.into()))?;
-    Ok(SqliteStore { writer: Writer::start(connection), readers, place: path.to_owned() })
+    schema::migrate(&connection, found).map_err(told)?;
+    let readers = Readers::open(path.to_owned()).map_err(told)?;
+    let writer = Writer::start(connection).map_err(|error| told(error.into()))?;
+    Ok(SqliteStore { writer, readers, place: path.to_owned() })
+}
+
+/// The connection that writes: when a transaction is committed, it is on the disk.
+fn connect(path: &Path) -> Result<Connection, Fault> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "journal_size_limit", WAL_BYTES)?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    Ok(connection)
 }
 
 /// Only the owner reads it: it has the digests of tokens. SQLite gives its log the mode of the database.
@@ -93,7 +95,7 @@ impl SqliteStore {
 
     /// Ends when every accepted call is on disk and the file is closed.
     pub async fn close(self) {
-        self.readers.close().await;
+        drop(self.readers);
         self.writer.close().await;
     }
 
@@ -104,54 +106,61 @@ impl SqliteStore {
 
 impl Store for SqliteStore {
     async fn submit(&self, tasks: Vec<NewTask>) -> Result<Vec<Submitted>, StoreError> {
-        let done = self.writer.run(move |connection| Box::pin(tasks::submit(connection, tasks))).await;
+        let done = self.writer.run(move |connection| tasks::submit(connection, tasks)).await;
         self.told("accepting tasks", done)
     }
 
     async fn lease(&self, request: LeaseRequest) -> Result<Vec<Leased>, StoreError> {
-        let done = self.writer.run(move |connection| Box::pin(changes::lease(connection, request))).await;
+        let done = self.writer.run(move |connection| changes::lease(connection, request)).await;
         self.told("leasing tasks", done)
     }
 
     async fn start(&self, attempts: Vec<AttemptId>, now: Moment) -> Result<Vec<Changed>, StoreError> {
-        let done = self.writer.run(move |connection| Box::pin(changes::start(connection, attempts, now))).await;
+        let done = self.writer.run(move |connection| changes::start(connection, attempts, now)).await;
         self.told("noting that attempts began", done)
     }
 
     async fn renew(&self, attempts: Vec<AttemptId>, until: Moment) -> Result<Vec<Changed>, StoreError> {
-        let done = self.writer.run(move |connection| Box::pin(changes::renew(connection, attempts, until))).await;
+        let done = self.writer.run(move |connection| changes::renew(connection, attempts, until)).await;
         self.told("renewing leases", done)
     }
 
     async fn report(&self, reports: Vec<Report>, now: Moment) -> Result<Vec<Changed>, StoreError> {
-        let done = self.writer.run(move |connection| Box::pin(changes::report(connection, reports, now))).await;
+        let done = self.writer.run(move |connection| changes::report(connection, reports, now)).await;
         self.told("keeping reports", done)
     }
 
     async fn cancel(&self, tasks: Vec<TaskId>, now: Moment) -> Result<Vec<Changed>, StoreError> {
-        let done = self.writer.run(move |connection| Box::pin(changes::cancel(connection, tasks, now))).await;
+        let done = self.writer.run(move |connection| changes::cancel(connection, tasks, now)).await;
         self.told("cancelling tasks", done)
     }
 
     async fn expire(&self, now: Moment, most: u32) -> Result<Vec<TaskId>, StoreError> {
-        let done = self.writer.run(move |connection| Box::pin(changes::expire(connection, now, most))).await;
+        let done = self.writer.run(move |connection| changes::expire(connection, now, most)).await;
         self.told("applying leases and deadlines that ran out", done)
     }
 
     async fn get(&self, tasks: Vec<TaskId>) -> Result<Vec<Option<TaskRecord>>, StoreError> {
-        self.told("reading tasks", tasks::get(&self.readers, tasks).await)
+        let read = |connection: &Connection| tasks::get(connection, &tasks);
+        // as many as a watcher or a flow asks for at once are read as fast as they could be handed over
+        let done = if tasks.len() <= FEW {
+            self.readers.short(read)
+        } else {
+            self.readers.long(move |connection| tasks::get(connection, &tasks)).await
+        };
+        self.told("reading tasks", done)
     }
 
     async fn list(&self, filter: TaskFilter, page: Page) -> Result<Vec<TaskRecord>, StoreError> {
-        self.told("listing tasks", tasks::list(&self.readers, filter, page).await)
+        self.told("listing tasks", self.readers.long(move |connection| tasks::list(connection, filter, page)).await)
     }
 
     async fn count(&self, filter: TaskFilter) -> Result<BTreeMap<StateName, u64>, StoreError> {
-        self.told("counting tasks", tasks::count(&self.readers, filter).await)
+        self.told("counting tasks", self.readers.long(move |connection| tasks::count(connection, filter)).await)
     }
 
     async fn forget(&self, ended_before: Moment, most: u32) -> Result<u64, StoreError> {
-        let done = self.writer.run(move |connection| Box::pin(tasks::forget(connection, ended_before, most))).await;
+        let done = self.writer.run(move |connection| tasks::forget(connection, ended_before, most)).await;
         self.told("forgetting tasks", done)
     }
 
@@ -162,8 +171,7 @@ impl Store for SqliteStore {
         replaces: Option<SessionId>,
         now: Moment,
     ) -> Result<Claim, StoreError> {
-        let work =
-            self.writer.run(move |connection| Box::pin(endpoints::claim(connection, endpoint, session, replaces, now)));
+        let work = self.writer.run(move |connection| endpoints::claim(connection, endpoint, session, replaces, now));
         self.told("claiming an endpoint's name", work.await)
     }
 
@@ -174,35 +182,34 @@ impl Store for SqliteStore {
         status: String,
         now: Moment,
     ) -> Result<Claim, StoreError> {
-        let work =
-            self.writer.run(move |connection| Box::pin(endpoints::beat(connection, endpoint, session, status, now)));
+        let work = self.writer.run(move |connection| endpoints::beat(connection, endpoint, session, status, now));
         self.told("renewing an endpoint's session", work.await)
     }
 
     async fn release(&self, endpoint: EndpointId, session: SessionId) -> Result<(), StoreError> {
-        let done = self.writer.run(move |connection| Box::pin(endpoints::release(connection, endpoint, session))).await;
+        let done = self.writer.run(move |connection| endpoints::release(connection, endpoint, session)).await;
         self.told("releasing an endpoint's name", done)
     }
 
     async fn endpoints(&self) -> Result<Vec<EndpointRecord>, StoreError> {
-        self.told("reading endpoints", endpoints::all(&self.readers).await)
+        self.told("reading endpoints", self.readers.long(endpoints::all).await)
     }
 
     async fn add_token(&self, token: TokenRecord) -> Result<(), StoreError> {
-        let done = self.writer.run(move |connection| Box::pin(tokens::add(connection, token))).await;
+        let done = self.writer.run(move |connection| tokens::add(connection, token)).await;
         self.told("keeping a token", done)
     }
 
     async fn revoke_token(&self, token: TokenId, now: Moment) -> Result<bool, StoreError> {
-        let done = self.writer.run(move |connection| Box::pin(tokens::revoke(connection, token, now))).await;
+        let done = self.writer.run(move |connection| tokens::revoke(connection, token, now)).await;
         self.told("revoking a token", done)
     }
 
     async fn token(&self, digest: [u8; 32]) -> Result<Option<TokenRecord>, StoreError> {
-        self.told("reading a token", tokens::find(&self.readers, digest).await)
+        self.told("reading a token", self.readers.short(|connection| tokens::find(connection, digest)))
     }
 
     async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
-        self.told("reading tokens", tokens::all(&self.readers).await)
+        self.told("reading tokens", self.readers.long(tokens::all).await)
     }
 }

@@ -3,11 +3,11 @@
 
 use std::str::FromStr;
 
+use rusqlite::Row;
+use rusqlite::types::FromSql;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
-use sqlx::sqlite::{Sqlite, SqliteRow};
-use sqlx::{Decode, Row, Type};
 
 use super::fault::Fault;
 use crate::ids::{ActionId, EndpointId, IdError, TaskId};
@@ -137,7 +137,7 @@ pub(super) fn digest(task: &NewTask) -> Result<[u8; 32], Fault> {
 }
 
 /// A task of a row with all columns.
-pub(super) fn task_record(row: &SqliteRow) -> Result<TaskRecord, Fault> {
+pub(super) fn task_record(row: &Row<'_>) -> Result<TaskRecord, Fault> {
     let task = NewTask {
         id: id_column(row, "id", TaskId::from_bytes)?,
         request: optional_name(row, "request")?,
@@ -152,13 +152,13 @@ pub(super) fn task_record(row: &SqliteRow) -> Result<TaskRecord, Fault> {
         limits: limits(row)?,
         submitted: required_moment(row, "submitted")?,
     };
-    let result: Option<String> = column(row, "result")?;
-    let result = result.map(|text| serde_json::from_str(&text)).transpose().map_err(|_| damaged(row, "result"))?;
+    let result = text_column(row, "result")?;
+    let result = result.map(serde_json::from_str).transpose().map_err(|_| damaged(row, "result"))?;
     Ok(TaskRecord { task, life: json_column(row, "life")?, changed: required_moment(row, "changed")?, result })
 }
 
 /// A task's limits.
-pub(super) fn limits(row: &SqliteRow) -> Result<Limits, Fault> {
+pub(super) fn limits(row: &Row<'_>) -> Result<Limits, Fault> {
     Ok(Limits { retries: number(row, "retries")?, crashes: number(row, "crashes")? })
 }
 
@@ -169,55 +169,59 @@ pub(super) fn millis(moment: Moment) -> i64 {
 }
 
 /// A column's value.
-pub(super) fn column<'r, T: Decode<'r, Sqlite> + Type<Sqlite>>(
-    row: &'r SqliteRow,
-    name: &'static str,
-) -> Result<T, Fault> {
-    Ok(row.try_get(name)?)
+pub(super) fn column<T: FromSql>(row: &Row<'_>, name: &'static str) -> Result<T, Fault> {
+    Ok(row.get(name)?)
+}
+
+/// A text, if there is one, where it lies.
+fn text_column<'r>(row: &'r Row<'_>, name: &'static str) -> Result<Option<&'r str>, Fault> {
+    row.get_ref(name)?.as_str_or_null().map_err(|_| damaged(row, name))
 }
 
 /// An id.
 pub(super) fn id_column<T>(
-    row: &SqliteRow,
+    row: &Row<'_>,
     name: &'static str,
     read: impl Fn(&[u8]) -> Result<T, IdError>,
 ) -> Result<T, Fault> {
-    read(column(row, name)?).map_err(|_| damaged(row, name))
+    let bytes = row.get_ref(name)?.as_blob().map_err(|_| damaged(row, name))?;
+    read(bytes).map_err(|_| damaged(row, name))
 }
 
 /// A checked text.
-pub(super) fn name_column<T: FromStr>(row: &SqliteRow, name: &'static str) -> Result<T, Fault> {
+pub(super) fn name_column<T: FromStr>(row: &Row<'_>, name: &'static str) -> Result<T, Fault> {
     optional_name(row, name)?.ok_or_else(|| damaged(row, name))
 }
 
 /// A checked text, if there is one.
-pub(super) fn optional_name<T: FromStr>(row: &SqliteRow, name: &'static str) -> Result<Option<T>, Fault> {
-    let text: Option<&str> = column(row, name)?;
+pub(super) fn optional_name<T: FromStr>(row: &Row<'_>, name: &'static str) -> Result<Option<T>, Fault> {
+    let text = text_column(row, name)?;
     text.map(str::parse).transpose().map_err(|_| damaged(row, name))
 }
 
 /// A value that is kept as JSON.
-pub(super) fn json_column<T: DeserializeOwned>(row: &SqliteRow, name: &'static str) -> Result<T, Fault> {
-    serde_json::from_str(column(row, name)?).map_err(|_| damaged(row, name))
+pub(super) fn json_column<T: DeserializeOwned>(row: &Row<'_>, name: &'static str) -> Result<T, Fault> {
+    let text = text_column(row, name)?.ok_or_else(|| damaged(row, name))?;
+    serde_json::from_str(text).map_err(|_| damaged(row, name))
 }
 
 /// A moment, if there is one.
-pub(super) fn moment_column(row: &SqliteRow, name: &'static str) -> Result<Option<Moment>, Fault> {
+pub(super) fn moment_column(row: &Row<'_>, name: &'static str) -> Result<Option<Moment>, Fault> {
     let millis: Option<i64> = column(row, name)?;
     millis.map(u64::try_from).transpose().map(|at| at.map(Moment::from_millis)).map_err(|_| damaged(row, name))
 }
 
 /// A moment.
-pub(super) fn required_moment(row: &SqliteRow, name: &'static str) -> Result<Moment, Fault> {
+pub(super) fn required_moment(row: &Row<'_>, name: &'static str) -> Result<Moment, Fault> {
     moment_column(row, name)?.ok_or_else(|| damaged(row, name))
 }
 
 /// A row that this program did not write.
-pub(super) fn damaged(row: &SqliteRow, what: &'static str) -> Fault {
-    let bytes: Vec<u8> = row.try_get("id").unwrap_or_default();
+pub(super) fn damaged(row: &Row<'_>, what: &'static str) -> Fault {
+    let bytes: Vec<u8> = row.get("id").unwrap_or_default();
     Fault::Damaged { what, id: bytes.iter().map(|byte| format!("{byte:02x}")).collect() }
 }
 
-fn number<T: TryFrom<i64>>(row: &SqliteRow, name: &'static str) -> Result<T, Fault> {
+fn number<T: TryFrom<i64>>(row: &Row<'_>, name: &'static str) -> Result<T, Fault> {
     T::try_from(column::<i64>(row, name)?).map_err(|_| damaged(row, name))
 }

@@ -4,7 +4,7 @@
 //! Ids are their 16 bytes, moments milliseconds. `life` is the truth about a task; `state`, `not_before`,
 //! `lease_until`, `due` and `ended` repeat parts of it for the indexes, and are written with it, in `rows` alone.
 
-use sqlx::sqlite::SqliteConnection;
+use rusqlite::Connection;
 
 use super::fault::Fault;
 
@@ -75,12 +75,12 @@ CREATE TABLE tokens (
 ";
 
 /// The version of an open file; 0 of a new one.
-pub(super) async fn version(connection: &mut SqliteConnection) -> Result<i64, Fault> {
-    Ok(sqlx::query_scalar("PRAGMA user_version").fetch_one(connection).await?)
+pub(super) fn version(connection: &Connection) -> Result<i64, Fault> {
+    Ok(connection.query_row("PRAGMA user_version", (), |row| row.get(0))?)
 }
 
 /// Brings a file from a version to the newest, in one transaction.
-pub(super) async fn migrate(connection: &mut SqliteConnection, from: i64) -> Result<(), Fault> {
+pub(super) fn migrate(connection: &Connection, from: i64) -> Result<(), Fault> {
     let missing = MIGRATIONS.iter().skip(usize::try_from(from).unwrap_or(0));
     if missing.len() == 0 {
         return Ok(());
@@ -88,6 +88,5 @@ pub(super) async fn migrate(connection: &mut SqliteConnection, from: i64) -> Res
     let steps: Vec<&str> = missing.copied().collect();
     // the number is ours, and a pragma takes no parameters
     let script = format!("BEGIN IMMEDIATE; {} PRAGMA user_version = {NEWEST}; COMMIT;", steps.concat());
-    sqlx::raw_sql(sqlx::AssertSqlSafe(script)).execute(connection).await?;
-    Ok(())
+    Ok(connection.execute_batch(&script)?)
 }

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use sqlx::QueryBuilder;
-use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool};
+use rusqlite::Connection;
+use rusqlite::types::Value;
 
 use super::fault::Fault;
+use super::query::{all, execute};
 use super::rows::{self, NewRow, column, id_column, task_record};
 use crate::ids::TaskId;
 use crate::store::{NewTask, Page, StateName, Submitted, TaskFilter, TaskRecord};
@@ -22,8 +23,8 @@ pub(super) const OLD: &str = "
     DELETE FROM tasks WHERE id IN (SELECT id FROM tasks WHERE ended < ?1 ORDER BY ended LIMIT ?2)";
 
 /// Accepts what was not accepted before.
-pub(super) async fn submit(connection: &mut SqliteConnection, tasks: Vec<NewTask>) -> Result<Vec<Submitted>, Fault> {
-    let mut known = requests(connection, &tasks).await?;
+pub(super) fn submit(connection: &Connection, tasks: Vec<NewTask>) -> Result<Vec<Submitted>, Fault> {
+    let mut known = requests(connection, &tasks)?;
     let (mut new, mut answers) = (Vec::new(), Vec::with_capacity(tasks.len()));
     for task in &tasks {
         let digest = rows::digest(task)?;
@@ -40,77 +41,68 @@ pub(super) async fn submit(connection: &mut SqliteConnection, tasks: Vec<NewTask
         });
     }
     if !new.is_empty() {
-        insert(connection, &new).await?;
+        insert(connection, &new)?;
     }
     Ok(answers)
 }
 
 /// Tasks by id.
-pub(super) async fn get(readers: &SqlitePool, ids: Vec<TaskId>) -> Result<Vec<Option<TaskRecord>>, Fault> {
-    let rows = sqlx::query("SELECT * FROM tasks WHERE id IN (SELECT unhex(value, '-') FROM json_each(?))")
-        .bind(serde_json::to_string(&ids)?)
-        .fetch_all(readers)
-        .await?;
-    let records: Result<Vec<_>, _> = rows.iter().map(task_record).collect();
-    let found: HashMap<TaskId, TaskRecord> = records?.into_iter().map(|record| (record.task.id, record)).collect();
+pub(super) fn get(connection: &Connection, ids: &[TaskId]) -> Result<Vec<Option<TaskRecord>>, Fault> {
+    let asked = "SELECT * FROM tasks WHERE id IN (SELECT unhex(value, '-') FROM json_each(?))";
+    let records = all(connection, asked, (serde_json::to_string(ids)?,), task_record)?;
+    let found: HashMap<TaskId, TaskRecord> = records.into_iter().map(|record| (record.task.id, record)).collect();
     Ok(ids.iter().map(|id| found.get(id).cloned()).collect())
 }
 
 /// A page of the tasks that a filter lets through, newest first.
-pub(super) async fn list(readers: &SqlitePool, filter: TaskFilter, page: Page) -> Result<Vec<TaskRecord>, Fault> {
-    let mut query = QueryBuilder::new("SELECT * FROM tasks");
-    push_filter(&mut query, &filter)?;
+pub(super) fn list(connection: &Connection, filter: TaskFilter, page: Page) -> Result<Vec<TaskRecord>, Fault> {
+    let mut query = Query::new("SELECT * FROM tasks", &filter)?;
     if let Some(before) = page.before {
-        query.push(" AND id < ").push_bind(before.uuid().as_bytes().to_vec());
+        query.push(" AND id < ?", before.uuid().as_bytes().to_vec());
     }
-    query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(page.most));
-    query.build().fetch_all(readers).await?.iter().map(task_record).collect()
+    query.push(" ORDER BY id DESC LIMIT ?", i64::from(page.most));
+    all(connection, &query.text, rusqlite::params_from_iter(query.values), task_record)
 }
 
 /// How many tasks of each state a filter lets through.
-pub(super) async fn count(readers: &SqlitePool, filter: TaskFilter) -> Result<BTreeMap<StateName, u64>, Fault> {
-    let mut query = QueryBuilder::new("SELECT state, count(*) AS number FROM tasks");
-    push_filter(&mut query, &filter)?;
-    query.push(" GROUP BY state");
-    let mut counts = BTreeMap::new();
-    for row in query.build().fetch_all(readers).await? {
-        let name: String = column(&row, "state")?;
+pub(super) fn count(connection: &Connection, filter: TaskFilter) -> Result<BTreeMap<StateName, u64>, Fault> {
+    let mut query = Query::new("SELECT state, count(*) AS number FROM tasks", &filter)?;
+    query.text.push_str(" GROUP BY state");
+    let counts = all(connection, &query.text, rusqlite::params_from_iter(query.values), |row| {
+        let name: String = column(row, "state")?;
         let damaged = || Fault::Damaged { what: "the state", id: name.clone() };
         let state = StateName::ALL.into_iter().find(|state| state.name() == name).ok_or_else(damaged)?;
-        let number: i64 = column(&row, "number")?;
-        counts.insert(state, number.unsigned_abs());
-    }
-    Ok(counts)
+        Ok((state, column::<i64>(row, "number")?.unsigned_abs()))
+    });
+    Ok(counts?.into_iter().collect())
 }
 
 /// Forgets tasks that ended before a moment, the oldest first.
-pub(super) async fn forget(connection: &mut SqliteConnection, before: Moment, most: u32) -> Result<u64, Fault> {
-    let done = sqlx::query(OLD).bind(rows::millis(before)).bind(i64::from(most)).execute(connection).await?;
-    Ok(done.rows_affected())
+pub(super) fn forget(connection: &Connection, before: Moment, most: u32) -> Result<u64, Fault> {
+    Ok(execute(connection, OLD, (rows::millis(before), most))? as u64)
 }
 
 type Requests = HashMap<(Subject, RequestId), (TaskId, [u8; 32])>;
 
 /// The submissions among these that came before.
-async fn requests(connection: &mut SqliteConnection, tasks: &[NewTask]) -> Result<Requests, Fault> {
+fn requests(connection: &Connection, tasks: &[NewTask]) -> Result<Requests, Fault> {
     let asked: Vec<(&Subject, &RequestId)> =
         tasks.iter().filter_map(|task| Some((&task.owner, task.request.as_ref()?))).collect();
     if asked.is_empty() {
         return Ok(Requests::new());
     }
-    let rows = sqlx::query(KNOWN).bind(serde_json::to_string(&asked)?).fetch_all(connection).await?;
-    let mut known = Requests::new();
-    for row in &rows {
+    let known = all(connection, KNOWN, (serde_json::to_string(&asked)?,), |row| {
         let request = (rows::name_column(row, "owner")?, rows::name_column(row, "request")?);
         let digest: Vec<u8> = column(row, "digest")?;
         let digest = digest.try_into().map_err(|_| rows::damaged(row, "the digest"))?;
-        known.insert(request, (id_column(row, "id", TaskId::from_bytes)?, digest));
-    }
-    Ok(known)
+        Ok((request, (id_column(row, "id", TaskId::from_bytes)?, digest)))
+    });
+    Ok(known?.into_iter().collect())
 }
 
-async fn insert(connection: &mut SqliteConnection, new: &[NewRow<'_>]) -> Result<(), Fault> {
-    sqlx::query(
+fn insert(connection: &Connection, new: &[NewRow<'_>]) -> Result<(), Fault> {
+    execute(
+        connection,
         "INSERT INTO tasks (id, owner, request, digest, action, endpoint, group_name, label, kind, spec, priority,
              deadline, retries, crashes, submitted, changed, state, not_before, lease_until, due, ended, life)
          SELECT unhex(value ->> 'id', '-'), value ->> 'owner', value ->> 'request', unhex(value ->> 'digest'),
@@ -119,29 +111,41 @@ async fn insert(connection: &mut SqliteConnection, new: &[NewRow<'_>]) -> Result
              value ->> 'retries', value ->> 'crashes', value ->> 'submitted', value ->> 'changed', value ->> 'state',
              value ->> 'not_before', value ->> 'lease_until', value ->> 'due', value ->> 'ended', value ->> 'life'
          FROM json_each(?)",
-    )
-    .bind(serde_json::to_string(new)?)
-    .execute(connection)
-    .await?;
+        (serde_json::to_string(new)?,),
+    )?;
     Ok(())
 }
 
-fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &TaskFilter) -> Result<(), Fault> {
-    let TaskFilter { action, endpoint, owners, groups, states } = filter;
-    query.push(" WHERE TRUE");
-    if let Some(action) = action {
-        query.push(" AND action = ").push_bind(action.uuid().as_bytes().to_vec());
+/// A statement that is put together, and the values of its places.
+struct Query {
+    text: String,
+    values: Vec<Value>,
+}
+
+impl Query {
+    /// Of the tasks that a filter lets through.
+    fn new(select: &str, filter: &TaskFilter) -> Result<Self, Fault> {
+        let TaskFilter { action, endpoint, owners, groups, states } = filter;
+        let mut query = Self { text: format!("{select} WHERE TRUE"), values: Vec::new() };
+        if let Some(action) = action {
+            query.push(" AND action = ?", action.uuid().as_bytes().to_vec());
+        }
+        if let Some(endpoint) = endpoint {
+            query.push(" AND endpoint = ?", endpoint.uuid().as_bytes().to_vec());
+        }
+        if !owners.is_empty() {
+            query.push(" AND (owner IN (SELECT value FROM json_each(?))", serde_json::to_string(owners)?);
+            query.push(" OR group_name IN (SELECT value FROM json_each(?)))", serde_json::to_string(groups)?);
+        }
+        if !states.is_empty() {
+            query.push(" AND state IN (SELECT value FROM json_each(?))", serde_json::to_string(states)?);
+        }
+        Ok(query)
     }
-    if let Some(endpoint) = endpoint {
-        query.push(" AND endpoint = ").push_bind(endpoint.uuid().as_bytes().to_vec());
+
+    /// Adds a part with one place.
+    fn push(&mut self, part: &str, value: impl Into<Value>) {
+        self.text.push_str(part);
+        self.values.push(value.into());
     }
-    if !owners.is_empty() {
-        query.push(" AND (owner IN (SELECT value FROM json_each(").push_bind(serde_json::to_string(owners)?);
-        query.push(")) OR group_name IN (SELECT value FROM json_each(").push_bind(serde_json::to_string(groups)?);
-        query.push(")))");
-    }
-    if !states.is_empty() {
-        query.push(" AND state IN (SELECT value FROM json_each(").push_bind(serde_json::to_string(states)?).push("))");
-    }
-    Ok(())
 }

@@ -8,7 +8,6 @@ use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 use rand::Rng;
-use sqlx::Row;
 use tempfile::TempDir;
 
 use super::*;
@@ -103,12 +102,7 @@ async fn only_its_owner_reads_the_file() {
 #[tokio::test]
 async fn a_file_of_a_newer_program_is_refused() {
     let (store, folder) = fresh().await;
-    let newer = store.writer.run(|connection| {
-        Box::pin(async move {
-            sqlx::query("PRAGMA user_version = 99").execute(connection).await?;
-            Ok(())
-        })
-    });
+    let newer = store.writer.run(|connection| Ok(connection.execute_batch("PRAGMA user_version = 99")?));
     newer.await.expect("writes");
     store.close().await;
     let error = open_sqlite(&folder.path().join("store.db")).await.expect_err("refuses");
@@ -132,12 +126,7 @@ async fn a_full_disk_is_told_and_survived() {
     let (store, _folder) = fresh().await;
     store.submit(vec![task(1)]).await.expect("submits");
     let pages = |statement| {
-        store.writer.run(move |connection| {
-            Box::pin(async move {
-                let row = sqlx::query(statement).fetch_one(connection).await?;
-                Ok(row.try_get::<i64, _>(0)?)
-            })
-        })
+        store.writer.run(move |connection| Ok(connection.query_row(statement, (), |row| row.get::<_, i64>(0))?))
     };
     pages("PRAGMA max_page_count = 1").await.expect("SQLite takes the pages in use as the limit");
     let error = store.submit((2..500).map(task).collect()).await.expect_err("no room");
@@ -152,12 +141,7 @@ async fn a_full_disk_is_told_and_survived() {
 async fn a_damaged_row_is_named() {
     let (store, _folder) = fresh().await;
     store.submit(vec![task(1)]).await.expect("submits");
-    let damage = store.writer.run(|connection| {
-        Box::pin(async move {
-            sqlx::query("UPDATE tasks SET life = '{}'").execute(connection).await?;
-            Ok(())
-        })
-    });
+    let damage = store.writer.run(|connection| query::execute(connection, "UPDATE tasks SET life = '{}'", ()));
     damage.await.expect("writes");
     let error = store.get(vec![task_id(1)]).await.expect_err("refuses");
     assert!(matches!(&error, StoreError::Damaged { what: "life", .. }), "{error}");
@@ -201,9 +185,14 @@ async fn a_call_of_a_thousand_tasks_is_one_commit() {
 
 /// What SQLite says of how it would answer.
 async fn plan(store: &SqliteStore, statement: &str) -> String {
-    let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
-    let rows = sqlx::query(explain).fetch_all(&store.readers).await.expect("a plan");
-    rows.iter().map(|row| row.get::<String, _>("detail")).collect::<Vec<_>>().join("\n")
+    let explain = format!("EXPLAIN QUERY PLAN {statement}");
+    let lines = store.readers.long(move |connection| {
+        // a place without a value is null
+        let places = connection.prepare(&explain)?.parameter_count();
+        let values = rusqlite::params_from_iter(vec![None::<i64>; places]);
+        query::all(connection, &explain, values, |row| rows::column::<String>(row, "detail"))
+    });
+    lines.await.expect("a plan").join("\n")
 }
 
 #[tokio::test]

@@ -1,55 +1,53 @@
 //! Tokens; their secrets are nowhere.
 
-use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
+use rusqlite::{Connection, Row};
 
 use super::fault::Fault;
+use super::query::{self, execute, one};
 use super::rows::{self, column, id_column, json_column, moment_column, name_column};
 use crate::ids::TokenId;
 use crate::store::TokenRecord;
 use crate::task::time::Moment;
 
 /// Keeps a token.
-pub(super) async fn add(connection: &mut SqliteConnection, token: TokenRecord) -> Result<(), Fault> {
-    sqlx::query(
+pub(super) fn add(connection: &Connection, token: TokenRecord) -> Result<(), Fault> {
+    let TokenRecord { id, digest, subject, roles, groups, made, expires, revoked } = token;
+    let row = (
+        id.uuid().into_bytes(),
+        digest,
+        subject.as_str(),
+        serde_json::to_string(&roles)?,
+        serde_json::to_string(&groups)?,
+        rows::millis(made),
+        expires.map(rows::millis),
+        revoked.map(rows::millis),
+    );
+    execute(
+        connection,
         "INSERT INTO tokens (id, digest, subject, roles, groups, made, expires, revoked)
          VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(token.id.uuid().as_bytes().as_slice())
-    .bind(token.digest.as_slice())
-    .bind(token.subject.as_str())
-    .bind(serde_json::to_string(&token.roles)?)
-    .bind(serde_json::to_string(&token.groups)?)
-    .bind(rows::millis(token.made))
-    .bind(token.expires.map(rows::millis))
-    .bind(token.revoked.map(rows::millis))
-    .execute(connection)
-    .await?;
+        row,
+    )?;
     Ok(())
 }
 
 /// Revokes a token; of two revocations the first counts.
-pub(super) async fn revoke(connection: &mut SqliteConnection, token: TokenId, now: Moment) -> Result<bool, Fault> {
-    let done = sqlx::query("UPDATE tokens SET revoked = coalesce(revoked, ?) WHERE id = ?")
-        .bind(rows::millis(now))
-        .bind(token.uuid().as_bytes().as_slice())
-        .execute(connection)
-        .await?;
-    Ok(done.rows_affected() > 0)
+pub(super) fn revoke(connection: &Connection, token: TokenId, now: Moment) -> Result<bool, Fault> {
+    let row = (rows::millis(now), token.uuid().into_bytes());
+    Ok(execute(connection, "UPDATE tokens SET revoked = coalesce(revoked, ?) WHERE id = ?", row)? > 0)
 }
 
 /// The token with this digest.
-pub(super) async fn find(readers: &SqlitePool, digest: [u8; 32]) -> Result<Option<TokenRecord>, Fault> {
-    let query = sqlx::query("SELECT * FROM tokens WHERE digest = ?").bind(digest.to_vec());
-    query.fetch_optional(readers).await?.as_ref().map(record).transpose()
+pub(super) fn find(connection: &Connection, digest: [u8; 32]) -> Result<Option<TokenRecord>, Fault> {
+    one(connection, "SELECT * FROM tokens WHERE digest = ?", (digest,), record)
 }
 
 /// All tokens, oldest first.
-pub(super) async fn all(readers: &SqlitePool) -> Result<Vec<TokenRecord>, Fault> {
-    let rows = sqlx::query("SELECT * FROM tokens ORDER BY made, id").fetch_all(readers).await?;
-    rows.iter().map(record).collect()
+pub(super) fn all(connection: &Connection) -> Result<Vec<TokenRecord>, Fault> {
+    query::all(connection, "SELECT * FROM tokens ORDER BY made, id", (), record)
 }
 
-fn record(row: &SqliteRow) -> Result<TokenRecord, Fault> {
+fn record(row: &Row<'_>) -> Result<TokenRecord, Fault> {
     let digest: Vec<u8> = column(row, "digest")?;
     Ok(TokenRecord {
         id: id_column(row, "id", TokenId::from_bytes)?,

@@ -1,4 +1,4 @@
-//! Group commit: one task owns the connection that writes. It takes all calls that wait, runs each in a savepoint of
+//! Group commit: one thread owns the connection that writes. It takes all calls that wait, runs each in a savepoint of
 //! one transaction, commits once, and only then answers. So many callers share one wait for the disk, and a call that
 //! fails undoes itself alone.
 //!
@@ -10,18 +10,14 @@
 //!
 //! A caller that goes away changes nothing: its call is run and committed as the others are.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sqlx::Connection;
-use sqlx::sqlite::SqliteConnection;
+use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 
 use super::fault::Fault;
-use crate::runtime::tasks::spawn;
 
 /// Calls that wait: beyond them callers wait to be heard, so that a slow disk is felt where work comes in.
 const WAITING: usize = 1024;
@@ -29,11 +25,8 @@ const WAITING: usize = 1024;
 /// Calls of one transaction: the first of them waits for the last.
 const TOGETHER: usize = 256;
 
-/// What a call returns while it runs.
-pub(super) type Running<'c, T> = Pin<Box<dyn Future<Output = T> + Send + 'c>>;
-
 /// A call: given the connection it runs, given a fault it is told that it cannot.
-type Call = Box<dyn for<'c> FnOnce(Result<&'c mut SqliteConnection, Fault>) -> Running<'c, Ran> + Send>;
+type Call = Box<dyn FnOnce(Result<&Connection, Fault>) -> Ran + Send>;
 
 /// Tells the caller, once it is known whether the transaction is on disk.
 type Answer = Box<dyn FnOnce(Result<(), Fault>) + Send>;
@@ -48,24 +41,32 @@ struct Ran {
 #[derive(Debug)]
 pub(super) struct Writer {
     calls: mpsc::Sender<Call>,
-    task: JoinHandle<()>,
+    ended: oneshot::Receiver<()>,
     commits: Arc<AtomicU64>,
 }
 
 impl Writer {
-    /// Hands the connection to a task of its own.
-    pub(super) fn start(connection: SqliteConnection) -> Self {
+    /// Hands the connection to a thread of its own.
+    ///
+    /// # Errors
+    /// The system starts no thread.
+    pub(super) fn start(connection: Connection) -> io::Result<Self> {
         let (calls, waiting) = mpsc::channel(WAITING);
+        let (end, ended) = oneshot::channel::<()>();
         let commits = Arc::new(AtomicU64::new(0));
-        let task = spawn("store writer", serve(connection, waiting, Arc::clone(&commits)));
-        Self { calls, task, commits }
+        let counted = Arc::clone(&commits);
+        std::thread::Builder::new().name("store writer".to_owned()).spawn(move || {
+            serve(connection, waiting, &counted);
+            drop(end);
+        })?;
+        Ok(Self { calls, ended, commits })
     }
 
     /// Runs a call; when it returns, what it did is on disk.
     pub(super) async fn run<T, F>(&self, work: F) -> Result<T, Fault>
     where
         T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut SqliteConnection) -> Running<'c, Result<T, Fault>> + Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
         self.calls.send(call(work, reply)).await.map_err(|_| Fault::Closed)?;
@@ -77,96 +78,84 @@ impl Writer {
         self.commits.load(Ordering::Relaxed)
     }
 
-    /// Ends when all calls that were sent are answered.
+    /// Ends when all calls that were sent are answered and the file is closed.
     pub(super) async fn close(self) {
         drop(self.calls);
-        // an error is a panic in a call, whose caller was told that the store is closed
-        let _panicked = self.task.await;
+        // the thread never answers: its end does
+        let _ended = self.ended.await;
     }
 }
 
 fn call<T, F>(work: F, reply: oneshot::Sender<Result<T, Fault>>) -> Call
 where
     T: Send + 'static,
-    F: for<'c> FnOnce(&'c mut SqliteConnection) -> Running<'c, Result<T, Fault>> + Send + 'static,
+    F: FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
 {
     Box::new(move |connection| {
-        Box::pin(async move {
-            let done = match connection {
-                Ok(connection) => work(connection).await,
-                Err(fault) => Err(fault),
-            };
-            let outcome = done.as_ref().map(|_| ()).map_err(Fault::clone);
-            let answer: Answer = Box::new(move |committed| {
-                // a caller that went away needs no answer
-                let _gone = reply.send(committed.and(done));
-            });
-            Ran { outcome, answer }
-        })
+        let done = connection.and_then(work);
+        let outcome = done.as_ref().map(|_| ()).map_err(Fault::clone);
+        let answer: Answer = Box::new(move |committed| {
+            // a caller that went away needs no answer
+            let _gone = reply.send(committed.and(done));
+        });
+        Ran { outcome, answer }
     })
 }
 
-async fn serve(mut connection: SqliteConnection, mut waiting: mpsc::Receiver<Call>, commits: Arc<AtomicU64>) {
+fn serve(connection: Connection, mut waiting: mpsc::Receiver<Call>, commits: &AtomicU64) {
     let mut batch = Vec::with_capacity(TOGETHER);
-    while waiting.recv_many(&mut batch, TOGETHER).await > 0 {
+    while waiting.blocking_recv_many(&mut batch, TOGETHER) > 0 {
         let mut answers = Vec::with_capacity(batch.len());
-        let committed = transact(&mut connection, &mut batch, &mut answers).await;
+        let committed = transact(&connection, &mut batch, &mut answers);
         if committed.is_ok() {
             commits.fetch_add(1, Ordering::Relaxed);
         } else {
             // it fails when SQLite has rolled back by itself, as it does on a full disk
-            let _already = sqlx::query("ROLLBACK").execute(&mut connection).await;
+            let _already = execute(&connection, "ROLLBACK");
         }
         for answer in answers {
             answer(committed.clone());
         }
     }
     // everything is committed: a file that closes badly is repaired when it is next opened
-    let _repaired = connection.close().await;
+    let _repaired = connection.close();
 }
 
 /// Runs all calls; an error means that none of them is on disk.
-async fn transact(
-    connection: &mut SqliteConnection,
-    batch: &mut Vec<Call>,
-    answers: &mut Vec<Answer>,
-) -> Result<(), Fault> {
-    let mut state = execute(connection, "BEGIN IMMEDIATE").await;
-    // one alone undoes itself with the transaction
-    if batch.len() == 1
-        && state.is_ok()
-        && let Some(call) = batch.pop()
-    {
-        let Ran { outcome, answer } = call(Ok(&mut *connection)).await;
-        answers.push(answer);
-        outcome?;
-    }
+fn transact(connection: &Connection, batch: &mut Vec<Call>, answers: &mut Vec<Answer>) -> Result<(), Fault> {
+    let alone = batch.len() == 1;
+    let mut state = execute(connection, "BEGIN IMMEDIATE");
     for call in batch.drain(..) {
         match &state {
-            Ok(()) => state = in_savepoint(connection, call, answers).await,
-            Err(fault) => answers.push(call(Err(fault.clone())).await.answer),
+            // one alone undoes itself with the transaction
+            Ok(()) if alone => {
+                let Ran { outcome, answer } = call(Ok(connection));
+                answers.push(answer);
+                state = outcome;
+            }
+            Ok(()) => state = in_savepoint(connection, call, answers),
+            Err(fault) => answers.push(call(Err(fault.clone())).answer),
         }
     }
     state?;
-    execute(connection, "COMMIT").await
+    execute(connection, "COMMIT")
 }
 
 /// Runs a call; an error means that the transaction is lost, not that the call failed.
-async fn in_savepoint(connection: &mut SqliteConnection, call: Call, answers: &mut Vec<Answer>) -> Result<(), Fault> {
-    if let Err(fault) = execute(connection, "SAVEPOINT call").await {
-        answers.push(call(Err(fault.clone())).await.answer);
+fn in_savepoint(connection: &Connection, call: Call, answers: &mut Vec<Answer>) -> Result<(), Fault> {
+    if let Err(fault) = execute(connection, "SAVEPOINT call") {
+        answers.push(call(Err(fault.clone())).answer);
         return Err(fault);
     }
-    let Ran { outcome, answer } = call(Ok(connection)).await;
+    let Ran { outcome, answer } = call(Ok(connection));
     answers.push(answer);
     if let Err(fault) = outcome {
         // SQLite ends the whole transaction on a full disk: then the call's fault is everybody's
-        execute(connection, "ROLLBACK TO call").await.map_err(|_| fault)?;
+        execute(connection, "ROLLBACK TO call").map_err(|_| fault)?;
     }
-    execute(connection, "RELEASE call").await
+    execute(connection, "RELEASE call")
 }
 
-async fn execute(connection: &mut SqliteConnection, statement: &'static str) -> Result<(), Fault> {
-    sqlx::query(statement).execute(connection).await?;
-    Ok(())
+fn execute(connection: &Connection, statement: &'static str) -> Result<(), Fault> {
+    super::query::execute(connection, statement, ()).map(|_| ())
 }
