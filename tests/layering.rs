@@ -30,7 +30,7 @@ const PEERS: [(&str, &str); 10] = [
 ];
 
 /// Crates with one home: (crate, the folders that may name it).
-const HOMES: [(&str, &[&str]); 22] = [
+const HOMES: [(&str, &[&str]); 23] = [
     ("hdf5", &["src/dataset"]),
     ("hdf5_sys", &["src/dataset"]),
     ("lz4_sys", &["src/dataset"]),

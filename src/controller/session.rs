@@ -238,27 +238,30 @@ impl<S: Store> Session<S> {
     async fn lease(&mut self) -> Result<Vec<ToEndpoint>, ControllerError> {
         let mut answers = Vec::new();
         for place in [Place::Slot, Place::Login] {
-            let wanted = self.credit.at(place);
-            if *wanted == 0 {
-                continue;
+            // as long as there are tasks: what is left of the credit waits for the next nudge
+            while self.credit.get(place) > 0 {
+                let asked = self.credit.get(place).min(MOST_LEASED);
+                let now = self.controller.clock.now();
+                let request = LeaseRequest {
+                    endpoint: self.endpoint,
+                    session: self.holder.id,
+                    most: asked,
+                    kinds: Kind::ALL.into_iter().filter(|kind| kind.place() == place).collect(),
+                    until: self.controller.lease_end(),
+                    now,
+                };
+                let leased = self.controller.store.lease(request).await?;
+                let found = leased.len() as u32;
+                if found > 0 {
+                    *self.credit.at(place) -= found.min(asked);
+                    self.known.extend(leased.iter().map(|lease| lease.attempt));
+                    self.controller.exchange.changed(leased.iter().map(|lease| lease.attempt.task));
+                    answers.push(ToEndpoint::Tasks(leased));
+                }
+                if found < asked {
+                    break;
+                }
             }
-            let now = self.controller.clock.now();
-            let request = LeaseRequest {
-                endpoint: self.endpoint,
-                session: self.holder.id,
-                most: (*wanted).min(MOST_LEASED),
-                kinds: Kind::ALL.into_iter().filter(|kind| kind.place() == place).collect(),
-                until: self.controller.lease_end(),
-                now,
-            };
-            let leased = self.controller.store.lease(request).await?;
-            if leased.is_empty() {
-                continue;
-            }
-            *wanted = wanted.saturating_sub(leased.len() as u32);
-            self.known.extend(leased.iter().map(|lease| lease.attempt));
-            self.controller.exchange.changed(leased.iter().map(|lease| lease.attempt.task));
-            answers.push(ToEndpoint::Tasks(leased));
         }
         Ok(answers)
     }

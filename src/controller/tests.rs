@@ -124,6 +124,15 @@ async fn a_task_goes_to_the_endpoint_and_its_result_comes_back() {
 }
 
 #[tokio::test]
+async fn all_of_a_large_credit_is_used_at_once() {
+    let world = World::new().await;
+    let mut session = world.open().await;
+    world.submit(vec![TaskSpec::Nothing; 600]).await;
+    let told = session.heard(1, slots(700)).await.expect("heard");
+    assert_eq!(leased(&told).len(), 600, "nobody nudges for the rest");
+}
+
+#[tokio::test]
 async fn places_have_credit_of_their_own() {
     let world = World::new().await;
     let mut session = world.open().await;

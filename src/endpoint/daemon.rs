@@ -35,6 +35,9 @@ use crate::task::session::{FromEndpoint, ToEndpoint};
 /// Events that are heard before what they come to is written and said.
 const TOGETHER: usize = 1024;
 
+/// Entries that nobody waits for are written so soon, if nothing else is before.
+const LAZY: Duration = Duration::from_millis(50);
+
 /// A journal that failed is tried again so soon.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -181,6 +184,7 @@ impl Endpoint {
             tells: HashMap::new(),
             entries: Vec::new(),
             deferred: Vec::new(),
+            lazy_until: None,
             journal_error: None,
             retry_at: None,
             controller: ControllerState { program: None, error: None, heartbeat: HEARTBEAT },
@@ -212,6 +216,8 @@ struct Daemon {
     /// Entries that are not on disk yet, and what waits for that.
     entries: Vec<Entry>,
     deferred: Vec<Act>,
+    /// When entries are written at the latest that nobody waits for.
+    lazy_until: Option<Instant>,
     journal_error: Option<String>,
     retry_at: Option<Instant>,
     controller: ControllerState,
@@ -382,7 +388,7 @@ impl Daemon {
     fn due(&self) -> Instant {
         let soon = self.leaving.is_some() || self.desk.crew().members().any(|(_, member)| member.connection.is_none());
         let look = soon.then(|| Instant::now() + PERIOD);
-        [Some(self.next_beat), self.retry_at, look, self.desk.due()]
+        [Some(self.next_beat), self.retry_at, self.lazy_until, look, self.desk.due()]
             .into_iter()
             .flatten()
             .min()
@@ -391,7 +397,6 @@ impl Daemon {
 
     async fn carry_out(&mut self, turn: Turn) {
         let Turn { entries, at_once, once_written } = turn;
-        let lasts = at_once.iter().any(|act| matches!(act, Act::Say(_, FromEndpoint::Started(_))));
         for act in at_once {
             self.act(act);
         }
@@ -400,11 +405,19 @@ impl Daemon {
         if self.retry_at.is_some_and(|at| Instant::now() < at) {
             return;
         }
-        // that an attempt began matters only should its worker die of it: it is written with what comes next, or when it
-        // lasts
-        if !lasts && self.deferred.is_empty() && self.entries.iter().all(|entry| matches!(entry, Entry::Began(_))) {
-            return;
+        // nobody waits for these: that an attempt began matters should its worker die of it, and what is settled would
+        // only be reported once more
+        let lazy = |entry: &Entry| matches!(entry, Entry::Began(_) | Entry::Settled(_));
+        if self.deferred.is_empty() && self.entries.iter().all(lazy) {
+            if self.entries.is_empty() {
+                return;
+            }
+            let due = *self.lazy_until.get_or_insert_with(|| Instant::now() + LAZY);
+            if Instant::now() < due && self.entries.len() < TOGETHER && self.leaving.is_none() {
+                return;
+            }
         }
+        self.lazy_until = None;
         match self.journal.append(&self.entries).await {
             Ok(()) => {
                 self.entries.clear();
