@@ -1,7 +1,7 @@
 //! An endpoint's configuration, `config.yaml` in its directory: what it is called, whom it asks for tasks, what those
 //! may do, what computes them.
 //!
-//! [`Raw`] is the file, [`EndpointConfig`] what the endpoint uses: checked, with defaults filled in.
+//! What the file says is one type, [`EndpointConfig`] what the endpoint uses: checked, with defaults filled in.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;

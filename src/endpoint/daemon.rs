@@ -2,7 +2,7 @@
 //! be said. The only part that changes the book, and the only one that writes the journal.
 //!
 //! Shutdown follows one order: no more credit; attempts are finished or stopped; this computer's workers have ended;
-//! all reports are on the disk; the controller has recorded them, or [`LAST_WORDS`] have passed; the session is closed;
+//! all reports are on the disk; the controller has recorded them, or some seconds have passed; the session is closed;
 //! the journal is closed.
 
 use std::collections::HashMap;

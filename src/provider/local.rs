@@ -53,7 +53,13 @@ pub struct Process {
 impl ProcessName {
     /// Of the process that has a number now; None when there is none, or it is dead and not buried.
     pub fn of(pid: u32) -> Option<Self> {
-        let started = started(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+        let (state, started) = state(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+        (state == State::Alive).then(|| Self { pid, started, boot: boot() })
+    }
+
+    /// Of a child of this process that nobody has waited for yet: it may have ended.
+    fn of_child(pid: u32) -> Option<Self> {
+        let (_, started) = state(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
         Some(Self { pid, started, boot: boot() })
     }
 
@@ -83,8 +89,8 @@ impl Process {
             })
         };
         let child = command.spawn()?;
-        let gone = || io::Error::other("the process ended at once");
-        let name = child.id().and_then(ProcessName::of).ok_or_else(gone)?;
+        let untold = || io::Error::other("the system does not tell about a process that was started (/proc)");
+        let name = child.id().and_then(ProcessName::of_child).ok_or_else(untold)?;
         Ok(Self { handle: handle(name.pid)?, name, child: Some(child) })
     }
 
@@ -135,11 +141,19 @@ fn boot() -> String {
     fs::read_to_string(BOOT).map(|text| text.trim().to_owned()).unwrap_or_default()
 }
 
-/// Field 22 of a process that is not a zombie; the name before it may have spaces and brackets.
-fn started(stat: &str) -> Option<u64> {
+/// Whether a process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Alive,
+    /// It has ended, and nobody has waited for it.
+    Unburied,
+}
+
+/// Fields 3 and 22 of a process; the name before them may have spaces and brackets.
+fn state(stat: &str) -> Option<(State, u64)> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let state = *fields.first()?;
-    if matches!(state, "Z" | "X") { None } else { fields.get(19)?.parse().ok() }
+    let state = if matches!(*fields.first()?, "Z" | "X") { State::Unburied } else { State::Alive };
+    Some((state, fields.get(19)?.parse().ok()?))
 }
 
 fn told(status: ExitStatus) -> String {
@@ -181,8 +195,8 @@ mod tests {
     #[test]
     fn names_of_programs_do_not_confuse() {
         let stat = "7 (a ) b) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 0 0";
-        assert_eq!(started(stat), Some(4242));
-        assert_eq!(started(&stat.replace(" S ", " Z ")), None);
-        assert_eq!(started(""), None);
+        assert_eq!(state(stat), Some((State::Alive, 4242)));
+        assert_eq!(state(&stat.replace(" S ", " Z ")), Some((State::Unburied, 4242)));
+        assert_eq!(state(""), None);
     }
 }
