@@ -53,6 +53,9 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// So many heartbeats may pass without an answer.
 const SILENCE: u32 = 2;
 
+/// How often old logs are looked for.
+const SWEEP: Duration = Duration::from_secs(6 * 3600);
+
 /// How often the daemon looks at its own clock when nothing happens.
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -169,6 +172,7 @@ impl Endpoint {
             let (local, gate) = (config.local, gate.clone());
             keeper.clone().keep(home.clone(), local, known, gate, tasks.stopping())
         });
+        tasks.spawn("log sweeper", sweep(home.clone(), config.keep_logs, tasks.stopping()));
         tasks.spawn("controller link", link::keep(dial, introduction, line, gate, tasks.stopping()));
         let daemon = Daemon {
             desk: Desk::new(book, Instant::now()),
@@ -197,6 +201,24 @@ impl Endpoint {
         tasks.stop();
         tasks.join().await;
         if broken { ended.and(Err(EndpointError::Part)) } else { ended }
+    }
+}
+
+/// Deletes old logs, now and from time to time.
+async fn sweep(home: Home, age: Duration, stopping: CancellationToken) {
+    loop {
+        let home = home.clone();
+        match tokio::task::spawn_blocking(move || home.sweep_logs(age)).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(logs)) => tracing::info!(logs, "old logs were deleted"),
+            Ok(Err(error)) => tracing::warn!(error = chain(&error), "old logs stay"),
+            Err(error) => tracing::error!(%error, "deleting old logs failed"),
+        }
+        tokio::select! {
+            // the next time begins anew
+            () = tokio::time::sleep(SWEEP) => {}
+            () = stopping.cancelled() => return,
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -142,6 +143,22 @@ impl Home {
         self.replace("session", &text)
     }
 
+    /// Deletes logs that nobody has written for so long; returns how many. Blocks on the file system.
+    ///
+    /// # Errors
+    /// The file system refuses to list them; one that cannot be deleted stays.
+    pub fn sweep_logs(&self, age: Duration) -> Result<usize, HomeError> {
+        let path = self.logs();
+        let entries = fs::read_dir(&path).map_err(|source| HomeError::Io { action: "list", path, source })?;
+        let old = |entry: &fs::DirEntry| {
+            let written = entry.metadata().and_then(|file| file.modified());
+            // a file from the future is not old
+            written.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|since| since > age))
+        };
+        let swept = entries.filter_map(Result::ok).filter(old).filter(|entry| fs::remove_file(entry.path()).is_ok());
+        Ok(swept.count())
+    }
+
     /// Writes a file that is whole whenever the process or the machine dies.
     ///
     /// # Errors
@@ -176,6 +193,20 @@ mod tests {
         assert_eq!(home.last_session(), Some(last));
         fs::write(home.directory().join("id"), "polaris").expect("written");
         assert!(home.id().expect_err("no id").to_string().contains("holds no endpoint id"));
+    }
+
+    #[test]
+    fn only_old_logs_are_swept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let home = Home::new(dir.path().to_owned());
+        home.make().expect("made");
+        let [old, new] = ["old.log", "new.log"].map(|name| home.logs().join(name));
+        for (path, hours) in [(&old, 30), (&new, 1)] {
+            let file = fs::File::create(path).expect("made");
+            file.set_modified(SystemTime::now() - Duration::from_secs(hours * 3600)).expect("ours");
+        }
+        assert_eq!(home.sweep_logs(Duration::from_secs(24 * 3600)).expect("lists"), 1);
+        assert!(!old.exists() && new.exists());
     }
 
     #[test]
