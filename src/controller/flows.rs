@@ -49,6 +49,13 @@ pub struct OrderedTask {
     pub retries: Option<u32>,
 }
 
+impl OrderedTask {
+    /// One without name, priority, deadline, by the controller's terms.
+    pub fn new(spec: TaskSpec) -> Self {
+        Self { request: None, label: None, spec, priority: 0, deadline: None, retries: None }
+    }
+}
+
 /// What became of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {

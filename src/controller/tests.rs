@@ -66,15 +66,8 @@ impl World {
 }
 
 fn order(endpoint: &str, specs: Vec<TaskSpec>) -> Order {
-    let tasks = specs.into_iter().map(|spec| OrderedTask {
-        request: None,
-        label: None,
-        spec,
-        priority: 0,
-        deadline: None,
-        retries: None,
-    });
-    Order { endpoint: endpoint.into(), action: None, group: None, tasks: tasks.collect() }
+    let tasks = specs.into_iter().map(OrderedTask::new).collect();
+    Order { endpoint: endpoint.into(), action: None, group: None, tasks }
 }
 
 fn slots(slots: u32) -> FromEndpoint {

@@ -101,6 +101,7 @@ pub struct Endpoint {
     journal: Journal,
     book: Book,
     introduction: Introduction,
+    process: ProcessName,
 }
 
 impl Endpoint {
@@ -120,7 +121,7 @@ impl Endpoint {
         let (name, group) = (config.name.clone(), config.group.clone());
         let introduction = Introduction { endpoint: id, name, group, session, host: host.clone(), replaces };
         let (gate, heard) = Gate::new(config.site.clone());
-        let endpoint = Self { home, config, id, session, host, gate, heard, journal, book, introduction };
+        let endpoint = Self { home, config, id, session, host, gate, heard, journal, book, introduction, process };
         Ok(endpoint)
     }
 
@@ -144,8 +145,8 @@ impl Endpoint {
         };
         // from now on a next process may take over the name; before, the last one's session is the one to replace
         if line.is_some() {
-            let process = ProcessName::of(std::process::id()).ok_or(EndpointError::Process)?;
-            self.home.keep_session(&LastSession { session: self.session, process, host: self.host.clone() })?;
+            let (process, host) = (self.process.clone(), self.host.clone());
+            self.home.keep_session(&LastSession { session: self.session, process, host })?;
         }
         Ok(line)
     }
@@ -160,7 +161,7 @@ impl Endpoint {
         line: Option<Line>,
         asked: CancellationToken,
     ) -> Result<(), EndpointError> {
-        let Self { home, config, id, session, host, gate, heard, journal, book, introduction } = self;
+        let Self { home, config, id, session, host, gate, heard, journal, book, introduction, process: _ } = self;
         let tasks = Tasks::default();
         let known: Known = book
             .workers()
@@ -382,14 +383,12 @@ impl Daemon {
             self.desk.beat(status, now);
         }
         let silent = self.desk.crew().members().filter(|(_, member)| {
-            member.connection.is_none() && now.duration_since(member.since) > MISSED + self.desk.lease().lasts()
+            member.connection.is_none() && now.duration_since(member.since) > MISSED + self.desk.lasts()
         });
         let silent: Vec<WorkerId> = silent.map(|(worker, _)| worker).collect();
         for worker in silent {
             tracing::error!(%worker, "a worker has not come back and is ended");
-            if let Some(process) = self.desk.book().worker(worker).and_then(|worker| worker.process.as_ref())
-                && let Some(process) = crate::provider::local::Process::find(process)
-            {
+            if let Some(process) = self.desk.book().worker(worker).and_then(|worker| worker.process.as_ref()) {
                 process.kill();
             }
             self.desk.worker_ended(worker);
@@ -512,11 +511,6 @@ impl Daemon {
 
     fn status(&self) -> EndpointStatus {
         let (now, book) = (Instant::now(), self.desk.book());
-        let tasks = TaskCounts {
-            waiting: book.waiting().count(),
-            placed: book.placed().count(),
-            unreported: book.reports().count(),
-        };
         EndpointStatus {
             endpoint: self.id,
             name: self.config.name.clone(),
@@ -542,7 +536,7 @@ impl Daemon {
                 unwritten: self.entries.len(),
                 syncs: self.journal.syncs(),
             },
-            tasks,
+            tasks: TaskCounts::of(book),
             workers: book.workers().map(|worker| self.worker_status(worker, now)).collect(),
             trouble: self.keeper.trouble(),
         }

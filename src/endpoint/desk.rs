@@ -18,9 +18,9 @@ use tokio::time::Instant;
 
 use super::book::{Book, Entry, Stage, Worker};
 use super::crew::{Connection, Crew};
-use super::lease::Lease;
 use crate::ids::{AttemptId, WorkerId};
 use crate::provider::local::ProcessName;
+use crate::runtime::lease::Lease;
 use crate::task::crew::{FromWorker, Handout, Joining, ToWorker};
 use crate::task::failure::Loss;
 use crate::task::life::Outcome;
@@ -36,6 +36,9 @@ const MOST_BYTES: usize = 4 << 20;
 
 /// The controller is told of an attempt's beginning so much later: of short ones it hears only the end.
 const STARTED: Duration = Duration::from_millis(100);
+
+/// What an earlier process may have been granted, before the controller has told this one: its usual lease.
+const ASSUMED: Duration = Duration::from_secs(600);
 
 /// Something that is to be said.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,6 +77,8 @@ pub(super) struct Desk {
     book: Book,
     crew: Crew,
     lease: Lease,
+    /// How long the controller's leases last.
+    lasts: Duration,
     service: Service,
     /// Credit that the controller was given and has not used; None while there is no session.
     session: Option<Credit>,
@@ -93,6 +98,7 @@ impl Desk {
             book,
             crew,
             lease: Lease::default(),
+            lasts: ASSUMED,
             service: Service::Open,
             session: None,
             number: 0,
@@ -114,13 +120,19 @@ impl Desk {
         &self.lease
     }
 
+    /// How long the controller's leases last.
+    pub(super) fn lasts(&self) -> Duration {
+        self.lasts
+    }
+
     pub(super) fn service(&self) -> Service {
         self.service
     }
 
     /// A session is open; leases last so long. All that the controller may have missed is said again.
     pub(super) fn session_opened(&mut self, lease: Duration, status: String, now: Instant) {
-        self.lease.agree(lease);
+        self.lasts = lease;
+        self.lease.hung_up();
         self.session = Some(Credit::default());
         self.reports = self.book.reports().map(|reported| reported.attempt).collect();
         let running = self.book.placed().filter(|(held, _)| matches!(held.stage, Stage::Running(_)));
@@ -139,7 +151,7 @@ impl Desk {
         if self.session.is_some() {
             let attempts = self.book.attempts().collect();
             let number = self.say(FromEndpoint::Heartbeat { status, attempts });
-            self.lease.asked(number, now);
+            self.lease.ask(number, now);
         }
     }
 
@@ -148,7 +160,7 @@ impl Desk {
         match said {
             ToEndpoint::Tasks(leases) => leases.into_iter().for_each(|leased| self.take(leased)),
             ToEndpoint::Renewed { number, until: _ } => {
-                self.lease.renewed(number);
+                self.lease.renewed(number, self.lasts);
                 self.answer_beats(now);
             }
             ToEndpoint::Recorded { number: _, attempts } => self.settle(attempts),

@@ -17,6 +17,7 @@ use crate::config::endpoint::LocalWorker;
 use crate::ids::{BlockId, WorkerId};
 use crate::provider::local::{Launch, Process, ProcessName};
 use crate::runtime::ids;
+use crate::task::retry::doubled;
 
 /// A worker that lasted so long was well: the next is started at once.
 const WELL: Duration = Duration::from_secs(60);
@@ -65,9 +66,7 @@ impl Keeper {
     /// Ends all workers of this computer at once.
     pub(super) fn kill(&self) {
         for process in self.look(|shown| shown.processes.clone()) {
-            if let Some(process) = Process::find(&process) {
-                process.kill();
-            }
+            process.kill();
         }
     }
 
@@ -98,7 +97,7 @@ impl Keeper {
                 () = stop.cancelled() => return,
             }
             failed = if begun.elapsed() >= WELL { 0 } else { failed + 1 };
-            let pause = FIRST_PAUSE.saturating_mul(1 << (failed - 1).clamp(0, 16)).min(LONGEST_PAUSE);
+            let pause = doubled(FIRST_PAUSE, u32::saturating_sub(failed, 1), LONGEST_PAUSE);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => return,

@@ -14,6 +14,7 @@ use super::gate::{Event, Gate};
 use crate::ids::{EndpointId, SessionId};
 use crate::task::failure::chain;
 use crate::task::names::{EndpointName, Group};
+use crate::task::retry::doubled;
 use crate::task::session::{FromEndpoint, ToEndpoint};
 
 /// Messages that wait for the wire: beyond them the connection is taken for dead and made anew.
@@ -134,7 +135,7 @@ async fn converse(line: Line, gate: &Gate) {
 
 /// Half of it fixed, half by chance: endpoints that lost the same controller do not come back together.
 fn pause(failed: u32) -> Duration {
-    let whole = FIRST_PAUSE.saturating_mul(1 << failed.min(16)).min(LONGEST_PAUSE);
+    let whole = doubled(FIRST_PAUSE, failed, LONGEST_PAUSE);
     whole.mul_f64(0.5 + rand::rng().random::<f64>() / 2.0)
 }
 

@@ -17,7 +17,6 @@ pub mod gate;
 pub mod home;
 pub mod journal;
 mod keeper;
-mod lease;
 pub mod link;
 pub mod status;
 

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::book::Book;
 use crate::ids::{BlockId, EndpointId, SessionId, WorkerId};
 use crate::task::names::EndpointName;
 
@@ -84,6 +85,14 @@ pub struct TaskCounts {
     pub placed: usize,
     /// That are over, and not recorded by the controller yet.
     pub unreported: usize,
+}
+
+impl TaskCounts {
+    /// Those of a book.
+    pub fn of(book: &Book) -> Self {
+        let (waiting, placed) = (book.waiting().count(), book.placed().count());
+        Self { waiting, placed, unreported: book.reports().count() }
+    }
 }
 
 /// A worker.

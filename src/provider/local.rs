@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
+use std::process::{Command as StdCommand, ExitStatus, Stdio};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, setsid};
 use serde::{Deserialize, Serialize};
@@ -67,6 +67,14 @@ impl ProcessName {
     pub fn lives(&self) -> bool {
         Self::of(self.pid).as_ref() == Some(self)
     }
+
+    /// Kills it, if it still runs.
+    pub fn kill(&self) {
+        if let Some(process) = Process::find(self) {
+            // no such process: what is wanted
+            let _ = pidfd_send_signal(process.handle.get_ref(), Signal::KILL);
+        }
+    }
 }
 
 impl Process {
@@ -81,13 +89,7 @@ impl Process {
         for variable in &launch.without {
             command.env_remove(variable);
         }
-        // SAFETY: between fork and exec it makes one system call; it allocates nothing and takes no lock.
-        unsafe {
-            command.pre_exec(|| {
-                setsid()?;
-                Ok(())
-            })
-        };
+        own_session(command.as_std_mut());
         let child = command.spawn()?;
         let untold = || io::Error::other("the system does not tell about a process that was started (/proc)");
         let name = child.id().and_then(ProcessName::of_child).ok_or_else(untold)?;
@@ -110,7 +112,7 @@ impl Process {
     pub async fn ended(&mut self) -> String {
         match &mut self.child {
             Some(child) => match child.wait().await {
-                Ok(status) => told(status),
+                Ok(status) => how(status),
                 Err(error) => format!("ended, nobody knows how ({error})"),
             },
             None => {
@@ -120,12 +122,17 @@ impl Process {
             }
         }
     }
+}
 
-    /// Kills it; one that has ended stays as it is.
-    pub fn kill(&self) {
-        // no such process: what is wanted
-        let _ = pidfd_send_signal(self.handle.get_ref(), Signal::KILL);
-    }
+/// Has a command start in a session of its own: it does not end with this process, nor by its terminal's Ctrl-C.
+pub fn own_session(command: &mut StdCommand) {
+    // SAFETY: between fork and exec it makes one system call; it allocates nothing and takes no lock.
+    unsafe {
+        command.pre_exec(|| {
+            setsid()?;
+            Ok(())
+        })
+    };
 }
 
 fn handle(pid: u32) -> io::Result<AsyncFd<OwnedFd>> {
@@ -156,10 +163,14 @@ fn state(stat: &str) -> Option<(State, u64)> {
     Some((state, fields.get(19)?.parse().ok()?))
 }
 
-fn told(status: ExitStatus) -> String {
+/// `ended with exit code 3`, `was killed by SIGSEGV`.
+pub fn how(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("ended with exit code {code}"),
-        (None, Some(signal)) => format!("was killed by signal {signal}"),
+        (None, Some(signal)) => match signal_hook::low_level::signal_name(signal) {
+            Some(name) => format!("was killed by {name}"),
+            None => format!("was killed by signal {signal}"),
+        },
         (None, None) => format!("ended as {status}"),
     }
 }
@@ -186,8 +197,8 @@ mod tests {
         assert!(lasting.name().lives() && !own.name().lives());
         let other = ProcessName { started: lasting.name().started + 1, ..lasting.name().clone() };
         assert!(Process::find(&other).is_none(), "another process had the number");
-        found.kill();
-        assert_eq!(lasting.ended().await, "was killed by signal 9");
+        found.name().kill();
+        assert_eq!(lasting.ended().await, "was killed by SIGKILL");
         assert_eq!(found.ended().await, "ended");
         assert!(Process::find(lasting.name()).is_none());
     }

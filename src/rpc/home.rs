@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 
 use super::client::ClientError;
 use super::convert::WireError;
@@ -14,7 +14,7 @@ use super::convert::crew::wired_joining;
 use super::service::LARGEST_MESSAGE;
 use super::wire::control_client::ControlClient;
 use super::wire::workers_client::WorkersClient;
-use super::{version, wire};
+use super::{refuses, version, wire};
 use crate::endpoint::gate::LeaveMode;
 use crate::endpoint::status::EndpointStatus;
 use crate::runtime::tasks::spawn;
@@ -152,23 +152,8 @@ async fn connect(socket: &Path) -> Result<Channel, tonic::transport::Error> {
 }
 
 fn of_status(status: Status) -> LinkError {
-    match status.code() {
-        Code::FailedPrecondition | Code::InvalidArgument | Code::PermissionDenied => {
-            LinkError::Refused(printable(status.message(), usize::MAX))
-        }
-        Code::Ok
-        | Code::Cancelled
-        | Code::Unknown
-        | Code::DeadlineExceeded
-        | Code::NotFound
-        | Code::AlreadyExists
-        | Code::Unauthenticated
-        | Code::ResourceExhausted
-        | Code::Aborted
-        | Code::OutOfRange
-        | Code::Unimplemented
-        | Code::Internal
-        | Code::Unavailable
-        | Code::DataLoss => LinkError::Unreachable(status.into()),
+    match refuses(status.code()) {
+        true => LinkError::Refused(printable(status.message(), usize::MAX)),
+        false => LinkError::Unreachable(status.into()),
     }
 }

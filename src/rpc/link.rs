@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 use super::client::{Client, ClientError, Target};
-use super::{version, wire};
+use super::{refuses, version, wire};
 use crate::endpoint::link::{Dial, Introduction, Line, LinkError, MESSAGES};
 use crate::runtime::tasks::spawn;
 use crate::task::names::printable;
@@ -130,22 +130,11 @@ fn of_client(error: ClientError) -> LinkError {
 
 fn of_status(status: Status) -> LinkError {
     let words = printable(status.message(), usize::MAX);
-    match status.code() {
-        Code::AlreadyExists => LinkError::Held(words),
-        Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument | Code::FailedPrecondition => {
-            LinkError::Refused(words)
-        }
-        Code::Ok
-        | Code::Cancelled
-        | Code::Unknown
-        | Code::DeadlineExceeded
-        | Code::NotFound
-        | Code::ResourceExhausted
-        | Code::Aborted
-        | Code::OutOfRange
-        | Code::Unimplemented
-        | Code::Internal
-        | Code::Unavailable
-        | Code::DataLoss => LinkError::Unreachable(status.into()),
+    if status.code() == Code::AlreadyExists {
+        LinkError::Held(words)
+    } else if refuses(status.code()) {
+        LinkError::Refused(words)
+    } else {
+        LinkError::Unreachable(status.into())
     }
 }

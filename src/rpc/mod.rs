@@ -2,6 +2,8 @@
 //!
 //! What comes in is hostile until it is converted; what is converted is checked. Types of the wire do not leave.
 
+use tonic::Code;
+
 pub mod certificate;
 pub mod client;
 pub mod convert;
@@ -16,4 +18,24 @@ pub mod view;
 #[expect(unused_qualifications, clippy::all, clippy::allow_attributes, reason = "generated")]
 pub mod wire {
     tonic::include_proto!("speckled.v1");
+}
+
+/// Whether a call that failed with this code fails however often it is tried.
+fn refuses(code: Code) -> bool {
+    match code {
+        Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument | Code::FailedPrecondition => true,
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::ResourceExhausted
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss => false,
+    }
 }

@@ -48,6 +48,14 @@ pub struct ProgressView {
     pub total: u64,
 }
 
+impl ProgressView {
+    /// `correlating 40 %`; None while nobody knows how much there is to do.
+    pub fn words(&self) -> Option<String> {
+        let Self { step, done, total } = self;
+        (*total > 0).then(|| format!("{step} {} %", done.saturating_mul(100) / total))
+    }
+}
+
 /// An endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[expect(missing_docs, reason = "fields are those of the message Endpoint")]

@@ -1,6 +1,7 @@
-//! What every role runs on: the clock, new ids, tasks with names, shutdown, signals. Knows no role.
+//! What every role runs on: the clock, new ids, leases, tasks with names, shutdown, signals. Knows no role.
 
 pub mod clock;
 pub mod ids;
+pub mod lease;
 pub mod lock;
 pub mod tasks;

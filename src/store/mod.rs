@@ -181,6 +181,14 @@ impl StateName {
         }
     }
 
+    /// Whether it stays as it is.
+    pub fn is_over(self) -> bool {
+        match self {
+            Self::Succeeded | Self::Failed | Self::Cancelled => true,
+            Self::Queued | Self::Leased | Self::Running => false,
+        }
+    }
+
     /// Its name in stores, messages and lists.
     pub fn name(self) -> &'static str {
         match self {

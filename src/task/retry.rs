@@ -12,8 +12,13 @@ const LONGEST: Duration = Duration::from_secs(300);
 ///
 /// `spread` is random in 0..=255; the delay lies between half and the whole of its doubling value.
 pub fn delay(times: u32, spread: u8) -> Duration {
-    let whole = FIRST.saturating_mul(1 << times.min(16)).min(LONGEST);
+    let whole = doubled(FIRST, times, LONGEST);
     whole / 2 + whole / 2 * u32::from(spread) / 255
+}
+
+/// `first`, doubled `times` over, but never more than `longest`.
+pub fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {
+    first.saturating_mul(1 << times.min(16)).min(longest)
 }
 
 #[cfg(test)]

@@ -19,12 +19,14 @@ use super::link::{Dial, Line, LinkError};
 use super::paths::work_of;
 use crate::config::endpoint::Site;
 use crate::ids::{AttemptId, BlockId, WorkerId};
+use crate::runtime::lease::Lease;
 use crate::runtime::tasks::spawn;
 use crate::task::crew::{FromWorker, Handout, Joining, ToWorker};
 use crate::task::failure::{Failure, Fault, Loss, chain};
 use crate::task::life::Outcome;
 use crate::task::names::TemplateName;
 use crate::task::result::TaskResult;
+use crate::task::retry::doubled;
 use crate::task::session::{Credit, Progress, Reported, Stop};
 use crate::task::spec::{Place, TaskSpec};
 use crate::task::template::{TemplateError, Templates};
@@ -116,7 +118,8 @@ pub async fn run<D: Dial>(
         running: HashMap::new(),
         used: Credit::default(),
         over: BTreeMap::new(),
-        lease: Lease { end: None, number: 0, asked: VecDeque::new(), beat: BEAT, next: now },
+        lease: Lease::default(),
+        beats: Beats { number: 0, every: BEAT, next: now },
         alone: Some(now),
         failed: 0,
         outbox: Outbox::default(),
@@ -148,7 +151,9 @@ struct Worker<D> {
     used: Credit,
     /// Reports that the endpoint has not recorded.
     over: BTreeMap<AttemptId, Reported>,
+    /// How long attempts may run, by the beats that the endpoint has answered.
     lease: Lease,
+    beats: Beats,
     /// Since when no endpoint is connected.
     alone: Option<Instant>,
     failed: u32,
@@ -170,12 +175,10 @@ struct Running {
     lost: Option<Loss>,
 }
 
-/// How long attempts may run, by the beats that the endpoint has answered.
-struct Lease {
-    end: Option<Instant>,
+/// The questions for more lease.
+struct Beats {
     number: u64,
-    asked: VecDeque<(u64, Instant)>,
-    beat: Duration,
+    every: Duration,
     next: Instant,
 }
 
@@ -223,7 +226,7 @@ impl<D: Dial> Worker<D> {
             Event::Dialled(Err(error @ LinkError::Unreachable(_))) => {
                 tracing::debug!(error = chain(&error), "no endpoint");
                 self.failed += 1;
-                self.connect(PAUSE.saturating_mul(1 << self.failed.min(10)).min(LONGEST_PAUSE));
+                self.connect(doubled(PAUSE, self.failed, LONGEST_PAUSE));
             }
             Event::Said(said) => self.told(said),
             Event::HungUp => {
@@ -270,7 +273,8 @@ impl<D: Dial> Worker<D> {
             }
             let _ended = tell.send(Event::HungUp);
         });
-        self.lease.next = Instant::now();
+        self.lease.hung_up();
+        self.beats.next = Instant::now();
         self.outbox.over = self.over.keys().copied().collect();
         self.outbox.began = self.running.keys().copied().collect();
         Ok(())
@@ -283,7 +287,12 @@ impl<D: Dial> Worker<D> {
             ToWorker::Recorded(attempts) => attempts.iter().for_each(|attempt| {
                 self.over.remove(attempt);
             }),
-            ToWorker::Lease { number, lasts } => self.lease.renewed(number, lasts),
+            ToWorker::Lease { number, lasts } => {
+                if let Some(asked) = self.lease.renewed(number, lasts) {
+                    self.beats.every = (lasts / BEATS).clamp(PAUSE, LONGEST_BEAT);
+                    self.beats.next = self.beats.next.min(asked + self.beats.every);
+                }
+            }
             ToWorker::Leave => self.leave(),
         }
     }
@@ -297,8 +306,10 @@ impl<D: Dial> Worker<D> {
             self.report(attempt, Outcome::Lost(Loss::Stopped), TaskResult::default());
             return;
         }
-        if !self.lease.lasts(Instant::now()) {
-            self.lease.hurry();
+        if self.lease.left(Instant::now()).is_none() {
+            // asked for at once, unless that was done a moment ago
+            let last = self.lease.last_asked().map(|at| at + PAUSE);
+            self.beats.next = self.beats.next.min(last.unwrap_or_else(Instant::now));
         }
         self.waiting.of(handout.spec.kind().place()).push_back(handout);
     }
@@ -359,18 +370,22 @@ impl<D: Dial> Worker<D> {
 
     fn look_at_the_clock(&mut self) -> Result<(), WorkerError> {
         let now = Instant::now();
-        if self.line.is_some() && now >= self.lease.next {
-            let number = self.lease.ask(now);
+        if self.line.is_some() && now >= self.beats.next {
+            let number = self.beats.next(now);
+            self.lease.ask(number, now);
             self.say(FromWorker::Beat { number });
         }
-        if self.lease.has_run_out(now) && self.running.values().any(|running| running.lost.is_none()) {
+        let has_run_out = self.lease.end().is_some_and(|end| now >= end);
+        if has_run_out && self.running.values().any(|running| running.lost.is_none()) {
             tracing::error!("the lease has run out: attempts are stopped");
             // what waits goes on waiting: it is begun under the next lease, or stopped by a word before that
             self.end_running(Loss::LeaseExpired);
         }
         match self.alone {
             Some(since)
-                if !self.lease.lasts(now) && self.running.is_empty() && now.duration_since(since) > PATIENCE =>
+                if self.lease.left(now).is_none()
+                    && self.running.is_empty()
+                    && now.duration_since(since) > PATIENCE =>
             {
                 Err(WorkerError::Alone(now.duration_since(since)))
             }
@@ -380,8 +395,8 @@ impl<D: Dial> Worker<D> {
 
     fn due(&self) -> Instant {
         let now = Instant::now();
-        let beat = self.line.is_some().then_some(self.lease.next);
-        let lease = self.lease.end.filter(|_| !self.running.is_empty());
+        let beat = self.line.is_some().then_some(self.beats.next);
+        let lease = self.lease.end().filter(|_| !self.running.is_empty());
         let lease = lease.filter(|end| *end > now);
         let alone = self.alone.map(|since| (since + PATIENCE).max(now + BEAT));
         let leaving = self.leaving.map(|_| now + PAUSE);
@@ -391,7 +406,7 @@ impl<D: Dial> Worker<D> {
     /// Begins as much as slots allow.
     fn start(&mut self) {
         // without a lease a task may be another's; the answer to the first beat tells
-        if !self.lease.lasts(Instant::now()) {
+        if self.lease.left(Instant::now()).is_none() {
             return;
         }
         for place in [Place::Slot, Place::Login] {
@@ -528,41 +543,11 @@ impl Waiting {
     }
 }
 
-impl Lease {
-    fn ask(&mut self, now: Instant) -> u64 {
+impl Beats {
+    /// One is due: its number.
+    fn next(&mut self, now: Instant) -> u64 {
         self.number += 1;
-        // an endpoint without a session does not answer
-        if self.asked.len() as u32 >= BEATS {
-            self.asked.pop_front();
-        }
-        self.asked.push_back((self.number, now));
-        self.next = now + self.beat;
+        self.next = now + self.every;
         self.number
-    }
-
-    /// There is work and no lease: it is asked for at once, unless that was done a moment ago.
-    fn hurry(&mut self) {
-        let last = self.asked.back().map(|(_, at)| *at + PAUSE);
-        self.next = self.next.min(last.unwrap_or_else(Instant::now));
-    }
-
-    /// The lease begins when it was asked for: an answer that was long under way promises nothing that has passed.
-    fn renewed(&mut self, number: u64, lasts: Duration) {
-        while let Some((asked, at)) = self.asked.front().copied().filter(|(asked, _)| *asked <= number) {
-            self.asked.pop_front();
-            if asked == number {
-                self.end = self.end.max(Some(at + lasts));
-                self.beat = (lasts / BEATS).clamp(PAUSE, LONGEST_BEAT);
-                self.next = self.next.min(at + self.beat);
-            }
-        }
-    }
-
-    fn lasts(&self, now: Instant) -> bool {
-        self.end.is_some_and(|end| now < end)
-    }
-
-    fn has_run_out(&self, now: Instant) -> bool {
-        self.end.is_some_and(|end| now >= end)
     }
 }

@@ -88,7 +88,7 @@ async fn connections_that_are_cut_cost_no_attempt() {
     for round in 0..5 {
         let names: Vec<String> = (0..4).map(|index| format!("r{round}-{index}")).collect();
         tasks.extend(site.submit(names.iter().map(|name| Site::step(name)).collect()).await);
-        site.until(tasks[tasks.len() - 3], |task| crate::world::is_over(task.state)).await;
+        site.until(tasks[tasks.len() - 3], |task| task.state.is_over()).await;
         proxy.cut();
     }
     for task in site.until_over(&tasks).await {
@@ -228,7 +228,7 @@ async fn changes(client: &mut Client, number: usize) {
     let mut changes = client.watch(&TaskFilter::default()).await.expect("may");
     for _ in 0..number {
         let counts = client.count(&TaskFilter::default()).await.expect("may");
-        let open = counts.iter().any(|(state, tasks)| !crate::world::is_over(*state) && *tasks > 0);
+        let open = counts.iter().any(|(state, tasks)| !state.is_over() && *tasks > 0);
         if !open || changes.next().await.is_err() {
             return;
         }

@@ -94,9 +94,8 @@ impl Session {
 }
 
 fn order() -> Order {
-    let task =
-        OrderedTask { request: None, label: None, spec: TaskSpec::Nothing, priority: 0, deadline: None, retries: None };
-    Order { endpoint: "polaris".into(), action: None, group: None, tasks: vec![task] }
+    let tasks = vec![OrderedTask::new(TaskSpec::Nothing)];
+    Order { endpoint: "polaris".into(), action: None, group: None, tasks }
 }
 
 async fn queued(flow: &mut Client) -> u64 {

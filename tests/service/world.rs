@@ -11,7 +11,7 @@ use speckled::controller::{Order, OrderedTask};
 use speckled::ids::TaskId;
 use speckled::rpc::client::{Client, Target};
 use speckled::rpc::view::TaskView;
-use speckled::store::{StateName, TaskFilter};
+use speckled::store::TaskFilter;
 use speckled::task::correlate::CorrelateSpec;
 use speckled::task::spec::{CommandSpec, TaskSpec};
 use tempfile::TempDir;
@@ -222,7 +222,7 @@ impl Site {
     pub(crate) async fn until_over(&self, tasks: &[TaskId]) -> Vec<TaskView> {
         let mut over = Vec::new();
         for task in tasks {
-            over.push(self.until(*task, |task| is_over(task.state)).await);
+            over.push(self.until(*task, |task| task.state.is_over()).await);
         }
         over
     }
@@ -312,12 +312,12 @@ impl Drop for Site {
     }
 }
 
-pub(crate) fn is_over(state: StateName) -> bool {
-    matches!(state, StateName::Succeeded | StateName::Failed | StateName::Cancelled)
-}
-
 /// Tasks for the endpoint `site`.
 pub(crate) fn order(specs: Vec<TaskSpec>) -> Order {
-    let task = |spec| OrderedTask { request: None, label: None, spec, priority: 0, deadline: None, retries: None };
-    Order { endpoint: "site".into(), action: None, group: None, tasks: specs.into_iter().map(task).collect() }
+    Order {
+        endpoint: "site".into(),
+        action: None,
+        group: None,
+        tasks: specs.into_iter().map(OrderedTask::new).collect(),
+    }
 }

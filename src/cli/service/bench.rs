@@ -3,7 +3,6 @@
 //! Controller, endpoint and worker are started in a temporary directory and talk over the loopback; the store is on
 //! disk. What is measured is told with what the disk costs, since every accepted task waits for it.
 
-use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -18,7 +17,6 @@ use super::{ServiceError, file, single, text};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output;
 use crate::controller::{Order, OrderedTask};
-use crate::ids::TaskId;
 use crate::rpc::client::{Client, Target};
 use crate::store::{StateName, TaskFilter};
 use crate::task::spec::{CommandSpec, TaskSpec};
@@ -246,14 +244,13 @@ impl Site {
         Err(ServiceError::Ended)
     }
 
-    async fn submit(&self, number: usize, spec: fn() -> TaskSpec) -> Result<HashSet<TaskId>, ServiceError> {
+    async fn submit(&self, number: usize, spec: fn() -> TaskSpec) -> Result<(), ServiceError> {
         let mut client = self.client.clone();
-        let mut tasks = HashSet::new();
         for begin in (0..number).step_by(TOGETHER) {
             let specs = (begin..number.min(begin + TOGETHER)).map(|_| spec()).collect();
-            tasks.extend(client.submit(order(specs)).await?.tasks.into_iter().map(|(id, _)| id));
+            client.submit(order(specs)).await?;
         }
-        Ok(tasks)
+        Ok(())
     }
 
     /// Tasks a second, from the first submission to the last result.
@@ -284,8 +281,8 @@ async fn over(client: &mut Client) -> Result<u64, ServiceError> {
 }
 
 fn order(specs: Vec<TaskSpec>) -> Order {
-    let task = |spec| OrderedTask { request: None, label: None, spec, priority: 0, deadline: None, retries: None };
-    Order { endpoint: "bench".into(), action: None, group: None, tasks: specs.into_iter().map(task).collect() }
+    let tasks = specs.into_iter().map(OrderedTask::new).collect();
+    Order { endpoint: "bench".into(), action: None, group: None, tasks }
 }
 
 fn configure(home: &Path, url: &str, token: &str, slots: u32) -> Result<(), ServiceError> {

@@ -3,12 +3,12 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{OutputForm, RemoteArgs, ServiceError, single};
+use super::{FormArg, OutputForm, RemoteArgs, ServiceError, single};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output;
 use crate::endpoint::status::{EndpointStatus, ServiceStatus};
 use crate::ids::TaskId;
-use crate::rpc::view::{EndpointView, TaskView};
+use crate::rpc::view::{EndpointView, ProgressView, TaskView};
 use crate::runtime::clock::Clock;
 use crate::store::{StateName, TaskFilter};
 use crate::task::names::printable;
@@ -22,16 +22,15 @@ const LOOKED_AT: usize = 10_000;
 pub(in crate::cli) struct ExplainArgs {
     /// The task
     task: TaskId,
-    /// Form of the answer
-    #[arg(long, value_enum, default_value = "human")]
-    output: OutputForm,
+    #[command(flatten)]
+    form: FormArg,
     #[command(flatten)]
     remote: RemoteArgs,
 }
 
 /// Explains.
 pub(in crate::cli) fn run(args: ExplainArgs) -> Result<Exit, Failure> {
-    let ExplainArgs { task, output: form, remote } = args;
+    let ExplainArgs { task, form: FormArg { output: form }, remote } = args;
     let (view, reasons) = single(async {
         let mut client = remote.connect().await?;
         let found = client.get(&[task]).await.map_err(ServiceError::Client)?;
@@ -87,9 +86,9 @@ fn reasons(task: &TaskView, endpoint: Option<&EndpointView>, ahead: usize, now: 
             ];
         }
         StateName::Running => {
-            let progress = task.progress.as_ref().filter(|progress| progress.total > 0);
-            let progress = progress.map(|p| format!(": {} {} %", p.step, p.done.saturating_mul(100) / p.total));
-            vec![format!("attempt {} began {since}{}", task.attempt, progress.unwrap_or_default())]
+            let progress = task.progress.as_ref().and_then(ProgressView::words);
+            let progress = progress.map(|words| format!(": {words}")).unwrap_or_default();
+            vec![format!("attempt {} began {since}{progress}", task.attempt)]
         }
         StateName::Leased => vec![format!("endpoint {} has it since {since} and waits for a slot", endpoint.name)],
         StateName::Queued if ahead > 0 => vec![format!("{ahead} tasks of endpoint {} go before it", endpoint.name)],

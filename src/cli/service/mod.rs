@@ -43,6 +43,14 @@ pub(super) enum OutputForm {
     Quiet,
 }
 
+/// The option for it.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct FormArg {
+    /// Form of the answer
+    #[arg(long, value_enum, default_value = "human")]
+    output: OutputForm,
+}
+
 /// Where the controller is and who asks.
 #[derive(Debug, Args)]
 pub(super) struct RemoteArgs {
@@ -174,19 +182,26 @@ impl ServiceError {
 impl RemoteArgs {
     /// Connects to the controller.
     pub(super) async fn connect(&self) -> Result<Client, ServiceError> {
-        let url = self.controller.clone().or_else(|| variable("SPECKLED_CONTROLLER"));
-        let ca = self.ca.clone().or_else(|| variable("SPECKLED_CA").map(PathBuf::from));
-        let file = self.token_file.clone().or_else(|| variable("SPECKLED_TOKEN_FILE").map(PathBuf::from));
-        let token = match file {
+        let token = match self.token_file() {
             Some(path) => text(&path)?,
             None => variable("SPECKLED_TOKEN").ok_or(ServiceError::NoToken)?,
         };
-        let target = Target {
-            url: url.unwrap_or_else(|| format!("http://127.0.0.1:{PORT}")),
-            ca: ca.map(|path| read(&path)).transpose()?,
-            token: token.trim().to_owned(),
-        };
+        let ca = self.ca().map(|path| read(&path)).transpose()?;
+        let target = Target { url: self.url(), ca, token: token.trim().to_owned() };
         Ok(Client::connect(&target).await?)
+    }
+
+    fn url(&self) -> String {
+        let url = self.controller.clone().or_else(|| variable("SPECKLED_CONTROLLER"));
+        url.unwrap_or_else(|| format!("http://127.0.0.1:{PORT}"))
+    }
+
+    fn ca(&self) -> Option<PathBuf> {
+        self.ca.clone().or_else(|| variable("SPECKLED_CA").map(PathBuf::from))
+    }
+
+    fn token_file(&self) -> Option<PathBuf> {
+        self.token_file.clone().or_else(|| variable("SPECKLED_TOKEN_FILE").map(PathBuf::from))
     }
 }
 

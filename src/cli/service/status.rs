@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{OutputForm, RemoteArgs, ServiceError, single};
+use super::{FormArg, OutputForm, RemoteArgs, ServiceError, single};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output;
 use crate::endpoint::status::EndpointStatus;
@@ -15,9 +15,8 @@ use crate::task::time::Moment;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct StatusArgs {
-    /// Form of the answer
-    #[arg(long, value_enum, default_value = "human")]
-    output: OutputForm,
+    #[command(flatten)]
+    form: FormArg,
     #[command(flatten)]
     remote: RemoteArgs,
 }
@@ -27,7 +26,7 @@ type Row = (EndpointView, Vec<(StateName, u64)>);
 
 /// Tells how all are.
 pub(in crate::cli) fn run(args: StatusArgs) -> Result<Exit, Failure> {
-    let StatusArgs { output: form, remote } = args;
+    let StatusArgs { form: FormArg { output: form }, remote } = args;
     let rows = single(async {
         let mut client = remote.connect().await?;
         let mut rows: Vec<Row> = Vec::new();

@@ -3,13 +3,13 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{OutputForm, RemoteArgs, ServiceError, wait};
+use super::{FormArg, OutputForm, RemoteArgs, ServiceError, wait};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output;
 use crate::controller::{Order, OrderedTask};
 use crate::ids::{ActionId, EndpointId, TaskId};
 use crate::rpc::client::Client;
-use crate::rpc::view::TaskView;
+use crate::rpc::view::{ProgressView, TaskView};
 use crate::store::{StateName, TaskFilter};
 use crate::task::names::printable;
 
@@ -69,13 +69,6 @@ pub(in crate::cli) struct LogsArgs {
     remote: RemoteArgs,
 }
 
-#[derive(Debug, Args)]
-struct FormArg {
-    /// Form of the answer
-    #[arg(long, value_enum, default_value = "human")]
-    output: OutputForm,
-}
-
 /// Runs the command.
 pub(in crate::cli) fn run(command: TaskCommand) -> Result<Exit, Failure> {
     match command {
@@ -120,14 +113,14 @@ async fn follow(TasksArgs { tasks, form, remote }: TasksArgs) -> Result<Exit, Fa
     let mut changes = client.watch(&filter).await.map_err(ServiceError::Client)?;
     loop {
         let now = all(&mut client, &tasks).await?;
-        if now.iter().all(|task| over(task.state)) {
+        if now.iter().all(|task| task.state.is_over()) {
             print(&now, form.output)?;
             let well = now.iter().all(|task| task.state == StateName::Succeeded);
             return Ok(if well { Exit::Success } else { Exit::Processing });
         }
         loop {
             let changed = changes.next().await.map_err(ServiceError::Client)?.ok_or(ServiceError::Ended)?;
-            if tasks.contains(&changed.id) && over(changed.state) {
+            if tasks.contains(&changed.id) && changed.state.is_over() {
                 break;
             }
         }
@@ -153,13 +146,13 @@ async fn logs(LogsArgs { task, remote }: LogsArgs) -> Result<Exit, Failure> {
 async fn retry(TasksArgs { tasks, form, remote }: TasksArgs) -> Result<Exit, Failure> {
     let mut client = remote.connect().await?;
     let found = all(&mut client, &tasks).await?;
-    if let Some(open) = found.iter().find(|task| !over(task.state)) {
+    if let Some(open) = found.iter().find(|task| !task.state.is_over()) {
         return Err(ServiceError::NotOver(open.id).into());
     }
     let mut ids = Vec::new();
     for task in found {
         let TaskView { action, endpoint, group, label, spec, priority, .. } = task;
-        let again = OrderedTask { request: None, label, spec, priority, deadline: None, retries: None };
+        let again = OrderedTask { label, priority, ..OrderedTask::new(spec) };
         let order = Order { endpoint: endpoint.to_string(), action: Some(action), group, tasks: vec![again] };
         let receipt = client.submit(order).await.map_err(ServiceError::Client)?;
         ids.extend(receipt.tasks.into_iter().map(|(id, _)| id));
@@ -172,13 +165,6 @@ async fn retry(TasksArgs { tasks, form, remote }: TasksArgs) -> Result<Exit, Fai
 fn one_action(tasks: &[TaskView]) -> Option<ActionId> {
     let first = tasks.first()?.action;
     tasks.iter().all(|task| task.action == first).then_some(first)
-}
-
-pub(super) fn over(state: StateName) -> bool {
-    match state {
-        StateName::Succeeded | StateName::Failed | StateName::Cancelled => true,
-        StateName::Queued | StateName::Leased | StateName::Running => false,
-    }
 }
 
 /// The tasks, each of which must be there.
@@ -202,8 +188,7 @@ fn print(tasks: &[TaskView], form: OutputForm) -> Result<(), Failure> {
 pub(super) fn line(task: &TaskView) -> String {
     let label = task.label.as_ref().map(ToString::to_string).unwrap_or_default();
     let failure = task.failure.as_ref().map(|failure| failure.message().to_owned());
-    let progress = task.progress.as_ref().filter(|progress| progress.total > 0);
-    let progress = progress.map(|p| format!("{} {} %", p.step, p.done.saturating_mul(100) / p.total));
+    let progress = task.progress.as_ref().and_then(ProgressView::words);
     let note = failure.or(progress).unwrap_or_default();
     format!("{}  {:<9} {:<11} {label:<20} {note}", task.id, task.state.name(), task.spec.kind().name())
         .trim_end()

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::controller::open_store;
-use super::{OutputForm, ServiceError, file, wait};
+use super::{FormArg, OutputForm, ServiceError, file, wait};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output;
 use crate::controller::token::Secret;
@@ -57,9 +57,8 @@ pub(in crate::cli) struct ListArgs {
     /// The controller's directory
     #[arg(long, value_name = "DIR")]
     directory: PathBuf,
-    /// Form of the answer
-    #[arg(long, value_enum, default_value = "human")]
-    output: OutputForm,
+    #[command(flatten)]
+    form: FormArg,
 }
 
 #[derive(Debug, Args)]
@@ -129,7 +128,7 @@ async fn create(args: CreateArgs) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-async fn list(ListArgs { directory, output: form }: ListArgs) -> Result<Exit, Failure> {
+async fn list(ListArgs { directory, form: FormArg { output: form } }: ListArgs) -> Result<Exit, Failure> {
     let tokens = existing(&directory).await?.tokens().await.map_err(ServiceError::Store)?;
     let now = Clock::start().now();
     match form {

@@ -7,13 +7,13 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::task::{line, over};
-use super::{OutputForm, RemoteArgs, ServiceError, single};
+use super::task::line;
+use super::{FormArg, OutputForm, RemoteArgs, ServiceError, single};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output;
 use crate::ids::{ActionId, EndpointId, TaskId};
 use crate::rpc::client::Client;
-use crate::rpc::view::TaskView;
+use crate::rpc::view::{ProgressView, TaskView};
 use crate::store::{StateName, TaskFilter};
 
 /// The most tasks of an action that are followed.
@@ -27,9 +27,8 @@ pub(in crate::cli) struct WatchArgs {
     /// Tasks of this endpoint
     #[arg(long, value_name = "ID")]
     endpoint: Option<EndpointId>,
-    /// Form of the answer
-    #[arg(long, value_enum, default_value = "human")]
-    output: OutputForm,
+    #[command(flatten)]
+    form: FormArg,
     #[command(flatten)]
     remote: RemoteArgs,
 }
@@ -40,7 +39,7 @@ pub(in crate::cli) fn run(args: WatchArgs) -> Result<Exit, Failure> {
 }
 
 async fn follow(args: WatchArgs) -> Result<Exit, Failure> {
-    let WatchArgs { action, endpoint, output: form, remote } = args;
+    let WatchArgs { action, endpoint, form: FormArg { output: form }, remote } = args;
     let mut client = remote.connect().await?;
     let filter = TaskFilter { action, endpoint, ..TaskFilter::default() };
     // first listen, then look: a change in between is heard
@@ -55,7 +54,7 @@ async fn follow(args: WatchArgs) -> Result<Exit, Failure> {
         match form {
             OutputForm::Json => output::stdout(json!(task))?,
             OutputForm::Human if shown => output::stdout(line(&task))?,
-            OutputForm::Quiet if over(task.state) => output::stdout(task.id)?,
+            OutputForm::Quiet if task.state.is_over() => output::stdout(task.id)?,
             OutputForm::Human | OutputForm::Quiet => {}
         }
     }
@@ -89,21 +88,20 @@ impl Open {
     /// Whether the change is worth a line of its own.
     fn changed(&mut self, task: &TaskView) -> bool {
         let before = self.states.insert(task.id, task.state);
-        let progress = task.progress.as_ref().filter(|progress| progress.total > 0);
-        let progress = progress.map(|p| format!("{} {} %", p.step, p.done.saturating_mul(100) / p.total));
+        let progress = task.progress.as_ref().and_then(ProgressView::words);
         self.show(&progress.unwrap_or_default());
-        before != Some(task.state) && over(task.state)
+        before != Some(task.state) && task.state.is_over()
     }
 
     fn show(&self, words: &str) {
-        let ended = self.states.values().filter(|state| over(**state)).count();
+        let ended = self.states.values().filter(|state| state.is_over()).count();
         let running = self.states.values().filter(|state| **state == StateName::Running).count();
         self.bar.set_message(format!("{running} running {words}"));
         self.bar.set_position(ended as u64);
     }
 
     fn is_over(&self) -> bool {
-        self.states.values().all(|state| over(*state))
+        self.states.values().all(|state| state.is_over())
     }
 
     /// Whether all succeeded.

@@ -3,14 +3,10 @@
 use std::time::Duration;
 
 use super::session::{attempts, progress, stops, wired, wired_progress};
-use super::{WireError, named, required};
+use super::{WireError, host_name, named, required};
 use crate::rpc::wire;
 use crate::task::crew::{FromWorker, Handout, Joining, ToWorker};
-use crate::task::names::printable;
 use crate::task::session::{Credit, Reported};
-
-/// The longest name of a host that is kept (POSIX HOST_NAME_MAX is 255).
-const LONGEST_HOST: usize = 255;
 
 impl TryFrom<wire::Joining> for Joining {
     type Error = WireError;
@@ -22,7 +18,7 @@ impl TryFrom<wire::Joining> for Joining {
         Ok(Self {
             worker: named("joining.worker", worker)?,
             block: named("joining.block", block)?,
-            host: printable(&host, LONGEST_HOST),
+            host: host_name(&host),
             pid,
             room: Credit { slots, login },
             attempts: attempts("joining.attempts", ids)?,

@@ -5,11 +5,16 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::task::names::printable;
+
 pub mod attempt;
 pub mod crew;
 pub mod session;
 pub mod spec;
 pub mod task;
+
+/// The longest name of a host that is kept (POSIX HOST_NAME_MAX is 255).
+const LONGEST_HOST: usize = 255;
 
 /// A message that says nothing we understand.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -50,6 +55,11 @@ where
     T: std::str::FromStr<Err: fmt::Display>,
 {
     if text.is_empty() { Ok(None) } else { named(place, text).map(Some) }
+}
+
+/// A host's name, from outside.
+pub(super) fn host_name(text: &str) -> String {
+    printable(text, LONGEST_HOST)
 }
 
 /// A value of an enumeration; a number that this program does not know is an error, not a default.

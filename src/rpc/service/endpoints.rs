@@ -13,19 +13,15 @@ use super::{caller, invalid, refusal};
 use crate::controller::session::{Registration, Session};
 use crate::controller::{Controller, ControllerError};
 use crate::rpc::convert::session::from_endpoint;
-use crate::rpc::convert::{named, optional, required};
+use crate::rpc::convert::{host_name, named, optional, required};
 use crate::rpc::version;
 use crate::rpc::wire::{self, endpoints_server};
 use crate::runtime::tasks::spawn;
 use crate::store::Store;
-use crate::task::names::printable;
 use crate::task::session::ToEndpoint;
 
 /// Answers that wait for an endpoint that reads slowly; then its session waits for it.
 const ANSWERS: usize = 64;
-
-/// The longest name of a host that is kept (POSIX HOST_NAME_MAX is 255).
-const LONGEST_HOST: usize = 255;
 
 /// The service.
 pub(super) struct Endpoints<S> {
@@ -51,7 +47,7 @@ impl<S: Store> endpoints_server::Endpoints for Endpoints<S> {
             name: named("name", name).map_err(invalid)?,
             group: optional("group", group).map_err(invalid)?,
             session: named("session", session).map_err(invalid)?,
-            host: printable(&host, LONGEST_HOST),
+            host: host_name(&host),
             replaces: optional("replaces", replaces).map_err(invalid)?,
         };
         self.controller.register(&caller, registration).await.map_err(refusal)?;
@@ -81,9 +77,7 @@ impl<S: Store> endpoints_server::Endpoints for Endpoints<S> {
         let endpoint = named("hello.endpoint", endpoint).map_err(invalid)?;
         let session = named("hello.session", session).map_err(invalid)?;
         let controller = Arc::clone(&self.controller);
-        let session = Session::open(controller, &caller, endpoint, session, printable(&host, LONGEST_HOST))
-            .await
-            .map_err(refusal)?;
+        let session = Session::open(controller, &caller, endpoint, session, host_name(&host)).await.map_err(refusal)?;
         let (send, receive) = mpsc::channel(ANSWERS);
         // ends with the stream, or when the controller stops
         spawn("session", converse(session, messages, send, self.stopping.clone()));

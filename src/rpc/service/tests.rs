@@ -129,9 +129,8 @@ fn credit(slots: u32) -> wire::from_endpoint::Message {
 }
 
 fn order(endpoint: &str, tasks: usize) -> Order {
-    let task =
-        OrderedTask { request: None, label: None, spec: TaskSpec::Nothing, priority: 0, deadline: None, retries: None };
-    Order { endpoint: endpoint.into(), action: None, group: None, tasks: vec![task; tasks] }
+    let tasks = vec![OrderedTask::new(TaskSpec::Nothing); tasks];
+    Order { endpoint: endpoint.into(), action: None, group: None, tasks }
 }
 
 fn status(error: ClientError) -> Status {

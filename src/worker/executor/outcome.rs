@@ -1,13 +1,12 @@
 //! What a process's end means for its attempt. Decides only; sends no signal and writes no log.
 
 use std::io;
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
 
 use serde_json::{Map, Value};
 
 use super::streams::{Form, Protocol, Words};
 use super::supervise::{Cause, Ended};
+use crate::provider::local::how;
 use crate::task::failure::{Failure, Fault, Loss};
 use crate::task::life::Outcome;
 use crate::task::result::TaskResult;
@@ -93,18 +92,7 @@ fn document(line: Vec<u8>) -> Option<String> {
 /// `ended with exit code 3`, `was killed by SIGSEGV`.
 fn end(ended: &Ended) -> String {
     match &ended.status {
-        Ok(status) => said(*status),
+        Ok(status) => how(*status),
         Err(error) => format!("ended, nobody knows how ({error})"),
-    }
-}
-
-fn said(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("ended with exit code {code}"),
-        (None, Some(signal)) => match signal_hook::low_level::signal_name(signal) {
-            Some(name) => format!("was killed by {name}"),
-            None => format!("was killed by signal {signal}"),
-        },
-        (None, None) => format!("ended as {status}"),
     }
 }

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{HomeArgs, HomeFailure, computer, io};
+use super::{HomeArgs, HomeFailure, computer};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output;
-use crate::cli::service::PORT;
+use crate::cli::service::{RemoteArgs, file};
 use crate::config::endpoint::{EndpointConfig, FILE};
 use crate::task::names::Group;
 
@@ -18,15 +18,8 @@ use crate::task::names::Group;
 pub(in crate::cli) struct ConfigureArgs {
     #[command(flatten)]
     home: HomeArgs,
-    /// The controller that it asks for tasks [env: SPECKLED_CONTROLLER]
-    #[arg(long, value_name = "URL")]
-    controller: Option<String>,
-    /// The CA of the controller's certificate, PEM [env: SPECKLED_CA]
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
-    /// File with a token that has the role endpoint [env: SPECKLED_TOKEN_FILE]
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    remote: RemoteArgs,
     /// Group that may see it and submit to it
     #[arg(long)]
     group: Option<Group>,
@@ -57,7 +50,7 @@ pub(super) fn run(args: &ConfigureArgs) -> Result<Exit, Failure> {
         file.write_all(text.as_bytes())?;
         file.sync_all()
     };
-    written().map_err(|error| io("write", &path, error))?;
+    written().map_err(|error| file("write", &path, error))?;
     output::note(format_args!(
         "look at {}, then start it with `speckled endpoint start {}`",
         path.display(),
@@ -69,15 +62,11 @@ pub(super) fn run(args: &ConfigureArgs) -> Result<Exit, Failure> {
 
 /// The configuration, each key explained.
 fn text(args: &ConfigureArgs) -> String {
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let url = args.controller.clone().or_else(|| variable("SPECKLED_CONTROLLER"));
-    let url = url.unwrap_or_else(|| format!("http://127.0.0.1:{PORT}"));
-    let ca = args.ca.clone().or_else(|| variable("SPECKLED_CA").map(PathBuf::from));
-    let token = args.token_file.clone().or_else(|| variable("SPECKLED_TOKEN_FILE").map(PathBuf::from));
-    let ca = match ca {
+    let ca = match args.remote.ca() {
         Some(ca) => format!("  ca: {}\n", quoted(&absolute(&ca))),
         None => "  # ca: ca.pem\n".to_owned(),
     };
+    let token = args.remote.token_file();
     let token = token.map_or_else(|| "token".to_owned(), |token| quoted(&absolute(&token)));
     let group = match &args.group {
         Some(group) => format!("group: {}\n", json(group.as_str())),
@@ -126,7 +115,7 @@ fn text(args: &ConfigureArgs) -> String {
          #     paths: {{file: read}}\n\
          #     time_limit_s: 600\n",
         name = json(args.home.name.as_str()),
-        url = json(&url),
+        url = json(&args.remote.url()),
         read = list(&args.read),
         write = list(&args.write),
     )

@@ -9,16 +9,16 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::start::{detach, target};
-use super::{FormArg, HomeArgs, HomeFailure, computer, io as file_error};
+use super::{HomeArgs, HomeFailure, computer};
 use crate::cli::exit::{Exit, Failure, chain};
 use crate::cli::output;
-use crate::cli::service::{OutputForm, ServiceError, single};
+use crate::cli::service::{FormArg, OutputForm, ServiceError, file, single};
 use crate::config::endpoint::EndpointConfig;
 use crate::endpoint::book::{Book, Stage};
 use crate::endpoint::gate::LeaveMode;
 use crate::endpoint::home::Home;
 use crate::endpoint::journal;
-use crate::endpoint::status::{EndpointStatus, ServiceStatus, WorkerStatus};
+use crate::endpoint::status::{EndpointStatus, ServiceStatus, TaskCounts, WorkerStatus};
 use crate::rpc::client::Client;
 use crate::rpc::home::ControlLine;
 
@@ -131,7 +131,7 @@ async fn connect(args: &HomeArgs, home: &Home) -> Result<ControlLine, HomeFailur
 }
 
 fn holder(home: &Home) -> Result<Option<String>, ServiceError> {
-    journal::held_by(home.directory()).map_err(|error| file_error("look at the lock in", home.directory(), error))
+    journal::held_by(home.directory()).map_err(|error| file("look at the lock in", home.directory(), error))
 }
 
 /// Tells how it is.
@@ -174,9 +174,7 @@ impl Told {
     }
 
     fn document(&self) -> Value {
-        let journal = self.journal.as_ref().map(|book| {
-            json!({ "waiting": book.waiting().count(), "placed": book.placed().count(), "unreported": book.reports().count() })
-        });
+        let journal = self.journal.as_ref().map(TaskCounts::of);
         json!({
             "process": of(&self.process),
             "journal": of(&journal),
@@ -192,13 +190,7 @@ impl Told {
             Err(reason) => vec![format!("{name} does not run on this computer ({reason})")],
         };
         lines.push(match &self.journal {
-            Ok(book) => format!(
-                "journal     {} tasks: {} waiting, {} with workers, {} to be reported",
-                book.len(),
-                book.waiting().count(),
-                book.placed().count(),
-                book.reports().count()
-            ),
+            Ok(book) => format!("journal     {}", counted(TaskCounts::of(book))),
             Err(reason) => format!("journal     {reason}"),
         });
         lines.push(match &self.controller {
@@ -273,14 +265,15 @@ fn described(status: &EndpointStatus) -> Vec<String> {
             )
         }
     });
-    lines.push(format!(
-        "process     {} tasks wait, {} are with workers, {} are to be reported",
-        tasks.waiting, tasks.placed, tasks.unreported
-    ));
+    lines.push(format!("process     {}", counted(*tasks)));
     lines.extend(workers.iter().map(worker));
     lines.extend(journal.error.iter().map(|error| format!("warning: {error}; {} entries wait", journal.unwritten)));
     lines.extend(trouble.iter().map(|trouble| format!("warning: {trouble}")));
     lines
+}
+
+fn counted(TaskCounts { waiting, placed, unreported }: TaskCounts) -> String {
+    format!("{waiting} tasks wait, {placed} are with workers, {unreported} are to be reported")
 }
 
 fn worker(status: &WorkerStatus) -> String {
@@ -299,9 +292,9 @@ pub(super) fn logs(args: &LogsArgs) -> Result<Exit, Failure> {
     let home = args.home.home()?;
     let path = match args.of {
         LogOf::Endpoint => home.log(),
-        LogOf::Worker => newest_worker_log(&home).map_err(|error| file_error("list", &home.logs(), error))?,
+        LogOf::Worker => newest_worker_log(&home).map_err(|error| file("list", &home.logs(), error))?,
     };
-    let text = fs::read(&path).map_err(|error| file_error("read", &path, error))?;
+    let text = fs::read(&path).map_err(|error| file("read", &path, error))?;
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(args.lines)..].iter().try_for_each(output::stdout)?;
@@ -369,7 +362,7 @@ pub(super) fn delete(args: &DeleteArgs) -> Result<Exit, Failure> {
     if tasks > 0 && !args.force {
         return Err(HomeFailure::Tasks { name, tasks }.into());
     }
-    fs::remove_dir_all(home.directory()).map_err(|error| file_error("delete", home.directory(), error))?;
+    fs::remove_dir_all(home.directory()).map_err(|error| file("delete", home.directory(), error))?;
     output::note(format_args!("{} was deleted", home.directory().display()));
     Ok(Exit::Success)
 }

@@ -9,10 +9,10 @@ use clap::Args;
 use serde_json::json;
 
 use super::start::target;
-use super::{FormArg, HomeArgs, HomeFailure, computer};
+use super::{HomeArgs, HomeFailure, computer};
 use crate::cli::exit::{Exit, Failure, chain};
 use crate::cli::output;
-use crate::cli::service::{OutputForm, single};
+use crate::cli::service::{FormArg, OutputForm, single};
 use crate::config::endpoint::EndpointConfig;
 use crate::config::size::Bytes;
 use crate::endpoint::home::Home;

@@ -3,10 +3,9 @@
 use clap::Args;
 use serde_json::json;
 
-use super::FormArg;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output;
-use crate::cli::service::{OutputForm, RemoteArgs, ServiceError};
+use crate::cli::service::{FormArg, OutputForm, RemoteArgs, ServiceError};
 use crate::rpc::view::EndpointView;
 use crate::runtime::clock::Clock;
 use crate::task::time::Moment;

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use thiserror::Error;
 
-use super::{OutputForm, ServiceError, wait};
+use super::wait;
 use crate::cli::exit::{Exit, Failure};
 use crate::config::endpoint::{Computer, ConfigError};
 use crate::endpoint::daemon::EndpointError;
@@ -57,13 +57,6 @@ struct HomeArgs {
     /// Its directory, if it is another
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, Args)]
-struct FormArg {
-    /// Form of the answer
-    #[arg(long, value_enum, default_value = "human")]
-    output: OutputForm,
 }
 
 /// Why a command on an endpoint of this computer failed.
@@ -188,8 +181,4 @@ impl HomeArgs {
 fn computer() -> Computer {
     let processors = std::thread::available_parallelism().unwrap_or(std::num::NonZeroUsize::MIN);
     Computer { processors, memory: memory::free() }
-}
-
-fn io(action: &'static str, path: &std::path::Path, source: std::io::Error) -> ServiceError {
-    super::file(action, path, source)
 }

@@ -2,23 +2,22 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use clap::Args;
 
-use super::{HomeArgs, HomeFailure, computer, io};
+use super::{HomeArgs, HomeFailure, computer};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::logging;
 use crate::cli::output::{self, Form};
-use crate::cli::service::{ServiceError, read, single, text, until_signalled};
+use crate::cli::service::{ServiceError, file, read, single, text, until_signalled};
 use crate::config::endpoint::{ControllerAddress, EndpointConfig};
 use crate::dataset::result::host_name;
-use crate::endpoint::daemon::Endpoint;
-use crate::endpoint::daemon::EndpointError;
+use crate::endpoint::daemon::{Endpoint, EndpointError};
 use crate::endpoint::home::Home;
 use crate::endpoint::link::LinkError;
+use crate::provider::local::own_session;
 use crate::rpc::client::Target;
 use crate::rpc::link::ControllerDial;
 use crate::rpc::service::home::{listen, serve};
@@ -59,7 +58,7 @@ async fn start(args: HomeArgs) -> Result<Exit, Failure> {
         async move { until_signalled("endpoint", &asked).await }
     });
     // the lock on the journal is ours: nobody listens at the socket any more
-    let listener = listen(&socket).map_err(|error| io("listen at", &socket, error))?;
+    let listener = listen(&socket).map_err(|error| file("listen at", &socket, error))?;
     let dial = ControllerDial { target };
     let line = endpoint.introduce(&dial).await.map_err(|error| introduced(error, &name))?;
     let services = Tasks::default();
@@ -107,20 +106,14 @@ pub(super) fn detach(args: &HomeArgs) -> Result<Exit, Failure> {
     let log = home.log();
     home.make().map_err(HomeFailure::Home)?;
     set_aside(&log);
-    let unopened = |error| io("open", &log, error);
+    let unopened = |error| file("open", &log, error);
     let errors = OpenOptions::new().create(true).append(true).open(&log).map_err(unopened)?;
     let from = errors.metadata().map_err(unopened)?.len();
     let program = std::env::current_exe().map_err(ServiceError::Runtime)?;
     let mut command = Command::new(program);
     command.args(["endpoint", "start", args.name.as_str(), "--directory"]).arg(home.directory());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
-    // SAFETY: between fork and exec it makes one system call; it allocates nothing and takes no lock.
-    unsafe {
-        command.pre_exec(|| {
-            rustix::process::setsid()?;
-            Ok(())
-        })
-    };
+    own_session(&mut command);
     let mut child = command.spawn().map_err(ServiceError::Runtime)?;
     let mut ready = String::new();
     if let Some(out) = child.stdout.take() {
