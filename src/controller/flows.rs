@@ -99,8 +99,14 @@ impl<S: Store> Controller<S> {
             let (id, owner, group) = (ids::task(), caller.subject().clone(), group.clone());
             NewTask { id, request, action, endpoint, owner, group, label, spec, priority, deadline, limits, submitted }
         });
-        let answers = self.store.submit(new.collect()).await?;
-        self.exchange.nudge(endpoint);
+        // the endpoint's session asks for a lease while the tasks are on their way to the disk: it gets its place behind
+        // them in the store, most often in the same transaction
+        let (answers, ()) = tokio::join!(
+            biased;
+            self.store.submit(new.collect()),
+            async { self.exchange.nudge(endpoint) }
+        );
+        let answers = answers?;
         let mut receipt = Receipt { action, tasks: Vec::new() };
         for (answer, request) in std::iter::zip(answers, requests) {
             receipt.tasks.push(match answer {

@@ -5,7 +5,7 @@
 //! all reports are on the disk; the controller has recorded them, or some seconds have passed; the session is closed;
 //! the journal is closed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -14,12 +14,12 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::book::{Book, Entry};
+use super::book::Book;
 use super::crew::Connection;
 use super::desk::{Act, Desk, Service, Turn};
 use super::gate::{Event, Gate, LeaveMode};
 use super::home::{Home, HomeError, LastSession};
-use super::journal::{Journal, JournalError};
+use super::journal::{Journal, JournalError, Mark};
 use super::keeper::{Keeper, Known};
 use super::link::{self, Dial, Introduction, Line, LinkError};
 use super::status::{ControllerStatus, EndpointStatus, JournalStatus, ServiceStatus, TaskCounts, WorkerStatus};
@@ -35,8 +35,11 @@ use crate::task::session::{FromEndpoint, ToEndpoint};
 /// Events that are heard before what they come to is written and said.
 const TOGETHER: usize = 1024;
 
-/// Entries that nobody waits for are written so soon, if nothing else is before.
-const LAZY: Duration = Duration::from_millis(50);
+/// What was written is on the disk so soon: until then a power cut loses it, and workers keep their reports.
+const SYNC: Duration = Duration::from_millis(50);
+
+/// Bytes that wait for the disk no longer.
+const UNSYNCED: usize = 4 << 20;
 
 /// A journal that failed is tried again so soon.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -102,6 +105,14 @@ pub struct Endpoint {
     book: Book,
     introduction: Introduction,
     process: ProcessName,
+    end: End,
+}
+
+/// Whether all is in the journal that an earlier process wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Whole,
+    MayBeMissing,
 }
 
 impl Endpoint {
@@ -117,11 +128,13 @@ impl Endpoint {
         let session = ids::session();
         // the lock on the journal proves that a process of this computer is dead; of another one it does not
         let before = home.last_session().filter(|last| last.host == host && last.process.boot == process.boot);
+        // what that wrote is in the file as long as the computer went on; of another one's the end may be missing
+        let end = if before.is_some() { End::Whole } else { End::MayBeMissing };
         let replaces = before.map(|last| last.session);
         let (name, group) = (config.name.clone(), config.group.clone());
         let introduction = Introduction { endpoint: id, name, group, session, host: host.clone(), replaces };
         let (gate, heard) = Gate::new(config.site.clone());
-        let endpoint = Self { home, config, id, session, host, gate, heard, journal, book, introduction, process };
+        let endpoint = Self { home, config, id, session, host, gate, heard, journal, book, introduction, process, end };
         Ok(endpoint)
     }
 
@@ -161,7 +174,7 @@ impl Endpoint {
         line: Option<Line>,
         asked: CancellationToken,
     ) -> Result<(), EndpointError> {
-        let Self { home, config, id, session, host, gate, heard, journal, book, introduction, process: _ } = self;
+        let Self { home, config, id, session, host, gate, heard, journal, book, introduction, process: _, end } = self;
         let tasks = Tasks::default();
         let known: Known = book
             .workers()
@@ -175,8 +188,12 @@ impl Endpoint {
         });
         tasks.spawn("log sweeper", sweep(home.clone(), config.keep_logs, tasks.stopping()));
         tasks.spawn("controller link", link::keep(dial, introduction, line, gate, tasks.stopping()));
+        let mut desk = Desk::new(book, Instant::now());
+        if end == End::MayBeMissing {
+            desk.return_waiting();
+        }
         let daemon = Daemon {
-            desk: Desk::new(book, Instant::now()),
+            desk,
             journal,
             keeper,
             config,
@@ -187,9 +204,9 @@ impl Endpoint {
             line: None,
             abandon: CancellationToken::new(),
             tells: HashMap::new(),
-            entries: Vec::new(),
-            deferred: Vec::new(),
-            lazy_until: None,
+            unwritten: Turn::default(),
+            unsynced: VecDeque::new(),
+            sync_at: None,
             journal_error: None,
             retry_at: None,
             controller: ControllerState { program: None, error: None, heartbeat: HEARTBEAT },
@@ -236,11 +253,12 @@ struct Daemon {
     line: Option<mpsc::Sender<(u64, FromEndpoint)>>,
     abandon: CancellationToken,
     tells: HashMap<WorkerId, (Connection, mpsc::Sender<ToWorker>)>,
-    /// Entries that are not on disk yet, and what waits for that.
-    entries: Vec<Entry>,
-    deferred: Vec<Act>,
-    /// When entries are written at the latest that nobody waits for.
-    lazy_until: Option<Instant>,
+    /// What is not written yet, and what waits for that: nothing, unless the journal cannot be written.
+    unwritten: Turn,
+    /// What waits for the disk, and for which append.
+    unsynced: VecDeque<(Mark, Act)>,
+    /// When what is written is brought to the disk.
+    sync_at: Option<Instant>,
     journal_error: Option<String>,
     retry_at: Option<Instant>,
     controller: ControllerState,
@@ -277,6 +295,7 @@ impl Daemon {
             tokio::select! {
                 // nothing is lost with the others: events stay in the channel, tokens and moments stay what they are
                 _ = heard.recv_many(&mut events, TOGETHER) => {}
+                synced = self.journal.synced() => self.synced(synced),
                 () = tokio::time::sleep_until(due) => {}
                 () = asked.cancelled(), if self.leaving.is_none() => self.begin_to_leave(LeaveMode::Now),
                 () = broken.cancelled(), if self.leaving.is_none() => self.begin_to_leave(LeaveMode::KeepWorkers),
@@ -286,7 +305,7 @@ impl Daemon {
             }
             self.look_at_the_clock();
             let turn = self.desk.turn(Instant::now());
-            self.carry_out(turn).await;
+            self.carry_out(turn);
             if self.has_left() {
                 break;
             }
@@ -409,52 +428,70 @@ impl Daemon {
     fn due(&self) -> Instant {
         let soon = self.leaving.is_some() || self.desk.crew().members().any(|(_, member)| member.connection.is_none());
         let look = soon.then(|| Instant::now() + PERIOD);
-        [Some(self.next_beat), self.retry_at, self.lazy_until, look, self.desk.due()]
+        [Some(self.next_beat), self.retry_at, self.sync_at, look, self.desk.due()]
             .into_iter()
             .flatten()
             .min()
             .unwrap_or(self.next_beat)
     }
 
-    async fn carry_out(&mut self, turn: Turn) {
-        let Turn { entries, at_once, once_written } = turn;
+    fn carry_out(&mut self, turn: Turn) {
+        let Turn { entries, at_once, once_written, once_synced } = turn;
         for act in at_once {
             self.act(act);
         }
-        self.entries.extend(entries);
-        self.deferred.extend(once_written);
-        if self.retry_at.is_some_and(|at| Instant::now() < at) {
-            return;
+        self.unwritten.entries.extend(entries);
+        self.unwritten.once_written.extend(once_written);
+        self.unwritten.once_synced.extend(once_synced);
+        if self.retry_at.is_none_or(|at| Instant::now() >= at) {
+            self.write();
         }
-        // nobody waits for these: that an attempt began matters should its worker die of it, and what is settled would
-        // only be reported once more
-        let lazy = |entry: &Entry| matches!(entry, Entry::Began(_) | Entry::Settled(_));
-        if self.deferred.is_empty() && self.entries.iter().all(lazy) {
-            if self.entries.is_empty() {
-                return;
-            }
-            let due = *self.lazy_until.get_or_insert_with(|| Instant::now() + LAZY);
-            if Instant::now() < due && self.entries.len() < TOGETHER && self.leaving.is_none() {
-                return;
-            }
+        if self.sync_at.is_some_and(|at| Instant::now() >= at || self.leaving.is_some()) {
+            self.sync_at = None;
+            self.journal.sync();
         }
-        self.lazy_until = None;
-        match self.journal.append(&self.entries).await {
-            Ok(()) => {
-                self.entries.clear();
-                (self.journal_error, self.retry_at) = (None, None);
-                for act in std::mem::take(&mut self.deferred) {
+    }
+
+    fn write(&mut self) {
+        if self.unwritten.entries.is_empty() && self.unwritten.once_synced.is_empty() {
+            // what needs no entry
+            let acts = std::mem::take(&mut self.unwritten.once_written);
+            return acts.into_iter().for_each(|act| self.act(act));
+        }
+        let mark = match self.journal.append(&self.unwritten.entries) {
+            Ok(mark) => mark,
+            Err(error) => return self.cannot_write(&error),
+        };
+        let Turn { once_written, once_synced, .. } = std::mem::take(&mut self.unwritten);
+        self.retry_at = None;
+        self.unsynced.extend(once_synced.into_iter().map(|act| (mark, act)));
+        once_written.into_iter().for_each(|act| self.act(act));
+        let due = if self.journal.unsynced() >= UNSYNCED { Instant::now() } else { Instant::now() + SYNC };
+        self.sync_at = Some(self.sync_at.map_or(due, |at| at.min(due)));
+    }
+
+    /// The disk has, or has not, what was written.
+    fn synced(&mut self, synced: Result<Mark, JournalError>) {
+        match synced {
+            Ok(synced) => {
+                self.journal_error = None;
+                while let Some((_, act)) = self.unsynced.pop_front_if(|(mark, _)| *mark <= synced) {
                     self.act(act);
                 }
             }
             Err(error) => {
-                let error = chain(&error);
-                if self.journal_error.as_ref() != Some(&error) {
-                    tracing::error!(error, unwritten = self.entries.len(), "the journal cannot be written");
-                }
-                (self.journal_error, self.retry_at) = (Some(error), Some(Instant::now() + AGAIN));
+                self.cannot_write(&error);
+                self.sync_at = self.retry_at;
             }
         }
+    }
+
+    fn cannot_write(&mut self, error: &JournalError) {
+        let error = chain(error);
+        if self.journal_error.as_ref() != Some(&error) {
+            tracing::error!(error, unwritten = self.unwritten.entries.len(), "the journal cannot be written");
+        }
+        (self.journal_error, self.retry_at) = (Some(error), Some(Instant::now() + AGAIN));
     }
 
     fn act(&mut self, act: Act) {
@@ -486,7 +523,8 @@ impl Daemon {
     fn has_left(&self) -> bool {
         let Some(Leaving { mode, since, idle }) = self.leaving else { return false };
         // a disk that stays full keeps nobody: what is not written is known to the controller, or computed again
-        let written = self.deferred.is_empty() || since.elapsed() >= STOPPING + LAST_WORDS;
+        let written = self.unwritten.entries.is_empty() && self.unsynced.is_empty();
+        let written = written || since.elapsed() >= STOPPING + LAST_WORDS;
         let said = |since: Instant| self.desk.book().is_empty() || self.line.is_none() || since.elapsed() >= LAST_WORDS;
         match mode {
             LeaveMode::KeepWorkers => true,
@@ -533,7 +571,7 @@ impl Daemon {
             },
             journal: JournalStatus {
                 error: self.journal_error.clone(),
-                unwritten: self.entries.len(),
+                unwritten: self.unwritten.entries.len(),
                 syncs: self.journal.syncs(),
             },
             tasks: TaskCounts::of(book),

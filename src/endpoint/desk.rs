@@ -3,13 +3,17 @@
 //! says what was to wait for them.
 //!
 //! ```text
-//!   controller said, worker said, worker lost …  ─▶ book (ahead of the disk) ─▶ turn ─▶ entries ─▶ journal
+//!   controller said, worker said, worker lost …  ─▶ book (ahead of the file) ─▶ turn ─▶ entries ─▶ journal
 //!                                                                               ├─▶ said at once
-//!                                                                               └─▶ said once the entries are on disk
+//!                                                                               ├─▶ said once they are written
+//!                                                                               └─▶ said once they are on the disk
 //! ```
 //!
-//! The book may be ahead of the disk since nothing that depends on an entry is said before the entry is written: a
-//! worker gets an attempt, and forgets a report, only then. What is lost with the process was never acted upon.
+//! The book may be ahead of the file since nothing that depends on an entry is said before the entry is written: a
+//! worker gets an attempt only then, and what is lost with the process was never acted upon. What is written a power
+//! cut may still lose. Of an attempt that loses nothing but time: the controller hears at the next process's first
+//! heartbeat that the endpoint does not have it, and a worker that does is told to stop. A report it would lose for
+//! good: a worker forgets one only when it is on the disk.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -56,8 +60,10 @@ pub(super) struct Turn {
     pub(super) entries: Vec<Entry>,
     /// To be said now.
     pub(super) at_once: Vec<Act>,
-    /// To be said once the entries are on disk.
+    /// To be said once the entries are in the file: the end of this process does not lose them.
     pub(super) once_written: Vec<Act>,
+    /// To be said once they are on the disk: a power cut does not lose them either.
+    pub(super) once_synced: Vec<Act>,
 }
 
 /// Whether it takes tasks.
@@ -249,13 +255,19 @@ impl Desk {
     /// All that it has is given back.
     pub(super) fn leave(&mut self) {
         self.service = Service::Leaves;
-        let waiting: Vec<AttemptId> = self.book.waiting().map(|leased| leased.attempt).collect();
-        for attempt in waiting {
-            self.end(attempt, Outcome::Lost(Loss::Returned));
-        }
+        self.return_waiting();
         let workers: Vec<WorkerId> = self.crew.connected().collect();
         for worker in workers {
             self.turn.at_once.push(Act::Tell(worker, ToWorker::Leave));
+        }
+    }
+
+    /// Gives back what waits. The controller gives it out anew, as another attempt: right also for what a worker may
+    /// have.
+    pub(super) fn return_waiting(&mut self) {
+        let waiting: Vec<AttemptId> = self.book.waiting().map(|leased| leased.attempt).collect();
+        for attempt in waiting {
+            self.end(attempt, Outcome::Lost(Loss::Returned));
         }
     }
 
@@ -356,7 +368,7 @@ impl Desk {
                 self.reports.push(attempt);
             }
         }
-        self.turn.once_written.push(Act::Tell(worker, ToWorker::Recorded(attempts)));
+        self.turn.once_synced.push(Act::Tell(worker, ToWorker::Recorded(attempts)));
     }
 
     /// Ends an attempt that no worker reports.

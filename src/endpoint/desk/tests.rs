@@ -95,9 +95,25 @@ fn a_task_goes_to_a_slot_and_its_report_to_the_controller() {
     assert_eq!(handed(&turn), [(worker(1), attempt(2, 1))], "the slot is free again");
     let said = FromEndpoint::Reports(vec![reported(attempt(1, 1), "{}")]);
     assert!(turn.at_once.iter().any(|act| matches!(act, Act::Say(_, message) if *message == said)), "{turn:?}");
-    assert!(turn.once_written.contains(&Act::Tell(worker(1), ToWorker::Recorded(vec![attempt(1, 1)]))));
+    assert!(turn.once_synced.contains(&Act::Tell(worker(1), ToWorker::Recorded(vec![attempt(1, 1)]))));
     world.hear(ToEndpoint::Recorded { number: 9, attempts: vec![attempt(1, 1)] });
     assert_eq!(world.turn().entries, [Entry::Settled(vec![attempt(1, 1)])]);
+}
+
+#[test]
+fn what_may_have_been_handed_out_is_not_handed_out_again() {
+    let mut world = World::new();
+    world.take(&[(1, 1)]);
+    world.turn();
+    // a power cut has lost that it was handed out
+    let taken = crate::endpoint::book::tests::book([crate::endpoint::book::tests::taken(1, 1)]);
+    let mut desk = Desk::new(taken, world.now);
+    desk.return_waiting();
+    let turn = desk.turn(world.now);
+    let [Entry::Over(Reported { outcome: Outcome::Lost(Loss::Returned), .. })] = &turn.entries[..] else {
+        panic!("{turn:?}");
+    };
+    assert!(desk.idle());
 }
 
 #[test]
@@ -147,7 +163,7 @@ fn a_worker_that_comes_back_gets_what_it_missed_and_keeps_what_it_has() {
     world.over(1, 7, 1);
     let turn = world.turn();
     assert_eq!(turn.entries, [], "what is not in the book is not wanted");
-    assert!(turn.once_written.contains(&Act::Tell(worker(1), ToWorker::Recorded(vec![attempt(7, 1)]))));
+    assert!(turn.once_synced.contains(&Act::Tell(worker(1), ToWorker::Recorded(vec![attempt(7, 1)]))));
 }
 
 #[test]
@@ -377,7 +393,7 @@ proptest! {
                 continue;
             }
             let turn = world.turn();
-            for act in turn.at_once.iter().chain(&turn.once_written) {
+            for act in turn.at_once.iter().chain(&turn.once_written).chain(&turn.once_synced) {
                 match act {
                     Act::Say(number, FromEndpoint::Heartbeat { .. }) => world.number = *number,
                     Act::Say(_, FromEndpoint::Reports(reports)) => for report in reports {
@@ -389,6 +405,8 @@ proptest! {
             }
             let early = turn.at_once.iter().any(|act| matches!(act, Act::Tell(_, ToWorker::Work(_) | ToWorker::Recorded(_))));
             prop_assert!(!early, "said before it was written: {:?}", turn.at_once);
+            let early = turn.once_written.iter().any(|act| matches!(act, Act::Tell(_, ToWorker::Recorded(_))));
+            prop_assert!(!early, "said before it was on the disk: {:?}", turn.once_written);
             for (worker, attempt) in handed(&turn) {
                 let entry = Entry::Handed { attempt, worker };
                 prop_assert!(world.written.contains(&entry), "{entry:?} is not written");

@@ -1,12 +1,15 @@
 //! The journal's file: read, appended to, compacted. Blocks; knows no callers.
 //!
 //! A write that fails leaves bytes behind the last good record, and a rename whose directory could not be synced may be
-//! undone by a power cut. Both are repaired before anything else is appended: until then nothing is acknowledged.
+//! undone by a power cut: both are repaired before anything else is appended. A sync that fails may leave bytes that
+//! only look as if they were on the disk: what is not known to be there is kept in memory, and written again before the
+//! next sync.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::record::{self, Encoded, HEADER};
 use super::weights::Weights;
@@ -28,8 +31,12 @@ const PART: usize = 1 << 20;
 pub(super) struct Log {
     dir: PathBuf,
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     length: u64,
+    /// What is not known to be on the disk: the end of the file.
+    unsynced: Vec<u8>,
+    /// Appends so far.
+    appends: u64,
     weights: Weights,
     doubt: Doubt,
     compact_above: u64,
@@ -44,8 +51,19 @@ enum Doubt {
     None,
     /// Bytes behind the last good record.
     Tail,
+    /// What is not synced may not be in the file, whatever it looks like.
+    Unsynced,
     /// The directory may not know the new file.
     Directory,
+}
+
+/// A wait for the disk, to be done without holding up appends.
+#[derive(Debug)]
+pub(super) struct Sync {
+    file: Arc<File>,
+    bytes: usize,
+    /// The last append that is on the disk afterwards.
+    pub(super) appends: u64,
 }
 
 /// A compacted journal under its first name.
@@ -65,6 +83,13 @@ pub(super) fn read(dir: &Path) -> Result<(Book, Recovered), JournalError> {
     Ok((replayed.book, Recovered { entries: replayed.entries, cut_bytes }))
 }
 
+impl Sync {
+    /// Waits for the disk.
+    pub(super) fn wait(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
 impl Log {
     /// Opens the journal of a directory, and makes both if there are none.
     pub(super) fn open(dir: &Path, compact_above: u64) -> Result<(Self, Book, Recovered), JournalError> {
@@ -82,8 +107,22 @@ impl Log {
         let cut_bytes = bytes.len() as u64 - length;
         let doubt = if cut_bytes > 0 { Doubt::Tail } else { Doubt::None };
         let dir = dir.to_owned();
-        let mut log = Self { dir, path, file, length, weights, doubt, compact_above, compact_from: 0, _lock: lock };
+        let mut log = Self {
+            dir,
+            path,
+            file: Arc::new(file),
+            length,
+            unsynced: Vec::new(),
+            appends: 0,
+            weights,
+            doubt,
+            compact_above,
+            compact_from: 0,
+            _lock: lock,
+        };
         log.repair()?;
+        // what an earlier process wrote and did not sync
+        log.file.sync_data().map_err(|source| JournalError::io("syncing", &log.path, source))?;
         Ok((log, book, Recovered { entries, cut_bytes }))
     }
 
@@ -92,22 +131,55 @@ impl Log {
         &self.path
     }
 
-    /// Appends entries as one record; when it returns they are on disk, after an error none is.
-    pub(super) fn append(&mut self, entries: &[Encoded]) -> Result<(), JournalError> {
+    /// Appends entries as one record: they outlive this process; after an error none is there.
+    pub(super) fn append(&mut self, entries: &Encoded) -> Result<(), JournalError> {
         self.repair()?;
-        let record = record::record(entries.iter().map(|entries| entries.lines.as_slice()));
-        let written = self.file.write_all_at(&record, self.length).and_then(|()| self.file.sync_data());
-        if let Err(source) = written {
+        let synced = self.length - self.unsynced.len() as u64;
+        let record = record::record(&entries.lines, synced);
+        if let Err(source) = self.file.write_all_at(&record, self.length) {
             self.doubt = Doubt::Tail;
             // when this fails as well, the next append begins with it
             let _later = self.repair();
             return Err(JournalError::io("appending to", &self.path, source));
         }
         self.length += record.len() as u64;
-        for (mark, bytes) in entries.iter().flat_map(|entries| &entries.marks) {
+        self.unsynced.extend_from_slice(&record);
+        self.appends += 1;
+        for (mark, bytes) in &entries.marks {
             self.weights.note(mark, *bytes);
         }
         Ok(())
+    }
+
+    /// Appends so far.
+    pub(super) fn appends(&self) -> u64 {
+        self.appends
+    }
+
+    /// Bytes that are not known to be on the disk.
+    pub(super) fn unsynced(&self) -> usize {
+        self.unsynced.len()
+    }
+
+    /// What is to be waited for so that all is on the disk; None when it is.
+    pub(super) fn begin_sync(&mut self) -> Result<Option<Sync>, JournalError> {
+        self.repair()?;
+        let (bytes, appends) = (self.unsynced.len(), self.appends);
+        Ok((bytes > 0).then(|| Sync { file: Arc::clone(&self.file), bytes, appends }))
+    }
+
+    /// How the wait ended.
+    pub(super) fn end_sync(&mut self, sync: &Sync, ended: Result<(), io::Error>) -> Result<(), JournalError> {
+        match ended {
+            Ok(()) => {
+                self.unsynced.drain(..sync.bytes);
+                Ok(())
+            }
+            Err(source) => {
+                self.doubt = Doubt::Unsynced;
+                Err(JournalError::io("syncing", &self.path, source))
+            }
+        }
     }
 
     /// Compacts the journal if it is large and half of it is settled. A failure costs nothing but space: it is logged,
@@ -130,7 +202,7 @@ impl Log {
         }
     }
 
-    /// Writes what is not settled to a new file, which takes the journal's place.
+    /// Writes what is not settled to a new file on the disk, which takes the journal's place.
     pub(super) fn compact(&mut self) -> Result<(), JournalError> {
         self.repair()?;
         let mut bytes = vec![0; usize::try_from(self.length).unwrap_or(usize::MAX)];
@@ -148,7 +220,8 @@ impl Log {
             return Err(JournalError::io("replacing", &self.path, source));
         }
         let Snapshot { file, length, weights } = snapshot;
-        (self.file, self.length, self.weights) = (file, length, weights);
+        (self.file, self.length, self.weights) = (Arc::new(file), length, weights);
+        self.unsynced = Vec::new();
         self.doubt = Doubt::Directory;
         self.repair()
     }
@@ -161,6 +234,11 @@ impl Log {
                 .set_len(self.length)
                 .and_then(|()| self.file.sync_data())
                 .map_err(|source| JournalError::io("cutting", &self.path, source))?,
+            Doubt::Unsynced => {
+                let synced = self.length - self.unsynced.len() as u64;
+                let again = self.file.write_all_at(&self.unsynced, synced);
+                again.map_err(|source| JournalError::io("appending to", &self.path, source))?;
+            }
             Doubt::Directory => sync_directory(&self.dir)?,
         }
         self.doubt = Doubt::None;
@@ -192,7 +270,7 @@ fn try_snapshot(new: &Path, book: &Book) -> Result<Snapshot, JournalError> {
         encoded.marks.iter().for_each(|(mark, bytes)| weights.note(mark, *bytes));
         part.extend(encoded.lines);
         if part.len() >= PART || entries.peek().is_none() {
-            let record = record::record([part.as_slice()].into_iter());
+            let record = record::record(&part, length);
             file.write_all(&record).map_err(writing)?;
             length += record.len() as u64;
             part.clear();

@@ -1,12 +1,12 @@
-//! Keeps the entries of an endpoint's book on disk, so that `kill -9` at any moment loses none that was acknowledged.
-//! Decides nothing: what entries mean is the book's.
+//! Keeps the entries of an endpoint's book on disk. Decides nothing: what entries mean is the book's.
 //!
-//! The owner appends entries, then applies them to its book in the order of the appends, then acts on them.
+//! An append is in the file when it returns: `kill -9` at any moment does not lose it. A power cut may, until it is
+//! synced, which a thread does when it is asked to, for all appends so far; the owner goes on meanwhile and hears of it.
 //!
 //! ```text
-//!   append ─┐                     one record: length, checksum, the entries of all that wait
-//!   append ─┼─▶ bounded channel ─▶ written and synced by one thread ─▶ every answer
-//!   append ─┘                     then, when half of the file is settled: compaction
+//!   append ──▶ written to the file: length, checksum, entries
+//!   sync ──▶ thread: waits for the disk ──▶ synced
+//!                    then, when half of the file is settled: compaction
 //! ```
 //!
 //! In the endpoint's directory lie `journal`, `journal.lock`, which the one process that may write holds, and for a
@@ -14,19 +14,19 @@
 
 mod file;
 mod record;
+mod syncer;
 mod weights;
-mod writer;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use self::file::Log;
-use self::writer::Append;
+use self::syncer::Synced;
 use super::book::{Book, Entry};
 use crate::runtime::lock::{Lock, LockError};
 
@@ -40,10 +40,24 @@ const COMPACT_ABOVE: u64 = 4 << 20;
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    appends: mpsc::Sender<Append>,
+    log: Arc<Mutex<Log>>,
+    ask: mpsc::Sender<()>,
+    synced: watch::Receiver<Synced>,
+    thread: Thread,
     ended: oneshot::Receiver<()>,
     syncs: Arc<AtomicU64>,
 }
+
+/// Whether the thread that syncs is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Thread {
+    Runs,
+    Failed,
+}
+
+/// An append, by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark(u64);
 
 /// What a journal held when it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,8 +146,8 @@ pub enum JournalError {
         /// How much it is.
         bytes: usize,
     },
-    /// The thread that writes has failed; whether the append is on disk is not known.
-    #[error("the thread that writes {} has ended; start the endpoint again", path.display())]
+    /// The thread that syncs has failed; what is on the disk is not known.
+    #[error("the thread that syncs {} has ended; start the endpoint again", path.display())]
     Ended {
         /// The file.
         path: PathBuf,
@@ -150,36 +164,59 @@ impl Journal {
         Self::open_compacting(dir, COMPACT_ABOVE)
     }
 
-    /// Appends entries. When it returns they are on disk, all of them; after an error none is, unless the disk also
-    /// refuses to take back what it half wrote and the process dies before the next append, which begins with that.
-    ///
-    /// A caller that stops waiting does not stop it. Appends are in the file in the order in which they were first
-    /// polled.
+    /// Appends entries. When it returns they outlive this process, all of them; after an error none does, unless the
+    /// file system also refuses to take back what it half wrote and the process dies before the next append, which
+    /// begins with that. Blocks, but not on the disk, unless a compaction is under way.
     ///
     /// # Errors
     /// [`JournalError`]; after [`JournalError::Full`] and [`JournalError::Io`] a later append may succeed.
-    pub async fn append(&self, entries: &[Entry]) -> Result<(), JournalError> {
-        if entries.is_empty() {
-            return Ok(());
+    pub fn append(&self, entries: &[Entry]) -> Result<Mark, JournalError> {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if !entries.is_empty() {
+            log.append(&record::encode(entries, &self.path)?)?;
         }
-        let (reply, answer) = oneshot::channel();
-        let append = Append { record: record::encode(entries, &self.path)?, reply };
-        let ended = || JournalError::Ended { path: self.path.clone() };
-        self.appends.send(append).await.map_err(|_| ended())?;
-        answer.await.map_err(|_| ended())?
+        Ok(Mark(log.appends()))
     }
 
-    /// How often it has waited for the disk: appends that come together share a wait.
+    /// Bytes that a power cut could lose.
+    pub fn unsynced(&self) -> usize {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).unsynced()
+    }
+
+    /// Has all appends so far brought to the disk; [`Journal::synced`] tells when they are.
+    pub fn sync(&self) {
+        // one that was asked for and has not begun covers them
+        let _asked = self.ask.try_send(());
+    }
+
+    /// Waits for the end of the next sync: the last append that is on the disk. Dropping this loses nothing.
+    ///
+    /// # Errors
+    /// [`JournalError`]: nothing is lost that was in the file, the next sync begins by writing it again.
+    pub async fn synced(&mut self) -> Result<Mark, JournalError> {
+        if self.thread == Thread::Failed {
+            // that was told once
+            return std::future::pending().await;
+        }
+        if self.synced.changed().await.is_err() {
+            self.thread = Thread::Failed;
+            return Err(JournalError::Ended { path: self.path.clone() });
+        }
+        self.synced.borrow_and_update().clone().map(Mark)
+    }
+
+    /// How often it has waited for the disk.
     pub fn syncs(&self) -> u64 {
         self.syncs.load(Ordering::Relaxed)
     }
 
-    /// Ends when all that was appended is answered and the directory is free for another process. A journal that is
-    /// dropped does the same, but nobody hears when.
+    /// Ends when all that was appended is on the disk, or cannot be, and the directory is free for another process. A
+    /// journal that is dropped does the same, but nobody hears when.
     pub async fn close(self) {
-        drop(self.appends);
+        let Self { log, ask, ended, .. } = self;
+        drop((log, ask));
         // the thread never answers: its end does
-        let _ended = self.ended.await;
+        let _ended = ended.await;
     }
 
     fn open_compacting(dir: &Path, above: u64) -> Result<(Self, Book, Recovered), JournalError> {
@@ -187,21 +224,28 @@ impl Journal {
         let path = log.path().to_owned();
         let (journal, work) = Self::new(log);
         let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(work);
-        thread.map_err(|source| JournalError::io("starting the thread that writes", &path, source))?;
+        thread.map_err(|source| JournalError::io("starting the thread that syncs", &path, source))?;
         Ok((journal, book, recovered))
     }
 
     /// The journal and what its thread does.
     fn new(log: Log) -> (Self, impl FnOnce() + Send + 'static) {
-        let (appends, waiting) = mpsc::channel(writer::WAITING);
+        let (ask, asked) = mpsc::channel(1);
+        let (tell, synced) = watch::channel(Ok(0));
         let (end, ended) = oneshot::channel::<()>();
         let syncs = Arc::new(AtomicU64::new(0));
-        let journal = Self { path: log.path().to_owned(), appends, ended, syncs: Arc::clone(&syncs) };
-        let work = move || {
-            writer::serve(log, waiting, &syncs);
-            drop(end);
+        let path = log.path().to_owned();
+        let log = Arc::new(Mutex::new(log));
+        let work = {
+            let (log, syncs) = (Arc::clone(&log), Arc::clone(&syncs));
+            move || {
+                syncer::serve(&log, asked, &tell, &syncs);
+                // the lock on the directory goes with it
+                drop(log);
+                drop(end);
+            }
         };
-        (journal, work)
+        (Self { path, log, ask, synced, thread: Thread::Runs, ended, syncs }, work)
     }
 }
 

@@ -1,14 +1,15 @@
 //! The form of a journal. Pure: bytes in, bytes out.
 //!
 //! ```text
-//!   speckled journal 1\n
-//!   length: u32, little endian │ checksum: 8 bytes │ an entry as JSON, \n │ another │ …      a record
-//!   …
+//!   speckled journal 2\n
+//!   length: u32 │ synced: u64 │ checksum: 8 bytes │ an entry as JSON, \n │ another │ …      a record
+//!   …                                                       numbers are little endian
 //! ```
 //!
-//! A record is what was written and synced at once. So of all records only the last may be incomplete, also after a
-//! power cut that left later parts of it on the disk and not earlier ones; and entries that were appended together are
-//! there together. The checksum, the first bytes of SHA-256, covers the length as well.
+//! A record is what was appended at once: its entries are there together. `synced` says up to where the file was known
+//! to be on the disk when the record was written. A power cut may leave later records on the disk and not earlier ones:
+//! a record that is not whole ends the journal, whatever follows it, unless one that follows knew it to be on the disk.
+//! The checksum, the first bytes of SHA-256, covers the numbers as well.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use super::weights::{Mark, Weights};
 use crate::endpoint::book::{Book, Entry};
 
 /// How a journal begins; the number is that of its form.
-pub(super) const HEADER: &[u8] = b"speckled journal 1\n";
+pub(super) const HEADER: &[u8] = b"speckled journal 2\n";
 
 /// Bytes of a record's entries: no four bytes of their text read as a length below this, so that a search for records
 /// passes over it quickly.
@@ -29,8 +30,11 @@ const LARGEST: usize = 0x2000_0000 - 1;
 /// Bytes of a record's length.
 const LENGTH: usize = 4;
 
+/// Bytes of a record's numbers.
+const NUMBERS: usize = LENGTH + 8;
+
 /// Bytes before a record's entries.
-const FRAME: usize = LENGTH + 8;
+const FRAME: usize = NUMBERS + 8;
 
 /// Entries as they are written.
 #[derive(Debug, Default)]
@@ -73,25 +77,24 @@ where
     Ok(encoded)
 }
 
-/// The record of some lines, together at most as long as [`encode`] makes them.
-pub(super) fn record<'l>(lines: impl Iterator<Item = &'l [u8]>) -> Vec<u8> {
-    let mut record = vec![0; FRAME];
-    lines.for_each(|line| record.extend_from_slice(line));
-    let (frame, lines) = record.split_at_mut(FRAME);
-    let (length, checksum) = frame.split_at_mut(LENGTH);
-    length.copy_from_slice(&(lines.len() as u32).to_le_bytes());
-    checksum.copy_from_slice(&sum(length, lines));
+/// The record of some lines, at most as many as [`encode`] makes, in a file of which so much is on the disk.
+pub(super) fn record(lines: &[u8], synced: u64) -> Vec<u8> {
+    let mut record = Vec::with_capacity(FRAME + lines.len());
+    record.extend_from_slice(&(lines.len() as u32).to_le_bytes());
+    record.extend_from_slice(&synced.to_le_bytes());
+    record.extend_from_slice(&sum(&record, lines));
+    record.extend_from_slice(lines);
     record
 }
 
-/// Reads a journal up to its end, or to a last record that is not whole; `path` is for errors.
+/// Reads a journal up to its end, or to a record that is not whole; `path` is for errors.
 pub(super) fn replay(bytes: &[u8], path: &Path) -> Result<Replayed, JournalError> {
     if !bytes.starts_with(HEADER) {
         return Err(JournalError::NoJournal { path: path.to_owned() });
     }
     let mut replayed = Replayed::default();
     let mut rest = &bytes[HEADER.len()..];
-    while let Some((lines, after)) = first(rest) {
+    while let Some(Record { lines, after, synced: _ }) = first(rest) {
         let offset = (bytes.len() - rest.len()) as u64;
         replayed.enter(lines).map_err(|source| JournalError::UnknownEntry {
             path: path.to_owned(),
@@ -101,8 +104,9 @@ pub(super) fn replay(bytes: &[u8], path: &Path) -> Result<Replayed, JournalError
         rest = after;
     }
     replayed.length = (bytes.len() - rest.len()) as u64;
-    // a wrong length makes a record look like the last one: it is the last if there is none behind its beginning
-    if (1..rest.len()).any(|later| first(&rest[later..]).is_some()) {
+    // a wrong length hides where the next record begins: it is looked for everywhere
+    let later = (1..rest.len()).filter_map(|later| first(&rest[later..]));
+    if later.map(|record| record.synced).any(|synced| synced > replayed.length) {
         return Err(JournalError::Damaged { path: path.to_owned(), offset: replayed.length });
     }
     Ok(replayed)
@@ -121,22 +125,31 @@ impl Replayed {
     }
 }
 
-/// The lines of the record at the beginning, and what follows it; None when there is no whole one.
-fn first(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+/// A whole record at the beginning of some bytes.
+struct Record<'b> {
+    lines: &'b [u8],
+    synced: u64,
+    after: &'b [u8],
+}
+
+/// The record at the beginning; None when there is no whole one.
+fn first(bytes: &[u8]) -> Option<Record<'_>> {
     let (frame, rest) = bytes.split_at_checked(FRAME)?;
-    let (length, checksum) = frame.split_at(LENGTH);
+    let (numbers, checksum) = frame.split_at(NUMBERS);
+    let (length, synced) = numbers.split_at(LENGTH);
     let size = u32::from_le_bytes(length.try_into().ok()?) as usize;
     if size > LARGEST {
         return None;
     }
     let (lines, after) = rest.split_at_checked(size)?;
-    (sum(length, lines) == checksum).then_some((lines, after))
+    let synced = u64::from_le_bytes(synced.try_into().ok()?);
+    (sum(numbers, lines) == checksum).then_some(Record { lines, synced, after })
 }
 
-fn sum(length: &[u8], lines: &[u8]) -> [u8; FRAME - LENGTH] {
-    let digest = Sha256::new().chain_update(length).chain_update(lines).finalize();
-    let mut sum = [0; FRAME - LENGTH];
-    sum.copy_from_slice(&digest[..FRAME - LENGTH]);
+fn sum(numbers: &[u8], lines: &[u8]) -> [u8; FRAME - NUMBERS] {
+    let digest = Sha256::new().chain_update(numbers).chain_update(lines).finalize();
+    let mut sum = [0; FRAME - NUMBERS];
+    sum.copy_from_slice(&digest[..FRAME - NUMBERS]);
     sum
 }
 

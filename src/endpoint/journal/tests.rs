@@ -5,7 +5,6 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
-use std::task::Poll;
 
 use proptest::prelude::*;
 use rand::Rng;
@@ -36,12 +35,19 @@ fn file(dir: &Path) -> PathBuf {
     dir.join("journal")
 }
 
-/// A journal of these appends; returns the bytes after each.
+/// Appends, and waits until that is on the disk.
+async fn keep(journal: &mut Journal, entries: &[Entry]) {
+    let mark = journal.append(entries).expect("appends");
+    journal.sync();
+    while journal.synced().await.expect("syncs") < mark {}
+}
+
+/// A journal of these appends, each brought to the disk; returns the bytes after each.
 async fn written(dir: &Path, appends: &[Vec<Entry>]) -> Vec<usize> {
-    let (journal, _, _) = Journal::open(dir).expect("opens");
+    let (mut journal, _, _) = Journal::open(dir).expect("opens");
     let mut ends = Vec::new();
     for entries in appends {
-        journal.append(entries).await.expect("appends");
+        keep(&mut journal, entries).await;
         ends.push(fs::read(file(dir)).expect("reads").len());
     }
     journal.close().await;
@@ -86,7 +92,7 @@ async fn an_append_that_was_cut_off_is_cut_away_wherever_that_was() {
         let (journal, before, recovered) = Journal::open(dir.path()).expect("opens");
         assert_eq!(before, book(three()[..2].concat()), "{end}");
         assert_eq!(recovered, Recovered { entries: 3, cut_bytes: (end - ends[1]) as u64 });
-        journal.append(&[taken(9, 1)]).await.expect("appends");
+        journal.append(&[taken(9, 1)]).expect("appends");
         journal.close().await;
         let (after, recovered) = reopened(dir.path()).await;
         assert_eq!(after, book([three()[..2].concat(), vec![taken(9, 1)]].concat()), "{end}");
@@ -129,14 +135,62 @@ async fn damage_before_the_end_is_told_and_left_as_it_is() {
 }
 
 #[tokio::test]
+async fn what_a_power_cut_left_in_disorder_is_cut_away_if_nobody_was_told_of_it() {
+    let dir = dir();
+    let [first, second, third] = three().try_into().expect("three");
+    let (mut journal, _, _) = Journal::open(dir.path()).expect("opens");
+    keep(&mut journal, &first).await;
+    let synced = fs::read(file(dir.path())).expect("reads").len();
+    journal.append(&second).expect("appends");
+    let torn = fs::read(file(dir.path())).expect("reads").len();
+    journal.append(&third).expect("appends");
+    journal.close().await;
+    let whole = fs::read(file(dir.path())).expect("reads");
+    for at in synced..torn {
+        // the second did not reach the disk, the third did
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x41;
+        fs::write(file(dir.path()), &damaged).expect("damages");
+        let (before, recovered) = reopened(dir.path()).await;
+        assert_eq!(before, book(first.clone()), "{at}");
+        assert_eq!(recovered.cut_bytes, (whole.len() - synced) as u64, "{at}");
+    }
+}
+
+#[test]
+fn what_may_not_have_reached_the_disk_is_written_again() {
+    let dir = dir();
+    let (mut log, _, _) = Log::open(dir.path(), NEVER).expect("opens");
+    let encoded = |entries: &[Entry]| record::encode(entries, log_path()).expect("encodes");
+    fn log_path() -> &'static Path {
+        Path::new("journal")
+    }
+    log.append(&encoded(&[taken(1, 1)])).expect("appends");
+    let sync = log.begin_sync().expect("can").expect("there is something");
+    let begin = record::HEADER.len();
+    let mut bytes = fs::read(file(dir.path())).expect("reads");
+    let whole = bytes.clone();
+    // the system reports a page that it could not write once, and then takes it for written
+    bytes[begin..].fill(0);
+    fs::write(file(dir.path()), &bytes).expect("loses it");
+    let failed = log.end_sync(&sync, Err(io::Error::from_raw_os_error(5)));
+    assert!(matches!(failed, Err(JournalError::Io { step: "syncing", .. })), "{failed:?}");
+    let again = log.begin_sync().expect("can").expect("there is something");
+    assert_eq!(fs::read(file(dir.path())).expect("reads"), whole);
+    again.wait().expect("syncs");
+    log.end_sync(&again, Ok(())).expect("notes it");
+    assert!(log.begin_sync().expect("can").is_none());
+}
+
+#[tokio::test]
 async fn what_another_program_wrote_is_refused() {
     let dir = dir();
-    for bytes in [&b""[..], b"speckled journal 2\n", b"certainly no journal"] {
+    for bytes in [&b""[..], b"speckled journal 1\n", b"certainly no journal"] {
         fs::write(file(dir.path()), bytes).expect("writes");
         let error = Journal::open(dir.path()).expect_err("refuses");
         assert!(matches!(error, JournalError::NoJournal { .. }), "{error}");
     }
-    let strange = record::record([&b"{\"strange\":1}\n"[..]].into_iter());
+    let strange = record::record(b"{\"strange\":1}\n", 0);
     let bytes = [record::HEADER, &strange, &strange].concat();
     fs::write(file(dir.path()), &bytes).expect("writes");
     let error = Journal::open(dir.path()).expect_err("refuses");
@@ -151,9 +205,9 @@ async fn an_entry_without_a_text_is_refused_alone() {
     let mut nameless = leased(attempt(2, 1));
     let path = PathBuf::from(std::ffi::OsString::from_vec(vec![b'/', 0xff]));
     nameless.spec = TaskSpec::BatchSetup(BatchSetupSpec { directories: vec![path] });
-    let error = journal.append(&[taken(1, 1), Entry::Taken(nameless)]).await.expect_err("refuses");
+    let error = journal.append(&[taken(1, 1), Entry::Taken(nameless)]).expect_err("refuses");
     assert!(matches!(error, JournalError::Encode { .. }), "{error}");
-    journal.append(&[taken(3, 1)]).await.expect("appends");
+    journal.append(&[taken(3, 1)]).expect("appends");
     journal.close().await;
     assert_eq!(reopened(dir.path()).await.0, book([taken(3, 1)]));
 }
@@ -162,7 +216,7 @@ async fn an_entry_without_a_text_is_refused_alone() {
 async fn one_process_has_the_directory() {
     let dir = dir();
     let (journal, _, _) = Journal::open(dir.path()).expect("opens");
-    journal.append(&[taken(1, 1)]).await.expect("appends");
+    journal.append(&[taken(1, 1)]).expect("appends");
     let error = Journal::open(dir.path()).expect_err("is held").to_string();
     let wanted = format!("{} is in use by process {} on ", dir.path().display(), std::process::id());
     assert!(error.starts_with(&wanted), "{error}");
@@ -174,58 +228,54 @@ async fn one_process_has_the_directory() {
 }
 
 #[tokio::test]
-async fn appends_that_wait_share_a_wait_for_the_disk() {
+async fn appends_share_a_wait_for_the_disk() {
     let dir = dir();
     let (log, _, _) = Log::open(dir.path(), NEVER).expect("opens");
-    let (journal, work) = Journal::new(log);
-    let journal = Arc::new(journal);
-    let mut appends = tokio::task::JoinSet::new();
+    let (mut journal, work) = Journal::new(log);
     for task in 1..=64 {
-        let journal = Arc::clone(&journal);
-        appends.spawn(async move { journal.append(&[taken(task, 1)]).await });
-    }
-    while journal.appends.capacity() > writer::WAITING - 64 {
-        tokio::task::yield_now().await;
+        assert_eq!(journal.append(&[taken(task, 1)]).expect("appends"), Mark(task as u64));
+        journal.sync();
     }
     assert_eq!(journal.syncs(), 0);
+    assert!(journal.unsynced() > 64 * 50);
     let thread = std::thread::spawn(work);
-    assert!(appends.join_all().await.iter().all(Result::is_ok));
-    assert_eq!(journal.syncs(), 1);
+    assert_eq!(journal.synced().await.expect("syncs"), Mark(64));
+    assert_eq!((journal.syncs(), journal.unsynced()), (1, 0));
+    journal.append(&[taken(65, 1)]).expect("appends");
     drop(journal);
     thread.join().expect("ends when nobody can append any more");
-    assert_eq!(reopened(dir.path()).await.0.len(), 64);
+    assert_eq!(reopened(dir.path()).await.0.len(), 65);
 }
 
 #[tokio::test]
-async fn an_append_that_nobody_waits_for_is_kept() {
+async fn a_thread_that_fails_is_told_once() {
     let dir = dir();
-    let (journal, _, _) = Journal::open(dir.path()).expect("opens");
-    let entries = [taken(1, 1)];
-    let mut append = Box::pin(journal.append(&entries));
-    let _answered_at_once = std::future::poll_fn(|context| Poll::Ready(append.as_mut().poll(context))).await;
-    drop(append);
-    journal.close().await;
-    assert_eq!(reopened(dir.path()).await.0.len(), 1);
+    let (log, _, _) = Log::open(dir.path(), NEVER).expect("opens");
+    let (mut journal, work) = Journal::new(log);
+    drop(work);
+    assert!(matches!(journal.synced().await, Err(JournalError::Ended { .. })));
+    let mut again = std::pin::pin!(journal.synced());
+    assert!(std::future::poll_fn(|context| std::task::Poll::Ready(again.as_mut().poll(context))).await.is_pending());
 }
 
 #[tokio::test]
 async fn a_large_journal_is_compacted_once_half_of_it_is_settled() {
     let dir = dir();
-    let (journal, _, _) = Journal::open_compacting(dir.path(), 10_000).expect("opens");
+    let (mut journal, _, _) = Journal::open_compacting(dir.path(), 10_000).expect("opens");
     let length = || fs::metadata(file(dir.path())).expect("is there").len();
     for task in 1..=100 {
-        journal.append(&[taken(task, 1)]).await.expect("appends");
+        journal.append(&[taken(task, 1)]).expect("appends");
     }
     let all = length();
     assert!(all > 10_000, "nothing is settled: {all}");
     let first: Vec<_> = (1..=20).map(|task| attempt(task, 1)).collect();
-    journal.append(&[Entry::Settled(first)]).await.expect("appends");
-    // when this one is answered, it has been decided whether to compact after the one before
-    journal.append(&[Entry::Settled(vec![])]).await.expect("appends");
+    keep(&mut journal, &[Entry::Settled(first)]).await;
+    // when this one is on the disk, it has been decided whether to compact after the one before
+    keep(&mut journal, &[Entry::Settled(vec![])]).await;
     assert!(length() > all, "less than half is settled");
     let rest: Vec<_> = (21..=70).map(|task| attempt(task, 1)).collect();
-    journal.append(&[Entry::Settled(rest)]).await.expect("appends");
-    journal.append(&[taken(200, 1)]).await.expect("appends");
+    keep(&mut journal, &[Entry::Settled(rest)]).await;
+    keep(&mut journal, &[taken(200, 1)]).await;
     journal.close().await;
     assert!(length() < all * 2 / 5, "{} of {all}", length());
     let (again, recovered) = reopened(dir.path()).await;
@@ -258,12 +308,12 @@ async fn a_compaction_that_ends_anywhere_leaves_the_same_book() {
 #[tokio::test]
 async fn a_compaction_that_fails_costs_nothing() {
     let dir = dir();
-    let (journal, _, _) = Journal::open_compacting(dir.path(), 1_000).expect("opens");
+    let (mut journal, _, _) = Journal::open_compacting(dir.path(), 1_000).expect("opens");
     fs::create_dir(dir.path().join("journal.new")).expect("stands in the way");
     for task in 1..=50 {
-        journal.append(&[taken(task, 1), Entry::Settled(vec![attempt(task, 1)])]).await.expect("appends");
+        keep(&mut journal, &[taken(task, 1), Entry::Settled(vec![attempt(task, 1)])]).await;
     }
-    journal.append(&[taken(51, 1)]).await.expect("appends");
+    keep(&mut journal, &[taken(51, 1)]).await;
     journal.close().await;
     fs::remove_dir(dir.path().join("journal.new")).expect("is out of the way");
     assert_eq!(reopened(dir.path()).await, (book([taken(51, 1)]), Recovered { entries: 101, cut_bytes: 0 }));
@@ -280,7 +330,7 @@ proptest! {
             let mut wanted = Book::default();
             let (mut journal, _, _) = Journal::open_compacting(dir.path(), 600).expect("opens");
             for (entries, reopen) in appends {
-                journal.append(&entries).await.expect("appends");
+                journal.append(&entries).expect("appends");
                 for entry in entries {
                     let _refused = wanted.apply(entry);
                 }
@@ -314,24 +364,18 @@ fn appends_until_it_is_killed() {
     let Ok(dir) = std::env::var(CRASHING) else { return };
     run(async {
         let (journal, _, _) = Journal::open_compacting(Path::new(&dir), 3_000).expect("opens");
-        let journal = Arc::new(journal);
-        for first in (1..2_000_000).step_by(8) {
-            let mut appends = tokio::task::JoinSet::new();
-            for task in first..first + 8 {
-                let journal = Arc::clone(&journal);
-                appends.spawn(async move {
-                    journal.append(&[taken(task, 1)]).await.expect("appends");
-                    println!("\ntaken {task}");
-                    // one of eight stays
-                    if task % 8 != 0 {
-                        println!("\nsettling {task}");
-                        let settled = Entry::Settled(vec![attempt(task, 1)]);
-                        journal.append(&[over(task, 1, "done"), settled]).await.expect("appends");
-                        println!("\nsettled {task}");
-                    }
-                });
+        for task in 1..2_000_000 {
+            journal.append(&[taken(task, 1)]).expect("appends");
+            println!("\ntaken {task}");
+            // one of eight stays
+            if task % 8 == 0 {
+                journal.sync();
+                continue;
             }
-            appends.join_all().await;
+            println!("\nsettling {task}");
+            let settled = Entry::Settled(vec![attempt(task, 1)]);
+            journal.append(&[over(task, 1, "done"), settled]).expect("appends");
+            println!("\nsettled {task}");
         }
     });
 }
@@ -393,8 +437,8 @@ fn fills_its_disk() {
         let error = loop {
             let entries: Vec<_> = (1..=7).map(|task| taken(kept + task, 1)).collect();
             let before = fs::metadata(file(dir)).expect("is there").len();
-            match journal.append(&entries).await {
-                Ok(()) => kept += 7,
+            match journal.append(&entries) {
+                Ok(_) => kept += 7,
                 Err(error) => {
                     assert_eq!(fs::metadata(file(dir)).expect("is there").len(), before);
                     break error;
@@ -406,16 +450,16 @@ fn fills_its_disk() {
             error.to_string(),
             format!("no space is left for {}; make room on its file system", file(dir).display())
         );
-        assert!(journal.append(&[over(1, 1, &"x".repeat(50_000))]).await.is_err());
+        assert!(journal.append(&[over(1, 1, &"x".repeat(50_000))]).is_err());
         // a full disk does not keep it from starting
         journal.close().await;
         let filled = fs::File::create(dir.join("more")).and_then(|more| fill(&more));
         assert!(filled.is_err_and(|error| error.kind() == io::ErrorKind::StorageFull));
         let (journal, found, _) = Journal::open(dir).expect("opens");
         assert_eq!(found.len() as u128, kept);
-        assert!(matches!(journal.append(&[over(1, 1, &"x".repeat(50_000))]).await, Err(JournalError::Full { .. })));
+        assert!(matches!(journal.append(&[over(1, 1, &"x".repeat(50_000))]), Err(JournalError::Full { .. })));
         fs::remove_file(dir.join("others")).expect("makes room");
-        journal.append(&[over(1, 1, &"x".repeat(50_000))]).await.expect("appends");
+        journal.append(&[over(1, 1, &"x".repeat(50_000))]).expect("appends");
         journal.close().await;
         let (again, recovered) = reopened(dir).await;
         assert_eq!(recovered, Recovered { entries: kept as u64 + 1, cut_bytes: 0 });

@@ -79,8 +79,7 @@ async fn start(args: HomeArgs) -> Result<Exit, Failure> {
     services.join().await;
     tasks.stop();
     tasks.join().await;
-    // one who looks for the endpoint sees at once that it is gone
-    let _left = fs::remove_file(&socket);
+    // the socket's file stays: the endpoint's next process, which may be there already, has put its own in its place
     ended.map_err(HomeFailure::Endpoint)?;
     Ok(Exit::Success)
 }
