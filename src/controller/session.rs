@@ -22,7 +22,7 @@ use crate::task::life::{Life, Outcome, Phase, Wish};
 use crate::task::names::{EndpointName, Group};
 use crate::task::result::TaskResult;
 use crate::task::retry;
-use crate::task::session::{Credit, FromEndpoint, Reported, Stop, StopReason, ToEndpoint};
+use crate::task::session::{Credit, FromEndpoint, Leased, Reported, Stop, StopReason, ToEndpoint};
 use crate::task::spec::{Kind, Place};
 
 /// Tasks that are leased in one message.
@@ -58,9 +58,19 @@ pub struct Session<S> {
     endpoint: EndpointId,
     holder: EndpointSession,
     credit: Credit,
+    queue: Queue,
     /// Attempts that are its own, as far as it has said so or they were leased to it: of others it tells no progress.
     known: HashSet<AttemptId>,
     heard: Heard,
+}
+
+/// What is known of the tasks that wait for the endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Queue {
+    /// There may be some.
+    Unknown,
+    /// There was none when it was last looked, and no nudge since.
+    Empty,
 }
 
 /// Whether the endpoint has said what it has.
@@ -130,7 +140,8 @@ impl<S: Store> Session<S> {
         let mailbox = controller.exchange.open(endpoint);
         let holder = EndpointSession { id: session, host, until: controller.name_end() };
         let (credit, known) = (Credit::default(), HashSet::new());
-        let session = Self { controller, mailbox, endpoint, holder, credit, known, heard: Heard::Nothing };
+        let session =
+            Self { controller, mailbox, endpoint, holder, credit, queue: Queue::Unknown, known, heard: Heard::Nothing };
         match session.controller.store.endpoints().await?.into_iter().find(|record| record.id == endpoint) {
             Some(EndpointRecord { session: Some(held), .. }) if held.id == session.holder.id => Ok(session),
             Some(_) | None => Err(none),
@@ -146,7 +157,10 @@ impl<S: Store> Session<S> {
         match message {
             FromEndpoint::Credit(more) => {
                 self.credit = self.credit.and(more);
-                self.lease().await
+                match self.queue {
+                    Queue::Unknown => self.lease().await,
+                    Queue::Empty => Ok(Vec::new()),
+                }
             }
             FromEndpoint::Heartbeat { status, attempts } => self.beat(number, status, attempts).await,
             FromEndpoint::Started(attempts) => {
@@ -236,34 +250,50 @@ impl<S: Store> Session<S> {
     }
 
     async fn lease(&mut self) -> Result<Vec<ToEndpoint>, ControllerError> {
+        // a nudge that comes from now on is heard later, and has it looked again
+        self.queue = Queue::Empty;
+        let (slots, login) = tokio::join!(self.lease_at(Place::Slot), self.lease_at(Place::Login));
         let mut answers = Vec::new();
-        for place in [Place::Slot, Place::Login] {
-            // as long as there are tasks: what is left of the credit waits for the next nudge
-            while self.credit.get(place) > 0 {
-                let asked = self.credit.get(place).min(MOST_LEASED);
-                let now = self.controller.clock.now();
-                let request = LeaseRequest {
-                    endpoint: self.endpoint,
-                    session: self.holder.id,
-                    most: asked,
-                    kinds: Kind::ALL.into_iter().filter(|kind| kind.place() == place).collect(),
-                    until: self.controller.lease_end(),
-                    now,
-                };
-                let leased = self.controller.store.lease(request).await?;
-                let found = leased.len() as u32;
-                if found > 0 {
-                    *self.credit.at(place) -= found.min(asked);
-                    self.known.extend(leased.iter().map(|lease| lease.attempt));
-                    self.controller.exchange.changed(leased.iter().map(|lease| lease.attempt.task));
-                    answers.push(ToEndpoint::Tasks(leased));
-                }
-                if found < asked {
-                    break;
-                }
+        for (place, leased) in [(Place::Slot, slots?), (Place::Login, login?)] {
+            let credit = self.credit.at(place);
+            *credit = credit.saturating_sub(leased.len() as u32);
+            if *credit == 0 {
+                self.queue = Queue::Unknown;
+            }
+            self.known.extend(leased.iter().map(|lease| lease.attempt));
+            self.controller.exchange.changed(leased.iter().map(|lease| lease.attempt.task));
+            let mut rest = leased.into_iter().peekable();
+            while rest.peek().is_some() {
+                answers.push(ToEndpoint::Tasks(rest.by_ref().take(MOST_LEASED as usize).collect()));
             }
         }
         Ok(answers)
+    }
+
+    /// As long as there are tasks: what is left of the credit waits for the next nudge.
+    async fn lease_at(&self, place: Place) -> Result<Vec<Leased>, ControllerError> {
+        let mut leased = Vec::new();
+        let mut credit = self.credit.get(place);
+        while credit > 0 {
+            let asked = credit.min(MOST_LEASED);
+            let now = self.controller.clock.now();
+            let request = LeaseRequest {
+                endpoint: self.endpoint,
+                session: self.holder.id,
+                most: asked,
+                kinds: Kind::ALL.into_iter().filter(|kind| kind.place() == place).collect(),
+                until: self.controller.lease_end(),
+                now,
+            };
+            let found = self.controller.store.lease(request).await?;
+            let all = found.len() as u32 == asked;
+            credit -= asked.min(found.len() as u32);
+            leased.extend(found);
+            if !all {
+                break;
+            }
+        }
+        Ok(leased)
     }
 
     async fn beat(

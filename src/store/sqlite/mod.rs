@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 
 use super::{
     Changed, Claim, EndpointRecord, EndpointSession, LeaseRequest, Leased, NewTask, Page, Report, StateName, Store,
@@ -37,6 +38,9 @@ use writer::Writer;
 
 /// How long a connection waits for another process, such as a backup, to let go of the file.
 const BUSY: Duration = Duration::from_secs(10);
+
+/// Statements that a connection keeps prepared: more than there are.
+const STATEMENTS: usize = 64;
 
 /// So many tasks are read where the caller is.
 const FEW: usize = 64;
@@ -71,12 +75,21 @@ pub(super) async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
 /// The connection that writes: when a transaction is committed, it is on the disk.
 fn connect(path: &Path) -> Result<Connection, Fault> {
     let connection = Connection::open(path)?;
-    connection.busy_timeout(BUSY)?;
+    prepare(&connection)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "journal_size_limit", WAL_BYTES)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     Ok(connection)
+}
+
+/// What holds for every connection.
+fn prepare(connection: &Connection) -> Result<(), Fault> {
+    connection.busy_timeout(BUSY)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // else SQLite plans a statement anew for each value that it is given, which takes longer than to run it
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
 }
 
 /// Only the owner reads it: it has the digests of tokens. SQLite gives its log the mode of the database.

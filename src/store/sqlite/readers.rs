@@ -56,6 +56,6 @@ impl Readers {
 fn connect(path: &std::path::Path) -> Result<Connection, Fault> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(super::BUSY)?;
+    super::prepare(&connection)?;
     Ok(connection)
 }
