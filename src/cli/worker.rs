@@ -70,7 +70,7 @@ pub(super) fn run(args: WorkerArgs) -> Result<Exit, Failure> {
 async fn work(args: WorkerArgs) -> Result<Exit, Failure> {
     let WorkerArgs { directory, worker, block, slots, login_slots, threads, memory } = args;
     let home = Home::new(directory);
-    let setup = Setup::new(home.logs(), home.scratch()).map_err(WorkerFailure::Program)?;
+    let setup = Setup::new(worker, home.logs(), home.scratch()).map_err(WorkerFailure::Program)?;
     let executors = Executors::start(setup).map_err(WorkerFailure::Executors)?;
     let dial = HomeDial { socket: home.socket().map_err(WorkerFailure::Home)? };
     let room = Credit { slots, login: login_slots };

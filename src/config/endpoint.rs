@@ -62,6 +62,8 @@ struct RawController {
     #[serde(default)]
     ca: Option<PathBuf>,
     token_file: PathBuf,
+    #[serde(default)]
+    identity: Option<IdentityFiles>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -103,6 +105,18 @@ pub struct ControllerAddress {
     pub ca: Option<PathBuf>,
     /// The file with the token.
     pub token_file: PathBuf,
+    /// What is shown to a controller that asks for a certificate.
+    pub identity: Option<IdentityFiles>,
+}
+
+/// A certificate and its private key, PEM files.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentityFiles {
+    /// The chain, leaf first.
+    pub certificate: PathBuf,
+    /// Of the leaf.
+    pub key: PathBuf,
 }
 
 /// What tasks may do at an endpoint; workers are told.
@@ -224,8 +238,10 @@ impl EndpointConfig {
         let site = Site { roots, commands };
         site.templates().map_err(|(name, source)| ConfigError::Command { path: path.to_owned(), name, source })?;
         let beside = |file: PathBuf| path.parent().unwrap_or(Path::new("")).join(file);
-        let RawController { url, ca, token_file } = controller;
-        let controller = ControllerAddress { url, ca: ca.map(beside), token_file: beside(token_file) };
+        let RawController { url, ca, token_file, identity } = controller;
+        let identity =
+            identity.map(|files| IdentityFiles { certificate: beside(files.certificate), key: beside(files.key) });
+        let controller = ControllerAddress { url, ca: ca.map(beside), token_file: beside(token_file), identity };
         let local = workers.checked(computer).map_err(|(key, reason)| ConfigError::Value {
             path: path.to_owned(),
             key,

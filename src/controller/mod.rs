@@ -29,6 +29,8 @@ pub use flows::{Known, Order, OrderedTask, Receipt};
 pub use terms::Terms;
 pub use watch::{Watched, Watcher};
 
+use std::time::Duration;
+
 use access::{Caller, Denied};
 use directory::Directory;
 use exchange::Exchange;
@@ -38,6 +40,9 @@ use crate::ids::TokenId;
 use crate::runtime::clock::Clock;
 use crate::store::{Store, StoreError};
 use crate::task::time::Moment;
+
+/// A clock that is behind by so much was set back.
+const WRONG: Duration = Duration::from_secs(2);
 
 /// A controller over a store. Everything it does for others is a method; each takes the [`Caller`] and checks what
 /// that one may.
@@ -57,6 +62,16 @@ impl<S: Store> Controller<S> {
     /// The store fails.
     pub async fn start(store: S, clock: Clock, terms: Terms) -> Result<Self, StoreError> {
         let directory = Directory::new(store.endpoints().await?);
+        let newest = store.newest().await?;
+        let behind = newest.since(clock.now());
+        if behind >= WRONG {
+            let behind_s = behind.as_secs();
+            tracing::warn!(
+                behind_s,
+                "the computer's clock is behind what the store remembers: time goes on from there"
+            );
+        }
+        let clock = clock.not_before(newest);
         Ok(Self { store, clock, terms, directory, exchange: Exchange::default() })
     }
 

@@ -8,7 +8,7 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use super::{Controller, ControllerError};
 use crate::ids::TaskId;
-use crate::store::{StateName, Store, TaskFilter, TaskRecord};
+use crate::store::{Store, TaskFilter, TaskRecord};
 use crate::task::session::Progress;
 
 /// Tasks that are read at once.
@@ -69,7 +69,7 @@ impl Watcher {
                 Heard::End => return Ok(Vec::new()),
             };
             let shown: Vec<Watched> =
-                records.into_iter().filter(|r| passes(&self.filter, r)).map(|r| controller.watched(r)).collect();
+                records.into_iter().filter(|r| self.filter.lets_through(r)).map(|r| controller.watched(r)).collect();
             if !shown.is_empty() {
                 return Ok(shown);
             }
@@ -91,16 +91,4 @@ impl Watcher {
         }
         Heard::Tasks(tasks)
     }
-}
-
-/// What a store does with a filter, for one task.
-fn passes(filter: &TaskFilter, record: &TaskRecord) -> bool {
-    let TaskFilter { action, endpoint, owners, groups, states } = filter;
-    let task = &record.task;
-    let everybody = owners.is_empty() && groups.is_empty();
-    let whose = owners.contains(&task.owner) || task.group.as_ref().is_some_and(|group| groups.contains(group));
-    action.is_none_or(|action| action == task.action)
-        && endpoint.is_none_or(|endpoint| endpoint == task.endpoint)
-        && (everybody || whose)
-        && (states.is_empty() || states.contains(&StateName::of(&record.life)))
 }

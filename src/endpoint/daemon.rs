@@ -56,6 +56,9 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// So many heartbeats may pass without an answer.
 const SILENCE: u32 = 2;
 
+/// A change of the workers is told the controller so soon, and with it those that come meanwhile.
+const SOON: Duration = Duration::from_millis(200);
+
 /// How often old logs are looked for.
 const SWEEP: Duration = Duration::from_secs(6 * 3600);
 
@@ -340,6 +343,7 @@ impl Daemon {
                 self.tells.insert(joining.worker, (connection, tell));
                 let worker = joining.worker;
                 self.desk.worker_joined(connection, joining, process, now);
+                self.beat_soon(now);
                 if self.desk.service() == Service::Leaves {
                     self.tell(worker, ToWorker::Leave);
                 }
@@ -355,11 +359,13 @@ impl Daemon {
                     self.tells.remove(&worker);
                 }
                 self.desk.worker_hung_up(worker, connection, now);
+                self.beat_soon(now);
             }
             Event::Ended { worker, how } => {
                 tracing::info!(%worker, how, "what a worker had is given back");
                 self.tells.remove(&worker);
                 self.desk.worker_ended(worker);
+                self.beat_soon(now);
             }
             Event::Status(answer) => {
                 // who asked may have gone
@@ -370,6 +376,11 @@ impl Daemon {
                 let _ = heard.send(());
             }
         }
+    }
+
+    /// Who asks the controller sees which workers there are, and not which there were at the last regular heartbeat.
+    fn beat_soon(&mut self, now: Instant) {
+        self.next_beat = self.next_beat.min(now + SOON);
     }
 
     /// A later word replaces a gentler one.

@@ -15,7 +15,7 @@ use super::gate::{Event, Gate};
 use super::home::Home;
 use crate::config::endpoint::LocalWorker;
 use crate::ids::{BlockId, WorkerId};
-use crate::provider::local::{Launch, Process, ProcessName};
+use crate::provider::local::{Launch, MARK, Process, ProcessName, kill_marked};
 use crate::runtime::ids;
 use crate::task::retry::doubled;
 
@@ -74,6 +74,7 @@ impl Keeper {
     pub(super) async fn keep(self, home: Home, local: LocalWorker, known: Known, gate: Gate, stop: CancellationToken) {
         let (alive, dead): (Known, Known) = known.into_iter().partition(|(_, name)| name.lives());
         for (worker, _) in dead {
+            clear_away(worker).await;
             gate.put(Event::Ended { worker, how: "ended meanwhile".to_owned() }).await;
         }
         // there is one at most, but for a moment in which one ends and the next begins
@@ -127,6 +128,7 @@ impl Keeper {
         });
         let how = process.ended().await;
         tracing::warn!(%worker, how, "a worker has ended");
+        clear_away(worker).await;
         self.look(|shown| {
             shown.trouble = Some(format!("worker {worker} (process {}) {how}; see its log", name.pid));
             shown.processes.retain(|process| *process != name);
@@ -136,6 +138,16 @@ impl Keeper {
 
     fn look<T>(&self, with: impl FnOnce(&mut Shown) -> T) -> T {
         with(&mut self.shown.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Ends what a dead worker's attempts have left: their leaders died with it, what those had started may run on. Its
+/// tasks are given out anew after that.
+async fn clear_away(worker: WorkerId) {
+    match tokio::task::spawn_blocking(move || kill_marked(MARK, &worker.to_string())).await {
+        Ok(0) => {}
+        Ok(processes) => tracing::warn!(%worker, processes, "a worker's processes were left, and are killed"),
+        Err(error) => tracing::error!(%worker, %error, "looking for what a worker has left failed"),
     }
 }
 

@@ -3,16 +3,22 @@
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Command as StdCommand, ExitStatus, Stdio};
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, setsid};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, setsid, waitid};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
+
+/// A variable that all processes of a worker's attempts have; its value is the worker's id.
+pub const MARK: &str = "SPECKLED_WORKER";
+
+/// How often processes are looked for that start others as fast as they are killed.
+const ROUNDS: usize = 100;
 
 /// Which start of the computer this is (random(4)).
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
@@ -46,9 +52,13 @@ pub struct Launch {
 #[derive(Debug)]
 pub struct Process {
     name: ProcessName,
-    handle: AsyncFd<OwnedFd>,
+    handle: Handle,
     child: Option<Child>,
 }
+
+/// What tells of a process's end (pidfd_open(2)).
+#[derive(Debug)]
+pub struct Handle(AsyncFd<OwnedFd>);
 
 impl ProcessName {
     /// Of the process that has a number now; None when there is none, or it is dead and not buried.
@@ -72,7 +82,7 @@ impl ProcessName {
     pub fn kill(&self) {
         if let Some(process) = Process::find(self) {
             // no such process: what is wanted
-            let _ = pidfd_send_signal(process.handle.get_ref(), Signal::KILL);
+            let _ = pidfd_send_signal(process.handle.0.get_ref(), Signal::KILL);
         }
     }
 }
@@ -93,12 +103,12 @@ impl Process {
         let child = command.spawn()?;
         let untold = || io::Error::other("the system does not tell about a process that was started (/proc)");
         let name = child.id().and_then(ProcessName::of_child).ok_or_else(untold)?;
-        Ok(Self { handle: handle(name.pid)?, name, child: Some(child) })
+        Ok(Self { handle: Handle::of(name.pid)?, name, child: Some(child) })
     }
 
     /// One that an earlier process started; None when it has ended.
     pub fn find(name: &ProcessName) -> Option<Self> {
-        let handle = handle(name.pid).ok()?;
+        let handle = Handle::of(name.pid).ok()?;
         // looked at once the handle is there: the number cannot pass to another meanwhile
         name.lives().then(|| Self { name: name.clone(), handle, child: None })
     }
@@ -116,11 +126,49 @@ impl Process {
                 Err(error) => format!("ended, nobody knows how ({error})"),
             },
             None => {
-                // an error would be one of the runtime's; the process is looked for by name then
-                let _ready = self.handle.ready(Interest::READABLE).await;
+                self.handle.ended().await;
                 "ended".to_owned()
             }
         }
+    }
+}
+
+/// Kills all processes of this user that began with a variable of this value in their environment, which they have from
+/// whoever started them, however far away that is: what a dead worker's attempts have left behind. Returns how many
+/// there were. Blocks.
+pub fn kill_marked(variable: &str, value: &str) -> usize {
+    let mark = format!("{variable}={value}").into_bytes();
+    let mut killed = 0;
+    // one that is found may have started another meanwhile
+    for _ in 0..ROUNDS {
+        let found: Vec<ProcessName> = processes().filter(|process| carries(process.pid, &mark)).collect();
+        if found.is_empty() {
+            break;
+        }
+        killed += found.len();
+        found.iter().for_each(kill_at_once);
+    }
+    killed
+}
+
+fn processes() -> impl Iterator<Item = ProcessName> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| ProcessName::of(entry.file_name().to_str()?.parse().ok()?))
+}
+
+/// Whether a process has a variable; those of other users do not tell.
+fn carries(pid: u32, mark: &[u8]) -> bool {
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment.split(|byte| *byte == 0).any(|variable| variable == mark)
+}
+
+fn kill_at_once(process: &ProcessName) {
+    let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
+    let Some(handle) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else { return };
+    // looked at once the handle is there: the number cannot pass to another meanwhile
+    if process.lives() {
+        // no such process: what is wanted
+        let _ = pidfd_send_signal(handle, Signal::KILL);
     }
 }
 
@@ -135,13 +183,47 @@ pub fn own_session(command: &mut StdCommand) {
     };
 }
 
-fn handle(pid: u32) -> io::Result<AsyncFd<OwnedFd>> {
-    let none = || io::Error::from(io::ErrorKind::NotFound);
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(none)?;
-    let handle = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
-    // SAFETY: the descriptor is owned by what is registered, and so stays open and the same until that is dropped.
-    let registered = unsafe { AsyncFd::register_with_interest(handle, Interest::READABLE) };
-    registered.map_err(|error| error.into_parts().1)
+impl Handle {
+    /// Of a process's descriptor.
+    ///
+    /// # Errors
+    /// The runtime cannot wait for it.
+    pub fn new(descriptor: OwnedFd) -> io::Result<Self> {
+        // SAFETY: the descriptor is owned by what is registered, and so stays open and the same until that is dropped.
+        let registered = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
+        registered.map(Self).map_err(|error| error.into_parts().1)
+    }
+
+    fn of(pid: u32) -> io::Result<Self> {
+        let none = || io::Error::from(io::ErrorKind::NotFound);
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(none)?;
+        Self::new(pidfd_open(pid, PidfdFlags::NONBLOCK)?)
+    }
+
+    /// Waits for the end. Dropping this loses nothing.
+    async fn ended(&self) {
+        // an error would be one of the runtime's; the process is looked for by name then
+        let _ready = self.0.ready(Interest::READABLE).await;
+    }
+
+    /// Waits for the end of a child of this process, and buries it. Dropping this loses nothing.
+    ///
+    /// # Errors
+    /// It is no child, or was buried before.
+    pub async fn status(&self) -> io::Result<ExitStatus> {
+        let ended = loop {
+            let mut ready = self.0.ready(Interest::READABLE).await?;
+            let id = WaitId::PidFd(self.0.get_ref().as_fd());
+            match waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOHANG)? {
+                Some(ended) => break ended,
+                None => ready.clear_ready(),
+            }
+        };
+        // as wait(2) has it: the code, or the signal
+        let raw =
+            ended.exit_status().map_or_else(|| ended.terminating_signal().unwrap_or(0), |code| (code & 0xff) << 8);
+        Ok(ExitStatus::from_raw(raw))
+    }
 }
 
 fn boot() -> String {
@@ -201,6 +283,30 @@ mod tests {
         assert_eq!(lasting.ended().await, "was killed by SIGKILL");
         assert_eq!(found.ended().await, "ended");
         assert!(Process::find(lasting.name()).is_none());
+    }
+
+    #[tokio::test]
+    async fn what_a_dead_worker_has_left_is_found_by_its_mark() {
+        let dir = tempfile::tempdir().expect("a directory");
+        // the child is nobody's any more, and in a session of its own
+        let script = "MARK_OF_TEST=mine setsid sh -c 'sleep 1000 & echo $! > pid; echo told; wait' & wait";
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).current_dir(dir.path()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut shell = command.spawn().expect("starts");
+        let mut said = [0; 5];
+        let mut out = shell.stdout.take().expect("piped");
+        tokio::io::AsyncReadExt::read_exact(&mut out, &mut said).await.expect("it tells");
+        shell.kill().await.expect("ends");
+        let pid = fs::read_to_string(dir.path().join("pid")).expect("told").trim().parse().expect("a number");
+        let orphan = ProcessName::of(pid).expect("it runs on");
+        assert_eq!(kill_marked("MARK_OF_TEST", "min"), 0, "another's");
+        assert!(orphan.lives());
+        assert_eq!(kill_marked("MARK_OF_TEST", "mine"), 2);
+        let handle = Process::find(&orphan);
+        if let Some(mut process) = handle {
+            process.ended().await;
+        }
+        assert!(!orphan.lives());
     }
 
     #[test]

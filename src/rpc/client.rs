@@ -1,14 +1,17 @@
 //! The client's side: a channel to a controller, and its calls with our types.
 
+use std::error::Error;
+use std::fmt;
 use std::time::Duration;
 
 use thiserror::Error;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{self, Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
 
+use super::certificate::Identity;
 use super::convert::WireError;
 use super::service::{KEEPALIVE, KEEPALIVE_TIMEOUT, LARGEST_MESSAGE};
 use super::view::{EndpointView, TaskView};
@@ -18,6 +21,7 @@ use super::wire::flows_client::FlowsClient;
 use crate::controller::{Order, Receipt};
 use crate::ids::TaskId;
 use crate::store::{StateName, TaskFilter};
+use crate::task::failure::chain;
 use crate::task::names::printable;
 
 /// Until a controller that does not answer is given up.
@@ -27,7 +31,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where a controller is and who asks.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Target {
     /// `https://host:port`, or `http://` for a loopback.
     pub url: String,
@@ -35,6 +39,15 @@ pub struct Target {
     pub ca: Option<Vec<u8>>,
     /// The token.
     pub token: String,
+    /// What is shown to a controller that asks for a certificate.
+    pub identity: Option<Identity>,
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // the token is nobody's business
+        f.debug_struct("Target").field("url", &self.url).finish_non_exhaustive()
+    }
 }
 
 /// Why a controller could not be asked, or what it answered.
@@ -68,8 +81,21 @@ pub enum ClientError {
         url: String,
         /// Why.
         #[source]
-        source: tonic::transport::Error,
+        source: transport::Error,
     },
+    /// It wants to know who connects.
+    #[error(
+        "the controller asks for a certificate; give one that `speckled controller certify` made (--certificate, --key)"
+    )]
+    NoCertificate,
+    /// It does not believe who connects.
+    #[error("the controller does not accept the certificate; `speckled controller certify` makes one of its own CA")]
+    Certificate,
+    /// The connection ended in the middle of a call.
+    #[error(
+        "the connection with the controller broke; it may have ended, or asks for a certificate (--certificate, --key)"
+    )]
+    Broken(#[source] Status),
     /// The controller says no; its words come from elsewhere and are shown on terminals.
     #[error("the controller refuses: {}", printable(.0.message(), usize::MAX))]
     Refused(Status),
@@ -80,8 +106,24 @@ pub enum ClientError {
 
 impl From<Status> for ClientError {
     fn from(status: Status) -> Self {
-        Self::Refused(status)
+        match certificate_refused(&status) {
+            Some(error) => error,
+            None if status.source().is_some_and(|source| source.is::<transport::Error>()) => Self::Broken(status),
+            None => Self::Refused(status),
+        }
     }
+}
+
+/// What a TLS alert says of our certificate (RFC 8446, 6.2): it comes with whatever is sent first, and nothing but its
+/// text travels through the layers between.
+fn certificate_refused(error: &dyn Error) -> Option<ClientError> {
+    let words = chain(error);
+    let alert = words.split_once("received fatal alert: ")?.1;
+    if alert.starts_with("CertificateRequired") {
+        return Some(ClientError::NoCertificate);
+    }
+    let refused = ["UnknownCA", "BadCertificate", "DecryptError", "CertificateUnknown", "CertificateExpired"];
+    refused.iter().any(|word| alert.starts_with(word)).then_some(ClientError::Certificate)
 }
 
 /// Adds the token to each call.
@@ -110,12 +152,11 @@ impl Client {
     /// # Errors
     /// A wrong address or token, nobody answers.
     pub async fn connect(target: &Target) -> Result<Self, ClientError> {
-        let Target { url, ca, token } = target;
+        let Target { url, ca, token, identity } = target;
         let bearer = MetadataValue::try_from(format!("Bearer {token}")).map_err(|_| ClientError::Token)?;
-        let channel = endpoint(url, ca.as_deref())?
-            .connect()
-            .await
-            .map_err(|source| ClientError::Connect { url: url.clone(), source })?;
+        let channel = endpoint(url, ca.as_deref(), identity.as_ref())?.connect().await.map_err(|source| {
+            certificate_refused(&source).unwrap_or(ClientError::Connect { url: url.clone(), source })
+        })?;
         let service = InterceptedService::new(channel, Bearer(bearer));
         Ok(Self {
             flows: FlowsClient::new(service.clone()).max_decoding_message_size(LARGEST_MESSAGE),
@@ -230,7 +271,7 @@ fn timed<T>(message: T) -> Request<T> {
     request
 }
 
-fn endpoint(url: &str, ca: Option<&[u8]>) -> Result<Endpoint, ClientError> {
+fn endpoint(url: &str, ca: Option<&[u8]>, identity: Option<&Identity>) -> Result<Endpoint, ClientError> {
     let wrong = || ClientError::Url { url: url.to_owned() };
     let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| wrong())?;
     let uri = endpoint.uri().clone();
@@ -238,6 +279,10 @@ fn endpoint(url: &str, ca: Option<&[u8]>) -> Result<Endpoint, ClientError> {
     let endpoint = match (uri.scheme_str(), ca) {
         (Some("https"), Some(ca)) => {
             let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
+            let tls = match identity {
+                Some(Identity { certificates, key }) => tls.identity(transport::Identity::from_pem(certificates, key)),
+                None => tls,
+            };
             endpoint.tls_config(tls).map_err(|source| ClientError::Connect { url: url.to_owned(), source })?
         }
         (Some("https"), None) => return Err(ClientError::NoCa { url: url.to_owned() }),
@@ -262,7 +307,7 @@ mod tests {
 
     #[test]
     fn tokens_never_travel_in_the_clear() {
-        let refused = |url: &str, ca: Option<&[u8]>| endpoint(url, ca).expect_err("refused").to_string();
+        let refused = |url: &str, ca: Option<&[u8]>| endpoint(url, ca, None).expect_err("refused").to_string();
         assert!(refused("http://controller.example:7460", None).contains("neither TLS nor a loopback"));
         assert!(refused("http://10.0.0.1:7460", Some(b"x")).contains("neither TLS nor a loopback"));
         assert!(refused("https://controller.example:7460", None).contains("ca.pem"));
@@ -270,7 +315,7 @@ mod tests {
             assert!(refused(nonsense, None).contains("not a controller's address"), "{nonsense}");
         }
         for fine in ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1"] {
-            assert!(endpoint(fine, None).is_ok(), "{fine}");
+            assert!(endpoint(fine, None, None).is_ok(), "{fine}");
         }
     }
 }

@@ -120,10 +120,14 @@ async fn goodbye(out: mpsc::Sender<wire::FromEndpoint>, mut answers: Streaming<w
 fn of_client(error: ClientError) -> LinkError {
     match error {
         ClientError::Refused(status) => of_status(status),
-        error @ (ClientError::Connect { .. } | ClientError::Answer(_)) => LinkError::Unreachable(error.into()),
+        error @ (ClientError::Connect { .. } | ClientError::Broken(_) | ClientError::Answer(_)) => {
+            LinkError::Unreachable(error.into())
+        }
         error @ (ClientError::Url { .. }
         | ClientError::Plain { .. }
         | ClientError::NoCa { .. }
+        | ClientError::NoCertificate
+        | ClientError::Certificate
         | ClientError::Token) => LinkError::Refused(error.to_string()),
     }
 }

@@ -21,6 +21,14 @@ impl Clock {
         Self { started: Moment::START.after(since), at: Instant::now() }
     }
 
+    /// The same clock, or one that is ahead of it and begins at a moment: time that is remembered has been, whatever the
+    /// system's clock says.
+    #[must_use]
+    pub fn not_before(self, moment: Moment) -> Self {
+        let behind = moment.since(self.now());
+        Self { started: self.started.after(behind), ..self }
+    }
+
     /// The moment.
     pub fn now(&self) -> Moment {
         self.started.after(self.at.elapsed())
@@ -39,6 +47,9 @@ mod tests {
         let first = clock.now();
         tokio::time::advance(Duration::from_secs(90)).await;
         assert_eq!(clock.now(), first.after(Duration::from_secs(90)));
+        let later = clock.now().after(Duration::from_secs(7));
+        let ahead = clock.not_before(later);
+        assert_eq!((ahead.now(), ahead.not_before(first).now()), (later, later));
         // 2020-01-01: the system's clock is read as what it is
         assert!(first > Moment::from_millis(1_577_836_800_000));
     }

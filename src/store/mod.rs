@@ -146,6 +146,20 @@ pub struct TaskFilter {
     pub states: Vec<StateName>,
 }
 
+impl TaskFilter {
+    /// Whether a store that is asked with it lists a task.
+    pub fn lets_through(&self, record: &TaskRecord) -> bool {
+        let Self { action, endpoint, owners, groups, states } = self;
+        let task = &record.task;
+        let everybody = owners.is_empty();
+        let whose = owners.contains(&task.owner) || task.group.as_ref().is_some_and(|group| groups.contains(group));
+        action.is_none_or(|action| action == task.action)
+            && endpoint.is_none_or(|endpoint| endpoint == task.endpoint)
+            && (everybody || whose)
+            && (states.is_empty() || states.contains(&StateName::of(&record.life)))
+    }
+}
+
 /// A task's state as people filter and count by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -385,6 +399,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// How many tasks of each state a filter lets through.
     fn count(&self, filter: TaskFilter) -> impl Future<Output = Result<BTreeMap<StateName, u64>, StoreError>> + Send;
+
+    /// The newest moment that it remembers, of those that are found at once: the newest task's submission, and the
+    /// heartbeats of endpoints. Without any, the beginning of time.
+    fn newest(&self) -> impl Future<Output = Result<Moment, StoreError>> + Send;
 
     /// Forgets tasks that ended before a moment, at most `most`; returns how many.
     fn forget(&self, ended_before: Moment, most: u32) -> impl Future<Output = Result<u64, StoreError>> + Send;

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::assignment::Work;
 use super::executor::{Attempt, Executors, Finished, Slot, Watch};
 use super::link::{Dial, Line, LinkError};
-use super::paths::work_of;
+use super::paths::{self, work_of};
 use crate::config::endpoint::Site;
 use crate::ids::{AttemptId, BlockId, WorkerId};
 use crate::runtime::lease::Lease;
@@ -52,6 +52,10 @@ const LONGEST_BEAT: Duration = Duration::from_secs(10);
 
 /// A lease is renewed so many times before it ends.
 const BEATS: u32 = 8;
+
+/// What is to be said waits for more so long while slots have other work: of short tasks many go in one message, and are
+/// written and synced together all the way.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// Reports that are not recorded yet are waited for so long when the worker leaves.
 const LAST_WORDS: Duration = Duration::from_secs(3);
@@ -182,11 +186,12 @@ struct Beats {
     next: Instant,
 }
 
-/// What is said at the end of a turn.
+/// What is to be said, and by when.
 #[derive(Default)]
 struct Outbox {
     began: Vec<AttemptId>,
     over: Vec<AttemptId>,
+    due: Option<Instant>,
 }
 
 impl<D: Dial> Worker<D> {
@@ -400,7 +405,8 @@ impl<D: Dial> Worker<D> {
         let lease = lease.filter(|end| *end > now);
         let alone = self.alone.map(|since| (since + PATIENCE).max(now + BEAT));
         let leaving = self.leaving.map(|_| now + PAUSE);
-        [beat, lease, alone, leaving].into_iter().flatten().min().unwrap_or(now + LONGEST_BEAT)
+        let gathered = self.outbox.due.filter(|_| self.line.is_some());
+        [beat, lease, alone, leaving, gathered].into_iter().flatten().min().unwrap_or(now + LONGEST_BEAT)
     }
 
     /// Begins as much as slots allow.
@@ -447,7 +453,12 @@ impl<D: Dial> Worker<D> {
         if self.line.is_none() {
             return;
         }
-        let Outbox { mut began, over } = std::mem::take(&mut self.outbox);
+        let now = Instant::now();
+        let busy = !self.waiting.slots.is_empty() && self.leaving.is_none();
+        if busy && !self.outbox.is_empty() && now < *self.outbox.due.get_or_insert(now + GATHER) {
+            return;
+        }
+        let Outbox { mut began, over, due: _ } = std::mem::take(&mut self.outbox);
         began.retain(|attempt| self.running.contains_key(attempt));
         if !began.is_empty() {
             self.say(FromWorker::Began(began));
@@ -477,9 +488,9 @@ impl<D: Dial> Worker<D> {
 
 /// What an attempt does, its command's paths looked at.
 async fn prepared(spec: TaskSpec, site: Arc<Site>, templates: Arc<Templates>) -> Result<Work, Failure> {
-    let TaskSpec::Command(_) = spec else {
+    if !paths::blocks(&spec, &templates) {
         return work_of(spec, &site, &templates).map_err(|error| Failure::of(error.fault(), &error));
-    };
+    }
     let looked = tokio::task::spawn_blocking(move || work_of(spec, &site, &templates));
     match tokio::time::timeout(LOOK, looked).await {
         Ok(Ok(work)) => work.map_err(|error| Failure::of(error.fault(), &error)),
@@ -515,6 +526,12 @@ async fn watched(
                 }
             }
         }
+    }
+}
+
+impl Outbox {
+    fn is_empty(&self) -> bool {
+        self.began.is_empty() && self.over.is_empty()
     }
 }
 

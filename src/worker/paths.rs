@@ -12,7 +12,7 @@ use crate::dataset::{DatasetError, metadata};
 use crate::task::correlate::CorrelateSpec;
 use crate::task::failure::Fault;
 use crate::task::spec::{CommandSpec, TaskSpec};
-use crate::task::template::{Access, RenderError, Templates};
+use crate::task::template::{Access, RenderError, Template, Templates};
 
 /// Work that may not be done here.
 #[derive(Debug, Error)]
@@ -60,6 +60,14 @@ pub fn work_of(spec: TaskSpec, site: &Site, templates: &Templates) -> Result<Wor
     Ok(Work::of(spec, templates)?)
 }
 
+/// Whether [`work_of`] looks at the file system: for a command that has paths.
+pub fn blocks(spec: &TaskSpec, templates: &Templates) -> bool {
+    match spec {
+        TaskSpec::Command(command) => with_paths(command, templates).is_some(),
+        TaskSpec::Correlate(_) | TaskSpec::BatchSetup(_) | TaskSpec::Nothing => false,
+    }
+}
+
 /// Whether a computation's paths may be used.
 ///
 /// # Errors
@@ -85,9 +93,7 @@ pub fn allowed(work: &Computation, roots: &RawRoots) -> Result<(), PathError> {
 }
 
 fn command(spec: CommandSpec, site: &Site, templates: &Templates) -> Result<CommandSpec, PathError> {
-    let Some(template) = templates.get(&spec.template).filter(|template| !template.paths().is_empty()) else {
-        return Ok(spec);
-    };
+    let Some(template) = with_paths(&spec, templates) else { return Ok(spec) };
     let roots = Roots::new(&site.roots).map_err(PathError::Roots)?;
     let mut values = spec.values.clone();
     for (name, access) in template.paths() {
@@ -101,6 +107,11 @@ fn command(spec: CommandSpec, site: &Site, templates: &Templates) -> Result<Comm
         *value = path.as_path().to_string_lossy().into_owned();
     }
     Ok(CommandSpec { values, ..spec })
+}
+
+/// A command's template, if it has paths.
+fn with_paths<'t>(spec: &CommandSpec, templates: &'t Templates) -> Option<&'t Template> {
+    templates.get(&spec.template).filter(|template| !template.paths().is_empty())
 }
 
 fn check(roots: &Roots, what: &str, path: &Path, access: Access) -> Result<(), PathError> {

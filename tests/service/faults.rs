@@ -4,6 +4,7 @@
 //! `SPECKLED_FAULT_ROUNDS` sets the rounds of the random test.
 
 use std::fs;
+use std::path::Path;
 
 use rand::seq::IteratorRandom;
 use rand::{Rng, SeedableRng};
@@ -79,6 +80,35 @@ async fn an_endpoint_that_was_stopped_beyond_its_lease_publishes_nothing_twice()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_an_attempt_started_outlives_its_worker() {
+    let site = Site::running(60, 1);
+    let task = site.submit(vec![site.leaving("mark")]).await[0];
+    let first = site.let_go("mark");
+    let sleepers = loop {
+        let sleepers = site.processes("sleep");
+        if sleepers.len() == 2 {
+            break sleepers;
+        }
+        tokio::task::yield_now().await;
+    };
+    let workers = site.processes("worker");
+    assert_eq!(workers.len(), 1);
+    workers.into_iter().for_each(|worker| signal(worker, Signal::KILL));
+    drop(first);
+    // the next attempt begins when nothing is left of this one
+    site.until(task, |task| task.state == StateName::Running && task.attempt == 2).await;
+    let second = site.let_go("mark");
+    assert!(site.processes("sleep").is_disjoint(&sleepers));
+    drop(second);
+    let over = site.until_over(&[task]).await;
+    assert_eq!(over[0].state, StateName::Succeeded, "{over:?}");
+    // what the second left went with its group, but for the one that has left that
+    while site.processes("sleep").len() > 1 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_are_cut_cost_no_attempt() {
     let mut site = Site::new(60, 2);
     let proxy = Proxy::new(&site.controller.url).await;
@@ -115,6 +145,77 @@ async fn a_half_open_connection_is_noticed_before_leases_run_out() {
     for task in site.until_over(&more).await {
         assert!(task.state == StateName::Succeeded && task.attempt == 1, "{task:?}");
     }
+}
+
+/// Variables by which a process takes its time from a file, but for the clock that never jumps.
+fn false_clock(file: &Path) -> [(&'static str, String); 4] {
+    let libraries = fs::read_dir("/usr/lib").expect("a system").filter_map(|entry| Some(entry.ok()?.path()));
+    let library = libraries.map(|folder| folder.join("faketime/libfaketime.so.1")).find(|library| library.exists());
+    let library = library.expect("libfaketime, which scripts/check installs");
+    [
+        ("LD_PRELOAD", library.to_str().expect("text").to_owned()),
+        ("FAKETIME_TIMESTAMP_FILE", file.to_str().expect("text").to_owned()),
+        ("FAKETIME_NO_CACHE", "1".to_owned()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ]
+}
+
+/// The system's time as a process with these variables sees it, in seconds.
+fn seen_time(variables: &[(&str, String)]) -> i64 {
+    let date = std::process::Command::new("date").arg("+%s").envs(variables.iter().cloned()).output();
+    String::from_utf8(date.expect("runs").stdout).expect("text").trim().parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_jumps_neither_ends_a_lease_nor_makes_it_last() {
+    let mut site = Site::new(SHORT_S, 1);
+    let file = site.at("clock");
+    let clock = false_clock(&file);
+    let jump = |offset: &str| {
+        let before = seen_time(&[]);
+        fs::write(&file, offset).expect("set");
+        let wanted: i64 = offset.trim_start_matches('+').parse().expect("seconds");
+        let seen = seen_time(&clock) - before;
+        assert!((seen - wanted).abs() < 60, "the clock shows {seen} s more, not {wanted}");
+    };
+    jump("+0");
+    site.controller.kill();
+    site.restart_controller_in(&clock);
+    site.start_endpoint_in(&clock);
+    let task = site.submit(vec![site.held("mark")]).await[0];
+    let go = site.let_go("mark");
+    site.until(task, |task| task.state == StateName::Running).await;
+    // leases and names are looked after many times before the second heartbeat from now
+    let mut client = site.client().await;
+    for offset in ["+7200", "-86400"] {
+        jump(offset);
+        for _ in 0..2 {
+            let seen = client.list_endpoints().await.expect("may")[0].seen;
+            while client.list_endpoints().await.expect("may")[0].seen == seen {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    drop(go);
+    let over = site.until_over(&[task]).await;
+    assert!(over[0].state == StateName::Succeeded && over[0].attempt == 1, "{over:?}");
+
+    // a lease of a dead endpoint ends in its time, though the clock is set back by an hour while no controller runs
+    jump("+0");
+    site.controller.kill();
+    site.restart_controller_in(&clock);
+    let task = site.submit(vec![site.held("again")]).await[0];
+    let go = site.let_go("again");
+    site.until(task, |task| task.state == StateName::Running).await;
+    site.controller.kill();
+    let workers = site.processes("worker");
+    site.endpoint.take().expect("runs").kill();
+    workers.into_iter().for_each(|worker| signal(worker, Signal::KILL));
+    drop(go);
+    jump("-3600");
+    site.restart_controller_in(&clock);
+    let queued = site.until(task, |task| task.state == StateName::Queued).await;
+    assert_eq!(queued.attempt, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,7 +16,7 @@ use speckled::task::spec::TaskSpec;
 use tokio_stream::wrappers::ReceiverStream;
 use wire::from_endpoint::Message as Said;
 use wire::to_endpoint::Message as Told;
-use world::{Controller, client, done, speckled};
+use world::{Controller, Daemon, client, done, speckled};
 
 /// Times that the controller is killed.
 const ROUNDS: usize = 5;
@@ -169,10 +169,49 @@ async fn the_certificate_of_the_controllers_own_ca_is_trusted_and_no_other() {
     let token = std::fs::read_to_string(ours.join("admin.token")).expect("a token").trim().to_owned();
     let connect = async |directory: &Path| {
         let ca = Some(std::fs::read(directory.join("ca.pem")).expect("a CA"));
-        Client::connect(&Target { url: controller.url.clone(), ca, token: token.clone() }).await
+        Client::connect(&Target { url: controller.url.clone(), ca, token: token.clone(), identity: None }).await
     };
     connect(&ours).await.expect("trusted").list_endpoints().await.expect("may");
     assert!(connect(&theirs).await.is_err(), "another CA");
+}
+
+#[test]
+fn a_controller_that_wants_certificates_talks_to_those_who_have_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| dir.path().join(name).to_str().expect("text").to_owned();
+    for directory in ["ours", "theirs"] {
+        done(speckled(&["controller", "init", &at(directory)]).output().expect("runs"));
+        let certify = ["controller", "certify", &at(directory), "--name", directory, "--into", &at("")];
+        let made = done(speckled(&certify).output().expect("runs"));
+        assert_eq!(made, format!("{}\n{}\n", at(&format!("{directory}.pem")), at(&format!("{directory}.key"))));
+    }
+    let controller = Controller::launch(&dir.path().join("ours"), &["--client-ca", &at("ours/ca.pem")]);
+    let (ca, token) = (at("ours/ca.pem"), at("ours/admin.token"));
+    let remote = ["--controller", &controller.url, "--ca", &ca, "--token-file", &token];
+    let asked = |certificate: Option<&str>| {
+        let [certificate, key] = ["pem", "key"].map(|kind| certificate.map(|name| at(&format!("{name}.{kind}"))));
+        let shown = certificate.iter().flat_map(|file| ["--certificate", file]);
+        let shown: Vec<&str> = shown.chain(key.iter().flat_map(|file| ["--key", file])).collect();
+        speckled(&[&["task", "list"], &remote[..], &shown].concat()).output().expect("runs")
+    };
+    done(asked(Some("ours")));
+    for certificate in [None, Some("theirs")] {
+        let output = asked(certificate);
+        let error = String::from_utf8(output.stderr).expect("text");
+        // the connection may be gone before its alert was read
+        assert!(!output.status.success() && error.contains("certificate"), "{certificate:?}: {error}");
+    }
+    // an endpoint shows its own
+    let home = at("home");
+    let [certificate, key] = [at("ours.pem"), at("ours.key")];
+    let own = ["--certificate", &certificate, "--key", &key];
+    let configure = ["endpoint", "configure", "polaris", "--directory", &home];
+    done(speckled(&[&configure[..], &remote, &own].concat()).output().expect("runs"));
+    let endpoint = Daemon::start(&mut speckled(&["endpoint", "start", "polaris", "--directory", &home]));
+    assert!(endpoint.said.contains("is ready"), "{}", endpoint.said);
+    let listed = ["endpoint", "list", "--output", "json"];
+    let listed = done(speckled(&[&listed[..], &remote, &own].concat()).output().expect("runs"));
+    assert!(listed.contains("\"online\": true") || listed.contains("\"online\":true"), "{listed}");
 }
 
 #[test]

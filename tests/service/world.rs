@@ -78,12 +78,17 @@ impl Controller {
     }
 
     pub(crate) fn launch(directory: &Path, options: &[&str]) -> Self {
+        Self::launch_in(directory, options, &[])
+    }
+
+    /// With these variables.
+    pub(crate) fn launch_in(directory: &Path, options: &[&str], variables: &[(&str, String)]) -> Self {
         let mut args = vec!["controller", "serve", directory.to_str().expect("text")];
         if !options.contains(&"--listen") {
             args.extend(["--listen", "127.0.0.1:0"]);
         }
         args.extend(options);
-        let daemon = Daemon::start(&mut speckled(&args));
+        let daemon = Daemon::start(speckled(&args).envs(variables.iter().cloned()));
         let url = daemon.said.clone();
         assert!(url.starts_with("http"), "it says where it listens: {url:?}");
         Self { daemon, url }
@@ -96,7 +101,7 @@ impl Controller {
 
 /// A client of a controller at an address.
 pub(crate) async fn client(url: &str, token: &str) -> Client {
-    let target = Target { url: url.into(), ca: None, token: token.into() };
+    let target = Target { url: url.into(), ca: None, token: token.into(), identity: None };
     Client::connect(&target).await.expect("it listens")
 }
 
@@ -153,6 +158,7 @@ impl Site {
         let step =
             r#"echo begin $$ >> "$1/$2"; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo end $$ >> "$1/$2""#;
         let held = r#"echo begin $$ >> "$1/$2"; read line < "$1/$2.go"; echo end $$ >> "$1/$2""#;
+        let leaving = r#"sleep 600 & setsid sleep 600 & echo begin $$ >> "$1/$2"; read line < "$1/$2.go"; echo end $$ >> "$1/$2""#;
         let command = |script: &str| {
             serde_json::json!({
                 "program": "/bin/sh",
@@ -165,16 +171,21 @@ impl Site {
             "controller": { "url": url, "token_file": token },
             "roots": { "read": [data], "write": [out] },
             "workers": { "slots": slots, "threads": 1, "memory": "512 MiB" },
-            "commands": { "step": command(step), "held": command(held) },
+            "commands": { "step": command(step), "held": command(held), "leaving": command(leaving) },
         });
         fs::write(home.join("config.yaml"), config.to_string()).expect("written");
     }
 
     pub(crate) fn start_endpoint(&mut self) {
+        self.start_endpoint_in(&[]);
+    }
+
+    /// With these variables.
+    pub(crate) fn start_endpoint_in(&mut self, variables: &[(&str, String)]) {
         let home = self.text("home/site");
         let log = fs::OpenOptions::new().create(true).append(true).open(self.at("endpoint.log")).expect("opens");
         let mut command = speckled(&["endpoint", "start", "site", "--directory", &home]);
-        let daemon = Daemon::start(command.stderr(log));
+        let daemon = Daemon::start(command.stderr(log).envs(variables.iter().cloned()));
         assert!(daemon.said.contains("is ready"), "{}", daemon.said);
         self.endpoint = Some(daemon);
     }
@@ -188,10 +199,16 @@ impl Site {
 
     /// On the same address, so that the endpoint finds it.
     pub(crate) fn restart_controller(&mut self) {
+        self.restart_controller_in(&[]);
+    }
+
+    /// With these variables.
+    pub(crate) fn restart_controller_in(&mut self, variables: &[(&str, String)]) {
         let address = self.controller.url.trim_start_matches("http://").to_owned();
         let lease = self.lease_s.to_string();
         let directory = self.at("controller");
-        self.controller = Controller::launch(&directory, &["--plain", "--lease", &lease, "--listen", &address]);
+        let options = ["--plain", "--lease", &lease, "--listen", &address];
+        self.controller = Controller::launch_in(&directory, &options, variables);
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -237,6 +254,12 @@ impl Site {
         let go = self.at(&format!("marks/{mark}.go"));
         rustix::fs::mknodat(rustix::fs::CWD, &go, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).expect("made");
         Self::command("held", mark)
+    }
+
+    /// A command that starts others, leaves a mark, and ends once it is let go.
+    pub(crate) fn leaving(&self, mark: &str) -> TaskSpec {
+        self.held(mark);
+        Self::command("leaving", mark)
     }
 
     fn command(template: &str, mark: &str) -> TaskSpec {

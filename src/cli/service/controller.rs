@@ -1,9 +1,9 @@
 //! `speckled controller`: makes a controller's directory, and serves it.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,19 +11,21 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use tokio::net::TcpListener;
 
-use super::{PORT, ServiceError, file, read, single, token, until_signalled, wait};
+use super::{PORT, ServiceError, file, identity, read, single, text, token, until_signalled, wait};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::logging;
 use crate::cli::output::{self, Form};
 use crate::controller::{Controller, Terms};
 use crate::dataset::result::host_name;
-use crate::rpc::certificate::{self, Certificates};
-use crate::rpc::service::{ServerIdentity, serve};
+use crate::rpc::certificate::{self, Certificates, Identity};
+use crate::rpc::service::{Tls, serve};
 use crate::runtime::clock::Clock;
+use crate::runtime::files::open_as_many_as_allowed;
 use crate::runtime::lock::{Lock, LockError};
+use crate::runtime::memory::give_back_what_is_free;
 use crate::runtime::tasks::Tasks;
 use crate::store::{Role, SqliteStore, open_sqlite};
-use crate::task::names::Subject;
+use crate::task::names::{EndpointName, Subject};
 
 /// The store's file in a controller's directory.
 const STORE: &str = "controller.db";
@@ -49,6 +51,20 @@ pub(in crate::cli) enum ControllerCommand {
     Init(InitArgs),
     /// Serve until SIGTERM or Ctrl-C
     Serve(ServeArgs),
+    /// Make a certificate of the controller's own CA, for a client or an endpoint
+    Certify(CertifyArgs),
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct CertifyArgs {
+    /// The controller's directory
+    directory: PathBuf,
+    /// Whose it is
+    #[arg(long)]
+    name: EndpointName,
+    /// Where NAME.pem and NAME.key are made
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    into: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -77,12 +93,16 @@ pub(in crate::cli) struct ServeArgs {
     /// Private key of the certificate, PEM
     #[arg(long, value_name = "FILE", requires = "certificate")]
     key: Option<PathBuf>,
+    /// Have whoever connects show a certificate of this CA besides the token, PEM: mutual TLS; `ca.pem` of the directory
+    /// for those that `certify` made
+    #[arg(long, value_name = "FILE")]
+    client_ca: Option<PathBuf>,
     /// Leases on tasks last so long: attempts that are not renewed, since their endpoint is gone, are stopped then and
     /// their tasks given out anew
     #[arg(long, value_name = "SECONDS", default_value_t = Terms::default().lease.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86_400))]
     lease: u64,
     /// Serve without TLS, on a loopback address only: for demos and tests
-    #[arg(long, conflicts_with = "certificate")]
+    #[arg(long, conflicts_with_all = ["certificate", "client_ca"])]
     plain: bool,
 }
 
@@ -92,16 +112,33 @@ pub(in crate::cli) fn run(command: &ControllerCommand) -> Result<Exit, Failure> 
         ControllerCommand::Init(args) => wait(init(args)),
         // one thread: the store has its own, and each journey between threads costs more than what is done in between
         ControllerCommand::Serve(args) => single(serving(args)),
+        ControllerCommand::Certify(args) => certify(args),
     }
 }
 
 async fn init(InitArgs { directory, admin, host }: &InitArgs) -> Result<Exit, Failure> {
-    let path = directory.join(ADMIN_TOKEN);
-    if directory.join(STORE).exists() || path.exists() {
+    if fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(ServiceError::Exists { path: directory.clone() }.into());
     }
-    // for its owner alone: whoever reads the store sees everybody's tasks
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|e| file("create", directory, e))?;
+    // made beside it, and renamed when it is whole: nothing is in the way of another try
+    let whole = std::path::absolute(directory).map_err(|e| file("find", directory, e))?;
+    let parent = whole.parent().unwrap_or(&whole);
+    fs::create_dir_all(parent).map_err(|e| file("create", parent, e))?;
+    let new = tempfile::Builder::new().prefix(".controller-").tempdir_in(parent);
+    // for its owner alone, as such a directory is: whoever reads the store sees everybody's tasks
+    let new = new.map_err(|e| file("create a directory in", parent, e))?;
+    fill(new.path(), admin, host).await?;
+    let renamed = fs::rename(new.path(), &whole).and_then(|()| File::open(parent)?.sync_all());
+    renamed.map_err(|e| file("create", directory, e))?;
+    // under its name it stays
+    let _under_its_first_name = new.keep();
+    output::note(format_args!("the administrator's token is in {}", directory.join(ADMIN_TOKEN).display()));
+    output::stdout(directory.display())?;
+    Ok(Exit::Success)
+}
+
+/// Makes what is in a controller's directory.
+async fn fill(directory: &Path, admin: &Subject, host: &[String]) -> Result<(), Failure> {
     let store = open_store(directory).await?;
     let roles = vec![Role::Submit, Role::View, Role::Operate, Role::Endpoint];
     let (_, secret) = token::make(&store, admin.clone(), roles, Vec::new(), None).await?;
@@ -110,26 +147,27 @@ async fn init(InitArgs { directory, admin, host }: &InitArgs) -> Result<Exit, Fa
     let Certificates { ca, ca_key, server, server_key } =
         certificate::make(&hosts).map_err(ServiceError::Certificate)?;
     for (name, content) in [(CA, &ca), (CA_KEY, &ca_key), (CERTIFICATE, &server), (KEY, &server_key)] {
-        secret_file(&directory.join(name), content)?;
+        secret_file(&directory.join(name), content.as_bytes())?;
     }
-    // last, since its presence says that all is there
-    secret_file(&path, &format!("{}\n", secret.reveal()))?;
-    output::note(format_args!("the administrator's token is in {}", path.display()));
-    output::stdout(directory.display())?;
-    Ok(Exit::Success)
+    secret_file(&directory.join(ADMIN_TOKEN), format!("{}\n", secret.reveal()).as_bytes())?;
+    store.close().await;
+    Ok(())
 }
 
 async fn serving(args: &ServeArgs) -> Result<Exit, Failure> {
     logging::init(false, Form::Human);
+    open_as_many_as_allowed();
+    give_back_what_is_free();
     if args.plain && !args.listen.ip().is_loopback() {
         return Err(ServiceError::Plain { address: args.listen.to_string() }.into());
     }
     let made = |name: &str| args.directory.join(name);
-    let identity = if args.plain {
+    let tls = if args.plain {
         None
     } else {
-        let certificates = read(args.certificate.as_deref().unwrap_or(&made(CERTIFICATE)))?;
-        Some(ServerIdentity { certificates, key: read(args.key.as_deref().unwrap_or(&made(KEY)))? })
+        let certificate = args.certificate.clone().unwrap_or_else(|| made(CERTIFICATE));
+        let identity = identity(&certificate, args.key.as_deref().unwrap_or(&made(KEY)))?;
+        Some(Tls { identity, client_ca: args.client_ca.as_deref().map(read).transpose()? })
     };
     let lock = lock(&args.directory)?;
     let terms = Terms::default().with_lease(Duration::from_secs(args.lease));
@@ -138,18 +176,30 @@ async fn serving(args: &ServeArgs) -> Result<Exit, Failure> {
     let refused = |e| file("listen on", Path::new(&args.listen.to_string()), e);
     let listener = TcpListener::bind(args.listen).await.map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
-    let scheme = if identity.is_some() { "https" } else { "http" };
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let tasks = Tasks::default();
     let upkeep = (Arc::clone(&controller), tasks.clone());
     tasks.spawn("upkeep", async move { upkeep.0.keep_up(&upkeep.1).await });
     let stopping = tasks.stopping();
     tasks.spawn("signals", async move { until_signalled("controller", &stopping).await });
     output::stdout(format_args!("{scheme}://{address}"))?;
-    let served = serve(controller, listener, identity, tasks.stopping()).await;
+    let served = serve(controller, listener, tls, tasks.stopping()).await;
     tasks.stop();
     tasks.join().await;
     drop(lock);
     served.map_err(ServiceError::Serve)?;
+    Ok(Exit::Success)
+}
+
+fn certify(CertifyArgs { directory, name, into }: &CertifyArgs) -> Result<Exit, Failure> {
+    let ca_key = text(&directory.join(CA_KEY))?;
+    let Identity { certificates, key } =
+        certificate::certify(name.as_str(), &ca_key).map_err(ServiceError::Certificate)?;
+    let [certificate_file, key_file] = ["pem", "key"].map(|kind| into.join(format!("{name}.{kind}")));
+    secret_file(&key_file, &key)?;
+    secret_file(&certificate_file, &certificates)?;
+    output::stdout(certificate_file.display())?;
+    output::stdout(key_file.display())?;
     Ok(Exit::Success)
 }
 
@@ -168,8 +218,8 @@ fn lock(directory: &Path) -> Result<Lock, ServiceError> {
 }
 
 /// Writes a file that only its owner reads, and that is not there yet.
-fn secret_file(path: &Path, content: &str) -> Result<(), ServiceError> {
+fn secret_file(path: &Path, content: &[u8]) -> Result<(), ServiceError> {
     let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let mut out = new.map_err(|e| file("create", path, e))?;
-    out.write_all(content.as_bytes()).and_then(|()| out.sync_all()).map_err(|e| file("write", path, e))
+    out.write_all(content).and_then(|()| out.sync_all()).map_err(|e| file("write", path, e))
 }

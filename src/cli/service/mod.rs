@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::exit::{Exit, Failure};
 use crate::controller::token::NoRandomness;
 use crate::ids::{ActionId, TaskId, TokenId};
-use crate::rpc::certificate::CertificateError;
+use crate::rpc::certificate::{CertificateError, Identity};
 use crate::rpc::client::{Client, ClientError, Target};
 use crate::rpc::service::ServeError;
 use crate::store::StoreError;
@@ -63,6 +63,12 @@ pub(super) struct RemoteArgs {
     /// File with the token [env: SPECKLED_TOKEN_FILE; or the token itself in SPECKLED_TOKEN]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// The certificate that a controller asks for which wants one, PEM [env: SPECKLED_CERTIFICATE]
+    #[arg(long, value_name = "FILE", requires = "key")]
+    certificate: Option<PathBuf>,
+    /// Its private key, PEM [env: SPECKLED_KEY]
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
 }
 
 /// Why a command of the service failed.
@@ -120,6 +126,9 @@ pub(super) enum ServiceError {
     /// The async runtime.
     #[error("cannot start the async runtime")]
     Runtime(#[source] std::io::Error),
+    /// A benchmark.
+    #[error("the measurement failed: {0}")]
+    Bench(String),
     /// A path that means another file elsewhere.
     #[error("{option} {} is relative; give a path of the endpoint's file system from / on", path.display())]
     Relative {
@@ -155,8 +164,8 @@ impl ServiceError {
     /// The exit code.
     pub(super) fn exit(&self) -> Exit {
         match self {
-            Self::Client(ClientError::Connect { .. }) | Self::Ended => Exit::Unavailable,
-            Self::Client(ClientError::Refused(_))
+            Self::Client(ClientError::Connect { .. } | ClientError::Broken(_)) | Self::Ended => Exit::Unavailable,
+            Self::Client(ClientError::Refused(_) | ClientError::NoCertificate | ClientError::Certificate)
             | Self::NoTask(_)
             | Self::NoAction(_)
             | Self::NoLog(_)
@@ -171,9 +180,11 @@ impl ServiceError {
             | Self::Relative { .. }
             | Self::NotOver(_)
             | Self::Exists { .. } => Exit::Input,
-            Self::Client(ClientError::Answer(_)) | Self::Serve(_) | Self::Random(_) | Self::Runtime(_) => {
-                Exit::Processing
-            }
+            Self::Client(ClientError::Answer(_))
+            | Self::Serve(_)
+            | Self::Random(_)
+            | Self::Runtime(_)
+            | Self::Bench(_) => Exit::Processing,
             Self::File { .. } | Self::Store(_) | Self::Locked { .. } => Exit::Saving,
         }
     }
@@ -187,7 +198,9 @@ impl RemoteArgs {
             None => variable("SPECKLED_TOKEN").ok_or(ServiceError::NoToken)?,
         };
         let ca = self.ca().map(|path| read(&path)).transpose()?;
-        let target = Target { url: self.url(), ca, token: token.trim().to_owned() };
+        let token = token.trim().to_owned();
+        let identity = self.identity().map(|(certificate, key)| identity(&certificate, &key)).transpose()?;
+        let target = Target { url: self.url(), ca, token, identity };
         Ok(Client::connect(&target).await?)
     }
 
@@ -200,6 +213,13 @@ impl RemoteArgs {
         self.ca.clone().or_else(|| variable("SPECKLED_CA").map(PathBuf::from))
     }
 
+    /// Certificate and key; one without the other is none.
+    fn identity(&self) -> Option<(PathBuf, PathBuf)> {
+        let certificate = self.certificate.clone().or_else(|| variable("SPECKLED_CERTIFICATE").map(PathBuf::from));
+        let key = self.key.clone().or_else(|| variable("SPECKLED_KEY").map(PathBuf::from));
+        certificate.zip(key)
+    }
+
     fn token_file(&self) -> Option<PathBuf> {
         self.token_file.clone().or_else(|| variable("SPECKLED_TOKEN_FILE").map(PathBuf::from))
     }
@@ -207,6 +227,11 @@ impl RemoteArgs {
 
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// What one shows to prove who one is.
+fn identity(certificate: &Path, key: &Path) -> Result<Identity, ServiceError> {
+    Ok(Identity { certificates: read(certificate)?, key: read(key)? })
 }
 
 fn text(path: &Path) -> Result<String, ServiceError> {

@@ -89,6 +89,14 @@ pub(super) fn record(lines: &[u8], synced: u64) -> Vec<u8> {
 
 /// Reads a journal up to its end, or to a record that is not whole; `path` is for errors.
 pub(super) fn replay(bytes: &[u8], path: &Path) -> Result<Replayed, JournalError> {
+    replay_those(bytes, path, |_| true)
+}
+
+/// The same, but only entries that are wanted.
+pub(super) fn replay_those<W>(bytes: &[u8], path: &Path, wanted: W) -> Result<Replayed, JournalError>
+where
+    W: Fn(&Mark) -> bool,
+{
     if !bytes.starts_with(HEADER) {
         return Err(JournalError::NoJournal { path: path.to_owned() });
     }
@@ -96,7 +104,7 @@ pub(super) fn replay(bytes: &[u8], path: &Path) -> Result<Replayed, JournalError
     let mut rest = &bytes[HEADER.len()..];
     while let Some(Record { lines, after, synced: _ }) = first(rest) {
         let offset = (bytes.len() - rest.len()) as u64;
-        replayed.enter(lines).map_err(|source| JournalError::UnknownEntry {
+        replayed.enter(lines, &wanted).map_err(|source| JournalError::UnknownEntry {
             path: path.to_owned(),
             offset,
             source: Arc::new(source),
@@ -113,10 +121,14 @@ pub(super) fn replay(bytes: &[u8], path: &Path) -> Result<Replayed, JournalError
 }
 
 impl Replayed {
-    fn enter(&mut self, lines: &[u8]) -> Result<(), serde_json::Error> {
+    fn enter(&mut self, lines: &[u8], wanted: &impl Fn(&Mark) -> bool) -> Result<(), serde_json::Error> {
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
             let entry: Entry = serde_json::from_slice(line)?;
-            self.weights.note(&Mark::of(&entry), line.len() as u64);
+            let mark = Mark::of(&entry);
+            if !wanted(&mark) {
+                continue;
+            }
+            self.weights.note(&mark, line.len() as u64);
             // refused when it was first entered, too
             let _refused = self.book.apply(entry);
             self.entries += 1;

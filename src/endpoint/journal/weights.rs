@@ -71,6 +71,14 @@ impl Weights {
         self.total
     }
 
+    /// Whether an entry may be about a task that is not settled: without all others, the same book comes about.
+    pub(super) fn matters(&self, mark: &Mark) -> bool {
+        match mark {
+            Mark::Taken(attempt) | Mark::Changed(attempt) => self.tasks.contains_key(&attempt.task),
+            Mark::Settled(_) | Mark::Worker => true,
+        }
+    }
+
     fn forget(&mut self, attempt: AttemptId) {
         if let Some((newest, weight)) = self.tasks.get(&attempt.task)
             && *newest == attempt.number

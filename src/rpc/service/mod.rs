@@ -14,9 +14,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Identity, Server, ServerTlsConfig};
+use tonic::transport::{self, Server, ServerTlsConfig};
 use tonic::{Code, Status};
 
+use super::certificate::Identity;
 use super::convert::WireError;
 use super::wire::endpoints_server::EndpointsServer;
 use super::wire::flows_server::FlowsServer;
@@ -34,13 +35,13 @@ pub(super) const KEEPALIVE: Duration = Duration::from_secs(20);
 /// How long the answer to that may take.
 pub(super) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The certificate chain and its private key, PEM.
-#[derive(Clone)]
-pub struct ServerIdentity {
-    /// The chain, leaf first.
-    pub certificates: Vec<u8>,
-    /// Of the leaf.
-    pub key: Vec<u8>,
+/// How connections are secured.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// Who the controller is.
+    pub identity: Identity,
+    /// Whoever connects has to show a certificate of this CA, PEM; None = a token is enough.
+    pub client_ca: Option<Vec<u8>>,
 }
 
 /// The services cannot be offered.
@@ -48,10 +49,10 @@ pub struct ServerIdentity {
 pub enum ServeError {
     /// The certificate or its key.
     #[error("the controller's certificate or key cannot be used")]
-    Identity(#[source] tonic::transport::Error),
+    Identity(#[source] transport::Error),
     /// The network.
     #[error("serving failed")]
-    Serve(#[source] tonic::transport::Error),
+    Serve(#[source] transport::Error),
 }
 
 /// Serves until it is told to stop, and ends when the calls in flight have.
@@ -61,13 +62,17 @@ pub enum ServeError {
 pub async fn serve<S: Store>(
     controller: Arc<Controller<S>>,
     listener: TcpListener,
-    identity: Option<ServerIdentity>,
+    tls: Option<Tls>,
     stopping: CancellationToken,
 ) -> Result<(), ServeError> {
     let mut server =
         Server::builder().http2_keepalive_interval(Some(KEEPALIVE)).http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
-    if let Some(ServerIdentity { certificates, key }) = identity {
-        let tls = ServerTlsConfig::new().identity(Identity::from_pem(certificates, key));
+    if let Some(Tls { identity: Identity { certificates, key }, client_ca }) = tls {
+        let tls = ServerTlsConfig::new().identity(transport::Identity::from_pem(certificates, key));
+        let tls = match client_ca {
+            Some(ca) => tls.client_ca_root(transport::Certificate::from_pem(ca)),
+            None => tls,
+        };
         server = server.tls_config(tls).map_err(ServeError::Identity)?;
     }
     let flows = flows::Flows { controller: Arc::clone(&controller), stopping: stopping.clone() };

@@ -58,7 +58,7 @@ impl World {
     }
 
     async fn client(&self, token: &str) -> Client {
-        let target = Target { url: self.url.clone(), ca: None, token: token.into() };
+        let target = Target { url: self.url.clone(), ca: None, token: token.into(), identity: None };
         Client::connect(&target).await.expect("it listens")
     }
 
@@ -140,6 +140,9 @@ fn status(error: ClientError) -> Status {
         | ClientError::Plain { .. }
         | ClientError::NoCa { .. }
         | ClientError::Token
+        | ClientError::NoCertificate
+        | ClientError::Certificate
+        | ClientError::Broken(_)
         | ClientError::Connect { .. }
         | ClientError::Answer(_)) => panic!("not refused: {other}"),
     }

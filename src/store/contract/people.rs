@@ -70,6 +70,16 @@ pub(in super::super) async fn an_endpoint_keeps_its_first_owner<S: Store>(store:
     assert_eq!(store.endpoints().await.expect("reads"), [second, first], "by name");
 }
 
+pub(in super::super) async fn the_newest_moment_is_known<S: Store>(store: &S) {
+    assert_eq!(store.newest().await.expect("reads"), Moment::START);
+    store.submit(vec![NewTask { submitted: at(20), ..task(2) }, task(1)]).await.expect("submits");
+    assert_eq!(store.newest().await.expect("reads"), at(20));
+    store.claim(endpoint(1), session(1, 50), None, at(30)).await.expect("claims");
+    assert_eq!(store.newest().await.expect("reads"), at(30));
+    store.submit(vec![NewTask { submitted: at(40), ..task(3) }]).await.expect("submits");
+    assert_eq!(store.newest().await.expect("reads"), at(40));
+}
+
 fn token(number: u8, made: u64) -> TokenRecord {
     TokenRecord {
         id: TokenId::new(Uuid::from_u128(u128::from(number))),

@@ -8,7 +8,7 @@ use rusqlite::{Connection, Row};
 
 use super::endpoints;
 use super::fault::Fault;
-use super::query::{all, execute};
+use super::query::{all, one};
 use super::rows::{self, LifeRow, id_column, json_column, moment_column};
 use crate::ids::{AttemptId, TaskId};
 use crate::store::{ChangeError, Changed, LeaseRequest, Report};
@@ -25,23 +25,13 @@ pub(super) const WAITING: &str = "
         AND kind IN (SELECT value FROM json_each(?3))
     ORDER BY priority DESC, id LIMIT ?4";
 
-/// Tasks by id.
-pub(super) const LIVES: &str = "
-    SELECT id, life, retries, crashes, deadline, changed FROM tasks
-    WHERE id IN (SELECT unhex(value, '-') FROM json_each(?1))";
+/// A task by id.
+pub(super) const LIFE: &str = "SELECT id, life, retries, crashes, deadline, changed FROM tasks WHERE id = ?1";
 
 /// Tasks whose lease has run out, or whose deadline has passed.
 pub(super) const OVERDUE: &str = "
     SELECT id FROM (SELECT id FROM tasks INDEXED BY tasks_held WHERE lease_until <= ?1 ORDER BY lease_until LIMIT ?2)
     UNION SELECT id FROM (SELECT id FROM tasks INDEXED BY tasks_due WHERE due <= ?1 ORDER BY due LIMIT ?2) LIMIT ?2";
-
-/// Lives that changed.
-pub(super) const WRITE: &str = "
-    UPDATE tasks SET state = new.value ->> 'state', not_before = new.value ->> 'not_before',
-        lease_until = new.value ->> 'lease_until', due = new.value ->> 'due', ended = new.value ->> 'ended',
-        life = new.value ->> 'life', changed = new.value ->> 'changed',
-        result = coalesce(new.value ->> 'result', tasks.result)
-    FROM json_each(?1) AS new WHERE tasks.id = unhex(new.value ->> 'id', '-')";
 
 /// A task's life while a call changes it.
 struct Current {
@@ -196,17 +186,12 @@ fn apply(current: &mut Current, change: Change, now: Option<Moment>) -> Result<D
 }
 
 fn lives(connection: &Connection, tasks: Vec<TaskId>) -> Result<HashMap<TaskId, Current>, Fault> {
-    if tasks.is_empty() {
-        return Ok(HashMap::new());
-    }
-    Ok(all(connection, LIVES, (serde_json::to_string(&tasks)?,), current)?.into_iter().collect())
+    let found = tasks.into_iter().map(|task| one(connection, LIFE, (task.uuid().as_bytes(),), current));
+    found.filter_map(Result::transpose).collect()
 }
 
 fn write(connection: &Connection, rows: &[LifeRow]) -> Result<(), Fault> {
-    if !rows.is_empty() {
-        execute(connection, WRITE, (serde_json::to_string(rows)?,))?;
-    }
-    Ok(())
+    rows.iter().try_for_each(|row| row.write(connection))
 }
 
 fn current(row: &Row<'_>) -> Result<(TaskId, Current), Fault> {

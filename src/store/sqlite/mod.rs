@@ -172,6 +172,10 @@ impl Store for SqliteStore {
         self.told("counting tasks", self.readers.long(move |connection| tasks::count(connection, filter)).await)
     }
 
+    async fn newest(&self) -> Result<Moment, StoreError> {
+        self.told("reading the newest moment", self.readers.short(tasks::newest))
+    }
+
     async fn forget(&self, ended_before: Moment, most: u32) -> Result<u64, StoreError> {
         let done = self.writer.run(move |connection| tasks::forget(connection, ended_before, most)).await;
         self.told("forgetting tasks", done)

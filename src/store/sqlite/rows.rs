@@ -1,15 +1,14 @@
-//! Records as rows and rows as records: the one place that knows how a value is kept. Many rows travel as one JSON
-//! text, so that a call of a thousand tasks is a few statements.
+//! Records as rows and rows as records: the one place that knows how a value is kept.
 
 use std::str::FromStr;
 
-use rusqlite::Row;
 use rusqlite::types::FromSql;
-use serde::Serialize;
+use rusqlite::{Connection, Row, params};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::fault::Fault;
+use super::query::execute;
 use crate::ids::{ActionId, EndpointId, IdError, TaskId};
 use crate::store::{NewTask, StateName, TaskRecord};
 use crate::task::life::{Life, Limits, Phase, Wish};
@@ -17,8 +16,20 @@ use crate::task::names::{Group, Label, RequestId, Subject};
 use crate::task::result::TaskResult;
 use crate::task::time::Moment;
 
+/// A new task.
+const INSERT: &str = "
+    INSERT INTO tasks (id, owner, request, digest, action, endpoint, group_name, label, kind, spec, priority,
+        deadline, retries, crashes, submitted, changed, state, not_before, lease_until, due, ended, life)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)";
+
+/// A life that changed.
+pub(super) const WRITE: &str = "
+    UPDATE tasks SET state = ?2, not_before = ?3, lease_until = ?4, due = ?5, ended = ?6, life = ?7, changed = ?8,
+        result = coalesce(?9, result)
+    WHERE id = ?1";
+
 /// What changes of a task's row.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(super) struct LifeRow {
     id: TaskId,
     state: &'static str,
@@ -69,16 +80,22 @@ impl LifeRow {
             result: result.map(serde_json::to_string).transpose()?,
         })
     }
+
+    /// Writes it into the task's row.
+    pub(super) fn write(&self, connection: &Connection) -> Result<(), Fault> {
+        let Self { id, state, not_before, lease_until, due, ended, life, changed, result } = self;
+        let values = params![id.uuid().into_bytes(), state, not_before, lease_until, due, ended, life, changed, result];
+        execute(connection, WRITE, values).map(|_| ())
+    }
 }
 
 /// A new task's row.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(super) struct NewRow<'a> {
-    #[serde(flatten)]
     life: LifeRow,
     owner: &'a Subject,
     request: Option<&'a RequestId>,
-    digest: String,
+    digest: [u8; 32],
     action: ActionId,
     endpoint: EndpointId,
     group_name: Option<&'a Group>,
@@ -94,13 +111,13 @@ pub(super) struct NewRow<'a> {
 
 impl<'a> NewRow<'a> {
     /// The row of a task that is submitted, with the [`digest`] of its content.
-    pub(super) fn new(task: &'a NewTask, digest: &[u8; 32]) -> Result<Self, Fault> {
+    pub(super) fn new(task: &'a NewTask, digest: [u8; 32]) -> Result<Self, Fault> {
         Ok(Self {
             // it may begin at once: a clock that was put back does not hold it up
             life: LifeRow::new(task.id, &Life::new(Moment::START), task.deadline, task.submitted, None)?,
             owner: &task.owner,
             request: task.request.as_ref(),
-            digest: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+            digest,
             action: task.action,
             endpoint: task.endpoint,
             group_name: task.group.as_ref(),
@@ -113,6 +130,36 @@ impl<'a> NewRow<'a> {
             crashes: task.limits.crashes,
             submitted: millis(task.submitted),
         })
+    }
+
+    /// Inserts it.
+    pub(super) fn insert(&self, connection: &Connection) -> Result<(), Fault> {
+        let life = &self.life;
+        let values = params![
+            life.id.uuid().into_bytes(),
+            self.owner.as_str(),
+            self.request.map(RequestId::as_str),
+            self.digest,
+            self.action.uuid().into_bytes(),
+            self.endpoint.uuid().into_bytes(),
+            self.group_name.map(Group::as_str),
+            self.label.map(Label::as_str),
+            self.kind,
+            self.spec,
+            self.priority,
+            self.deadline,
+            self.retries,
+            self.crashes,
+            self.submitted,
+            life.changed,
+            life.state,
+            life.not_before,
+            life.lease_until,
+            life.due,
+            life.ended,
+            life.life,
+        ];
+        execute(connection, INSERT, values).map(|_| ())
     }
 }
 

@@ -6,21 +6,24 @@ use rusqlite::Connection;
 use rusqlite::types::Value;
 
 use super::fault::Fault;
-use super::query::{all, execute};
-use super::rows::{self, NewRow, column, id_column, task_record};
+use super::query::{all, execute, one};
+use super::rows::{self, NewRow, column, id_column, moment_column, task_record};
 use crate::ids::TaskId;
 use crate::store::{NewTask, Page, StateName, Submitted, TaskFilter, TaskRecord};
 use crate::task::names::{RequestId, Subject};
 use crate::task::time::Moment;
 
-/// Submissions that came before.
-pub(super) const KNOWN: &str = "
-    SELECT tasks.id, owner, request, digest FROM json_each(?1) AS asked
-    JOIN tasks ON owner = asked.value ->> 0 AND request = asked.value ->> 1";
+/// A submission that came before.
+pub(super) const KNOWN: &str = "SELECT id, digest FROM tasks WHERE owner = ?1 AND request = ?2";
 
 /// Tasks that ended before a moment, the oldest first.
 pub(super) const OLD: &str = "
     DELETE FROM tasks WHERE id IN (SELECT id FROM tasks WHERE ended < ?1 ORDER BY ended LIMIT ?2)";
+
+/// Ids ascend with time.
+const NEWEST: &str = "
+    SELECT max(moment) AS newest FROM (SELECT max(seen) AS moment FROM endpoints
+        UNION ALL SELECT submitted FROM (SELECT submitted FROM tasks ORDER BY id DESC LIMIT 1))";
 
 /// Accepts what was not accepted before.
 pub(super) fn submit(connection: &Connection, tasks: Vec<NewTask>) -> Result<Vec<Submitted>, Fault> {
@@ -35,23 +38,19 @@ pub(super) fn submit(connection: &Connection, tasks: Vec<NewTask>) -> Result<Vec
             Some((id, _)) => Submitted::Conflict(*id),
             None => {
                 known.extend(request.map(|request| (request, (task.id, digest))));
-                new.push(NewRow::new(task, &digest)?);
+                new.push(NewRow::new(task, digest)?);
                 Submitted::New(task.id)
             }
         });
     }
-    if !new.is_empty() {
-        insert(connection, &new)?;
-    }
+    new.iter().try_for_each(|row| row.insert(connection))?;
     Ok(answers)
 }
 
 /// Tasks by id.
 pub(super) fn get(connection: &Connection, ids: &[TaskId]) -> Result<Vec<Option<TaskRecord>>, Fault> {
-    let asked = "SELECT * FROM tasks WHERE id IN (SELECT unhex(value, '-') FROM json_each(?))";
-    let records = all(connection, asked, (serde_json::to_string(ids)?,), task_record)?;
-    let found: HashMap<TaskId, TaskRecord> = records.into_iter().map(|record| (record.task.id, record)).collect();
-    Ok(ids.iter().map(|id| found.get(id).cloned()).collect())
+    let asked = "SELECT * FROM tasks WHERE id = ?";
+    ids.iter().map(|id| one(connection, asked, (id.uuid().as_bytes(),), task_record)).collect()
 }
 
 /// A page of the tasks that a filter lets through, newest first.
@@ -77,6 +76,12 @@ pub(super) fn count(connection: &Connection, filter: TaskFilter) -> Result<BTree
     Ok(counts?.into_iter().collect())
 }
 
+/// The newest moment that is found at once.
+pub(super) fn newest(connection: &Connection) -> Result<Moment, Fault> {
+    let newest = one(connection, NEWEST, (), |row| moment_column(row, "newest"))?;
+    Ok(newest.flatten().unwrap_or(Moment::START))
+}
+
 /// Forgets tasks that ended before a moment, the oldest first.
 pub(super) fn forget(connection: &Connection, before: Moment, most: u32) -> Result<u64, Fault> {
     Ok(execute(connection, OLD, (rows::millis(before), most))? as u64)
@@ -86,34 +91,17 @@ type Requests = HashMap<(Subject, RequestId), (TaskId, [u8; 32])>;
 
 /// The submissions among these that came before.
 fn requests(connection: &Connection, tasks: &[NewTask]) -> Result<Requests, Fault> {
-    let asked: Vec<(&Subject, &RequestId)> =
-        tasks.iter().filter_map(|task| Some((&task.owner, task.request.as_ref()?))).collect();
-    if asked.is_empty() {
-        return Ok(Requests::new());
+    let mut known = Requests::new();
+    for task in tasks {
+        let Some(request) = &task.request else { continue };
+        let found = one(connection, KNOWN, (task.owner.as_str(), request.as_str()), |row| {
+            let digest: Vec<u8> = column(row, "digest")?;
+            let digest = digest.try_into().map_err(|_| rows::damaged(row, "the digest"))?;
+            Ok((id_column(row, "id", TaskId::from_bytes)?, digest))
+        })?;
+        known.extend(found.map(|found| ((task.owner.clone(), request.clone()), found)));
     }
-    let known = all(connection, KNOWN, (serde_json::to_string(&asked)?,), |row| {
-        let request = (rows::name_column(row, "owner")?, rows::name_column(row, "request")?);
-        let digest: Vec<u8> = column(row, "digest")?;
-        let digest = digest.try_into().map_err(|_| rows::damaged(row, "the digest"))?;
-        Ok((request, (id_column(row, "id", TaskId::from_bytes)?, digest)))
-    });
-    Ok(known?.into_iter().collect())
-}
-
-fn insert(connection: &Connection, new: &[NewRow<'_>]) -> Result<(), Fault> {
-    execute(
-        connection,
-        "INSERT INTO tasks (id, owner, request, digest, action, endpoint, group_name, label, kind, spec, priority,
-             deadline, retries, crashes, submitted, changed, state, not_before, lease_until, due, ended, life)
-         SELECT unhex(value ->> 'id', '-'), value ->> 'owner', value ->> 'request', unhex(value ->> 'digest'),
-             unhex(value ->> 'action', '-'), unhex(value ->> 'endpoint', '-'), value ->> 'group_name',
-             value ->> 'label', value ->> 'kind', value ->> 'spec', value ->> 'priority', value ->> 'deadline',
-             value ->> 'retries', value ->> 'crashes', value ->> 'submitted', value ->> 'changed', value ->> 'state',
-             value ->> 'not_before', value ->> 'lease_until', value ->> 'due', value ->> 'ended', value ->> 'life'
-         FROM json_each(?)",
-        (serde_json::to_string(new)?,),
-    )?;
-    Ok(())
+    Ok(known)
 }
 
 /// A statement that is put together, and the values of its places.

@@ -42,6 +42,7 @@ contract::contract! { fresh:
     a_beat_renews_only_the_holder,
     a_name_is_given_back_by_its_holder,
     an_endpoint_keeps_its_first_owner,
+    the_newest_moment_is_known,
     tokens_are_found_by_digest_and_revoked,
 }
 
@@ -201,9 +202,9 @@ async fn calls_use_their_indexes_and_sort_nothing() {
     let waiting = plan(&store, changes::WAITING).await;
     assert!(waiting.contains("USING INDEX tasks_queued (endpoint=?)"), "{waiting}");
     assert!(!waiting.contains("TEMP B-TREE"), "{waiting}");
-    let lives = plan(&store, changes::LIVES).await;
+    let lives = plan(&store, changes::LIFE).await;
     assert!(lives.contains("SEARCH tasks USING INDEX sqlite_autoindex_tasks_1 (id=?)"), "{lives}");
-    let write = plan(&store, changes::WRITE).await;
+    let write = plan(&store, rows::WRITE).await;
     assert!(write.contains("SEARCH tasks USING INDEX sqlite_autoindex_tasks_1 (id=?)"), "{write}");
     let overdue = plan(&store, changes::OVERDUE).await;
     for index in ["tasks_held (lease_until<?)", "tasks_due (due<?)"] {

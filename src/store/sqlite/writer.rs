@@ -103,17 +103,17 @@ where
 }
 
 fn serve(connection: Connection, mut waiting: mpsc::Receiver<Call>, commits: &AtomicU64) {
-    let mut batch = Vec::with_capacity(TOGETHER);
-    while waiting.blocking_recv_many(&mut batch, TOGETHER) > 0 {
-        let mut answers = Vec::with_capacity(batch.len());
-        let committed = transact(&connection, &mut batch, &mut answers);
+    while let Some(first) = waiting.blocking_recv() {
+        let mut answers = Vec::new();
+        let committed = transact(&connection, first, &mut waiting, &mut answers);
         if committed.is_ok() {
             commits.fetch_add(1, Ordering::Relaxed);
         } else {
             // it fails when SQLite has rolled back by itself, as it does on a full disk
             let _already = execute(&connection, "ROLLBACK");
         }
-        for answer in answers {
+        // the last first: what was asked for later, such as leases of what was submitted, is what others wait for
+        for answer in answers.into_iter().rev() {
             answer(committed.clone());
         }
     }
@@ -121,21 +121,31 @@ fn serve(connection: Connection, mut waiting: mpsc::Receiver<Call>, commits: &At
     let _repaired = connection.close();
 }
 
-/// Runs all calls; an error means that none of them is on disk.
-fn transact(connection: &Connection, batch: &mut Vec<Call>, answers: &mut Vec<Answer>) -> Result<(), Fault> {
-    let alone = batch.len() == 1;
+/// Runs a call, and with it those that wait or come while it runs; an error means that none of them is on disk.
+fn transact(
+    connection: &Connection,
+    first: Call,
+    waiting: &mut mpsc::Receiver<Call>,
+    answers: &mut Vec<Answer>,
+) -> Result<(), Fault> {
     let mut state = execute(connection, "BEGIN IMMEDIATE");
-    for call in batch.drain(..) {
-        match &state {
-            // one alone undoes itself with the transaction
-            Ok(()) if alone => {
+    let mut next = Some(first);
+    while let Some(call) = next {
+        state = match state {
+            // one that is alone undoes itself with the transaction
+            Ok(()) if answers.is_empty() && waiting.is_empty() => {
                 let Ran { outcome, answer } = call(Ok(connection));
                 answers.push(answer);
-                state = outcome;
+                outcome
             }
-            Ok(()) => state = in_savepoint(connection, call, answers),
-            Err(fault) => answers.push(call(Err(fault.clone())).answer),
-        }
+            Ok(()) => in_savepoint(connection, call, answers),
+            Err(fault) => {
+                answers.push(call(Err(fault.clone())).answer);
+                Err(fault)
+            }
+        };
+        // after a failure the others begin anew, in a transaction of their own
+        next = if state.is_ok() && answers.len() < TOGETHER { waiting.try_recv().ok() } else { None };
     }
     state?;
     execute(connection, "COMMIT")

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::assignment::{Assignment, Work};
 use crate::config::roots::RawRoots;
-use crate::ids::AttemptId;
+use crate::ids::{AttemptId, WorkerId};
 use crate::task::failure::{Failure, Fault, Loss, chain};
 use crate::task::life::Outcome;
 use crate::task::result::TaskResult;
@@ -30,11 +30,12 @@ use crate::task::session::Progress;
 mod log;
 mod outcome;
 mod process;
+mod spawn;
 mod streams;
 mod supervise;
 
 use log::Log;
-use process::{Process, Spawner};
+use process::{Process, Spawner, StartError};
 use streams::{Form, Streams};
 
 /// Time between asking a process to stop and killing it.
@@ -51,6 +52,8 @@ pub struct Setup {
     pub scratch: PathBuf,
     /// Time between asking a process to stop and killing it.
     pub grace: Duration,
+    /// Whose processes they are: each has that in its environment.
+    pub worker: WorkerId,
 }
 
 /// What a process may use.
@@ -124,8 +127,8 @@ impl Setup {
     ///
     /// # Errors
     /// The program's file is not known to the system.
-    pub fn new(logs: PathBuf, scratch: PathBuf) -> io::Result<Self> {
-        Ok(Self { program: std::env::current_exe()?, logs, scratch, grace: GRACE })
+    pub fn new(worker: WorkerId, logs: PathBuf, scratch: PathBuf) -> io::Result<Self> {
+        Ok(Self { program: std::env::current_exe()?, logs, scratch, grace: GRACE, worker })
     }
 }
 
@@ -145,17 +148,10 @@ impl Executors {
     /// Runs an attempt to its end. Dropping this kills the process and its group.
     pub async fn run(&self, attempt: Attempt, slot: &Slot, watch: Watch) -> Finished {
         let name = format!("{}-{}", attempt.id.task, attempt.id.number);
-        let mut log = Log::new(self.setup.logs.join(format!("{name}.log")));
+        let log = Log::new(self.setup.logs.join(format!("{name}.log")));
         let cwd = self.setup.scratch.join(&name);
-        if let Err(error) = tokio::fs::create_dir_all(&cwd).await {
-            let error = ExecutorError::Directory { path: cwd, source: error };
-            log.say(&chain(&error)).await;
-            return finished(Outcome::Lost(Loss::Crashed), TaskResult::default(), log).await;
-        }
         let finished = self.run_in(cwd.clone(), attempt, slot, watch, log).await;
-        if let Err(error) = tokio::fs::remove_dir_all(&cwd).await {
-            tracing::warn!(directory = %cwd.display(), %error, "an attempt's directory stays behind");
-        }
+        self.spawner.remove(cwd);
         finished
     }
 
@@ -166,7 +162,7 @@ impl Executors {
                 let Slot { threads, memory, gpu } = *slot;
                 let assignment = Assignment { attempt: id, work, roots: attempt.roots, threads, memory, gpu };
                 let form = Form::protocol(id, watch.progress);
-                match Process::executor(&self.setup.program, &assignment, cwd) {
+                match Process::executor(&self.setup.program, &assignment, self.setup.worker, cwd) {
                     Ok(process) => (process, form, attempt.time_limit),
                     Err(error) => return Finished::refused(&error),
                 }
@@ -174,16 +170,19 @@ impl Executors {
             Work::Command(command) => {
                 let limit = attempt.time_limit.map_or(command.time_limit, |limit| limit.min(command.time_limit));
                 let form = Form::command(&command.name);
-                (Process::command(command, slot, cwd), form, Some(limit))
+                (Process::command(command, slot, self.setup.worker, cwd), form, Some(limit))
             }
         };
-        let program = process.program.clone();
         let running = match self.spawner.spawn(process).await {
             Ok(running) => running,
-            Err(error) => {
-                let words = format!("cannot start {}: {error}", program.display());
+            Err(StartError::Directory { path, source }) => {
+                log.say(&chain(&ExecutorError::Directory { path, source })).await;
+                return finished(Outcome::Lost(Loss::Crashed), TaskResult::default(), log).await;
+            }
+            Err(StartError::Program { path, source }) => {
+                let words = format!("cannot start {}: {source}", path.display());
                 log.say(&words).await;
-                return finished(outcome::not_started(&form, &error, &words), TaskResult::default(), log).await;
+                return finished(outcome::not_started(&form, &source, &words), TaskResult::default(), log).await;
             }
         };
         tracing::debug!(task = %id.task, attempt = %id.number, pid = running.pid(), "executor started");

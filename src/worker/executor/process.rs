@@ -1,22 +1,25 @@
-//! How a process is started: with what environment, limits and pipes, and on which thread. Reads no output.
+//! With what a process is started, environment, limits, directory and pipes, and on which thread. Reads no output.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::mpsc;
 use std::thread;
 
-use rustix::process::{
-    Pid, Resource, Rlimit, Signal, getpid, getppid, getrlimit, kill_process_group, set_parent_process_death_signal,
-    setrlimit,
-};
-use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
-use tokio::runtime::Handle;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::runtime::Handle as Runtime;
 use tokio::sync::oneshot;
 
 use super::Slot;
+use super::spawn::{Start, Started, Starter};
+use crate::ids::WorkerId;
+use crate::provider::local::{Handle, MARK};
 use crate::task::template::Rendered;
 use crate::worker::assignment::Assignment;
 
@@ -47,9 +50,10 @@ pub(super) struct Process {
 /// A process that was started. Dropping it kills its group.
 #[derive(Debug)]
 pub(super) struct Running {
-    child: Child,
+    handle: Handle,
     group: Group,
-    pub(super) input: Option<(ChildStdin, Vec<u8>)>,
+    pub(super) input: Option<(Sender, Vec<u8>)>,
+    output: Option<(Receiver, Receiver)>,
 }
 
 /// A process group, by its leader. Killed when this is dropped, so that nothing of it runs on.
@@ -61,13 +65,18 @@ impl Process {
     ///
     /// # Errors
     /// A path that is no text.
-    pub(super) fn executor(program: &Path, assignment: &Assignment, cwd: PathBuf) -> serde_json::Result<Self> {
+    pub(super) fn executor(
+        program: &Path,
+        assignment: &Assignment,
+        worker: WorkerId,
+        cwd: PathBuf,
+    ) -> serde_json::Result<Self> {
         let mut input = serde_json::to_vec(assignment)?;
         input.push(b'\n');
         Ok(Self {
             program: program.to_owned(),
             arguments: vec!["executor".into()],
-            environment: kept(std::env::vars_os()),
+            environment: marked(worker),
             cwd,
             memory: limit(assignment.memory, assignment.gpu),
             input: Some(input),
@@ -75,8 +84,8 @@ impl Process {
     }
 
     /// A site's command. It is told what its slot has; it gets no input.
-    pub(super) fn command(command: Rendered, slot: &Slot, cwd: PathBuf) -> Self {
-        let mut environment = kept(std::env::vars_os());
+    pub(super) fn command(command: Rendered, slot: &Slot, worker: WorkerId, cwd: PathBuf) -> Self {
+        let mut environment = marked(worker);
         let threads = slot.threads.to_string();
         let mut set = |name: &str, value: String| environment.insert(name.into(), value.into());
         set("OMP_NUM_THREADS", threads.clone());
@@ -96,53 +105,51 @@ impl Process {
         }
     }
 
-    fn spawn(self) -> io::Result<Running> {
-        let mut command = Command::new(&self.program);
-        command
-            .args(self.arguments)
-            .env_clear()
-            .envs(self.environment)
-            .current_dir(self.cwd)
-            .stdin(if self.input.is_some() { Stdio::piped() } else { Stdio::null() })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .kill_on_drop(true);
-        let parent = getpid();
-        let most = getrlimit(Resource::Data).maximum;
-        let memory = Some(most.map_or(self.memory, |most| most.min(self.memory)));
-        let prepare = move || {
-            set_parent_process_death_signal(Some(Signal::KILL))?;
-            // the worker may have died before the line above: nobody would send the signal then
-            if getppid() != Some(parent) {
-                return Err(rustix::io::Errno::SRCH.into());
-            }
-            setrlimit(Resource::Data, Rlimit { current: memory, maximum: memory })?;
-            Ok(())
+    fn spawn(self, tools: &mut Tools) -> Result<Running, StartError> {
+        let Self { program, arguments, environment, cwd, memory, input } = self;
+        fs::create_dir(&cwd).map_err(|source| StartError::Directory { path: cwd.clone(), source })?;
+        let start = || {
+            let (stdout, written) = pipe_with(PipeFlags::CLOEXEC)?;
+            let (stderr, told) = pipe_with(PipeFlags::CLOEXEC)?;
+            let (read, stdin) = match &input {
+                Some(_) => pipe_with(PipeFlags::CLOEXEC).map(|(read, write)| (Some(read), Some(write)))?,
+                None => (None, None),
+            };
+            let streams = [read.as_ref().map_or(tools.nothing.as_fd(), OwnedFd::as_fd), written.as_fd(), told.as_fd()];
+            let (program, arguments, environment) = (&program, &arguments, &environment);
+            let start = Start { program, arguments, environment, cwd: &cwd, memory, streams };
+            let Started { pid, handle } = tools.starter.start(&start)?;
+            let group = Group(Pid::from_raw(pid));
+            let stdin = stdin.map(Sender::from_owned_fd).transpose()?;
+            Ok(Running {
+                handle: Handle::new(handle)?,
+                group,
+                input: stdin.zip(input),
+                output: Some((Receiver::from_owned_fd(stdout)?, Receiver::from_owned_fd(stderr)?)),
+            })
         };
-        // SAFETY: between fork and exec it makes system calls only; it allocates nothing and takes no lock.
-        unsafe { command.pre_exec(prepare) };
-        let mut child = command.spawn()?;
-        let group = Group(child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)));
-        let input = child.stdin.take().zip(self.input);
-        Ok(Running { child, group, input })
+        start().map_err(|source| {
+            // what matters is why it could not be started
+            let _left = fs::remove_dir(&cwd);
+            StartError::Program { path: program.clone(), source }
+        })
     }
 }
 
 impl Running {
-    /// The process, while it is not reaped.
-    pub(super) fn pid(&self) -> Option<u32> {
-        self.child.id()
+    /// The leader's number.
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.group.0.map(Pid::as_raw_pid)
     }
 
-    /// Its output.
-    pub(super) fn output(&mut self) -> (Option<ChildStdout>, Option<ChildStderr>) {
-        (self.child.stdout.take(), self.child.stderr.take())
+    /// Its output and its error output; None when they were taken before.
+    pub(super) fn output(&mut self) -> Option<(Receiver, Receiver)> {
+        self.output.take()
     }
 
     /// Its end. Dropping this loses nothing.
     pub(super) async fn wait(&mut self) -> io::Result<ExitStatus> {
-        self.child.wait().await
+        self.handle.status().await
     }
 
     /// Sends a signal to the group.
@@ -174,46 +181,108 @@ impl Drop for Group {
     }
 }
 
-/// Starts processes on one thread. A process is killed when the thread that started it ends, and a runtime's threads
-/// come and go.
+/// Starts processes, and makes and removes their directories, on one thread: these calls may block, and a process is
+/// killed when the thread that started it ends, while a runtime's threads come and go.
 #[derive(Debug)]
 pub(super) struct Spawner {
     orders: mpsc::Sender<Order>,
 }
 
 #[derive(Debug)]
-struct Order {
-    process: Process,
-    answer: oneshot::Sender<io::Result<Running>>,
+enum Order {
+    Start { process: Box<Process>, answer: oneshot::Sender<Result<Running, StartError>> },
+    Remove(PathBuf),
+}
+
+/// Why a process was not started.
+#[derive(Debug)]
+pub(super) enum StartError {
+    /// Its directory cannot be made.
+    Directory {
+        path: PathBuf,
+        source: io::Error,
+    },
+    Program {
+        path: PathBuf,
+        source: io::Error,
+    },
+}
+
+/// What the thread has.
+struct Tools {
+    starter: Starter,
+    nothing: File,
 }
 
 impl Spawner {
     /// Starts the thread, which ends when this is dropped.
     pub(super) fn start() -> io::Result<Self> {
         let (orders, queue) = mpsc::channel::<Order>();
-        let runtime = Handle::current();
+        let runtime = Runtime::current();
+        let mut tools = Tools { starter: Starter::new(), nothing: File::open("/dev/null")? };
         thread::Builder::new().name("spawner".to_owned()).spawn(move || {
             let _within = runtime.enter();
-            for Order { process, answer } in queue {
-                // whoever asked may be gone: the process is dropped then, and so killed
-                let _ = answer.send(process.spawn());
+            for order in queue {
+                match order {
+                    Order::Start { process, answer } => {
+                        // whoever asked may be gone: the process is dropped then, and so killed
+                        let _ = answer.send(process.spawn(&mut tools));
+                    }
+                    Order::Remove(directory) => remove(directory),
+                }
             }
         })?;
         Ok(Self { orders })
     }
 
     /// Starts a process.
-    pub(super) async fn spawn(&self, process: Process) -> io::Result<Running> {
+    pub(super) async fn spawn(&self, process: Process) -> Result<Running, StartError> {
+        let path = process.program.clone();
         let (answer, started) = oneshot::channel();
-        let gone = || io::Error::other("the thread that starts processes has ended");
-        self.orders.send(Order { process, answer }).map_err(|_| gone())?;
-        started.await.map_err(|_| gone())?
+        let process = Box::new(process);
+        let asked = self.orders.send(Order::Start { process, answer }).is_ok();
+        match started.await {
+            Ok(started) if asked => started,
+            Ok(_) | Err(_) => {
+                let source = io::Error::other("the thread that starts processes has ended");
+                Err(StartError::Program { path, source })
+            }
+        }
+    }
+
+    /// Has a process's directory removed, with all that is in it.
+    pub(super) fn remove(&self, directory: PathBuf) {
+        // a thread that has ended leaves it to whoever deletes the endpoint
+        let _ended = self.orders.send(Order::Remove(directory));
+    }
+}
+
+/// Most are empty. What a process has left may be much: the next is started meanwhile.
+fn remove(directory: PathBuf) {
+    match fs::remove_dir(&directory) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            tokio::task::spawn_blocking(move || stays(&directory, fs::remove_dir_all(&directory)));
+        }
+        removed => stays(&directory, removed),
+    }
+}
+
+fn stays(directory: &Path, removed: io::Result<()>) {
+    if let Err(error) = removed {
+        tracing::warn!(directory = %directory.display(), %error, "an attempt's directory stays behind");
     }
 }
 
 fn limit(memory: u64, gpu: Option<u32>) -> u64 {
     let slack = SLACK + gpu.map_or(0, |_| GPU_SLACK);
     memory.saturating_add(slack)
+}
+
+/// What every process has.
+fn marked(worker: WorkerId) -> BTreeMap<OsString, OsString> {
+    let mut environment = kept(std::env::vars_os());
+    environment.insert(MARK.into(), worker.to_string().into());
+    environment
 }
 
 fn kept(variables: impl Iterator<Item = (OsString, OsString)>) -> BTreeMap<OsString, OsString> {

@@ -3,8 +3,8 @@
 use std::future::pending;
 use std::io;
 
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{ChildStderr, ChildStdout};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Receiver;
 use tokio::sync::watch;
 
 use super::log::Log;
@@ -104,13 +104,9 @@ impl Streams {
     }
 
     /// Reads until both streams end, and tells what ends the process.
-    pub(super) async fn read(
-        &mut self,
-        mut stdout: Option<ChildStdout>,
-        mut stderr: Option<ChildStderr>,
-        tell: watch::Sender<Heard>,
-    ) {
-        let (mut out, mut err) = (Vec::with_capacity(CHUNK), Vec::with_capacity(CHUNK));
+    pub(super) async fn read(&mut self, output: Option<(Receiver, Receiver)>, tell: watch::Sender<Heard>) {
+        let (mut stdout, mut stderr) = output.unzip();
+        let (mut out, mut err) = (Vec::new(), Vec::new());
         while stdout.is_some() || stderr.is_some() {
             // Dropping either loses nothing: what was read is in its buffer, which is emptied before the next round.
             tokio::select! {
@@ -138,9 +134,14 @@ impl Streams {
 }
 
 /// Reads what is there; never ready for a stream that has ended.
-async fn next<R: AsyncRead + Unpin>(stream: Option<&mut R>, buffer: &mut Vec<u8>) -> io::Result<usize> {
+async fn next(stream: Option<&mut Receiver>, buffer: &mut Vec<u8>) -> io::Result<usize> {
     match stream {
-        Some(stream) => stream.read_buf(buffer).await,
+        Some(stream) => {
+            // most processes write nothing: memory is there only when there is something to read
+            stream.readable().await?;
+            buffer.reserve(CHUNK);
+            stream.read_buf(buffer).await
+        }
         None => pending().await,
     }
 }

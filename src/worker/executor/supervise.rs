@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::io::AsyncWriteExt;
-use tokio::process::ChildStdin;
+use tokio::net::unix::pipe::Sender;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -62,9 +62,9 @@ pub(super) async fn supervise(
     limits: Limits,
 ) -> Ended {
     let (tell, mut heard) = watch::channel(Heard::Nothing);
-    let (stdout, stderr) = running.output();
+    let output = running.output();
     let input = running.input.take();
-    let mut piping = pin!(async { tokio::join!(feed(input), streams.read(stdout, stderr, tell)) });
+    let mut piping = pin!(async { tokio::join!(feed(input), streams.read(output, tell)) });
     let mut piped = false;
     let time_is_up = limits.time.and_then(|time| Instant::now().checked_add(time));
     let (mut cause, mut kill_at) = (None, None);
@@ -115,7 +115,7 @@ async fn at(moment: Option<Instant>) {
 }
 
 /// Gives the process its input. One that ended before it read all needs none.
-async fn feed(input: Option<(ChildStdin, Vec<u8>)>) {
+async fn feed(input: Option<(Sender, Vec<u8>)>) {
     if let Some((mut stdin, bytes)) = input {
         let _ = stdin.write_all(&bytes).await;
     }

@@ -68,6 +68,13 @@ fn text(args: &ConfigureArgs) -> String {
     };
     let token = args.remote.token_file();
     let token = token.map_or_else(|| "token".to_owned(), |token| quoted(&absolute(&token)));
+    let shown = match args.remote.identity() {
+        Some((certificate, key)) => {
+            let [certificate, key] = [certificate, key].map(|path| quoted(&absolute(&path)));
+            format!("  identity: {{certificate: {certificate}, key: {key}}}\n")
+        }
+        None => "  # identity: {certificate: polaris.pem, key: polaris.key}\n".to_owned(),
+    };
     let group = match &args.group {
         Some(group) => format!("group: {}\n", json(group.as_str())),
         None => "# group: 8-id\n".to_owned(),
@@ -86,6 +93,8 @@ fn text(args: &ConfigureArgs) -> String {
          {ca}\
          \x20 # A token with the role endpoint:\n\
          \x20 token_file: {token}\n\
+         \x20 # What it shows to a controller that asks for a certificate, made by `speckled controller certify`:\n\
+         {shown}\
          \n\
          # Tasks may read below the first directories, and read and write below the second. Links and .. are followed\n\
          # before that is looked at.\n\

@@ -11,7 +11,7 @@ use super::{HomeArgs, HomeFailure, computer};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::logging;
 use crate::cli::output::{self, Form};
-use crate::cli::service::{ServiceError, file, read, single, text, until_signalled};
+use crate::cli::service::{ServiceError, file, identity, read, single, text, until_signalled};
 use crate::config::endpoint::{ControllerAddress, EndpointConfig};
 use crate::dataset::result::host_name;
 use crate::endpoint::daemon::{Endpoint, EndpointError};
@@ -21,6 +21,7 @@ use crate::provider::local::own_session;
 use crate::rpc::client::Target;
 use crate::rpc::link::ControllerDial;
 use crate::rpc::service::home::{listen, serve};
+use crate::runtime::memory::give_back_what_is_free;
 use crate::runtime::tasks::Tasks;
 
 /// Bytes of a log beyond which it is set aside when the endpoint starts.
@@ -41,6 +42,7 @@ pub(super) fn run(args: StartArgs) -> Result<Exit, Failure> {
         return detach(&args.home);
     }
     logging::init_daemon(Form::Human);
+    give_back_what_is_free();
     single(start(args.home))
 }
 
@@ -94,9 +96,10 @@ fn introduced(error: EndpointError, name: &crate::task::names::EndpointName) -> 
 
 /// The controller as the configuration has it.
 pub(super) fn target(address: &ControllerAddress) -> Result<Target, ServiceError> {
-    let ControllerAddress { url, ca, token_file } = address;
+    let ControllerAddress { url, ca, token_file, identity: shown } = address;
     let ca = ca.as_deref().map(read).transpose()?;
-    Ok(Target { url: url.clone(), ca, token: text(token_file)?.trim().to_owned() })
+    let shown = shown.as_ref().map(|files| identity(&files.certificate, &files.key)).transpose()?;
+    Ok(Target { url: url.clone(), ca, token: text(token_file)?.trim().to_owned(), identity: shown })
 }
 
 /// Starts it in a session of its own, and waits until it is ready.
@@ -133,8 +136,10 @@ fn not_started(args: &HomeArgs, home: &Home, from: u64) -> HomeFailure {
     let written = fs::read(home.log()).unwrap_or_default();
     let written = written.get(from as usize..).unwrap_or_default();
     let said = String::from_utf8_lossy(written);
-    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
-    let reason = last.strip_prefix("speckled: error: ").unwrap_or(last).to_owned();
+    // the log may be shared with a process that runs
+    let error = said.lines().rev().find_map(|line| line.strip_prefix("speckled: error: "));
+    let last = said.lines().rev().find(|line| !line.trim().is_empty());
+    let reason = error.or(last).unwrap_or("it said nothing").to_owned();
     HomeFailure::NotStarted { name: args.name.clone(), reason }
 }
 

@@ -1,0 +1,74 @@
+//! Endpoints that have no tasks and say every half a minute that they are there: what a facility's controller does all
+//! day.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::site::Site;
+use crate::cli::exit::Failure;
+use crate::cli::service::ServiceError;
+use crate::endpoint::link::{Dial, Introduction, Line};
+use crate::rpc::link::ControllerDial;
+use crate::runtime::files::open_as_many_as_allowed;
+use crate::runtime::ids;
+use crate::runtime::tasks::Tasks;
+use crate::task::names::EndpointName;
+use crate::task::session::{Credit, FromEndpoint};
+
+/// Processors that the controller needs for so many endpoints. Their heartbeats are spread, as those of endpoints are
+/// that were not started together.
+pub(super) async fn cores(site: &Site, endpoints: usize, time: Duration) -> Result<Option<f64>, Failure> {
+    open_as_many_as_allowed();
+    let dial = ControllerDial { target: site.target.clone() };
+    let tasks = Tasks::default();
+    let begun = Instant::now();
+    for number in 0..endpoints {
+        let line = dial.dial(&introduction(number)?).await.map_err(|error| ServiceError::Bench(error.to_string()))?;
+        let first = line.heartbeat.mul_f64(number as f64 / endpoints as f64);
+        let stopping = tasks.stopping();
+        tasks.spawn("simulated endpoint", async move {
+            stopping.run_until_cancelled(stay(line, begun + first)).await;
+        });
+    }
+    let (begun, before) = (Instant::now(), site.controller.worked());
+    sleep(time).await;
+    let (after, took) = (site.controller.worked(), begun.elapsed());
+    tasks.stop();
+    tasks.join().await;
+    Ok(after.zip(before).map(|(after, before)| (after - before).as_secs_f64() / took.as_secs_f64()))
+}
+
+fn introduction(number: usize) -> Result<Introduction, ServiceError> {
+    let name: EndpointName = format!("endpoint-{number}").parse().map_err(ServiceError::Name)?;
+    let (endpoint, session) = (ids::endpoint(), ids::session());
+    Ok(Introduction { endpoint, name, group: None, session, host: "simulated".into(), replaces: None })
+}
+
+/// Says once what it takes, and then for ever that it is there.
+async fn stay(line: Line, first: Instant) {
+    let Line { heartbeat, say, mut hear, .. } = line;
+    let status = status();
+    let credit = FromEndpoint::Credit(Credit { slots: 4, login: 4 });
+    let mut due = first.max(Instant::now());
+    // a controller that has gone away is noticed by its silence
+    let _gone = say.send((0, credit)).await;
+    for number in 1.. {
+        sleep_until(due).await;
+        due += heartbeat;
+        let beat = FromEndpoint::Heartbeat { status: status.clone(), attempts: Vec::new() };
+        if say.send((number, beat)).await.is_err() {
+            return;
+        }
+        while let Ok(heard) = hear.try_recv() {
+            drop(heard);
+        }
+    }
+}
+
+/// About as long as that of an endpoint with four workers.
+fn status() -> String {
+    let worker = serde_json::json!({ "worker": ids::worker(), "host": "nid000001", "connected": true, "since_s": 1000,
+        "slots": [4, 2], "login_slots": [4, 0], "pid": 4242, "block": ids::block() });
+    serde_json::json!({ "workers": vec![worker; 4], "uptime_s": 1000, "service": "open" }).to_string()
+}
