@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, broadcast};
 
 use crate::ids::{AttemptId, EndpointId, TaskId};
+use crate::store::StateName;
 use crate::task::session::{Progress, Stop};
 
 /// Changes that a watcher may lag behind before it looks at everything again.
@@ -20,8 +21,28 @@ const STOPS: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Exchange {
     endpoints: Mutex<HashMap<EndpointId, Arc<Mailbox>>>,
-    changes: broadcast::Sender<TaskId>,
+    changes: broadcast::Sender<Change>,
     progress: Mutex<HashMap<TaskId, Progress>>,
+}
+
+/// A hint that a task has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) task: TaskId,
+    /// What it changed to, if that is known: who waits for another state need not look. It may have changed again.
+    pub(super) state: Option<StateName>,
+}
+
+impl Change {
+    /// To a state.
+    pub(super) fn to(state: StateName) -> impl Fn(TaskId) -> Self {
+        move |task| Self { task, state: Some(state) }
+    }
+
+    /// To whatever the store says.
+    pub(super) fn of(task: TaskId) -> Self {
+        Self { task, state: None }
+    }
 }
 
 /// What an endpoint's session is to look at.
@@ -81,15 +102,15 @@ impl Exchange {
     }
 
     /// Tasks have changed.
-    pub(super) fn changed(&self, tasks: impl IntoIterator<Item = TaskId>) {
-        for task in tasks {
+    pub(super) fn changed(&self, changes: impl IntoIterator<Item = Change>) {
+        for change in changes {
             // nobody watches: nobody is told
-            let _ = self.changes.send(task);
+            let _ = self.changes.send(change);
         }
     }
 
     /// Changes from now on.
-    pub(super) fn changes(&self) -> broadcast::Receiver<TaskId> {
+    pub(super) fn changes(&self) -> broadcast::Receiver<Change> {
         self.changes.subscribe()
     }
 
@@ -97,7 +118,7 @@ impl Exchange {
     pub(super) fn set_progress(&self, progress: Progress) {
         let task = progress.attempt.task;
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).insert(task, progress);
-        self.changed([task]);
+        self.changed([Change::of(task)]);
     }
 
     /// How far a task is, if its attempt is this one.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::access::Caller;
+use super::exchange::Change;
 use super::{Controller, ControllerError, Watched, Watcher};
 use crate::ids::{ActionId, AttemptId, TaskId};
 use crate::runtime::ids;
@@ -118,7 +119,8 @@ impl<S: Store> Controller<S> {
                 }
             });
         }
-        self.exchange.changed(receipt.tasks.iter().filter(|(_, known)| *known == Known::New).map(|(id, _)| *id));
+        let new = receipt.tasks.iter().filter(|(_, known)| *known == Known::New).map(|(id, _)| *id);
+        self.exchange.changed(new.map(Change::to(StateName::Queued)));
         Ok(receipt)
     }
 
@@ -187,7 +189,7 @@ impl<S: Store> Controller<S> {
                 self.exchange.stop(hold.endpoint, Stop { attempt, reason: StopReason::Cancelled });
             }
         }
-        self.exchange.changed(after.iter().map(|watched| watched.record.task.id));
+        self.exchange.changed(after.iter().map(|watched| Change::of(watched.record.task.id)));
         Ok(after)
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::access::Caller;
 use super::directory::Entry;
-use super::exchange::Mailbox;
+use super::exchange::{Change, Mailbox};
 use super::flows::at_most;
 use super::{Controller, ControllerError};
 use crate::ids::{AttemptId, EndpointId, SessionId};
@@ -245,7 +245,7 @@ impl<S: Store> Session<S> {
                 retry_at: now,
             });
             self.controller.store.report(reports.collect(), now).await?;
-            self.controller.exchange.changed(lost.iter().map(|attempt| attempt.task));
+            self.controller.exchange.changed(lost.iter().map(|attempt| Change::of(attempt.task)));
         }
     }
 
@@ -261,7 +261,8 @@ impl<S: Store> Session<S> {
                 self.queue = Queue::Unknown;
             }
             self.known.extend(leased.iter().map(|lease| lease.attempt));
-            self.controller.exchange.changed(leased.iter().map(|lease| lease.attempt.task));
+            let tasks = leased.iter().map(|lease| lease.attempt.task);
+            self.controller.exchange.changed(tasks.map(Change::to(StateName::Leased)));
             let mut rest = leased.into_iter().peekable();
             while rest.peek().is_some() {
                 answers.push(ToEndpoint::Tasks(rest.by_ref().take(MOST_LEASED as usize).collect()));
@@ -350,7 +351,7 @@ impl<S: Store> Session<S> {
                 }
             }
         }
-        self.controller.exchange.changed(attempts.iter().map(|attempt| attempt.task));
+        self.controller.exchange.changed(hints(&attempts, &changes));
         Ok(vec![ToEndpoint::Recorded { number, attempts }])
     }
 
@@ -358,16 +359,16 @@ impl<S: Store> Session<S> {
     fn nudge_when_due(&self, life: &Life) {
         let Phase::Queued { not_before } = life.phase else { return };
         let wait = not_before.since(self.controller.clock.now());
-        let mailbox = Arc::clone(&self.mailbox);
-        // ends by itself: a retry's delay is bounded
+        let (controller, endpoint) = (Arc::clone(&self.controller), self.endpoint);
+        // ends by itself: a retry's delay is bounded; the session may be another by then
         spawn("retry nudge", async move {
             tokio::time::sleep(wait).await;
-            mailbox.nudge();
+            controller.exchange.nudge(endpoint);
         });
     }
 
     fn settle(&self, attempts: &[AttemptId], changes: &[Changed]) -> Vec<ToEndpoint> {
-        self.controller.exchange.changed(attempts.iter().map(|attempt| attempt.task));
+        self.controller.exchange.changed(hints(attempts, changes));
         stops(attempts, changes)
     }
 }
@@ -377,6 +378,12 @@ impl<S> Drop for Session<S> {
         // the next session says anew how far its attempts are
         self.known.iter().for_each(|attempt| self.controller.exchange.forget_progress(*attempt));
     }
+}
+
+/// What watchers are told of attempts that changed.
+fn hints(attempts: &[AttemptId], changes: &[Changed]) -> impl Iterator<Item = Change> {
+    std::iter::zip(attempts, changes)
+        .map(|(attempt, changed)| Change { task: attempt.task, state: changed.as_ref().ok().map(StateName::of) })
 }
 
 /// Those attempts that are to end.

@@ -287,6 +287,28 @@ async fn watchers_see_what_they_may_and_each_change() {
 }
 
 #[tokio::test]
+async fn who_waits_for_the_end_hears_of_nothing_else() {
+    let world = World::new().await;
+    let mut session = world.open().await;
+    let filter = TaskFilter { states: StateName::ENDS.into(), ..TaskFilter::default() };
+    let mut watcher = world.controller.watch(&caller(&FLOW), filter).expect("may");
+    let tasks = world.submit(vec![TaskSpec::Nothing; 2]).await.tasks;
+    let attempts = leased(&session.heard(1, slots(2)).await.expect("heard"));
+    {
+        let mut next = std::pin::pin!(watcher.next(&world.controller));
+        let polled = std::future::poll_fn(|context| std::task::Poll::Ready(next.as_mut().poll(context))).await;
+        assert!(polled.is_pending(), "neither is over: {polled:?}");
+        session.heard(2, report(attempts[0], Outcome::Succeeded)).await.expect("heard");
+        let shown = next.await.expect("shown");
+        assert_eq!(shown.iter().map(|watched| watched.record.task.id).collect::<Vec<_>>(), [attempts[0].task]);
+    }
+    world.controller.cancel(&caller(&FLOW), tasks.iter().map(|(id, _)| *id).collect()).await.expect("may");
+    session.heard(3, report(attempts[1], Outcome::Cancelled)).await.expect("heard");
+    let shown = watcher.next(&world.controller).await.expect("shown");
+    assert!(shown.iter().any(|watched| watched.record.task.id == attempts[1].task), "{shown:?}");
+}
+
+#[tokio::test]
 async fn a_foreign_endpoint_cannot_be_taken_over() {
     let world = World::new().await;
     let bob = Caller::testing("bob", &[Role::Endpoint]);

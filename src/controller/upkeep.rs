@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Controller;
+use super::exchange::Change;
 use crate::runtime::tasks::Tasks;
 use crate::store::{Store, StoreError};
 use crate::task::time::Moment;
@@ -51,7 +52,7 @@ impl<S: Store> Controller<S> {
             let more = changed.len() as u32 >= TOGETHER;
             if !changed.is_empty() {
                 tracing::info!(tasks = changed.len(), "leases or deadlines have run out");
-                self.exchange.changed(changed);
+                self.exchange.changed(changed.into_iter().map(Change::of));
                 self.exchange.nudge_all();
             }
             if !more {

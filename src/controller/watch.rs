@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
+use super::exchange::Change;
 use super::{Controller, ControllerError};
 use crate::ids::TaskId;
 use crate::store::{Store, TaskFilter, TaskRecord};
@@ -27,7 +28,7 @@ pub struct Watched {
 #[derive(Debug)]
 pub struct Watcher {
     filter: TaskFilter,
-    changes: Receiver<TaskId>,
+    changes: Receiver<Change>,
     begun: Begun,
 }
 
@@ -48,7 +49,7 @@ enum Heard {
 }
 
 impl Watcher {
-    pub(super) fn new(filter: TaskFilter, changes: Receiver<TaskId>) -> Self {
+    pub(super) fn new(filter: TaskFilter, changes: Receiver<Change>) -> Self {
         Self { filter, changes, begun: Begun::No }
     }
 
@@ -77,18 +78,27 @@ impl Watcher {
     }
 
     async fn hear(&mut self) -> Heard {
-        let mut tasks = match self.changes.recv().await {
-            Ok(task) => BTreeSet::from([task]),
-            Err(RecvError::Lagged(_)) => return Heard::Everything,
-            Err(RecvError::Closed) => return Heard::End,
-        };
+        let mut tasks = BTreeSet::new();
+        while tasks.is_empty() {
+            match self.changes.recv().await {
+                Ok(change) => tasks.extend(self.wanted(change)),
+                Err(RecvError::Lagged(_)) => return Heard::Everything,
+                Err(RecvError::Closed) => return Heard::End,
+            }
+        }
         while tasks.len() < TOGETHER {
             match self.changes.try_recv() {
-                Ok(task) => tasks.insert(task),
+                Ok(change) => tasks.extend(self.wanted(change)),
                 Err(TryRecvError::Lagged(_)) => return Heard::Everything,
                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
-            };
+            }
         }
         Heard::Tasks(tasks)
+    }
+
+    /// The task, unless it is known without a look that the filter does not let it through.
+    fn wanted(&self, Change { task, state }: Change) -> Option<TaskId> {
+        let states = &self.filter.states;
+        state.is_none_or(|state| states.is_empty() || states.contains(&state)).then_some(task)
     }
 }

@@ -183,6 +183,9 @@ impl StateName {
     pub const ALL: [Self; 6] =
         [Self::Queued, Self::Leased, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled];
 
+    /// Those that stay.
+    pub const ENDS: [Self; 3] = [Self::Succeeded, Self::Failed, Self::Cancelled];
+
     /// The state of a life.
     pub fn of(life: &Life) -> Self {
         match &life.phase {
@@ -197,10 +200,7 @@ impl StateName {
 
     /// Whether it stays as it is.
     pub fn is_over(self) -> bool {
-        match self {
-            Self::Succeeded | Self::Failed | Self::Cancelled => true,
-            Self::Queued | Self::Leased | Self::Running => false,
-        }
+        Self::ENDS.contains(&self)
     }
 
     /// Its name in stores, messages and lists.

@@ -109,7 +109,8 @@ async fn cancel(TasksArgs { tasks, form, remote }: TasksArgs) -> Result<Exit, Fa
 async fn follow(TasksArgs { tasks, form, remote }: TasksArgs) -> Result<Exit, Failure> {
     let mut client = remote.connect().await?;
     // first listen, then look: a change in between is heard
-    let filter = TaskFilter { action: one_action(&all(&mut client, &tasks).await?), ..TaskFilter::default() };
+    let action = one_action(&all(&mut client, &tasks).await?);
+    let filter = TaskFilter { action, states: StateName::ENDS.into(), ..TaskFilter::default() };
     let mut changes = client.watch(&filter).await.map_err(ServiceError::Client)?;
     loop {
         let now = all(&mut client, &tasks).await?;
@@ -120,7 +121,7 @@ async fn follow(TasksArgs { tasks, form, remote }: TasksArgs) -> Result<Exit, Fa
         }
         loop {
             let changed = changes.next().await.map_err(ServiceError::Client)?.ok_or(ServiceError::Ended)?;
-            if tasks.contains(&changed.id) && changed.state.is_over() {
+            if tasks.contains(&changed.id) {
                 break;
             }
         }

@@ -107,7 +107,7 @@ impl Process {
 
     fn spawn(self, tools: &mut Tools) -> Result<Running, StartError> {
         let Self { program, arguments, environment, cwd, memory, input } = self;
-        fs::create_dir(&cwd).map_err(|source| StartError::Directory { path: cwd.clone(), source })?;
+        fs::create_dir_all(&cwd).map_err(|source| StartError::Directory { path: cwd.clone(), source })?;
         let start = || {
             let (stdout, written) = pipe_with(PipeFlags::CLOEXEC)?;
             let (stderr, told) = pipe_with(PipeFlags::CLOEXEC)?;

@@ -109,12 +109,13 @@ impl Site {
     /// Times of tasks that are submitted one after the other, sorted.
     pub(super) async fn round_trips(&self, number: usize) -> Result<Vec<Duration>, ServiceError> {
         let mut client = self.client.clone();
-        let mut changes = client.watch(&TaskFilter::default()).await?;
+        let states = StateName::ENDS.into();
+        let mut changes = client.watch(&TaskFilter { states, ..TaskFilter::default() }).await?;
         let mut times = Vec::with_capacity(number);
         for _ in 0..number {
             let begun = Instant::now();
             let task = client.submit(order(vec![TaskSpec::Nothing])).await?.tasks[0].0;
-            while changes.next().await?.is_none_or(|seen| seen.id != task || seen.state != StateName::Succeeded) {}
+            while changes.next().await?.is_none_or(|seen| seen.id != task) {}
             times.push(begun.elapsed());
         }
         times.sort_unstable();
