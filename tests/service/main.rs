@@ -5,6 +5,7 @@ mod proxy;
 mod site;
 mod world;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use speckled::controller::{Order, OrderedTask};
@@ -220,6 +221,10 @@ fn people_are_told_what_is_wrong_and_what_to_do() {
     let directory = dir.path().join("controller");
     let path = directory.to_str().expect("text");
     done(speckled(&["controller", "init", path]).output().expect("runs"));
+    for entry in std::fs::read_dir(&directory).expect("made").map(|entry| entry.expect("made").path()) {
+        assert_eq!(entry.metadata().expect("made").permissions().mode() & 0o077, 0, "{}", entry.display());
+    }
+    assert_eq!(directory.metadata().expect("made").permissions().mode() & 0o777, 0o700, "for its owner alone");
     let controller = Controller::start(&directory);
     let url = controller.url.clone();
     let token = directory.join("admin.token");
@@ -234,6 +239,8 @@ fn people_are_told_what_is_wrong_and_what_to_do() {
     refused(&["controller", "init", path], 65, "is there already");
     refused(&["controller", "serve", path, "--listen", "127.0.0.1:0", "--plain"], 76, "another controller serves");
     refused(&["controller", "serve", path, "--listen", "0.0.0.0:0", "--plain"], 65, "no loopback address");
+    let no_ca = ["controller", "serve", path, "--client-ca", token.to_str().expect("text")];
+    refused(&no_ca, 75, "certificate or key cannot be used");
     refused(&["task", "list", "--controller", url.as_str()], 65, "there is no token");
     refused(&with(&["submit", "--endpoint", "theta", "-r", "/a", "-q", "/b", "-o", "/c"]), 77, "no endpoint theta");
     refused(&with(&["submit", "--endpoint", "theta", "-r", "a", "-q", "/b", "-o", "/c"]), 65, "--raw a is relative");

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::cli::output::{self, Form};
 use crate::controller::{Controller, Terms};
 use crate::dataset::result::host_name;
 use crate::rpc::certificate::{self, Certificates, Identity};
-use crate::rpc::service::{Tls, serve};
+use crate::rpc::service::{Services, Tls};
 use crate::runtime::clock::Clock;
 use crate::runtime::files::open_as_many_as_allowed;
 use crate::runtime::lock::{Lock, LockError};
@@ -124,8 +124,9 @@ async fn init(InitArgs { directory, admin, host }: &InitArgs) -> Result<Exit, Fa
     let whole = std::path::absolute(directory).map_err(|e| file("find", directory, e))?;
     let parent = whole.parent().unwrap_or(&whole);
     fs::create_dir_all(parent).map_err(|e| file("create", parent, e))?;
-    let new = tempfile::Builder::new().prefix(".controller-").tempdir_in(parent);
-    // for its owner alone, as such a directory is: whoever reads the store sees everybody's tasks
+    // for its owner alone: whoever reads the store sees everybody's tasks
+    let private = fs::Permissions::from_mode(0o700);
+    let new = tempfile::Builder::new().prefix(".controller-").permissions(private).tempdir_in(parent);
     let new = new.map_err(|e| file("create a directory in", parent, e))?;
     fill(new.path(), admin, host).await?;
     let renamed = fs::rename(new.path(), &whole).and_then(|()| File::open(parent)?.sync_all());
@@ -169,6 +170,8 @@ async fn serving(args: &ServeArgs) -> Result<Exit, Failure> {
         let identity = identity(&certificate, args.key.as_deref().unwrap_or(&made(KEY)))?;
         Some(Tls { identity, client_ca: args.client_ca.as_deref().map(read).transpose()? })
     };
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let services = Services::new(tls).map_err(ServiceError::Serve)?;
     let lock = lock(&args.directory)?;
     let terms = Terms::default().with_lease(Duration::from_secs(args.lease));
     let controller = Controller::start(open_store(&args.directory).await?, Clock::start(), terms);
@@ -176,14 +179,13 @@ async fn serving(args: &ServeArgs) -> Result<Exit, Failure> {
     let refused = |e| file("listen on", Path::new(&args.listen.to_string()), e);
     let listener = TcpListener::bind(args.listen).await.map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
-    let scheme = if tls.is_some() { "https" } else { "http" };
     let tasks = Tasks::default();
     let upkeep = (Arc::clone(&controller), tasks.clone());
     tasks.spawn("upkeep", async move { upkeep.0.keep_up(&upkeep.1).await });
     let stopping = tasks.stopping();
     tasks.spawn("signals", async move { until_signalled("controller", &stopping).await });
     output::stdout(format_args!("{scheme}://{address}"))?;
-    let served = serve(controller, listener, tls, tasks.stopping()).await;
+    let served = services.serve(controller, listener, tasks.stopping()).await;
     tasks.stop();
     tasks.join().await;
     drop(lock);

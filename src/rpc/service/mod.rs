@@ -55,35 +55,50 @@ pub enum ServeError {
     Serve(#[source] transport::Error),
 }
 
-/// Serves until it is told to stop, and ends when the calls in flight have.
-///
-/// # Errors
-/// An unusable certificate, a listener that fails.
-pub async fn serve<S: Store>(
-    controller: Arc<Controller<S>>,
-    listener: TcpListener,
-    tls: Option<Tls>,
-    stopping: CancellationToken,
-) -> Result<(), ServeError> {
-    let mut server =
-        Server::builder().http2_keepalive_interval(Some(KEEPALIVE)).http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
-    if let Some(Tls { identity: Identity { certificates, key }, client_ca }) = tls {
+/// The services, before anybody can connect.
+#[derive(Debug)]
+pub struct Services(Server);
+
+impl Services {
+    /// With TLS, or on a loopback without.
+    ///
+    /// # Errors
+    /// An unusable certificate.
+    pub fn new(tls: Option<Tls>) -> Result<Self, ServeError> {
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
+        let Some(Tls { identity: Identity { certificates, key }, client_ca }) = tls else { return Ok(Self(server)) };
         let tls = ServerTlsConfig::new().identity(transport::Identity::from_pem(certificates, key));
         let tls = match client_ca {
             Some(ca) => tls.client_ca_root(transport::Certificate::from_pem(ca)),
             None => tls,
         };
-        server = server.tls_config(tls).map_err(ServeError::Identity)?;
+        server.tls_config(tls).map(Self).map_err(ServeError::Identity)
     }
-    let flows = flows::Flows { controller: Arc::clone(&controller), stopping: stopping.clone() };
-    let endpoints = endpoints::Endpoints { controller, stopping: stopping.clone() };
-    server
-        .add_service(FlowsServer::new(flows).max_decoding_message_size(LARGEST_MESSAGE))
-        .add_service(EndpointsServer::new(endpoints).max_decoding_message_size(LARGEST_MESSAGE))
+
+    /// Serves until it is told to stop, and ends when the calls in flight have.
+    ///
+    /// # Errors
+    /// A listener that fails.
+    pub async fn serve<S: Store>(
+        self,
+        controller: Arc<Controller<S>>,
+        listener: TcpListener,
+        stopping: CancellationToken,
+    ) -> Result<(), ServeError> {
+        let flows = flows::Flows { controller: Arc::clone(&controller), stopping: stopping.clone() };
+        let endpoints = endpoints::Endpoints { controller, stopping: stopping.clone() };
         // an answer is not to wait for the acknowledgement of the one before
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stopping.cancelled_owned())
-        .await
-        .map_err(ServeError::Serve)
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let Self(mut server) = self;
+        server
+            .add_service(FlowsServer::new(flows).max_decoding_message_size(LARGEST_MESSAGE))
+            .add_service(EndpointsServer::new(endpoints).max_decoding_message_size(LARGEST_MESSAGE))
+            .serve_with_incoming_shutdown(incoming, stopping.cancelled_owned())
+            .await
+            .map_err(ServeError::Serve)
+    }
 }
 
 /// Who asks, by the bearer token of the call.

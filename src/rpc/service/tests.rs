@@ -53,7 +53,8 @@ impl World {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         let stopping = CancellationToken::new();
-        let served = spawn("server", serve(Arc::clone(&controller), listener, None, stopping.clone()));
+        let services = Services::new(None).expect("nothing can be wrong");
+        let served = spawn("server", services.serve(Arc::clone(&controller), listener, stopping.clone()));
         Self { controller, url, stopping, served, tokens, dir }
     }
 
