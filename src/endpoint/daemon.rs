@@ -215,7 +215,7 @@ impl Endpoint {
             controller: ControllerState { program: None, error: None, heartbeat: HEARTBEAT },
             next_beat: Instant::now(),
             leaving: None,
-            replaced: None,
+            failed: None,
         };
         let ended = daemon.serve(heard, asked, &tasks.stopping()).await;
         let broken = tasks.stopping().is_cancelled();
@@ -267,7 +267,8 @@ struct Daemon {
     controller: ControllerState,
     next_beat: Instant,
     leaving: Option<Leaving>,
-    replaced: Option<String>,
+    /// Why it leaves, if it cannot go on.
+    failed: Option<EndpointError>,
 }
 
 struct ControllerState {
@@ -328,7 +329,7 @@ impl Daemon {
             }
             Event::Controller(ToEndpoint::Replaced { session: _, host }) => {
                 tracing::error!(host, "another process is this endpoint now");
-                self.replaced = Some(host);
+                self.failed = Some(EndpointError::Replaced { host });
                 self.begin_to_leave(LeaveMode::Now);
             }
             Event::Controller(said) => self.desk.controller_said(said, now),
@@ -455,6 +456,7 @@ impl Daemon {
         self.unwritten.once_written.extend(once_written);
         self.unwritten.once_synced.extend(once_synced);
         if self.retry_at.is_none_or(|at| Instant::now() >= at) {
+            self.retry_at = None;
             self.write();
         }
         if self.sync_at.is_some_and(|at| Instant::now() >= at || self.leaving.is_some()) {
@@ -474,7 +476,6 @@ impl Daemon {
             Err(error) => return self.cannot_write(&error),
         };
         let Turn { once_written, once_synced, .. } = std::mem::take(&mut self.unwritten);
-        self.retry_at = None;
         self.unsynced.extend(once_synced.into_iter().map(|act| (mark, act)));
         once_written.into_iter().for_each(|act| self.act(act));
         let due = if self.journal.unsynced() >= UNSYNCED { Instant::now() } else { Instant::now() + SYNC };
@@ -489,6 +490,11 @@ impl Daemon {
                 while let Some((_, act)) = self.unsynced.pop_front_if(|(mark, _)| *mark <= synced) {
                     self.act(act);
                 }
+            }
+            Err(error @ JournalError::Ended { .. }) => {
+                tracing::error!(error = chain(&error), "the endpoint cannot go on, its workers do");
+                self.failed = Some(EndpointError::Part);
+                self.begin_to_leave(LeaveMode::KeepWorkers);
             }
             Err(error) => {
                 self.cannot_write(&error);
@@ -548,10 +554,7 @@ impl Daemon {
         // goodbye, said by the wire when nobody can speak any more
         drop(self.line.take());
         self.journal.close().await;
-        match self.replaced {
-            Some(host) => Err(EndpointError::Replaced { host }),
-            None => Ok(()),
-        }
+        self.failed.map_or(Ok(()), Err)
     }
 
     fn status_text(&self) -> String {
