@@ -254,26 +254,25 @@ impl<S: Store> Session<S> {
         self.queue = Queue::Empty;
         let (slots, login) = tokio::join!(self.lease_at(Place::Slot), self.lease_at(Place::Login));
         let mut answers = Vec::new();
-        for (place, leased) in [(Place::Slot, slots?), (Place::Login, login?)] {
+        for (place, batches) in [(Place::Slot, slots?), (Place::Login, login?)] {
             let credit = self.credit.at(place);
-            *credit = credit.saturating_sub(leased.len() as u32);
+            *credit = credit.saturating_sub(batches.iter().map(Vec::len).sum::<usize>() as u32);
             if *credit == 0 {
                 self.queue = Queue::Unknown;
             }
-            self.known.extend(leased.iter().map(|lease| lease.attempt));
-            let tasks = leased.iter().map(|lease| lease.attempt.task);
-            self.controller.exchange.changed(tasks.map(Change::to(StateName::Leased)));
-            let mut rest = leased.into_iter().peekable();
-            while rest.peek().is_some() {
-                answers.push(ToEndpoint::Tasks(rest.by_ref().take(MOST_LEASED as usize).collect()));
+            for leased in batches {
+                self.known.extend(leased.iter().map(|lease| lease.attempt));
+                let tasks = leased.iter().map(|lease| lease.attempt.task);
+                self.controller.exchange.changed(tasks.map(Change::to(StateName::Leased)));
+                answers.push(ToEndpoint::Tasks(leased));
             }
         }
         Ok(answers)
     }
 
-    /// As long as there are tasks: what is left of the credit waits for the next nudge.
-    async fn lease_at(&self, place: Place) -> Result<Vec<Leased>, ControllerError> {
-        let mut leased = Vec::new();
+    /// As long as there are tasks, a message's worth at a time: what is left of the credit waits for the next nudge.
+    async fn lease_at(&self, place: Place) -> Result<Vec<Vec<Leased>>, ControllerError> {
+        let mut batches = Vec::new();
         let mut credit = self.credit.get(place);
         while credit > 0 {
             let asked = credit.min(MOST_LEASED);
@@ -289,12 +288,14 @@ impl<S: Store> Session<S> {
             let found = self.controller.store.lease(request).await?;
             let all = found.len() as u32 == asked;
             credit -= asked.min(found.len() as u32);
-            leased.extend(found);
+            if !found.is_empty() {
+                batches.push(found);
+            }
             if !all {
                 break;
             }
         }
-        Ok(leased)
+        Ok(batches)
     }
 
     async fn beat(

@@ -108,14 +108,6 @@ pub struct Endpoint {
     book: Book,
     introduction: Introduction,
     process: ProcessName,
-    end: End,
-}
-
-/// Whether all is in the journal that an earlier process wrote.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    Whole,
-    MayBeMissing,
 }
 
 impl Endpoint {
@@ -131,13 +123,11 @@ impl Endpoint {
         let session = ids::session();
         // the lock on the journal proves that a process of this computer is dead; of another one it does not
         let before = home.last_session().filter(|last| last.host == host && last.process.boot == process.boot);
-        // what that wrote is in the file as long as the computer went on; of another one's the end may be missing
-        let end = if before.is_some() { End::Whole } else { End::MayBeMissing };
         let replaces = before.map(|last| last.session);
         let (name, group) = (config.name.clone(), config.group.clone());
         let introduction = Introduction { endpoint: id, name, group, session, host: host.clone(), replaces };
         let (gate, heard) = Gate::new(config.site.clone());
-        let endpoint = Self { home, config, id, session, host, gate, heard, journal, book, introduction, process, end };
+        let endpoint = Self { home, config, id, session, host, gate, heard, journal, book, introduction, process };
         Ok(endpoint)
     }
 
@@ -177,7 +167,7 @@ impl Endpoint {
         line: Option<Line>,
         asked: CancellationToken,
     ) -> Result<(), EndpointError> {
-        let Self { home, config, id, session, host, gate, heard, journal, book, introduction, process: _, end } = self;
+        let Self { home, config, id, session, host, gate, heard, journal, book, introduction, process: _ } = self;
         let tasks = Tasks::default();
         let known: Known = book
             .workers()
@@ -190,11 +180,12 @@ impl Endpoint {
             keeper.clone().keep(home.clone(), local, known, gate, tasks.stopping())
         });
         tasks.spawn("log sweeper", sweep(home.clone(), config.keep_logs, tasks.stopping()));
-        tasks.spawn("controller link", link::keep(dial, introduction, line, gate, tasks.stopping()));
         let mut desk = Desk::new(book, Instant::now());
-        if end == End::MayBeMissing {
+        // what a process before wrote is in the file as long as the computer went on; else the end may be missing
+        if introduction.replaces.is_none() {
             desk.return_waiting();
         }
+        tasks.spawn("controller link", link::keep(dial, introduction, line, gate, tasks.stopping()));
         let daemon = Daemon {
             desk,
             journal,

@@ -80,9 +80,11 @@ impl ProcessName {
 
     /// Kills it, if it still runs.
     pub fn kill(&self) {
-        if let Some(process) = Process::find(self) {
+        let Ok(descriptor) = open(self.pid, PidfdFlags::empty()) else { return };
+        // looked at once it is open: the number cannot pass to another meanwhile
+        if self.lives() {
             // no such process: what is wanted
-            let _ = pidfd_send_signal(process.handle.0.get_ref(), Signal::KILL);
+            let _ = pidfd_send_signal(descriptor, Signal::KILL);
         }
     }
 }
@@ -146,7 +148,7 @@ pub fn kill_marked(variable: &str, value: &str) -> usize {
             break;
         }
         killed += found.len();
-        found.iter().for_each(kill_at_once);
+        found.iter().for_each(ProcessName::kill);
     }
     killed
 }
@@ -162,14 +164,10 @@ fn carries(pid: u32, mark: &[u8]) -> bool {
     environment.split(|byte| *byte == 0).any(|variable| variable == mark)
 }
 
-fn kill_at_once(process: &ProcessName) {
-    let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
-    let Some(handle) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else { return };
-    // looked at once the handle is there: the number cannot pass to another meanwhile
-    if process.lives() {
-        // no such process: what is wanted
-        let _ = pidfd_send_signal(handle, Signal::KILL);
-    }
+fn open(pid: u32, flags: PidfdFlags) -> io::Result<OwnedFd> {
+    let none = || io::Error::from(io::ErrorKind::NotFound);
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(none)?;
+    Ok(pidfd_open(pid, flags)?)
 }
 
 /// Has a command start in a session of its own: it does not end with this process, nor by its terminal's Ctrl-C.
@@ -195,9 +193,7 @@ impl Handle {
     }
 
     fn of(pid: u32) -> io::Result<Self> {
-        let none = || io::Error::from(io::ErrorKind::NotFound);
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(none)?;
-        Self::new(pidfd_open(pid, PidfdFlags::NONBLOCK)?)
+        Self::new(open(pid, PidfdFlags::NONBLOCK)?)
     }
 
     /// Waits for the end. Dropping this loses nothing.

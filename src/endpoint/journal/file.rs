@@ -134,8 +134,7 @@ impl Log {
     /// Appends entries as one record: they outlive this process; after an error none is there.
     pub(super) fn append(&mut self, entries: &Encoded) -> Result<(), JournalError> {
         self.repair()?;
-        let synced = self.length - self.unsynced.len() as u64;
-        let record = record::record(&entries.lines, synced);
+        let record = record::record(&entries.lines, self.synced());
         if let Err(source) = self.file.write_all_at(&record, self.length) {
             self.doubt = Doubt::Tail;
             // when this fails as well, the next append begins with it
@@ -154,6 +153,11 @@ impl Log {
     /// Appends so far.
     pub(super) fn appends(&self) -> u64 {
         self.appends
+    }
+
+    /// Up to where the file is known to be on the disk.
+    fn synced(&self) -> u64 {
+        self.length - self.unsynced.len() as u64
     }
 
     /// Bytes that are not known to be on the disk.
@@ -236,8 +240,7 @@ impl Log {
                 .and_then(|()| self.file.sync_data())
                 .map_err(|source| JournalError::io("cutting", &self.path, source))?,
             Doubt::Unsynced => {
-                let synced = self.length - self.unsynced.len() as u64;
-                let again = self.file.write_all_at(&self.unsynced, synced);
+                let again = self.file.write_all_at(&self.unsynced, self.synced());
                 again.map_err(|source| JournalError::io("appending to", &self.path, source))?;
             }
             Doubt::Directory => sync_directory(&self.dir)?,

@@ -240,14 +240,12 @@ impl Spawner {
         let path = process.program.clone();
         let (answer, started) = oneshot::channel();
         let process = Box::new(process);
-        let asked = self.orders.send(Order::Start { process, answer }).is_ok();
-        match started.await {
-            Ok(started) if asked => started,
-            Ok(_) | Err(_) => {
-                let source = io::Error::other("the thread that starts processes has ended");
-                Err(StartError::Program { path, source })
-            }
-        }
+        // a thread that has ended drops the order, and with it the way to answer
+        let _ended = self.orders.send(Order::Start { process, answer });
+        started.await.unwrap_or_else(|_| {
+            let source = io::Error::other("the thread that starts processes has ended");
+            Err(StartError::Program { path, source })
+        })
     }
 
     /// Has a process's directory removed, with all that is in it.

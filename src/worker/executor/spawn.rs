@@ -11,6 +11,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
 
+use rustix::process::{Pid, Resource, WaitOptions, getpid, getrlimit, waitpid};
+
 /// Bytes of the child's stack: its functions make system calls only, and the C library's wrappers are shallow.
 const STACK: usize = 64 << 10;
 
@@ -91,9 +93,8 @@ impl Starter {
             envp: envp.as_ptr(),
             cwd: cwd.as_ptr(),
             streams: start.streams.map(|stream| stream.as_raw_fd()),
-            memory: limit(start.memory)?,
-            // SAFETY: it has no preconditions.
-            parent: unsafe { libc::getpid() },
+            memory: limit(start.memory),
+            parent: getpid().as_raw_nonzero().get(),
             last_signal: libc::SIGRTMAX(),
             no_signals,
             error: 0,
@@ -103,7 +104,8 @@ impl Starter {
         match unsafe { ptr::read_volatile(&raw const orders.error) } {
             0 => Ok(started),
             number => {
-                reap(started.pid);
+                // it has ended, and is buried; an error would say that it was
+                let _buried = waitpid(Pid::from_raw(started.pid), WaitOptions::empty());
                 Err(io::Error::from_raw_os_error(number))
             }
         }
@@ -190,26 +192,15 @@ fn errno() -> c_int {
     unsafe { *libc::__errno_location() }
 }
 
-/// Buries a child that failed before it was a program: it has ended.
-fn reap(pid: i32) {
-    // SAFETY: no status is asked for.
-    unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
-}
-
 fn aligned(end: *mut MaybeUninit<u8>) -> *mut MaybeUninit<u8> {
     // the x86-64 and AArch64 calling conventions want 16
     end.wrapping_sub(end.addr() % 16)
 }
 
 /// The limit, or this process's own if that is lower.
-fn limit(memory: u64) -> io::Result<libc::rlimit> {
-    let mut own = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: a place for the answer.
-    if unsafe { libc::getrlimit(libc::RLIMIT_DATA, &raw mut own) } == -1 {
-        return Err(io::Error::last_os_error());
-    }
-    let memory = own.rlim_max.min(memory);
-    Ok(libc::rlimit { rlim_cur: memory, rlim_max: memory })
+fn limit(memory: u64) -> libc::rlimit {
+    let memory = getrlimit(Resource::Data).maximum.map_or(memory, |own| own.min(memory));
+    libc::rlimit { rlim_cur: memory, rlim_max: memory }
 }
 
 fn text(text: &OsStr) -> io::Result<CString> {

@@ -60,9 +60,7 @@ async fn stay(line: Line, first: Instant) {
         if say.send((number, beat)).await.is_err() {
             return;
         }
-        while let Ok(heard) = hear.try_recv() {
-            drop(heard);
-        }
+        while hear.try_recv().is_ok() {}
     }
 }
 
