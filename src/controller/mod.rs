@@ -18,6 +18,7 @@ mod directory;
 mod error;
 mod exchange;
 mod flows;
+mod records;
 pub mod session;
 mod terms;
 pub mod token;
@@ -26,6 +27,7 @@ mod watch;
 
 pub use error::ControllerError;
 pub use flows::{Known, Order, OrderedTask, Receipt};
+pub use records::Records;
 pub use terms::Terms;
 pub use watch::{Watched, Watcher};
 

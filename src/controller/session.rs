@@ -1,6 +1,6 @@
 //! One session of an endpoint: it says what it takes and how it goes, and gets tasks. Whatever carries the messages
 //! calls [`Session::heard`] for each that comes in, waits for [`Session::nudged`], and sends what that and
-//! [`Session::told`] return.
+//! [`Session::told`] return, and what its [`Records`] have.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -10,6 +10,7 @@ use super::access::Caller;
 use super::directory::Entry;
 use super::exchange::{Change, Mailbox};
 use super::flows::at_most;
+use super::records::{Records, Written};
 use super::{Controller, ControllerError};
 use crate::ids::{AttemptId, EndpointId, SessionId};
 use crate::runtime::tasks::spawn;
@@ -62,6 +63,7 @@ pub struct Session<S> {
     /// Attempts that are its own, as far as it has said so or they were leased to it: of others it tells no progress.
     known: HashSet<AttemptId>,
     heard: Heard,
+    written: Written,
 }
 
 /// What is known of the tasks that wait for the endpoint.
@@ -118,6 +120,25 @@ impl<S: Store> Controller<S> {
             Claim::Open => Err(ControllerError::NoSession { endpoint, session }),
         }
     }
+
+    /// As long as there are tasks, a message's worth at a time: what is left of the credit waits for the next nudge.
+    async fn lease(&self, request: LeaseRequest) -> Result<Vec<Vec<Leased>>, ControllerError> {
+        let mut batches = Vec::new();
+        let mut credit = request.most;
+        while credit > 0 {
+            let most = credit.min(MOST_LEASED);
+            let found = self.store.lease(LeaseRequest { most, ..request.clone() }).await?;
+            let all = found.len() as u32 == most;
+            credit -= most.min(found.len() as u32);
+            if !found.is_empty() {
+                batches.push(found);
+            }
+            if !all {
+                break;
+            }
+        }
+        Ok(batches)
+    }
 }
 
 impl<S: Store> Session<S> {
@@ -131,7 +152,7 @@ impl<S: Store> Session<S> {
         endpoint: EndpointId,
         session: SessionId,
         host: String,
-    ) -> Result<Self, ControllerError> {
+    ) -> Result<(Self, Records<S>), ControllerError> {
         caller.needs(Role::Endpoint)?;
         let none = ControllerError::NoSession { endpoint, session };
         if controller.directory.entry(endpoint).is_none_or(|entry| entry.owner != *caller.subject()) {
@@ -140,10 +161,11 @@ impl<S: Store> Session<S> {
         let mailbox = controller.exchange.open(endpoint);
         let holder = EndpointSession { id: session, host, until: controller.name_end() };
         let (credit, known) = (Credit::default(), HashSet::new());
-        let session =
-            Self { controller, mailbox, endpoint, holder, credit, queue: Queue::Unknown, known, heard: Heard::Nothing };
+        let (queue, heard) = (Queue::Unknown, Heard::Nothing);
+        let (written, records) = Records::new(Arc::clone(&controller));
+        let session = Self { controller, mailbox, endpoint, holder, credit, queue, known, heard, written };
         match session.controller.store.endpoints().await?.into_iter().find(|record| record.id == endpoint) {
-            Some(EndpointRecord { session: Some(held), .. }) if held.id == session.holder.id => Ok(session),
+            Some(EndpointRecord { session: Some(held), .. }) if held.id == session.holder.id => Ok((session, records)),
             Some(_) | None => Err(none),
         }
     }
@@ -252,7 +274,9 @@ impl<S: Store> Session<S> {
     async fn lease(&mut self) -> Result<Vec<ToEndpoint>, ControllerError> {
         // a nudge that comes from now on is heard later, and has it looked again
         self.queue = Queue::Empty;
-        let (slots, login) = tokio::join!(self.lease_at(Place::Slot), self.lease_at(Place::Login));
+        let controller = Arc::clone(&self.controller);
+        let (slots, login) = (self.request(Place::Slot), self.request(Place::Login));
+        let (slots, login) = tokio::join!(controller.lease(slots), controller.lease(login));
         let mut answers = Vec::new();
         for (place, batches) in [(Place::Slot, slots?), (Place::Login, login?)] {
             let credit = self.credit.at(place);
@@ -270,32 +294,16 @@ impl<S: Store> Session<S> {
         Ok(answers)
     }
 
-    /// As long as there are tasks, a message's worth at a time: what is left of the credit waits for the next nudge.
-    async fn lease_at(&self, place: Place) -> Result<Vec<Vec<Leased>>, ControllerError> {
-        let mut batches = Vec::new();
-        let mut credit = self.credit.get(place);
-        while credit > 0 {
-            let asked = credit.min(MOST_LEASED);
-            let now = self.controller.clock.now();
-            let request = LeaseRequest {
-                endpoint: self.endpoint,
-                session: self.holder.id,
-                most: asked,
-                kinds: Kind::ALL.into_iter().filter(|kind| kind.place() == place).collect(),
-                until: self.controller.lease_end(),
-                now,
-            };
-            let found = self.controller.store.lease(request).await?;
-            let all = found.len() as u32 == asked;
-            credit -= asked.min(found.len() as u32);
-            if !found.is_empty() {
-                batches.push(found);
-            }
-            if !all {
-                break;
-            }
+    /// For what there is credit for.
+    fn request(&self, place: Place) -> LeaseRequest {
+        LeaseRequest {
+            endpoint: self.endpoint,
+            session: self.holder.id,
+            most: self.credit.get(place),
+            kinds: Kind::ALL.into_iter().filter(|kind| kind.place() == place).collect(),
+            until: self.controller.lease_end(),
+            now: self.controller.clock.now(),
         }
-        Ok(batches)
     }
 
     async fn beat(
@@ -340,7 +348,7 @@ impl<S: Store> Session<S> {
             let retry_at = now.after(retry::delay(attempt.number.get() - 1, spread));
             Report { attempt, outcome, result, retry_at }
         });
-        let changes = self.controller.store.report(reports.collect(), now).await?;
+        let (changes, mark) = self.controller.store.report(reports.collect(), now).await?;
         for (attempt, changed) in std::iter::zip(&attempts, &changes) {
             self.known.remove(attempt);
             self.controller.exchange.forget_progress(*attempt);
@@ -353,7 +361,9 @@ impl<S: Store> Session<S> {
             }
         }
         self.controller.exchange.changed(hints(&attempts, &changes));
-        Ok(vec![ToEndpoint::Recorded { number, attempts }])
+        // whoever has left off sending them has ended the session: the endpoint says it again
+        let _ended = self.written.send((mark, ToEndpoint::Recorded { number, attempts })).await;
+        Ok(Vec::new())
     }
 
     /// A task that is to be tried again later is looked for then.

@@ -216,6 +216,11 @@ impl Book {
         self.queued(&self.queues.over).filter_map(|held| held.stage.report())
     }
 
+    /// How many they are.
+    pub fn unrecorded(&self) -> usize {
+        self.queues.over.len()
+    }
+
     /// All attempts: a heartbeat names them, and so their leases go on until their reports are recorded.
     pub fn attempts(&self) -> impl Iterator<Item = AttemptId> {
         self.tasks.values().map(|line| line.held.leased.attempt)

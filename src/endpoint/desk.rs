@@ -38,6 +38,9 @@ const MOST_REPORTS: usize = 1000;
 /// Bytes of results in one message, well below what a message may have.
 const MOST_BYTES: usize = 4 << 20;
 
+/// With so many reports that the controller has not recorded, no more tasks are asked for: its disk may be slow.
+const MOST_UNRECORDED: usize = 1000;
+
 /// The controller is told of an attempt's beginning so much later: of short ones it hears only the end.
 const STARTED: Duration = Duration::from_millis(100);
 
@@ -438,6 +441,9 @@ impl Desk {
     /// first are done.
     fn give_credit(&mut self) {
         let Some(session) = self.session.filter(|_| self.service == Service::Open) else { return };
+        if self.book.unrecorded() >= MOST_UNRECORDED {
+            return;
+        }
         let mut more = Credit::default();
         for place in [Place::Slot, Place::Login] {
             let waiting = self.book.waiting().filter(|leased| leased.spec.kind().place() == place).count() as u32;

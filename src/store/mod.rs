@@ -2,7 +2,8 @@
 //! behind it are private.
 //!
 //! Everything here is batched, since a database is asked a few times a second, not once a task: callers put what
-//! belongs together into one call, and a call is one transaction. When a call returns, what it did is on disk.
+//! belongs together into one call, and a call is one transaction. When a call returns, what it did is on disk, where it
+//! does not say otherwise.
 //! Decisions about a task's life are `task::life`'s; a store applies them, in the transaction that reads the task.
 
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod sqlite;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -107,6 +109,17 @@ pub struct Report {
     pub result: TaskResult,
     /// When a next attempt may begin, should there be one.
     pub retry_at: Moment,
+}
+
+/// How far a store's writing has come: what was done before a mark is on disk no later than that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Mark(u64);
+
+impl Mark {
+    /// The one after it.
+    fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
 }
 
 /// What a call made of one of its tasks: its new life, or why nothing changed.
@@ -321,6 +334,20 @@ pub enum StoreError {
         /// The file.
         place: PathBuf,
     },
+    /// The disk did not take what was written before.
+    #[error(
+        "{step} failed: the disk did not take what was written to {}; restart the controller when the disk is well",
+        place.display()
+    )]
+    Unsynced {
+        /// What was being done.
+        step: &'static str,
+        /// The file.
+        place: PathBuf,
+        /// Why.
+        #[source]
+        source: Arc<std::io::Error>,
+    },
     /// What the database holds was not written by this program.
     #[error("{what} of {id} in the database cannot be read; restore it from a copy")]
     Damaged {
@@ -363,7 +390,8 @@ pub trait Store: Send + Sync + 'static {
     /// session that is not the newest or has run out.
     fn lease(&self, request: LeaseRequest) -> impl Future<Output = Result<Vec<Leased>, StoreError>> + Send;
 
-    /// Says that workers began these attempts.
+    /// Says that workers began these attempts. When it returns, that is seen by all; the disk takes it with what comes
+    /// later, since nothing rests on it.
     fn start(
         &self,
         attempts: Vec<AttemptId>,
@@ -377,12 +405,17 @@ pub trait Store: Send + Sync + 'static {
         until: Moment,
     ) -> impl Future<Output = Result<Vec<Changed>, StoreError>> + Send;
 
-    /// Ends attempts.
+    /// Ends attempts. When it returns, that is seen by all and survives the end of this process, not yet that of the
+    /// computer: whoever made the reports keeps them until [`Store::on_disk`] has returned for the mark.
     fn report(
         &self,
         reports: Vec<Report>,
         now: Moment,
-    ) -> impl Future<Output = Result<Vec<Changed>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<(Vec<Changed>, Mark), StoreError>> + Send;
+
+    /// Ends when what a mark stands for is on disk. It waits for other calls to bring it there for some milliseconds
+    /// first.
+    fn on_disk(&self, mark: Mark) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Cancels tasks.
     fn cancel(&self, tasks: Vec<TaskId>, now: Moment) -> impl Future<Output = Result<Vec<Changed>, StoreError>> + Send;

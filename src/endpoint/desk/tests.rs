@@ -101,6 +101,24 @@ fn a_task_goes_to_a_slot_and_its_report_to_the_controller() {
 }
 
 #[test]
+fn no_tasks_are_asked_for_while_too_many_reports_are_not_recorded() {
+    let mut world = World::open(1);
+    let asks = |turn: Turn| turn.at_once.iter().any(|act| matches!(act, Act::Say(_, FromEndpoint::Credit(_))));
+    world.turn();
+    for task in 1..=MOST_UNRECORDED as u128 {
+        assert_eq!(world.desk.book().unrecorded(), task as usize - 1);
+        world.take(&[(task, 1)]);
+        assert!(asks(world.turn()), "{task}: what came was asked for");
+        world.over(1, task, 1);
+        world.turn();
+    }
+    world.take(&[(5000, 1)]);
+    assert!(!asks(world.turn()));
+    world.hear(ToEndpoint::Recorded { number: 9, attempts: vec![attempt(1, 1)] });
+    assert!(asks(world.turn()), "there is room for a report");
+}
+
+#[test]
 fn what_may_have_been_handed_out_is_not_handed_out_again() {
     let mut world = World::new();
     world.take(&[(1, 1)]);

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{caller, invalid, refusal};
 use crate::controller::session::{Registration, Session};
-use crate::controller::{Controller, ControllerError};
+use crate::controller::{Controller, ControllerError, Records};
 use crate::rpc::convert::session::from_endpoint;
 use crate::rpc::convert::{host_name, named, optional, required};
 use crate::rpc::version;
@@ -77,15 +77,44 @@ impl<S: Store> endpoints_server::Endpoints for Endpoints<S> {
         let endpoint = named("hello.endpoint", endpoint).map_err(invalid)?;
         let session = named("hello.session", session).map_err(invalid)?;
         let controller = Arc::clone(&self.controller);
-        let session = Session::open(controller, &caller, endpoint, session, host_name(&host)).await.map_err(refusal)?;
+        let opened = Session::open(controller, &caller, endpoint, session, host_name(&host)).await;
+        let (session, records) = opened.map_err(refusal)?;
         let (send, receive) = mpsc::channel(ANSWERS);
         // ends with the stream, or when the controller stops
-        spawn("session", converse(session, messages, send, self.stopping.clone()));
+        let stopping = self.stopping.clone();
+        spawn("session", async move {
+            tokio::select! {
+                // what the endpoint was not told yet, it hears in its next session
+                () = converse(session, messages, send.clone(), stopping) => {}
+                // a session without a store is over
+                () = acknowledge(records, send.clone()) => {}
+            }
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
     }
 }
 
 type Answers = mpsc::Sender<Result<wire::ToEndpoint, Status>>;
+
+/// Tells what is on disk until the session ends or the store fails.
+async fn acknowledge<S: Store>(mut records: Records<S>, send: Answers) {
+    loop {
+        let answers = match records.next().await {
+            Ok(answers) if answers.is_empty() => return,
+            Ok(answers) => answers,
+            Err(error) => {
+                // the endpoint may be gone already
+                let _ = send.send(Err(refusal(error))).await;
+                return;
+            }
+        };
+        for answer in answers {
+            if send.send(Ok(answer.into())).await.is_err() {
+                return;
+            }
+        }
+    }
+}
 
 /// Hears and answers until one of the two ends.
 async fn converse<S: Store>(

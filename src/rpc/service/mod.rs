@@ -123,7 +123,9 @@ fn refusal(error: ControllerError) -> Status {
         ControllerError::EndpointHeld { .. } | ControllerError::RequestConflict(_) => Code::AlreadyExists,
         ControllerError::NoSession { .. } => Code::FailedPrecondition,
         ControllerError::Store(StoreError::Full { .. }) => Code::ResourceExhausted,
-        ControllerError::Store(StoreError::Database { .. } | StoreError::Closed) => Code::Unavailable,
+        ControllerError::Store(StoreError::Database { .. } | StoreError::Unsynced { .. } | StoreError::Closed) => {
+            Code::Unavailable
+        }
         ControllerError::Store(StoreError::Damaged { .. } | StoreError::Version { .. }) => Code::DataLoss,
     };
     if let ControllerError::Store(error) = &error {

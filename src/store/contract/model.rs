@@ -223,5 +223,5 @@ async fn reported<S: Store>(store: &S, model: &mut Model, reports: Vec<(AttemptI
     }
     let reports =
         reports.into_iter().map(|(attempt, outcome)| Report { attempt, outcome, result: result(attempt), retry_at });
-    assert_eq!(store.report(reports.collect(), now).await.expect("reports"), expected);
+    assert_eq!(store.report(reports.collect(), now).await.expect("reports").0, expected);
 }

@@ -143,7 +143,7 @@ pub(in super::super) async fn a_report_ends_its_attempt_and_leaves_its_result<S:
         report(attempt(3, 7), Outcome::Succeeded),
         report(attempt(1, 1), Outcome::Succeeded),
     ];
-    let answers = store.report(reports, at(30)).await.expect("reports");
+    let (answers, _) = store.report(reports, at(30)).await.expect("reports");
     assert_eq!(answers[0].as_ref().expect("applies").end(), Some(&End::Succeeded));
     assert!(matches!(answers[1].as_ref().expect("applies").end(), Some(End::Failed(_))), "{:?}", answers[1]);
     assert!(matches!(answers[2], Err(ChangeError::Refused(Refusal::Fenced { .. }))), "{:?}", answers[2]);
@@ -161,10 +161,10 @@ pub(in super::super) async fn a_result_that_is_too_large_is_refused<S: Store>(st
         result: TaskResult { document: Some("x".repeat(bytes)), ..TaskResult::default() },
         ..report(attempt(1, 1), Outcome::Succeeded)
     };
-    let answers = store.report(vec![with(LARGEST_DOCUMENT + 1)], at(30)).await.expect("answers");
+    let (answers, _) = store.report(vec![with(LARGEST_DOCUMENT + 1)], at(30)).await.expect("answers");
     assert_eq!(answers, [Err(ChangeError::LargeResult { bytes: LARGEST_DOCUMENT + 1 })]);
     assert!(life(store, 1).await.hold().is_some(), "the attempt may still report");
-    assert!(store.report(vec![with(LARGEST_DOCUMENT)], at(31)).await.expect("answers")[0].is_ok());
+    assert!(store.report(vec![with(LARGEST_DOCUMENT)], at(31)).await.expect("answers").0[0].is_ok());
 }
 
 pub(in super::super) async fn cancelling_ends_queued_tasks_and_asks_held_ones<S: Store>(store: &S) {
@@ -196,7 +196,7 @@ pub(in super::super) async fn time_ends_leases_and_deadlines<S: Store>(store: &S
     assert_eq!(changed, [task_id(1), task_id(2)]);
     assert_eq!(life(store, 1).await.phase, Phase::Queued { not_before: at(100) });
     assert!(matches!(life(store, 2).await.end(), Some(End::Failed(failure)) if failure.fault == Fault::Deadline));
-    let late = store.report(vec![report(attempt(1, 1), Outcome::Succeeded)], at(101)).await.expect("answers");
+    let (late, _) = store.report(vec![report(attempt(1, 1), Outcome::Succeeded)], at(101)).await.expect("answers");
     assert!(matches!(late[0], Err(ChangeError::Refused(Refusal::Fenced { .. }))), "{late:?}");
 }
 
@@ -212,4 +212,14 @@ pub(in super::super) async fn time_is_applied_to_so_many_tasks_at_once<S: Store>
         rounds.push(changed.len());
     }
     assert_eq!(rounds, [4, 2]);
+}
+
+pub(in super::super) async fn reports_come_to_the_disk<S: Store>(store: &S) {
+    leased(store, vec![task(1), task(2)], 2).await;
+    let (_, first) = store.report(vec![report(attempt(1, 1), Outcome::Succeeded)], at(20)).await.expect("reports");
+    let (_, second) = store.report(vec![report(attempt(2, 1), Outcome::Succeeded)], at(20)).await.expect("reports");
+    assert!(second >= first);
+    // nothing else is written that would take them along
+    store.on_disk(second).await.expect("waits");
+    store.on_disk(first).await.expect("is there already");
 }

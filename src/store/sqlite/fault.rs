@@ -21,6 +21,8 @@ pub(super) enum Fault {
     Full,
     /// The store was closed.
     Closed,
+    /// The disk did not take what was written.
+    Unsynced(Arc<std::io::Error>),
     /// A row that this program did not write.
     Damaged { what: &'static str, id: String },
     /// Anything else.
@@ -33,6 +35,7 @@ impl Fault {
         match self {
             Self::Full => StoreError::Full { step, place: place.to_owned() },
             Self::Closed => StoreError::Closed,
+            Self::Unsynced(source) => StoreError::Unsynced { step, place: place.to_owned(), source },
             Self::Damaged { what, id } => StoreError::Damaged { what, id },
             Self::Failed(source) => StoreError::Database { step, source: Box::new(source) },
         }

@@ -1,5 +1,5 @@
 //! The store in one SQLite file: opening it, and the calls of [`Store`]. What the calls do with rows is in `tasks`,
-//! `endpoints` and `tokens`; how they reach the disk is in `writer`.
+//! `endpoints` and `tokens`; how they reach the disk is in `pen`, on whose thread in `writer`.
 //!
 //! Writes go through one connection, reads through a few others, which see what was committed last and never wait
 //! for a write (WAL).
@@ -7,6 +7,7 @@
 mod changes;
 mod endpoints;
 mod fault;
+mod pen;
 mod query;
 mod readers;
 mod rows;
@@ -21,18 +22,22 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::{
-    Changed, Claim, EndpointRecord, EndpointSession, LeaseRequest, Leased, NewTask, Page, Report, StateName, Store,
-    StoreError, Submitted, TaskFilter, TaskRecord, TokenRecord,
+    Changed, Claim, EndpointRecord, EndpointSession, LeaseRequest, Leased, Mark, NewTask, Page, Report, StateName,
+    Store, StoreError, Submitted, TaskFilter, TaskRecord, TokenRecord,
 };
 use crate::ids::{AttemptId, EndpointId, SessionId, TaskId, TokenId};
 use crate::task::time::Moment;
 use fault::Fault;
+use pen::{Needs, Pen};
 use readers::Readers;
 use writer::Writer;
 
@@ -45,6 +50,12 @@ const STATEMENTS: usize = 64;
 /// So many tasks are read where the caller is.
 const FEW: usize = 64;
 
+/// What a call counts that is about no list of tasks.
+const ONE: usize = 1;
+
+/// What was written and is waited for gets so long to be brought to the disk by a call that has to wait for it anyhow.
+const PATIENCE: Duration = Duration::from_millis(5);
+
 /// The log file is cut back to this after a checkpoint, so that one burst does not keep the disk for ever.
 const WAL_BYTES: i64 = 64 << 20;
 
@@ -53,6 +64,7 @@ const WAL_BYTES: i64 = 64 << 20;
 pub struct SqliteStore {
     writer: Writer,
     readers: Readers,
+    synced: watch::Receiver<Mark>,
     place: PathBuf,
 }
 
@@ -68,16 +80,18 @@ pub(super) async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
     }
     schema::migrate(&connection, found).map_err(told)?;
     let readers = Readers::open(path.to_owned()).map_err(told)?;
-    let writer = Writer::start(connection).map_err(|error| told(error.into()))?;
-    Ok(SqliteStore { writer, readers, place: path.to_owned() })
+    let (sync, synced) = watch::channel(Mark::default());
+    let pen = Pen::new(connection, path, sync).map_err(told)?;
+    let writer = Writer::start(pen).map_err(|error| told(error.into()))?;
+    Ok(SqliteStore { writer, readers, synced, place: path.to_owned() })
 }
 
-/// The connection that writes: when a transaction is committed, it is on the disk.
+/// The connection that writes. It does not wait for the disk after a commit: see `pen`.
 fn connect(path: &Path) -> Result<Connection, Fault> {
     let connection = Connection::open(path)?;
     prepare(&connection)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "journal_size_limit", WAL_BYTES)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     Ok(connection)
@@ -101,15 +115,20 @@ fn make_private(path: &Path) -> std::io::Result<()> {
 }
 
 impl SqliteStore {
-    /// Transactions committed since it was opened: fewer than calls, since calls that wait share one.
-    pub fn commits(&self) -> u64 {
-        self.writer.commits()
-    }
-
     /// Ends when every accepted call is on disk and the file is closed.
     pub async fn close(self) {
         drop(self.readers);
         self.writer.close().await;
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        step: &'static str,
+        tasks: usize,
+        work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let done = self.writer.run(Needs::Disk, tasks, work).await;
+        self.told(step, done.map(|(done, _)| done))
     }
 
     fn told<T>(&self, step: &'static str, result: Result<T, Fault>) -> Result<T, StoreError> {
@@ -119,38 +138,49 @@ impl SqliteStore {
 
 impl Store for SqliteStore {
     async fn submit(&self, tasks: Vec<NewTask>) -> Result<Vec<Submitted>, StoreError> {
-        let done = self.writer.run(move |connection| tasks::submit(connection, tasks)).await;
-        self.told("accepting tasks", done)
+        self.write("accepting tasks", tasks.len(), move |connection| tasks::submit(connection, tasks)).await
     }
 
     async fn lease(&self, request: LeaseRequest) -> Result<Vec<Leased>, StoreError> {
-        let done = self.writer.run(move |connection| changes::lease(connection, request)).await;
-        self.told("leasing tasks", done)
+        // how many there are, the store will see
+        self.write("leasing tasks", ONE, move |connection| changes::lease(connection, request)).await
     }
 
     async fn start(&self, attempts: Vec<AttemptId>, now: Moment) -> Result<Vec<Changed>, StoreError> {
-        let done = self.writer.run(move |connection| changes::start(connection, attempts, now)).await;
-        self.told("noting that attempts began", done)
+        let tasks = attempts.len();
+        let work = move |connection: &Connection| changes::start(connection, attempts, now);
+        let done = self.writer.run(Needs::File, tasks, work).await;
+        self.told("noting that attempts began", done.map(|(changed, _)| changed))
     }
 
     async fn renew(&self, attempts: Vec<AttemptId>, until: Moment) -> Result<Vec<Changed>, StoreError> {
-        let done = self.writer.run(move |connection| changes::renew(connection, attempts, until)).await;
-        self.told("renewing leases", done)
+        self.write("renewing leases", attempts.len(), move |connection| changes::renew(connection, attempts, until))
+            .await
     }
 
-    async fn report(&self, reports: Vec<Report>, now: Moment) -> Result<Vec<Changed>, StoreError> {
-        let done = self.writer.run(move |connection| changes::report(connection, reports, now)).await;
-        self.told("keeping reports", done)
+    async fn report(&self, reports: Vec<Report>, now: Moment) -> Result<(Vec<Changed>, Mark), StoreError> {
+        let tasks = reports.len();
+        let work = move |connection: &Connection| changes::report(connection, reports, now);
+        self.told("keeping reports", self.writer.run(Needs::File, tasks, work).await)
+    }
+
+    async fn on_disk(&self, mark: Mark) -> Result<(), StoreError> {
+        let mut synced = self.synced.clone();
+        let there = timeout(PATIENCE, synced.wait_for(|synced| *synced >= mark)).await.is_ok_and(|found| found.is_ok());
+        if !there {
+            // what has to be on the disk takes along what was before it
+            self.write("bringing what was written to the disk", 0, |_| Ok(())).await?;
+        }
+        Ok(())
     }
 
     async fn cancel(&self, tasks: Vec<TaskId>, now: Moment) -> Result<Vec<Changed>, StoreError> {
-        let done = self.writer.run(move |connection| changes::cancel(connection, tasks, now)).await;
-        self.told("cancelling tasks", done)
+        self.write("cancelling tasks", tasks.len(), move |connection| changes::cancel(connection, tasks, now)).await
     }
 
     async fn expire(&self, now: Moment, most: u32) -> Result<Vec<TaskId>, StoreError> {
-        let done = self.writer.run(move |connection| changes::expire(connection, now, most)).await;
-        self.told("applying leases and deadlines that ran out", done)
+        let work = move |connection: &Connection| changes::expire(connection, now, most);
+        self.write("applying leases and deadlines that ran out", ONE, work).await
     }
 
     async fn get(&self, tasks: Vec<TaskId>) -> Result<Vec<Option<TaskRecord>>, StoreError> {
@@ -177,8 +207,8 @@ impl Store for SqliteStore {
     }
 
     async fn forget(&self, ended_before: Moment, most: u32) -> Result<u64, StoreError> {
-        let done = self.writer.run(move |connection| tasks::forget(connection, ended_before, most)).await;
-        self.told("forgetting tasks", done)
+        let work = move |connection: &Connection| tasks::forget(connection, ended_before, most);
+        self.write("forgetting tasks", ONE, work).await
     }
 
     async fn claim(
@@ -188,8 +218,8 @@ impl Store for SqliteStore {
         replaces: Option<SessionId>,
         now: Moment,
     ) -> Result<Claim, StoreError> {
-        let work = self.writer.run(move |connection| endpoints::claim(connection, endpoint, session, replaces, now));
-        self.told("claiming an endpoint's name", work.await)
+        let work = move |connection: &Connection| endpoints::claim(connection, endpoint, session, replaces, now);
+        self.write("claiming an endpoint's name", ONE, work).await
     }
 
     async fn beat(
@@ -199,13 +229,13 @@ impl Store for SqliteStore {
         status: String,
         now: Moment,
     ) -> Result<Claim, StoreError> {
-        let work = self.writer.run(move |connection| endpoints::beat(connection, endpoint, session, status, now));
-        self.told("renewing an endpoint's session", work.await)
+        let work = move |connection: &Connection| endpoints::beat(connection, endpoint, session, status, now);
+        self.write("renewing an endpoint's session", ONE, work).await
     }
 
     async fn release(&self, endpoint: EndpointId, session: SessionId) -> Result<(), StoreError> {
-        let done = self.writer.run(move |connection| endpoints::release(connection, endpoint, session)).await;
-        self.told("releasing an endpoint's name", done)
+        let work = move |connection: &Connection| endpoints::release(connection, endpoint, session);
+        self.write("releasing an endpoint's name", ONE, work).await
     }
 
     async fn endpoints(&self) -> Result<Vec<EndpointRecord>, StoreError> {
@@ -213,13 +243,11 @@ impl Store for SqliteStore {
     }
 
     async fn add_token(&self, token: TokenRecord) -> Result<(), StoreError> {
-        let done = self.writer.run(move |connection| tokens::add(connection, token)).await;
-        self.told("keeping a token", done)
+        self.write("keeping a token", ONE, move |connection| tokens::add(connection, token)).await
     }
 
     async fn revoke_token(&self, token: TokenId, now: Moment) -> Result<bool, StoreError> {
-        let done = self.writer.run(move |connection| tokens::revoke(connection, token, now)).await;
-        self.told("revoking a token", done)
+        self.write("revoking a token", ONE, move |connection| tokens::revoke(connection, token, now)).await
     }
 
     async fn token(&self, digest: [u8; 32]) -> Result<Option<TokenRecord>, StoreError> {
@@ -229,4 +257,8 @@ impl Store for SqliteStore {
     async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
         self.told("reading tokens", self.readers.long(tokens::all).await)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,12 +2,13 @@
 //! once, where the caller is; what may take long is read on a thread that may block.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::Semaphore;
 
 use super::fault::Fault;
+use super::lock;
 
 /// Reads that may take long, at once: lists are rare beside leases, which go through the writer.
 const LONG: usize = 4;
@@ -30,7 +31,7 @@ impl Readers {
 
     /// Reads a few rows, here and now.
     pub(super) fn short<T>(&self, read: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {
-        read(&self.short.lock().unwrap_or_else(PoisonError::into_inner))
+        read(&lock(&self.short))
     }
 
     /// Reads as long as it takes.
@@ -42,10 +43,10 @@ impl Readers {
         let _permit = self.permits.acquire().await.map_err(|_| Fault::Closed)?;
         let (path, idle) = (self.path.clone(), Arc::clone(&self.idle));
         let work = move || {
-            let kept = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let kept = lock(&idle).pop();
             let connection = kept.map_or_else(|| connect(&path), Ok)?;
             let found = read(&connection);
-            idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            lock(&idle).push(connection);
             found
         };
         // an error is a panic of the read

@@ -43,6 +43,7 @@ contract::contract! { fresh:
     a_name_is_given_back_by_its_holder,
     an_endpoint_keeps_its_first_owner,
     the_newest_moment_is_known,
+    reports_come_to_the_disk,
     tokens_are_found_by_digest_and_revoked,
 }
 
@@ -53,6 +54,20 @@ async fn fresh() -> (SqliteStore, TempDir) {
 
 async fn opened(path: &Path) -> SqliteStore {
     open_sqlite(path).await.expect("opens")
+}
+
+/// Runs something on the connection that writes.
+async fn written<T: Send + 'static>(
+    store: &SqliteStore,
+    work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+) -> T {
+    store.writer.run(Needs::Disk, ONE, work).await.expect("writes").0
+}
+
+/// Transactions so far, of which the last is the one that asks.
+async fn commits(store: &SqliteStore) -> u64 {
+    let ((), Mark(number)) = store.writer.run(Needs::File, ONE, |_| Ok(())).await.expect("asks");
+    number
 }
 
 fn run<T>(work: impl Future<Output = T>) -> T {
@@ -103,8 +118,7 @@ async fn only_its_owner_reads_the_file() {
 #[tokio::test]
 async fn a_file_of_a_newer_program_is_refused() {
     let (store, folder) = fresh().await;
-    let newer = store.writer.run(|connection| Ok(connection.execute_batch("PRAGMA user_version = 99")?));
-    newer.await.expect("writes");
+    written(&store, |connection| Ok(connection.execute_batch("PRAGMA user_version = 99")?)).await;
     store.close().await;
     let error = open_sqlite(&folder.path().join("store.db")).await.expect_err("refuses");
     assert!(matches!(error, StoreError::Version { found: 99, known: schema::NEWEST, .. }), "{error}");
@@ -127,23 +141,35 @@ async fn a_full_disk_is_told_and_survived() {
     let (store, _folder) = fresh().await;
     store.submit(vec![task(1)]).await.expect("submits");
     let pages = |statement| {
-        store.writer.run(move |connection| Ok(connection.query_row(statement, (), |row| row.get::<_, i64>(0))?))
+        written(&store, move |connection| Ok(connection.query_row(statement, (), |row| row.get::<_, i64>(0))?))
     };
-    pages("PRAGMA max_page_count = 1").await.expect("SQLite takes the pages in use as the limit");
+    // SQLite takes the pages in use as the limit
+    pages("PRAGMA max_page_count = 1").await;
     let error = store.submit((2..500).map(task).collect()).await.expect_err("no room");
     assert!(matches!(error, StoreError::Full { step: "accepting tasks", .. }), "{error}");
     assert!(error.to_string().contains("no space is left for"), "{error}");
-    pages("PRAGMA max_page_count = 1000000").await.expect("makes room");
+    pages("PRAGMA max_page_count = 1000000").await;
     store.submit((2..500).map(task).collect()).await.expect("submits");
     assert_eq!(store.count(TaskFilter::default()).await.expect("counts").values().sum::<u64>(), 499);
+}
+
+#[tokio::test]
+async fn a_report_is_seen_before_it_is_on_disk() {
+    let (store, _folder) = fresh().await;
+    leased(&store, vec![task(1)], 1).await;
+    let (_, mark) = store.report(vec![report(attempt(1, 1), Outcome::Succeeded)], at(20)).await.expect("reports");
+    let record = store.get(vec![task_id(1)]).await.expect("reads")[0].clone().expect("is remembered");
+    assert_eq!(StateName::of(&record.life), StateName::Succeeded);
+    assert!(*store.synced.borrow() < mark, "nobody has waited for the disk");
+    store.on_disk(mark).await.expect("waits");
+    assert!(*store.synced.borrow() >= mark);
 }
 
 #[tokio::test]
 async fn a_damaged_row_is_named() {
     let (store, _folder) = fresh().await;
     store.submit(vec![task(1)]).await.expect("submits");
-    let damage = store.writer.run(|connection| query::execute(connection, "UPDATE tasks SET life = '{}'", ()));
-    damage.await.expect("writes");
+    written(&store, |connection| query::execute(connection, "UPDATE tasks SET life = '{}'", ())).await;
     let error = store.get(vec![task_id(1)]).await.expect_err("refuses");
     assert!(matches!(&error, StoreError::Damaged { what: "life", .. }), "{error}");
     let error = store.cancel(vec![task_id(1)], at(2)).await.expect_err("refuses");
@@ -155,7 +181,7 @@ async fn calls_that_wait_share_a_commit_and_fail_alone() {
     let (store, _folder) = fresh().await;
     let store = std::sync::Arc::new(store);
     store.submit(vec![task(1)]).await.expect("submits");
-    let before = store.commits();
+    let before = commits(&store).await;
     let mut calls = tokio::task::JoinSet::new();
     for number in 1..=64 {
         let store = std::sync::Arc::clone(&store);
@@ -164,7 +190,7 @@ async fn calls_that_wait_share_a_commit_and_fail_alone() {
     for (number, answer) in calls.join_all().await {
         assert_eq!(answer.is_ok(), number != 1, "{number}: the id of the first is taken, {answer:?}");
     }
-    let commits = store.commits() - before;
+    let commits = commits(&store).await - before - 1;
     assert!((1..=4).contains(&commits), "{commits} commits for 64 calls");
     let count = store.count(TaskFilter::default()).await.expect("counts");
     assert_eq!(count.get(&StateName::Queued), Some(&64));
@@ -174,14 +200,14 @@ async fn calls_that_wait_share_a_commit_and_fail_alone() {
 async fn a_call_of_a_thousand_tasks_is_one_commit() {
     let (store, _folder) = fresh().await;
     store.claim(endpoint(1), session(1, 1000), None, at(1)).await.expect("claims");
-    let before = store.commits();
+    let before = commits(&store).await;
     let submitted = store.submit((1..=1000).map(task).collect()).await.expect("submits");
     let leased = store.lease(request(1000)).await.expect("leases");
     let reports = leased.iter().map(|leased| report(leased.attempt, Outcome::Succeeded)).collect();
-    let reported = store.report(reports, at(20)).await.expect("reports");
+    let (reported, _) = store.report(reports, at(20)).await.expect("reports");
     assert_eq!((submitted.len(), leased.len(), reported.len()), (1000, 1000, 1000));
     assert!(reported.iter().all(Result::is_ok));
-    assert_eq!(store.commits() - before, 3);
+    assert_eq!(commits(&store).await - before - 1, 3);
 }
 
 /// What SQLite says of how it would answer.

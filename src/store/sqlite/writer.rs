@@ -1,92 +1,179 @@
-//! Group commit: one thread owns the connection that writes. It takes all calls that wait, runs each in a savepoint of
-//! one transaction, commits once, and only then answers. So many callers share one wait for the disk, and a call that
-//! fails undoes itself alone.
+//! Who writes: whoever finds little to do does it at once, where it is called, since handing it to another thread and
+//! back takes longer; else a thread of the store's own does, while callers wait and others come.
 //!
 //! ```text
-//!   call ─┐                    BEGIN
-//!   call ─┼─▶ bounded channel ─▶ SAVEPOINT, call, RELEASE (or ROLLBACK TO)   for each
-//!   call ─┘                    COMMIT ─▶ every answer
+//!   call ─┐                    few, and the disk is quick: the first caller whose turn it is
+//!   call ─┼─▶ bounded queue ─▶
+//!   call ─┘                    many, large, or the disk is slow: the thread
 //! ```
 //!
-//! A caller that goes away changes nothing: its call is run and committed as the others are.
+//! A caller that goes away changes nothing: its call is run and committed as the others are. What a transaction is,
+//! `pen` knows.
 
-use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, TryLockError};
+use std::thread::Thread;
+use std::time::Duration;
+use std::{fmt, io};
 
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 
 use super::fault::Fault;
+use super::lock;
+use super::pen::{Answer, Call, Needs, Pen, Queue, Ran, Work};
+use crate::store::Mark;
 
 /// Calls that wait: beyond them callers wait to be heard, so that a slow disk is felt where work comes in.
 const WAITING: usize = 1024;
 
-/// Calls of one transaction: the first of them waits for the last.
-const TOGETHER: usize = 256;
+/// Tasks of a transaction that its caller writes: some hundred microseconds.
+const HERE: usize = 16;
 
-/// A call: given the connection it runs, given a fault it is told that it cannot.
-type Call = Box<dyn FnOnce(Result<&Connection, Fault>) -> Ran + Send>;
-
-/// Tells the caller, once it is known whether the transaction is on disk.
-type Answer = Box<dyn FnOnce(Result<(), Fault>) + Send>;
-
-/// A call that was run, but is not on disk.
-struct Ran {
-    outcome: Result<(), Fault>,
-    answer: Answer,
-}
+/// A transaction that took longer says that the next is not to hold up its caller's thread.
+const QUICK: Duration = Duration::from_millis(2);
 
 /// The way to the connection that writes.
-#[derive(Debug)]
 pub(super) struct Writer {
-    calls: mpsc::Sender<Call>,
+    bell: Bell,
+    room: Arc<Semaphore>,
     ended: oneshot::Receiver<()>,
-    commits: Arc<AtomicU64>,
+}
+
+/// What callers and the thread share.
+struct Desk {
+    queue: Queue,
+    pen: Mutex<Pen>,
+    closing: AtomicBool,
+}
+
+/// What a caller has done.
+enum Here {
+    /// Nothing waits that was there when it looked.
+    Written,
+    /// The thread is to look.
+    Left,
+}
+
+/// Has the thread look; when it is gone the thread ends.
+struct Bell {
+    desk: Arc<Desk>,
+    thread: Thread,
 }
 
 impl Writer {
-    /// Hands the connection to a thread of its own.
+    /// Starts the thread.
     ///
     /// # Errors
-    /// The system starts no thread.
-    pub(super) fn start(connection: Connection) -> io::Result<Self> {
-        let (calls, waiting) = mpsc::channel(WAITING);
+    /// The system starts none.
+    pub(super) fn start(pen: Pen) -> io::Result<Self> {
         let (end, ended) = oneshot::channel::<()>();
-        let commits = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&commits);
-        std::thread::Builder::new().name("store writer".to_owned()).spawn(move || {
-            serve(connection, waiting, &counted);
+        let desk = Arc::new(Desk {
+            queue: Mutex::new(VecDeque::new()),
+            pen: Mutex::new(pen),
+            closing: AtomicBool::new(false),
+        });
+        let shared = Arc::clone(&desk);
+        let thread = std::thread::Builder::new().name("store writer".to_owned()).spawn(move || {
+            shared.serve();
+            // closes the file; one that closes badly is repaired when it is next opened
+            drop(shared);
             drop(end);
         })?;
-        Ok(Self { calls, ended, commits })
+        let bell = Bell { desk, thread: thread.thread().clone() };
+        Ok(Self { bell, room: Arc::new(Semaphore::new(WAITING)), ended })
     }
 
-    /// Runs a call; when it returns, what it did is on disk.
-    pub(super) async fn run<T, F>(&self, work: F) -> Result<T, Fault>
+    /// Runs a call that is about so many tasks; returns what it returned, and the mark of its transaction.
+    pub(super) async fn run<T, F>(&self, needs: Needs, tasks: usize, work: F) -> Result<(T, Mark), Fault>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        self.calls.send(call(work, reply)).await.map_err(|_| Fault::Closed)?;
+        let place = Arc::clone(&self.room).acquire_owned().await.map_err(|_| Fault::Closed)?;
+        lock(&self.bell.desk.queue).push_back(Call { work: boxed(work, reply), needs, tasks, _place: place });
+        // from here on somebody must look, also when the caller goes away
+        let ring = Ring(&self.bell);
+        // those who are about to ask come along
+        tokio::task::yield_now().await;
+        match self.bell.desk.write_here() {
+            Here::Written => std::mem::forget(ring),
+            Here::Left => drop(ring),
+        }
         answer.await.map_err(|_| Fault::Closed)?
     }
 
-    /// Transactions so far.
-    pub(super) fn commits(&self) -> u64 {
-        self.commits.load(Ordering::Relaxed)
-    }
-
-    /// Ends when all calls that were sent are answered and the file is closed.
+    /// Ends when all calls that were made are answered and the file is closed.
     pub(super) async fn close(self) {
-        drop(self.calls);
+        drop(self.bell);
         // the thread never answers: its end does
         let _ended = self.ended.await;
     }
 }
 
-fn call<T, F>(work: F, reply: oneshot::Sender<Result<T, Fault>>) -> Call
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").field("room", &self.room.available_permits()).finish_non_exhaustive()
+    }
+}
+
+impl Desk {
+    /// Writes what waits, unless somebody else does or it may take long.
+    fn write_here(&self) -> Here {
+        let mut pen = match self.pen.try_lock() {
+            Ok(pen) => pen,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Here::Left,
+        };
+        let tasks = match lock(&self.queue) {
+            // somebody has done it
+            queue if queue.is_empty() => return Here::Written,
+            queue => queue.iter().map(|call| call.tasks).sum::<usize>(),
+        };
+        if tasks > HERE || pen.took() > QUICK {
+            return Here::Left;
+        }
+        pen.write(&self.queue);
+        Here::Written
+    }
+
+    /// The thread: writes what waits, whenever it is told to look.
+    fn serve(&self) {
+        loop {
+            // read first: what was asked for before it was set is in the queue
+            let closing = self.closing.load(Ordering::Acquire);
+            let mut pen = lock(&self.pen);
+            while !lock(&self.queue).is_empty() {
+                pen.write(&self.queue);
+            }
+            drop(pen);
+            if closing {
+                return;
+            }
+            std::thread::park();
+        }
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.desk.closing.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
+}
+
+/// Has the thread look when it is dropped.
+struct Ring<'a>(&'a Bell);
+
+impl Drop for Ring<'_> {
+    fn drop(&mut self) {
+        self.0.thread.unpark();
+    }
+}
+
+fn boxed<T, F>(work: F, reply: oneshot::Sender<Result<(T, Mark), Fault>>) -> Work
 where
     T: Send + 'static,
     F: FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
@@ -96,76 +183,107 @@ where
         let outcome = done.as_ref().map(|_| ()).map_err(Fault::clone);
         let answer: Answer = Box::new(move |committed| {
             // a caller that went away needs no answer
-            let _gone = reply.send(committed.and(done));
+            let _gone = reply.send(committed.and_then(|mark| Ok((done?, mark))));
         });
         Ran { outcome, answer }
     })
 }
 
-fn serve(connection: Connection, mut waiting: mpsc::Receiver<Call>, commits: &AtomicU64) {
-    while let Some(first) = waiting.blocking_recv() {
-        let mut answers = Vec::new();
-        let committed = transact(&connection, first, &mut waiting, &mut answers);
-        if committed.is_ok() {
-            commits.fetch_add(1, Ordering::Relaxed);
-        } else {
-            // it fails when SQLite has rolled back by itself, as it does on a full disk
-            let _already = execute(&connection, "ROLLBACK");
-        }
-        // the last first: what was asked for later, such as leases of what was submitted, is what others wait for
-        for answer in answers.into_iter().rev() {
-            answer(committed.clone());
-        }
-    }
-    // everything is committed: a file that closes badly is repaired when it is next opened
-    let _repaired = connection.close();
-}
+#[cfg(test)]
+mod tests {
+    use std::pin::{Pin, pin};
+    use std::task::{Context, Waker};
+    use std::time::Instant;
 
-/// Runs a call, and with it those that wait or come while it runs; an error means that none of them is on disk.
-fn transact(
-    connection: &Connection,
-    first: Call,
-    waiting: &mut mpsc::Receiver<Call>,
-    answers: &mut Vec<Answer>,
-) -> Result<(), Fault> {
-    let mut state = execute(connection, "BEGIN IMMEDIATE");
-    let mut next = Some(first);
-    while let Some(call) = next {
-        state = match state {
-            // one that is alone undoes itself with the transaction
-            Ok(()) if answers.is_empty() && waiting.is_empty() => {
-                let Ran { outcome, answer } = call(Ok(connection));
-                answers.push(answer);
-                outcome
+    use tempfile::TempDir;
+    use tokio::sync::watch;
+
+    use super::*;
+
+    /// The writer's thread.
+    const THREAD: Option<&str> = Some("store writer");
+
+    fn fresh() -> (Writer, TempDir) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("some.db");
+        let connection = super::super::connect(&path).expect("connects");
+        connection.execute_batch("CREATE TABLE some (number INTEGER) STRICT").expect("makes a table");
+        let (synced, _) = watch::channel(Mark::default());
+        let pen = Pen::new(connection, &path, synced).expect("a pen");
+        (Writer::start(pen).expect("starts"), folder)
+    }
+
+    /// Polls once.
+    fn is_pending<F: Future>(future: Pin<&mut F>) -> bool {
+        future.poll(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    /// On which thread a call about so many tasks is run.
+    async fn place(writer: &Writer, tasks: usize) -> Option<String> {
+        let name = |_: &Connection| Ok(std::thread::current().name().map(str::to_owned));
+        writer.run(Needs::Disk, tasks, name).await.expect("runs").0
+    }
+
+    #[tokio::test]
+    async fn little_is_written_by_its_caller_and_much_by_the_thread() {
+        let (writer, _folder) = fresh();
+        assert_ne!(place(&writer, 1).await.as_deref(), THREAD);
+        assert_eq!(place(&writer, HERE + 1).await.as_deref(), THREAD);
+        assert_ne!(place(&writer, HERE).await.as_deref(), THREAD);
+    }
+
+    #[tokio::test]
+    async fn after_a_slow_transaction_the_thread_takes_the_next() {
+        let (writer, _folder) = fresh();
+        let slow = |_: &Connection| {
+            let begun = Instant::now();
+            while begun.elapsed() <= QUICK {
+                std::hint::spin_loop();
             }
-            Ok(()) => in_savepoint(connection, call, answers),
-            Err(fault) => {
-                answers.push(call(Err(fault.clone())).answer);
-                Err(fault)
-            }
+            Ok(())
         };
-        // after a failure the others begin anew, in a transaction of their own
-        next = if state.is_ok() && answers.len() < TOGETHER { waiting.try_recv().ok() } else { None };
+        writer.run(Needs::File, 1, slow).await.expect("runs");
+        assert_eq!(place(&writer, 1).await.as_deref(), THREAD);
     }
-    state?;
-    execute(connection, "COMMIT")
-}
 
-/// Runs a call; an error means that the transaction is lost, not that the call failed.
-fn in_savepoint(connection: &Connection, call: Call, answers: &mut Vec<Answer>) -> Result<(), Fault> {
-    if let Err(fault) = execute(connection, "SAVEPOINT call") {
-        answers.push(call(Err(fault.clone())).answer);
-        return Err(fault);
+    #[tokio::test]
+    async fn who_finds_another_writing_leaves_it_to_the_thread() {
+        let (writer, _folder) = fresh();
+        let pen = lock(&writer.bell.desk.pen);
+        let mut call = pin!(place(&writer, 1));
+        assert!(is_pending(call.as_mut()), "it lets others come along");
+        assert!(is_pending(call.as_mut()), "its turn comes while the other still writes");
+        drop(pen);
+        assert_eq!(call.await.as_deref(), THREAD);
     }
-    let Ran { outcome, answer } = call(Ok(connection));
-    answers.push(answer);
-    if let Err(fault) = outcome {
-        // SQLite ends the whole transaction on a full disk: then the call's fault is everybody's
-        execute(connection, "ROLLBACK TO call").map_err(|_| fault)?;
-    }
-    execute(connection, "RELEASE call")
-}
 
-fn execute(connection: &Connection, statement: &'static str) -> Result<(), Fault> {
-    super::query::execute(connection, statement, ()).map(|_| ())
+    #[tokio::test]
+    async fn a_call_is_run_although_its_caller_went_away() {
+        let (writer, _folder) = fresh();
+        let insert = |connection: &Connection| Ok(connection.execute("INSERT INTO some VALUES (7)", ())?);
+        {
+            let mut call = pin!(writer.run(Needs::Disk, 1, insert));
+            assert!(is_pending(call.as_mut()), "it waits for its turn");
+        }
+        let count = |connection: &Connection| {
+            Ok(connection.query_row("SELECT count(*) FROM some", (), |row| row.get::<_, i64>(0))?)
+        };
+        assert_eq!(writer.run(Needs::File, 1, count).await.expect("counts").0, 1);
+        writer.close().await;
+    }
+
+    #[tokio::test]
+    async fn closing_waits_for_what_was_asked() {
+        let (writer, folder) = fresh();
+        let insert = |connection: &Connection| Ok(connection.execute("INSERT INTO some VALUES (7)", ())?);
+        {
+            let mut call = pin!(writer.run(Needs::Disk, 1, insert));
+            assert!(is_pending(call.as_mut()), "it waits for its turn");
+        }
+        writer.close().await;
+        assert!(!folder.path().join("some.db-wal").exists(), "the file was closed, its log taken in");
+        let connection = Connection::open(folder.path().join("some.db")).expect("opens");
+        let count: i64 = connection.query_row("SELECT count(*) FROM some", (), |row| row.get(0)).expect("counts");
+        assert_eq!(count, 1);
+    }
 }
