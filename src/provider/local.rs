@@ -140,17 +140,18 @@ impl Process {
 /// there were. Blocks.
 pub fn kill_marked(variable: &str, value: &str) -> usize {
     let mark = format!("{variable}={value}").into_bytes();
-    let mut killed = 0;
-    // one that is found may have started another meanwhile
+    let mut killed: Vec<ProcessName> = Vec::new();
+    // one that is found may have started another meanwhile; one that was killed may still be on its way out
     for _ in 0..ROUNDS {
-        let found: Vec<ProcessName> = processes().filter(|process| carries(process.pid, &mark)).collect();
+        let marked = processes().filter(|process| carries(process.pid, &mark));
+        let found: Vec<ProcessName> = marked.filter(|process| !killed.contains(process)).collect();
         if found.is_empty() {
             break;
         }
-        killed += found.len();
         found.iter().for_each(ProcessName::kill);
+        killed.extend(found);
     }
-    killed
+    killed.len()
 }
 
 fn processes() -> impl Iterator<Item = ProcessName> {
