@@ -154,6 +154,23 @@ impl BinSums {
         }
     }
 
+    /// Adds the sums of pixels of the same bins: for each delay G2, later and earlier, then g2 - 1 and its square.
+    pub fn add_sums(
+        &mut self,
+        static_label: u32,
+        dynamic_label: u32,
+        pixels: u64,
+        static_sums: &[f64],
+        dynamic_sums: &[f64],
+    ) {
+        if static_label > 0 {
+            std::iter::zip(self.static_mut(static_label, pixels), static_sums).for_each(|(a, b)| *a += b);
+        }
+        if dynamic_label > 0 {
+            std::iter::zip(self.dynamic_mut(dynamic_label, pixels), dynamic_sums).for_each(|(a, b)| *a += b);
+        }
+    }
+
     /// Adds another shard's sums. The order of the calls is part of the result.
     pub fn merge(&mut self, other: &Self) {
         for label in 1..=other.static_slots.of_label.len() as u32 {

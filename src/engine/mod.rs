@@ -11,6 +11,13 @@ use crate::dataset::{DatasetError, Source};
 use crate::task::correlate::{Normalization, PixelG2Output, SaturatedPolicy};
 
 pub mod cpu;
+#[cfg(test)]
+mod cuda;
+mod layout;
+mod multi_tau;
+mod pixel_store;
+#[cfg(test)]
+mod testing;
 
 /// What is to be computed from one dataset.
 #[derive(Debug, Clone)]

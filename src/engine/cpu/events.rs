@@ -10,9 +10,9 @@ use crate::correlate::window::FrameSelection;
 use crate::dataset::{Event, EventSource, Scratch};
 use crate::engine::EngineError;
 
-use super::layout::{Layout, MASKED};
 use super::memory::prefetch;
 use super::pool::Pool;
+use crate::engine::layout::{Layout, MASKED};
 
 /// log2 of the pixels in a bucket: a bucket's events and results stay in the second-level cache.
 pub(super) const BUCKET_SHIFT: u32 = 9;

@@ -8,16 +8,18 @@ use std::ops::Range;
 
 use crate::correlate::bins::Partition;
 use crate::correlate::result::{Correlation, TwoTime};
-use crate::correlate::scattering::{SegmentPlan, Tally, frame_factors};
+use crate::correlate::scattering::{SegmentPlan, Tally};
 use crate::dataset::EventSource;
 use crate::engine::{EngineError, MapSink, MultiTauRequest, Request, TwoTimeRequest};
-use crate::task::correlate::{Normalization, PixelG2Output};
+use crate::task::correlate::PixelG2Output;
+
+use crate::engine::multi_tau::factors;
 
 use super::events::{BUCKET, ENTRY_BYTES, Keep, Reading, Sorted, Sums, buckets, passes};
-use super::layout::Layout;
 use super::pool::Pool;
 use super::sparse::{SparseMultiTau, StaticSums};
 use super::twotime::{Collector, Counts, Lists};
+use crate::engine::layout::Layout;
 
 /// Part of the memory limit that events may take; the rest is for sums, buckets and the result.
 const EVENT_SHARE: f64 = 0.6;
@@ -196,17 +198,6 @@ impl<'a> Run<'a> {
             None => (None, Vec::new(), None),
         };
         Correlation { scattering, multi_tau, parts, pixel_g2, two_time, saturated: Vec::new() }
-    }
-}
-
-/// What the summed counts of frames are multiplied with: 1 / average, and 1 / mean where frames are normalised.
-pub(super) fn factors(wanted: MultiTauRequest, sums: &[f64], partition: &Partition, request: &Request) -> Vec<f64> {
-    let avg = request.selection.avg() as f64;
-    match wanted.normalization {
-        Normalization::None => vec![1.0 / avg; sums.len()],
-        Normalization::FrameMean => {
-            frame_factors(sums, partition, &request.selection).into_iter().map(|factor| factor / avg).collect()
-        }
     }
 }
 

@@ -11,28 +11,13 @@ use crate::correlate::scattering::{SegmentPlan, Tally};
 use crate::engine::{EngineError, MultiTauRequest};
 use crate::task::correlate::PixelG2Output;
 
+use crate::engine::multi_tau::{Span, spans};
+
 use super::events::{BUCKET, Entry, Sorted};
-use super::layout::Layout;
-use super::pixel_store::PixelStore;
 use super::pool::Pool;
 use super::series::{Scales, Series};
-
-/// The frames that a multi-tau runs over: the whole series, or one of its parts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Span {
-    pub(super) start: u32,
-    pub(super) end: u32,
-}
-
-/// The whole series of `frames` frames, then its equal parts (a remainder belongs to none).
-pub(super) fn spans(frames: u64, parts: u32) -> Vec<Span> {
-    let mut spans = vec![Span { start: 0, end: frames as u32 }];
-    if parts > 1 {
-        let length = (frames / u64::from(parts)) as u32;
-        spans.extend((0..parts).map(|k| Span { start: k * length, end: (k + 1) * length }));
-    }
-    spans
-}
+use crate::engine::layout::Layout;
+use crate::engine::pixel_store::PixelStore;
 
 /// Correlates buckets of events as they come, and holds the sums.
 pub(super) struct SparseMultiTau<'a> {

@@ -17,9 +17,9 @@ use crate::task::correlate::PixelG2Output;
 
 use super::cells::Cell;
 use super::memory::{Buffer, Memory};
-use super::pixel_store::PixelStore;
 use super::pool::Pool;
-use super::sparse::{Span, spans};
+use crate::engine::multi_tau::{Span, spans};
+use crate::engine::pixel_store::PixelStore;
 
 mod stage;
 mod tile;

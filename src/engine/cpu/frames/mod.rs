@@ -16,13 +16,13 @@ use crate::engine::{EngineError, MapSink, Request, TwoTimeRequest};
 use super::Saturated;
 use super::cells::{Cell, Raw, Runs, Store, check_and_sum};
 use super::dense::{self, Block, DenseSums, More, Real};
-use super::layout::Layout;
 use super::memory::{Buffer, Memory};
 use super::narrow::Narrow;
-use super::photons::factors;
-use super::pixel_store::PixelStore;
 use super::pool::Pool;
 use super::twotime::{Cells, Collector, Counts, Matrix};
+use crate::engine::layout::Layout;
+use crate::engine::multi_tau::factors;
+use crate::engine::pixel_store::PixelStore;
 
 mod gather;
 mod plan;

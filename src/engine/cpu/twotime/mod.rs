@@ -12,8 +12,8 @@ use crate::correlate::result::{TwoTime, TwoTimeMap};
 use crate::correlate::twotime::{BLOCKS, Smoothing, block_means, diagonal_means};
 use crate::engine::{EngineError, MapSink};
 
-use super::layout::Layout;
 use super::pool::Pool;
+use crate::engine::layout::Layout;
 
 mod gram;
 mod kernel;

@@ -1,0 +1,224 @@
+// Multi-tau of photon events: sums that need no order, events filed by pixel and sorted by frame, then one warp a pixel,
+// whose cost follows its events.
+//
+// An event is bits 40-63 raw frame, 16-39 pixel of the image, 0-15 count (dataset::Event); filed under its place, the
+// pixel's position in the working order, it is the analysis frame from bit 16 on and the count. Integers are added by
+// atomics, which gives the same sums in any order; floating-point numbers by one warp, in one order.
+#include "common.cuh"
+
+DEVICE u32 pixel_of(u64 event) { return u32(event >> 16) & 0xffffffu; }
+DEVICE u32 count_of(u64 event) { return u32(event) & 0xffffu; }
+// Of a filed event.
+DEVICE u32 frame_of(u64 filed) { return u32(filed >> 16); }
+
+// The frames that are taken: correlate::window's FrameSelection.
+struct Selection {
+    u32 first, stride, avg, outputs;
+};
+
+// The analysis frame of an event, or NONE if it is not taken.
+DEVICE u32 output_of(const Selection &selection, u64 event) {
+    u32 raw = u32(event >> 40);
+    if (raw < selection.first || (raw - selection.first) % selection.stride != 0) return NONE;
+    u32 output = (raw - selection.first) / selection.stride / selection.avg;
+    return output < selection.outputs ? output : NONE;
+}
+
+// Adds the counts of some events to the sums of their pixels, frames and segments, and counts the events of each place.
+//
+// places: place of each pixel of the image, or NONE. statics: of each place, 1-based; 0 = not in the segments' bins.
+// segment_sums: (segment, static bin).
+KERNEL events_count(const u64 *events, u32 number, Selection selection, const u32 *places, const u32 *statics, u32 segment_shift, u32 segments,
+                    u32 static_bins, u64 *pixel_sums, u64 *frame_sums, u64 *segment_sums, u32 *place_events) {
+    for (u32 k = blockIdx.x * blockDim.x + threadIdx.x; k < number; k += gridDim.x * blockDim.x) {
+        u64 event = events[k];
+        u64 count = count_of(event);
+        u32 frame = output_of(selection, event);
+        if (frame == NONE) continue;
+        atomicAdd(&pixel_sums[pixel_of(event)], count);
+        u32 place = places[pixel_of(event)];
+        if (place == NONE) continue;
+        atomicAdd(&frame_sums[frame], count);
+        atomicAdd(&place_events[place], 1u);
+        u32 segment = frame >> segment_shift;
+        if (statics[place] > 0 && segment < segments) {
+            atomicAdd(&segment_sums[segment * static_bins + statics[place] - 1], count);
+        }
+    }
+}
+
+// Files the events of the places first..end; `cursors` begin as the places' starts, counted from `first`. The order
+// within a place is any.
+KERNEL events_file(const u64 *events, u32 number, Selection selection, const u32 *places, u32 first, u32 end, u32 *cursors, u64 *filed) {
+    for (u32 k = blockIdx.x * blockDim.x + threadIdx.x; k < number; k += gridDim.x * blockDim.x) {
+        u64 event = events[k];
+        u32 frame = output_of(selection, event), place = places[pixel_of(event)];
+        if (frame == NONE || place < first || place >= end) continue;
+        filed[atomicAdd(&cursors[place - first], 1u)] = u64(frame) << 16 | count_of(event);
+    }
+}
+
+// Compares two events of a place and puts the earlier first; those past the end are later than all.
+DEVICE void order(u64 *own, u32 number, u32 low, u32 high) {
+    if (high >= number) return;
+    u64 a = own[low], b = own[high];
+    if (b < a) {
+        own[low] = b;
+        own[high] = a;
+    }
+}
+
+// Sorts the events of each place, a warp a place: Batcher's bitonic network in the form whose comparisons all point the
+// same way, so that events past the end need not exist.
+KERNEL events_sort(const u32 *starts, u32 places, u64 *filed) {
+    u32 place = warp_index();
+    if (place >= places) return;
+    u64 *own = filed + starts[place];
+    u32 number = starts[place + 1] - starts[place];
+    bool sorted = true;
+    for (u32 k = lane() + 1; k < number; k += WARP) sorted = sorted && own[k - 1] <= own[k];
+    if (__ballot_sync(ALL, sorted) == ALL) return;
+    u32 width = 1;
+    while (width < number) width *= 2;
+    for (u32 run = 2; run <= width; run *= 2) {
+        for (u32 k = lane(); k < width / 2; k += WARP) {
+            u32 base = k / (run / 2) * run, offset = k % (run / 2);
+            order(own, number, base + offset, base + run - 1 - offset);
+        }
+        __syncwarp();
+        for (u32 half = run / 4; half > 0; half /= 2) {
+            for (u32 k = lane(); k < width / 2; k += WARP) {
+                u32 low = k / half * 2 * half + k % half;
+                order(own, number, low, low + half);
+            }
+            __syncwarp();
+        }
+    }
+}
+
+// A level of the delay scheme, as correlate::delays has it, and what turns its sums into means in frame units.
+struct Level {
+    u32 samples, first, first_lag, lags;
+    double products[8], means[8];
+};
+
+// A pixel's samples of one level that have counts.
+struct Series {
+    u32 *times;
+    double *values;
+    u32 length;
+};
+
+// The samples of the finest level: events of a frame are added and multiplied by the frame's factor.
+DEVICE void read(Series &series, const u64 *own, u32 number, u32 start, u32 end, const double *factors) {
+    series.length = 0;
+    for (u32 base = 0; base < number; base += WARP) {
+        u32 k = base + lane();
+        u32 frame = k < number ? frame_of(own[k]) : NONE;
+        bool head = k < number && frame >= start && frame < end && (k == 0 || frame_of(own[k - 1]) != frame);
+        u64 count = 0;
+        for (u32 same = k; head && same < number && frame_of(own[same]) == frame; ++same) count += count_of(own[same]);
+        u32 heads = __ballot_sync(ALL, head);
+        if (head) {
+            series.times[series.length + before(heads)] = frame - start;
+            series.values[series.length + before(heads)] = double(count) * factors[frame];
+        }
+        series.length += __popc(heads);
+    }
+    __syncwarp();
+}
+
+// Sums of one level for each of its lags, where they are kept: G2, later and earlier of `delays` each.
+//
+// The samples that belong to the later and the earlier mean of every lag are added once; nothing is subtracted, so that
+// no digit is lost.
+DEVICE void correlate(const Series &series, const Level &level, u32 delays, double *sums) {
+    double products[8] = {}, later[8] = {}, earlier[8] = {}, middle = 0;
+    u32 widest = level.first_lag + level.lags - 1;
+    for (u32 k = lane(); k < series.length; k += WARP) {
+        u32 time = series.times[k], rest = level.samples - 1 - time;
+        double value = series.values[k];
+        for (u32 next = k + 1; next < series.length; ++next) {
+            u32 lag = series.times[next] - time;
+            if (lag > widest) break;
+            double product = value * series.values[next];
+#pragma unroll
+            for (u32 l = 0; l < 8; ++l) products[l] += lag == l + 1 ? product : 0.0;
+        }
+        if (time >= widest && rest >= widest) {
+            middle += value;
+        } else {
+#pragma unroll
+            for (u32 l = 0; l < 8; ++l) {
+                later[l] += time >= l + 1 ? value : 0.0;
+                earlier[l] += rest >= l + 1 ? value : 0.0;
+            }
+        }
+    }
+    middle = warp_sum(middle);
+#pragma unroll
+    for (u32 l = 0; l < 8; ++l) {
+        u32 k = l + 1 - level.first_lag;
+        if (k >= level.lags) continue;
+        double product = warp_sum(products[l]), late = warp_sum(later[l]), early = warp_sum(earlier[l]);
+        if (lane() == 0) {
+            sums[level.first + k] = product * level.products[k];
+            sums[delays + level.first + k] = (late + middle) * level.means[k];
+            sums[2 * delays + level.first + k] = (early + middle) * level.means[k];
+        }
+    }
+}
+
+// Two samples become one of the next level; a sample without its other half at the series' end stays for now.
+DEVICE void coarsen(Series &series) {
+    u32 kept = 0, last = NONE;
+    for (u32 base = 0; base < series.length; base += WARP) {
+        u32 k = base + lane();
+        u32 time = k < series.length ? series.times[k] / 2 : NONE;
+        double value = k < series.length ? series.values[k] : 0.0;
+        u32 left = __shfl_up_sync(ALL, time, 1u);
+        if (lane() == 0) left = last;
+        bool head = k < series.length && time != left;
+        if (head && k + 1 < series.length && series.times[k + 1] / 2 == time) value += series.values[k + 1];
+        last = __shfl_sync(ALL, time, WARP - 1);
+        // all have read what is written over now
+        u32 heads = __ballot_sync(ALL, head);
+        if (head) {
+            series.times[kept + before(heads)] = time;
+            series.values[kept + before(heads)] = value;
+        }
+        kept += __popc(heads);
+        __syncwarp();
+    }
+    series.length = kept;
+}
+
+// Multi-tau of the frames start..end of each place, a warp a place.
+//
+// filed: sorted events of the places; starts: one more than there are places. factors: of each frame. times, values:
+// room for as many samples as there are events, used where a place has more than `room`, the samples that shared memory
+// has for each warp (12 bytes each). sums: (place, channel, delay): means of later times earlier, later, earlier.
+KERNEL events_multitau(const u64 *filed, const u32 *starts, u32 places, const double *factors, u32 start, u32 end,
+                       const Level *levels, u32 level_count, u32 delays, u32 room, u32 *times, double *values,
+                       double *sums) {
+    SHARED(shared);
+    u32 place = warp_index();
+    if (place >= places) return;
+    u32 number = starts[place + 1] - starts[place];
+    Series series = {times + starts[place], values + starts[place], 0};
+    if (number <= room) {
+        u32 warps = blockDim.x / WARP, warp = threadIdx.x / WARP;
+        series.values = reinterpret_cast<double *>(shared) + warp * room;
+        series.times = reinterpret_cast<u32 *>(shared + warps * room * sizeof(double)) + warp * room;
+    }
+    double *own = sums + u64(place) * 3 * delays;
+    for (u32 k = lane(); k < 3 * delays; k += WARP) own[k] = 0.0;
+    read(series, filed + starts[place], number, start, end, factors);
+    for (u32 k = 0; k < level_count; ++k) {
+        while (series.length > 0 && series.times[series.length - 1] >= levels[k].samples) --series.length;
+        if (series.length == 0) return;
+        correlate(series, levels[k], delays, own);
+        __syncwarp();
+        coarsen(series);
+    }
+}

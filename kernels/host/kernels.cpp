@@ -1,0 +1,57 @@
+// All kernels over the shim, as one library: what the tests' device launches by name.
+
+#include "run.h"
+
+#include <cstdlib>
+#include <utility>
+
+#include "../events.cu"
+#include "../reduce.cu"
+
+namespace {
+
+template <typename... Arguments, size_t... Index>
+void call(void (*kernel)(Arguments...), void **arguments, std::index_sequence<Index...>) {
+    kernel(*static_cast<Arguments *>(arguments[Index])...);
+}
+
+template <typename... Arguments> void call_all(void (*kernel)(Arguments...), void **arguments) {
+    call(kernel, arguments, std::index_sequence_for<Arguments...>());
+}
+
+template <auto kernel> void body(void **arguments) { call_all(kernel, arguments); }
+
+struct Named {
+    const char *name;
+    shim::Body body;
+};
+
+#define NAMED(kernel) {#kernel, body<kernel>}
+
+const Named KERNELS[] = {
+    NAMED(events_count), NAMED(scan_blocks), NAMED(scan_totals),     NAMED(scan_add),
+    NAMED(events_file),  NAMED(events_sort), NAMED(events_multitau), NAMED(reduce_pieces),
+};
+
+}  // namespace
+
+// Memory with a guard behind it, where a sanitizer watches; it holds garbage.
+extern "C" void *speckled_allocate(size_t bytes) {
+    void *memory = malloc(bytes == 0 ? 1 : bytes);
+    if (memory != nullptr) memset(memory, 0xa5, bytes);
+    return memory;
+}
+
+extern "C" void speckled_free(void *memory) { free(memory); }
+
+// 0, or 1 if there is no such kernel.
+extern "C" int speckled_launch(const char *name, unsigned int seed, unsigned int blocks, unsigned int threads,
+                               size_t shared_bytes, void **arguments) {
+    for (const Named &named : KERNELS) {
+        if (strcmp(named.name, name) == 0) {
+            shim::run_grid(named.body, arguments, seed, {blocks, 1, 1}, {threads, 1, 1}, shared_bytes);
+            return 0;
+        }
+    }
+    return 1;
+}

@@ -1,0 +1,131 @@
+//! What the engine asks of a device: memory, copies, kernels, in the order in which they are asked for. Behind it is a
+//! GPU, or, in tests, a host build of the same kernels. Knows no correlation.
+
+use std::marker::PhantomData;
+
+use bytemuck::Pod;
+
+/// A kernel. Its name is the one in `kernels/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kernel {
+    EventsCount,
+    EventsFile,
+    EventsSort,
+    EventsMultitau,
+    ScanBlocks,
+    ScanTotals,
+    ScanAdd,
+    ReducePieces,
+}
+
+impl Kernel {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::EventsCount => "events_count",
+            Self::EventsFile => "events_file",
+            Self::EventsSort => "events_sort",
+            Self::EventsMultitau => "events_multitau",
+            Self::ScanBlocks => "scan_blocks",
+            Self::ScanTotals => "scan_totals",
+            Self::ScanAdd => "scan_add",
+            Self::ReducePieces => "reduce_pieces",
+        }
+    }
+}
+
+/// How many threads run a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Grid {
+    pub(super) blocks: u32,
+    /// Of each block: a multiple of a warp.
+    pub(super) threads: u32,
+    /// Bytes of shared memory of each block.
+    pub(super) shared: u32,
+}
+
+/// An argument of a kernel.
+#[derive(Debug)]
+pub(super) enum Arg<'a, M> {
+    Memory(&'a M),
+    U32(u32),
+    /// A struct of four `u32`, by value.
+    U32x4([u32; 4]),
+}
+
+/// What went wrong on a device.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DeviceError {
+    /// So many bytes are not free.
+    #[error("the device has no {bytes} bytes of memory left")]
+    OutOfMemory { bytes: usize },
+}
+
+/// A device. Everything takes effect in the order of the calls.
+pub(super) trait Device {
+    /// Bytes on the device; freed when dropped.
+    type Memory;
+
+    /// Bytes that may be allocated.
+    fn free_bytes(&self) -> Result<u64, DeviceError>;
+
+    /// Memory that holds anything.
+    fn allocate(&self, bytes: usize) -> Result<Self::Memory, DeviceError>;
+
+    /// Zeros, all over.
+    fn clear(&self, memory: &mut Self::Memory) -> Result<(), DeviceError>;
+
+    /// Copies to the device, to byte `at` and on.
+    fn upload(&self, memory: &mut Self::Memory, at: usize, bytes: &[u8]) -> Result<(), DeviceError>;
+
+    /// Copies from the device, from byte `at` on; waits until it is there.
+    fn download(&self, memory: &Self::Memory, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Runs a kernel. What it writes to is for the kernel to know.
+    fn launch(&self, kernel: Kernel, grid: Grid, arguments: &[Arg<'_, Self::Memory>]) -> Result<(), DeviceError>;
+}
+
+/// Numbers on a device.
+#[derive(Debug)]
+pub(super) struct Buffer<D: Device, T> {
+    memory: D::Memory,
+    len: usize,
+    of: PhantomData<T>,
+}
+
+impl<D: Device, T: Pod> Buffer<D, T> {
+    /// Room for `len` numbers, which are anything.
+    pub(super) fn new(device: &D, len: usize) -> Result<Self, DeviceError> {
+        Ok(Self { memory: device.allocate(len * size_of::<T>())?, len, of: PhantomData })
+    }
+
+    /// Zeros.
+    pub(super) fn zeros(device: &D, len: usize) -> Result<Self, DeviceError> {
+        let mut buffer = Self::new(device, len)?;
+        device.clear(&mut buffer.memory)?;
+        Ok(buffer)
+    }
+
+    /// These numbers.
+    pub(super) fn of(device: &D, numbers: &[T]) -> Result<Self, DeviceError> {
+        let mut buffer = Self::new(device, numbers.len())?;
+        buffer.write(device, numbers)?;
+        Ok(buffer)
+    }
+
+    /// Replaces the first ones.
+    pub(super) fn write(&mut self, device: &D, numbers: &[T]) -> Result<(), DeviceError> {
+        assert!(numbers.len() <= self.len, "{} numbers into a buffer of {}", numbers.len(), self.len);
+        device.upload(&mut self.memory, 0, bytemuck::cast_slice(numbers))
+    }
+
+    /// All numbers.
+    pub(super) fn read(&self, device: &D) -> Result<Vec<T>, DeviceError> {
+        let mut numbers = vec![T::zeroed(); self.len];
+        device.download(&self.memory, 0, bytemuck::cast_slice_mut(&mut numbers))?;
+        Ok(numbers)
+    }
+
+    pub(super) fn arg(&self) -> Arg<'_, D::Memory> {
+        Arg::Memory(&self.memory)
+    }
+}

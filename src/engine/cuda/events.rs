@@ -1,0 +1,370 @@
+//! Multi-tau of photon events on a device: events go up once, are counted, filed by pixel and sorted there, and each
+//! pixel is correlated by one warp. Pixels are cut into passes when the memory does not hold all at once.
+
+use std::ops::Range;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::device::{Arg, Buffer, Device, DeviceError, Grid, Kernel};
+use super::reduce::{Pieces, starts};
+use super::{CudaError, threads};
+use crate::correlate::bins::Partition;
+use crate::correlate::delays::DelayPlan;
+use crate::correlate::reduce::{BinSums, CHANNELS};
+use crate::correlate::result::{Correlation, PixelG2};
+use crate::correlate::scattering::{SegmentPlan, Tally};
+use crate::dataset::{Event, EventSource, Scratch};
+use crate::engine::layout::Layout;
+use crate::engine::multi_tau::{Span, factors, spans};
+use crate::engine::pixel_store::PixelStore;
+use crate::engine::{EngineError, MultiTauRequest, Observer, Request};
+use crate::task::correlate::PixelG2Output;
+
+/// Events that go up at once, enough to keep the bus busy; fewer where that is more than a part of what is free.
+const CHUNK: usize = 1 << 22;
+
+/// That part.
+const CHUNK_SHARE: u64 = 8;
+
+/// Threads of a block whose warps take a place each.
+const PLACE_THREADS: u32 = 128;
+
+/// Samples of a place that shared memory has room for; a place with more uses the device's memory.
+pub(super) const ROOM: u32 = 256;
+
+/// Bytes of one of them.
+const SAMPLE_BYTES: u32 = 12;
+
+/// Device memory for an event of a pass: filed, and as a sample.
+const EVENT_BYTES: u64 = 8 + SAMPLE_BYTES as u64;
+
+/// Part of the free memory that a pass takes: allocations are rounded up.
+const SHARE: f64 = 0.9;
+
+/// Warps in a block.
+const WARPS: u32 = PLACE_THREADS / 32;
+
+/// A level as the kernel takes it: see events.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Level {
+    samples: u32,
+    first: u32,
+    first_lag: u32,
+    lags: u32,
+    products: [f64; 8],
+    means: [f64; 8],
+}
+
+/// The levels of a plan, with what turns their sums into means in frame units.
+fn levels(plan: &DelayPlan) -> Vec<Level> {
+    let of = |level: &crate::correlate::delays::Level| {
+        let mut found = Level {
+            samples: level.samples as u32,
+            first: level.first as u32,
+            first_lag: level.first_lag,
+            lags: level.lags,
+            products: [0.0; 8],
+            means: [0.0; 8],
+        };
+        let width = (1u64 << level.index) as f64;
+        for lag in 0..level.lags as usize {
+            found.means[lag] = 1.0 / (plan.pairs(level.first + lag) as f64 * width);
+            found.products[lag] = found.means[lag] / width;
+        }
+        found
+    };
+    plan.levels().iter().map(of).collect()
+}
+
+/// One of the series that multi-tau runs over.
+struct Series<D: Device> {
+    span: Span,
+    plan: DelayPlan,
+    levels: Buffer<D, Level>,
+    sums: BinSums,
+}
+
+/// A correlation of events.
+struct Run<'a, D: Device> {
+    device: &'a D,
+    source: &'a dyn EventSource,
+    partition: &'a Partition,
+    request: &'a Request,
+    observer: &'a dyn Observer,
+    layout: Layout,
+    pieces: Pieces,
+    places: Buffer<D, u32>,
+    /// Events that go up at once.
+    chunk: usize,
+}
+
+/// What the first look at all events yields.
+struct Counted<D: Device> {
+    tally: Tally,
+    /// Events of each place.
+    events: Vec<u32>,
+    /// The events, if the device has room for them.
+    chunks: Option<Vec<(Buffer<D, Event>, usize)>>,
+}
+
+/// Correlates the events of `source`.
+pub(super) fn correlate<D: Device>(
+    device: &D,
+    source: &dyn EventSource,
+    partition: &Partition,
+    request: &Request,
+    observer: &dyn Observer,
+) -> Result<Correlation, CudaError> {
+    let layout = Layout::new(partition);
+    let places = Buffer::of(device, &layout.place)?;
+    let pieces = Pieces::new(&layout);
+    let fits = (device.free_bytes()? / CHUNK_SHARE / size_of::<Event>() as u64).max(1);
+    let chunk = CHUNK.min(usize::try_from(fits).unwrap_or(CHUNK));
+    let run = Run { device, source, partition, request, observer, layout, pieces, places, chunk };
+    let counted = run.count()?;
+    let scattering = counted.tally.finish(partition, &request.selection);
+    let (series, pixel_g2) = match request.multi_tau {
+        Some(wanted) => run.multi_tau(wanted, &counted)?,
+        None => (Vec::new(), None),
+    };
+    let mut results = series.iter().map(|series| series.sums.finish(partition, &series.plan));
+    let multi_tau = results.next();
+    let parts = results.collect();
+    Ok(Correlation { scattering, multi_tau, parts, pixel_g2, two_time: None, saturated: Vec::new() })
+}
+
+impl<D: Device> Run<'_, D> {
+    /// The frames that are taken, as the kernels have them.
+    fn selection(&self) -> [u32; 4] {
+        let selection = &self.request.selection;
+        let numbers = [selection.first(), selection.stride(), selection.avg(), selection.outputs()];
+        numbers.map(|number| u32::try_from(number).unwrap_or(u32::MAX))
+    }
+
+    /// Hands all events over, some at a time.
+    fn read(&self, mut take: impl FnMut(&[Event]) -> Result<(), CudaError>) -> Result<(), CudaError> {
+        let (mut scratch, mut block, mut waiting) = (Scratch::default(), Vec::new(), Vec::new());
+        for number in 0..self.source.blocks() {
+            if self.observer.cancelled() {
+                return Err(EngineError::Cancelled.into());
+            }
+            self.source.read_block(number, &mut scratch, &mut block).map_err(EngineError::Read)?;
+            waiting.append(&mut block);
+            if waiting.len() >= self.chunk {
+                waiting.chunks(self.chunk).try_for_each(&mut take)?;
+                waiting.clear();
+            }
+        }
+        waiting.chunks(self.chunk).try_for_each(take)
+    }
+
+    /// The sums that need no order, and how many events each place has.
+    fn count(&self) -> Result<Counted<D>, CudaError> {
+        let device = self.device;
+        let blemish = self.partition.blemish();
+        let statics: Vec<u32> = std::iter::zip(&self.layout.statics, &self.layout.pixels)
+            .map(|(&label, &pixel)| if blemish[pixel as usize] { label } else { 0 })
+            .collect();
+        let outputs = self.request.selection.outputs();
+        let plan = SegmentPlan::new(outputs);
+        let bins = self.partition.static_bins();
+        let statics = Buffer::of(device, &statics)?;
+        let pixels = Buffer::<D, u64>::zeros(device, self.layout.place.len())?;
+        let frames = Buffer::<D, u64>::zeros(device, outputs as usize)?;
+        let segments = Buffer::<D, u64>::zeros(device, plan.segments * bins)?;
+        let events = Buffer::<D, u32>::zeros(device, self.layout.len())?;
+        let keeps = self.source.events_bound() * size_of::<Event>() as u64 <= device.free_bytes()? / 2;
+        let mut chunks = keeps.then(Vec::new);
+        self.observer.step("reading", self.source.info().frames);
+        self.read(|chunk| {
+            let sent = Buffer::of(device, chunk)?;
+            device.launch(
+                Kernel::EventsCount,
+                threads(chunk.len()),
+                &[
+                    sent.arg(),
+                    Arg::U32(chunk.len() as u32),
+                    Arg::U32x4(self.selection()),
+                    self.places.arg(),
+                    statics.arg(),
+                    Arg::U32(plan.shift),
+                    Arg::U32(plan.segments as u32),
+                    Arg::U32(bins as u32),
+                    pixels.arg(),
+                    frames.arg(),
+                    segments.arg(),
+                    events.arg(),
+                ],
+            )?;
+            if let Some(chunks) = &mut chunks {
+                chunks.push((sent, chunk.len()));
+            }
+            Ok(())
+        })?;
+        let mut tally = Tally::new(self.partition, &self.request.selection);
+        let wide = |sums: Vec<u64>| sums.into_iter().map(|sum| sum as f64);
+        tally.pixels = wide(pixels.read(device)?).collect();
+        tally.frames = wide(frames.read(device)?).collect();
+        std::iter::zip(&mut tally.segments, wide(segments.read(device)?)).for_each(|(to, sum)| *to = sum);
+        Ok(Counted { tally, events: events.read(device)?, chunks })
+    }
+
+    fn multi_tau(
+        &self,
+        wanted: MultiTauRequest,
+        counted: &Counted<D>,
+    ) -> Result<(Vec<Series<D>>, Option<PixelG2>), CudaError> {
+        let factors = factors(wanted, &counted.tally.frames, self.partition, self.request);
+        let frames = factors.len() as u64;
+        let factors = Buffer::of(self.device, &factors)?;
+        let mut series = Vec::new();
+        for span in spans(frames, wanted.parts) {
+            let plan = DelayPlan::new(u64::from(span.end - span.start));
+            let (levels, sums) = (Buffer::of(self.device, &levels(&plan))?, BinSums::new(self.partition, plan.len()));
+            series.push(Series { span, plan, levels, sums });
+        }
+        // the longest is the first
+        let delays = series.first().map_or(0, |whole| whole.plan.len());
+        let store = match wanted.pixel_g2 {
+            PixelG2Output::Keep => Some(PixelStore::new(delays, self.layout.len())),
+            PixelG2Output::Drop => None,
+        };
+        self.observer.step("correlating", self.layout.len() as u64);
+        // ranges of pieces, the last first; one that does not fit after all is halved
+        let mut passes: Vec<Range<usize>> = self.passes(counted, delays)?;
+        passes.reverse();
+        while let Some(pieces) = passes.pop() {
+            let places = self.pieces.places(&pieces);
+            match self.pass(&pieces, &factors, counted, &mut series, store.as_ref()) {
+                Ok(()) => self.observer.advance(places.len() as u64),
+                Err(CudaError::Device(DeviceError::OutOfMemory { .. })) if pieces.len() > 1 => {
+                    let middle = pieces.start + pieces.len() / 2;
+                    passes.extend([middle..pieces.end, pieces.start..middle]);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((series, store.map(PixelStore::finish)))
+    }
+
+    /// Ranges of pieces whose events and sums fit into what is free.
+    fn passes(&self, counted: &Counted<D>, delays: usize) -> Result<Vec<Range<usize>>, CudaError> {
+        let chunk = if counted.chunks.is_some() { 0 } else { self.chunk * size_of::<Event>() } as u64;
+        let free = (self.device.free_bytes()?.saturating_sub(chunk) as f64 * SHARE) as u64;
+        let per_place = (delays * CHANNELS * size_of::<f64>() + 4 * size_of::<u32>()) as u64;
+        let mut passes: Vec<Range<usize>> = Vec::new();
+        let (mut bytes, mut events) = (0, 0u64);
+        for piece in 0..self.pieces.len() {
+            let places = self.pieces.places(&(piece..piece + 1));
+            let own: u64 = counted.events[places.clone()].iter().map(|&events| u64::from(events)).sum();
+            let needed = own * EVENT_BYTES + places.len() as u64 * per_place;
+            match passes.last_mut() {
+                Some(last) if bytes + needed <= free && events + own < u64::from(u32::MAX) => {
+                    last.end = piece + 1;
+                    (bytes, events) = (bytes + needed, events + own);
+                }
+                _ => {
+                    passes.push(piece..piece + 1);
+                    (bytes, events) = (needed, own);
+                }
+            }
+        }
+        Ok(passes)
+    }
+
+    /// Files, sorts and correlates the events of some pieces.
+    ///
+    /// A pass that ends for want of memory has added nothing to the sums: all memory is taken before the first series.
+    fn pass(
+        &self,
+        pieces: &Range<usize>,
+        factors: &Buffer<D, f64>,
+        counted: &Counted<D>,
+        series: &mut [Series<D>],
+        store: Option<&PixelStore>,
+    ) -> Result<(), CudaError> {
+        let device = self.device;
+        let places = self.pieces.places(pieces);
+        let (count, own) = (places.len(), &counted.events[places.clone()]);
+        let events: usize = own.iter().map(|&events| events as usize).sum();
+        let numbers = Buffer::of(device, own)?;
+        let begins = starts(device, &numbers, count)?;
+        let filed = Buffer::<D, u64>::new(device, events)?;
+        let (times, values) = (Buffer::<D, u32>::new(device, events)?, Buffer::<D, f64>::new(device, events)?);
+        let delays = series.iter().map(|series| series.plan.len()).max().unwrap_or(0);
+        let pixels = Buffer::<D, f64>::new(device, count * CHANNELS * delays)?;
+        let cursors = starts(device, &numbers, count)?;
+        self.file(&places, counted, &cursors, &filed)?;
+        let grid = Grid { blocks: (count as u32).div_ceil(WARPS), threads: PLACE_THREADS, shared: 0 };
+        let number = Arg::U32(count as u32);
+        device.launch(Kernel::EventsSort, grid, &[begins.arg(), number, filed.arg()])?;
+        let grid = Grid { shared: WARPS * ROOM * SAMPLE_BYTES, ..grid };
+        for (index, series) in series.iter_mut().enumerate() {
+            device.launch(
+                Kernel::EventsMultitau,
+                grid,
+                &[
+                    filed.arg(),
+                    begins.arg(),
+                    Arg::U32(count as u32),
+                    factors.arg(),
+                    Arg::U32(series.span.start),
+                    Arg::U32(series.span.end),
+                    series.levels.arg(),
+                    Arg::U32(series.plan.levels().len() as u32),
+                    Arg::U32(series.plan.len() as u32),
+                    Arg::U32(ROOM),
+                    times.arg(),
+                    values.arg(),
+                    pixels.arg(),
+                ],
+            )?;
+            self.pieces.add(device, pieces, &pixels, series.plan.len(), &self.layout, &mut series.sums)?;
+            if let (0, Some(store)) = (index, store) {
+                self.keep(store, &places, &pixels.read(device)?, delays);
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the per-pixel correlations of some places.
+    fn keep(&self, store: &PixelStore, places: &Range<usize>, pixels: &[f64], delays: usize) {
+        let own = pixels.chunks_exact((CHANNELS * delays).max(1));
+        for (rank, channels) in std::iter::zip(&self.layout.ranks[places.clone()], own) {
+            let (g2, means) = channels.split_at(delays);
+            let (later, earlier) = means.split_at(delays);
+            store.keep(*rank as usize, g2, later, earlier);
+        }
+    }
+
+    /// Files the events of some places, from the device's memory or from the file.
+    fn file(
+        &self,
+        places: &Range<usize>,
+        counted: &Counted<D>,
+        cursors: &Buffer<D, u32>,
+        filed: &Buffer<D, u64>,
+    ) -> Result<(), CudaError> {
+        let file = |chunk: &Buffer<D, Event>, number: usize| {
+            self.device.launch(
+                Kernel::EventsFile,
+                threads(number),
+                &[
+                    chunk.arg(),
+                    Arg::U32(number as u32),
+                    Arg::U32x4(self.selection()),
+                    self.places.arg(),
+                    Arg::U32(places.start as u32),
+                    Arg::U32(places.end as u32),
+                    cursors.arg(),
+                    filed.arg(),
+                ],
+            )
+        };
+        match &counted.chunks {
+            Some(chunks) => Ok(chunks.iter().try_for_each(|(chunk, number)| file(chunk, *number))?),
+            None => self.read(|chunk| Ok(file(&Buffer::of(self.device, chunk)?, chunk.len())?)),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! A device for tests: the kernels of `kernels/`, compiled for this computer over `kernels/host`, which runs their
+//! threads one by one and in random order. Its memory is limited as a device's is.
+
+use std::cell::Cell;
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::path::Path;
+use std::process::Command;
+use std::rc::Rc;
+use std::sync::OnceLock;
+
+use libloading::Library;
+
+use super::device::{Arg, Device, DeviceError, Grid, Kernel};
+
+type Allocate = unsafe extern "C" fn(usize) -> *mut c_void;
+type Free = unsafe extern "C" fn(*mut c_void);
+type Launch = unsafe extern "C" fn(*const c_char, c_uint, c_uint, c_uint, usize, *mut *mut c_void) -> c_int;
+
+/// The compiled kernels.
+struct Kernels {
+    allocate: Allocate,
+    free: Free,
+    launch: Launch,
+    _library: Library,
+}
+
+/// Set for the process that runs under the address sanitizer.
+pub(super) const ADDRESS: &str = "SPECKLED_TEST_ADDRESS_SANITIZER";
+
+/// Compiles them once a process; undefined behaviour ends it with a message.
+fn kernels() -> &'static Kernels {
+    static KERNELS: OnceLock<Kernels> = OnceLock::new();
+    KERNELS.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("kernels.so");
+        compile(&path);
+        // SAFETY: it is our own code; it runs nothing when it is loaded
+        let library = unsafe { Library::new(&path) }.expect("loads");
+        // SAFETY: kernels.cpp declares the three as the types say
+        unsafe {
+            Kernels {
+                allocate: *library.get::<Allocate>(b"speckled_allocate").expect("is there"),
+                free: *library.get::<Free>(b"speckled_free").expect("is there"),
+                launch: *library.get::<Launch>(b"speckled_launch").expect("is there"),
+                _library: library,
+            }
+        }
+    })
+}
+
+fn compile(path: &Path) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/host");
+    let mut compiler = Command::new("c++");
+    compiler.args(["-std=c++17", "-O2", "-g", "-fPIC", "-shared", "-DSPECKLED_HOST", "-ffp-contract=off"]);
+    compiler.args(["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]);
+    compiler.args(["-fsanitize=undefined", "-fno-sanitize-recover=undefined"]);
+    if std::env::var_os(ADDRESS).is_some() {
+        compiler.args(["-fsanitize=address", "-fno-omit-frame-pointer"]);
+    }
+    compiler.arg(folder.join("shim.cpp")).arg(folder.join("kernels.cpp")).arg("-o").arg(path);
+    let done = compiler.output().expect("a C++ compiler, which HDF5 needs as well");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// This computer as a device.
+#[derive(Debug)]
+pub(super) struct Host {
+    limit: usize,
+    used: Rc<Cell<usize>>,
+    /// Decides the order of threads, with the number of the launch.
+    seed: u32,
+    launches: Cell<u32>,
+}
+
+impl Host {
+    /// With so many bytes of memory.
+    pub(super) fn new(limit: usize, seed: u32) -> Self {
+        Self { limit, used: Rc::default(), seed, launches: Cell::new(0) }
+    }
+
+    /// Kernels that were run so far.
+    pub(super) fn launches(&self) -> u32 {
+        self.launches.get()
+    }
+}
+
+/// A piece of its memory.
+#[derive(Debug)]
+pub(super) struct HostMemory {
+    start: *mut c_void,
+    bytes: usize,
+    used: Rc<Cell<usize>>,
+}
+
+impl Drop for HostMemory {
+    fn drop(&mut self) {
+        self.used.set(self.used.get() - self.bytes);
+        // SAFETY: allocate() returned it, and nobody else frees it
+        unsafe { (kernels().free)(self.start) }
+    }
+}
+
+impl Device for Host {
+    type Memory = HostMemory;
+
+    fn free_bytes(&self) -> Result<u64, DeviceError> {
+        Ok((self.limit - self.used.get()) as u64)
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<HostMemory, DeviceError> {
+        if bytes > self.limit - self.used.get() {
+            return Err(DeviceError::OutOfMemory { bytes });
+        }
+        // SAFETY: any size may be asked for
+        let start = unsafe { (kernels().allocate)(bytes) };
+        assert!(!start.is_null(), "no {bytes} bytes");
+        self.used.set(self.used.get() + bytes);
+        Ok(HostMemory { start, bytes, used: Rc::clone(&self.used) })
+    }
+
+    fn clear(&self, memory: &mut HostMemory) -> Result<(), DeviceError> {
+        // SAFETY: it has so many bytes
+        unsafe { std::ptr::write_bytes(memory.start.cast::<u8>(), 0, memory.bytes) };
+        Ok(())
+    }
+
+    fn upload(&self, memory: &mut HostMemory, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+        assert!(at + bytes.len() <= memory.bytes, "an upload beyond its memory");
+        // SAFETY: the range was checked; the two do not overlap
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory.start.cast::<u8>().add(at), bytes.len()) };
+        Ok(())
+    }
+
+    fn download(&self, memory: &HostMemory, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        assert!(at + bytes.len() <= memory.bytes, "a download beyond its memory");
+        // SAFETY: the range was checked; the two do not overlap, and kernels have written all of it, or allocate()
+        unsafe { std::ptr::copy_nonoverlapping(memory.start.cast::<u8>().add(at), bytes.as_mut_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    fn launch(&self, kernel: Kernel, grid: Grid, arguments: &[Arg<'_, HostMemory>]) -> Result<(), DeviceError> {
+        let Grid { blocks, threads, shared } = grid;
+        let name = CString::new(kernel.name()).expect("no zero in a name");
+        let mut values: Vec<[u64; 2]> = arguments.iter().map(value).collect();
+        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|value| value.as_mut_ptr().cast()).collect();
+        self.launches.set(self.launches.get() + 1);
+        // SAFETY: each pointer is to a value of the argument's type, as the kernel's callers see to
+        let found = unsafe {
+            (kernels().launch)(
+                CStr::as_ptr(&name),
+                self.seed.wrapping_mul(100_003).wrapping_add(self.launches.get()),
+                blocks,
+                threads,
+                shared as usize,
+                pointers.as_mut_ptr(),
+            )
+        };
+        assert_eq!(found, 0, "kernels.cpp has no {}", kernel.name());
+        Ok(())
+    }
+}
+
+/// An argument's bytes.
+fn value(argument: &Arg<'_, HostMemory>) -> [u64; 2] {
+    match argument {
+        Arg::Memory(memory) => [memory.start as u64, 0],
+        Arg::U32(number) => [u64::from(*number), 0],
+        Arg::U32x4(numbers) => bytemuck::cast(*numbers),
+    }
+}

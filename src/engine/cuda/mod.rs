@@ -1,0 +1,36 @@
+//! The CUDA engine: the kernels of `kernels/` and what feeds them. It is generic over the [`device::Device`], so that
+//! the same code runs on a GPU and, in tests, over a host build of the same kernels.
+//!
+//! Not an [`super::Engine`] yet: multi-tau of events is there, dense frames, two-time and the driver are to come.
+
+mod device;
+mod events;
+mod host;
+mod reduce;
+mod tests;
+
+use super::EngineError;
+use device::DeviceError;
+
+/// Why a correlation on a device ended.
+#[derive(Debug, thiserror::Error)]
+enum CudaError {
+    /// As on any engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+/// Threads of a block, for kernels whose threads work alone.
+const THREADS: u32 = 256;
+
+/// Blocks of such a kernel at most: some for each multiprocessor; their threads take several numbers each.
+const MOST_BLOCKS: u32 = 2048;
+
+/// The grid of so many threads that work alone.
+fn threads(number: usize) -> device::Grid {
+    let blocks = number.div_ceil(THREADS as usize).clamp(1, MOST_BLOCKS as usize) as u32;
+    device::Grid { blocks, threads: THREADS, shared: 0 }
+}
