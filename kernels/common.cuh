@@ -42,3 +42,9 @@ DEVICE double warp_sum(double value) {
     }
     return value;
 }
+
+// A level of the delay scheme, as correlate::delays has it, and what turns its sums into means in frame units.
+struct Level {
+    u32 samples, first, first_lag, lags;
+    double products[8], means[8];
+};

@@ -96,12 +96,6 @@ KERNEL events_sort(const u32 *starts, u32 places, u64 *filed) {
     }
 }
 
-// A level of the delay scheme, as correlate::delays has it, and what turns its sums into means in frame units.
-struct Level {
-    u32 samples, first, first_lag, lags;
-    double products[8], means[8];
-};
-
 // A pixel's samples of one level that have counts.
 struct Series {
     u32 *times;

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <utility>
 
+#include "../dense.cu"
 #include "../events.cu"
 #include "../reduce.cu"
 
@@ -29,8 +30,36 @@ struct Named {
 #define NAMED(kernel) {#kernel, body<kernel>}
 
 const Named KERNELS[] = {
-    NAMED(events_count), NAMED(scan_blocks), NAMED(scan_totals),     NAMED(scan_add),
-    NAMED(events_file),  NAMED(events_sort), NAMED(events_multitau), NAMED(reduce_pieces),
+    NAMED(events_count),
+    NAMED(scan_blocks),
+    NAMED(scan_totals),
+    NAMED(scan_add),
+    NAMED(events_file),
+    NAMED(events_sort),
+    NAMED(events_multitau),
+    NAMED(reduce_pieces),
+    NAMED(dense_finish),
+    NAMED(dense_frame_totals),
+    NAMED(dense_stage_f32),
+    NAMED(dense_stage_f64),
+    NAMED(dense_sums_u8),
+    NAMED(dense_u8_f32),
+    NAMED(dense_u8_f64),
+    NAMED(dense_sums_u16),
+    NAMED(dense_u16_f32),
+    NAMED(dense_u16_f64),
+    NAMED(dense_sums_u32),
+    NAMED(dense_u32_f32),
+    NAMED(dense_u32_f64),
+    NAMED(dense_sums_i16),
+    NAMED(dense_i16_f32),
+    NAMED(dense_i16_f64),
+    NAMED(dense_sums_i32),
+    NAMED(dense_i32_f32),
+    NAMED(dense_i32_f64),
+    NAMED(dense_sums_f32),
+    NAMED(dense_f32_f32),
+    NAMED(dense_f32_f64),
 };
 
 }  // namespace

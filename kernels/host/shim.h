@@ -99,5 +99,11 @@ template <typename T> T atomicAdd(T *address, T value) {
     return before;
 }
 
+template <typename T> T atomicMin(T *address, T value) {
+    T before = *address;
+    *address = value < before ? value : before;
+    return before;
+}
+
 template <typename T> T min(T a, T b) { return b < a ? b : a; }
 template <typename T> T max(T a, T b) { return a < b ? b : a; }

@@ -30,6 +30,17 @@ impl PixelStore {
         }
     }
 
+    /// Keeps the correlations of some pixels, (pixel, channel, delay), at their ranks.
+    #[cfg(test)]
+    pub(super) fn keep_all(&self, ranks: &[u32], correlations: &[f64]) {
+        let each = correlations.chunks_exact((CHANNELS * self.delays).max(1));
+        for (rank, channels) in std::iter::zip(ranks, each) {
+            let (g2, means) = channels.split_at(self.delays);
+            let (later, earlier) = means.split_at(self.delays);
+            self.keep(*rank as usize, g2, later, earlier);
+        }
+    }
+
     pub(super) fn finish(self) -> PixelG2 {
         let values: Vec<f32> = self.values.into_iter().map(|v| f32::from_bits(v.into_inner())).collect();
         let shape = (self.delays, CHANNELS, self.pixels);

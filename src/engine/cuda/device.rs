@@ -5,6 +5,8 @@ use std::marker::PhantomData;
 
 use bytemuck::Pod;
 
+use crate::dataset::PixelType;
+
 /// A kernel. Its name is the one in `kernels/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kernel {
@@ -12,6 +14,14 @@ pub(super) enum Kernel {
     EventsFile,
     EventsSort,
     EventsMultitau,
+    /// Sums of frames of a type of pixel.
+    DenseSums(PixelType),
+    DenseFrameTotals,
+    /// The first stage.
+    DenseFrames(PixelType, Precision),
+    /// Another stage.
+    DenseStage(Precision),
+    DenseFinish,
     ScanBlocks,
     ScanTotals,
     ScanAdd,
@@ -25,12 +35,47 @@ impl Kernel {
             Self::EventsFile => "events_file",
             Self::EventsSort => "events_sort",
             Self::EventsMultitau => "events_multitau",
+            Self::DenseSums(pixel) => match pixel {
+                PixelType::U8 => "dense_sums_u8",
+                PixelType::U16 => "dense_sums_u16",
+                PixelType::U32 => "dense_sums_u32",
+                PixelType::I16 => "dense_sums_i16",
+                PixelType::I32 => "dense_sums_i32",
+                PixelType::F32 => "dense_sums_f32",
+            },
+            Self::DenseFrameTotals => "dense_frame_totals",
+            Self::DenseFrames(pixel, Precision::Single) => match pixel {
+                PixelType::U8 => "dense_u8_f32",
+                PixelType::U16 => "dense_u16_f32",
+                PixelType::U32 => "dense_u32_f32",
+                PixelType::I16 => "dense_i16_f32",
+                PixelType::I32 => "dense_i32_f32",
+                PixelType::F32 => "dense_f32_f32",
+            },
+            Self::DenseFrames(pixel, Precision::Double) => match pixel {
+                PixelType::U8 => "dense_u8_f64",
+                PixelType::U16 => "dense_u16_f64",
+                PixelType::U32 => "dense_u32_f64",
+                PixelType::I16 => "dense_i16_f64",
+                PixelType::I32 => "dense_i32_f64",
+                PixelType::F32 => "dense_f32_f64",
+            },
+            Self::DenseStage(Precision::Single) => "dense_stage_f32",
+            Self::DenseStage(Precision::Double) => "dense_stage_f64",
+            Self::DenseFinish => "dense_finish",
             Self::ScanBlocks => "scan_blocks",
             Self::ScanTotals => "scan_totals",
             Self::ScanAdd => "scan_add",
             Self::ReducePieces => "reduce_pieces",
         }
     }
+}
+
+/// In what a kernel adds products before it adds them in float64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Precision {
+    Single,
+    Double,
 }
 
 /// How many threads run a kernel.
@@ -47,7 +92,10 @@ pub(super) struct Grid {
 #[derive(Debug)]
 pub(super) enum Arg<'a, M> {
     Memory(&'a M),
+    /// From a byte of it on.
+    From(&'a M, usize),
     U32(u32),
+    U64(u64),
     /// A struct of four `u32`, by value.
     U32x4([u32; 4]),
 }
@@ -127,5 +175,11 @@ impl<D: Device, T: Pod> Buffer<D, T> {
 
     pub(super) fn arg(&self) -> Arg<'_, D::Memory> {
         Arg::Memory(&self.memory)
+    }
+
+    /// From a number on.
+    pub(super) fn arg_from(&self, at: usize) -> Arg<'_, D::Memory> {
+        assert!(at <= self.len, "beyond a buffer of {}", self.len);
+        Arg::From(&self.memory, at * size_of::<T>())
     }
 }

@@ -3,9 +3,8 @@
 
 use std::ops::Range;
 
-use bytemuck::{Pod, Zeroable};
-
 use super::device::{Arg, Buffer, Device, DeviceError, Grid, Kernel};
+use super::levels::{Level, levels};
 use super::reduce::{Pieces, starts};
 use super::{CudaError, threads};
 use crate::correlate::bins::Partition;
@@ -43,39 +42,6 @@ const SHARE: f64 = 0.9;
 
 /// Warps in a block.
 const WARPS: u32 = PLACE_THREADS / 32;
-
-/// A level as the kernel takes it: see events.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Level {
-    samples: u32,
-    first: u32,
-    first_lag: u32,
-    lags: u32,
-    products: [f64; 8],
-    means: [f64; 8],
-}
-
-/// The levels of a plan, with what turns their sums into means in frame units.
-fn levels(plan: &DelayPlan) -> Vec<Level> {
-    let of = |level: &crate::correlate::delays::Level| {
-        let mut found = Level {
-            samples: level.samples as u32,
-            first: level.first as u32,
-            first_lag: level.first_lag,
-            lags: level.lags,
-            products: [0.0; 8],
-            means: [0.0; 8],
-        };
-        let width = (1u64 << level.index) as f64;
-        for lag in 0..level.lags as usize {
-            found.means[lag] = 1.0 / (plan.pairs(level.first + lag) as f64 * width);
-            found.products[lag] = found.means[lag] / width;
-        }
-        found
-    };
-    plan.levels().iter().map(of).collect()
-}
 
 /// One of the series that multi-tau runs over.
 struct Series<D: Device> {
@@ -322,20 +288,10 @@ impl<D: Device> Run<'_, D> {
             )?;
             self.pieces.add(device, pieces, &pixels, series.plan.len(), &self.layout, &mut series.sums)?;
             if let (0, Some(store)) = (index, store) {
-                self.keep(store, &places, &pixels.read(device)?, delays);
+                store.keep_all(&self.layout.ranks[places.clone()], &pixels.read(device)?);
             }
         }
         Ok(())
-    }
-
-    /// Keeps the per-pixel correlations of some places.
-    fn keep(&self, store: &PixelStore, places: &Range<usize>, pixels: &[f64], delays: usize) {
-        let own = pixels.chunks_exact((CHANNELS * delays).max(1));
-        for (rank, channels) in std::iter::zip(&self.layout.ranks[places.clone()], own) {
-            let (g2, means) = channels.split_at(delays);
-            let (later, earlier) = means.split_at(delays);
-            store.keep(*rank as usize, g2, later, earlier);
-        }
     }
 
     /// Files the events of some places, from the device's memory or from the file.

@@ -164,7 +164,9 @@ impl Device for Host {
 fn value(argument: &Arg<'_, HostMemory>) -> [u64; 2] {
     match argument {
         Arg::Memory(memory) => [memory.start as u64, 0],
+        Arg::From(memory, at) => [memory.start as u64 + *at as u64, 0],
         Arg::U32(number) => [u64::from(*number), 0],
+        Arg::U64(number) => [*number, 0],
         Arg::U32x4(numbers) => bytemuck::cast(*numbers),
     }
 }

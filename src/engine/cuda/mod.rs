@@ -3,9 +3,11 @@
 //!
 //! Not an [`super::Engine`] yet: multi-tau of events is there, dense frames, two-time and the driver are to come.
 
+mod dense;
 mod device;
 mod events;
 mod host;
+mod levels;
 mod reduce;
 mod tests;
 

@@ -4,7 +4,8 @@ use std::process::Command;
 
 use proptest::prelude::*;
 
-use super::device::DeviceError;
+use super::dense::{self, Read, Way};
+use super::device::{DeviceError, Precision};
 use super::host::{ADDRESS, Host};
 use super::{CudaError, events};
 use crate::correlate::bins::{Partition, Shape};
@@ -12,7 +13,7 @@ use crate::correlate::result::Correlation;
 use crate::correlate::window::FrameWindow;
 use crate::dataset::PixelType;
 use crate::engine::testing::*;
-use crate::engine::{MultiTauRequest, Request, Unobserved};
+use crate::engine::{EngineError, MultiTauRequest, Request, Unobserved};
 use crate::task::correlate::{Normalization, PixelG2Output};
 
 /// Small, since each thread of a device is run by itself; of an odd size.
@@ -62,6 +63,109 @@ fn places_that_just_fit_into_shared_memory_and_just_do_not() {
         let request = small_request(frames, FrameWindow::default(), 5, multi_tau);
         let (found, partition) = correlate_events(&Host::new(PLENTY, 6), &data, &request).expect("correlates");
         check(&data, &request, Ok((found, partition, Vec::new())));
+    }
+}
+
+fn correlate_frames(
+    host: &Host,
+    data: &Data,
+    request: &Request,
+    precision: Precision,
+) -> Result<Correlation, CudaError> {
+    let partition = Partition::new(&request.labels, &[]).expect("bins");
+    let way = Way { precision, saturation: None };
+    match dense::correlate(host, data, &partition, request, way, &Unobserved)? {
+        Read::Whole(correlation) => Ok(*correlation),
+        Read::Saturated(pixels) => panic!("{pixels:?}"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if std::env::var_os(ADDRESS).is_some() { 2 } else { 12 }))]
+
+    #[test]
+    fn frames_agree_with_the_oracle(
+        frames in 2usize..700,
+        window in window(),
+        normalization in normalization(),
+        parts in 0u32..4,
+        occupancy in prop_oneof![Just(0.005), Just(0.2), Just(1.0)],
+        pixel in prop_oneof![
+            Just(PixelType::U8), Just(PixelType::U16), Just(PixelType::U32),
+            Just(PixelType::I16), Just(PixelType::I32), Just(PixelType::F32),
+        ],
+        tight in any::<bool>(),
+        seed in 0u64..1000,
+    ) {
+        prop_assume!(window.select(frames as u64).is_ok());
+        let scale = if pixel == PixelType::F32 { 0.3 } else { 1.0 };
+        let value = counts(seed, occupancy, if pixel == PixelType::U8 { 200 } else { 30_000 });
+        let data = Data::of(IMAGE, pixel, frames, move |t, p| f64::from((value(t, p) * scale) as f32));
+        let multi_tau = MultiTauRequest { normalization, parts, pixel_g2: PixelG2Output::Keep };
+        let request = small_request(frames, window, seed, multi_tau);
+        // the state of the pixels takes most of it: blocks of a few frames
+        let memory = if tight { 4_000_000 } else { PLENTY };
+        let found = correlate_frames(&Host::new(memory, seed as u32), &data, &request, Precision::Double);
+        let partition = Partition::new(&request.labels, &[]).expect("bins");
+        check(&data, &request, Ok((found.expect("correlates"), partition, Vec::new())));
+    }
+}
+
+/// Where products are first added in float32, the error of each is left in the spread of pixels: the engine takes it for
+/// faint data in large bins, whose spread is larger.
+#[test]
+fn float32_is_near_enough_for_g2() {
+    let data = Data::of(IMAGE, PixelType::U8, 500, counts(7, 0.2, 4));
+    let multi_tau =
+        MultiTauRequest { normalization: Normalization::FrameMean, parts: 2, pixel_g2: PixelG2Output::Keep };
+    let request = small_request(500, FrameWindow::default(), 7, multi_tau);
+    let run = |precision| correlate_frames(&Host::new(PLENTY, 1), &data, &request, precision).expect("correlates");
+    let (found, wanted) = (run(Precision::Single), run(Precision::Double));
+    let pixels = |correlation: &Correlation| -> Vec<f64> {
+        correlation.pixel_g2.as_ref().expect("asked for").values.iter().map(|&value| f64::from(value)).collect()
+    };
+    close("pixel G2", pixels(&found), pixels(&wanted));
+    for (found, wanted) in
+        std::iter::zip(found.parts.iter().chain(&found.multi_tau), wanted.parts.iter().chain(&wanted.multi_tau))
+    {
+        close("g2", found.g2.iter().copied(), wanted.g2.iter().copied());
+        close_or(1e-6, "g2_err", found.g2_err.iter().copied(), wanted.g2_err.iter().copied());
+    }
+    assert_eq!(found.scattering, wanted.scattering);
+}
+
+#[test]
+fn pixels_that_carry_the_mark_and_values_that_are_none_are_told() {
+    let request = small_request(
+        90,
+        FrameWindow::default(),
+        3,
+        MultiTauRequest { normalization: Normalization::None, parts: 0, pixel_g2: PixelG2Output::Drop },
+    );
+    let partition = Partition::new(&request.labels, &[]).expect("bins");
+    let [inside, other] = [partition.pixels()[40], partition.pixels()[200]].map(|pixel| pixel as usize);
+    let run = |data: &Data, saturation| {
+        let way = Way { precision: Precision::Single, saturation };
+        dense::correlate(&Host::new(PLENTY, 1), data, &partition, &request, way, &Unobserved)
+    };
+    let marked = Data::of(IMAGE, PixelType::U8, 90, |frame, pixel| {
+        if (pixel == inside && frame >= 77) || (pixel == other && frame == 9) { 255.0 } else { 1.0 }
+    });
+    match run(&marked, Some(255)).expect("reads") {
+        Read::Saturated(pixels) => assert_eq!(pixels, [(inside as u32, 77), (other as u32, 9)].into()),
+        Read::Whole(_) => panic!("they are there"),
+    }
+    assert!(matches!(run(&marked, None), Ok(Read::Whole(_))), "the value may be counts");
+    for (pixel, value) in
+        [(PixelType::I16, -1.0), (PixelType::I32, -5.0), (PixelType::F32, f64::NAN), (PixelType::F32, f64::INFINITY)]
+    {
+        let data = Data::of(IMAGE, pixel, 90, |frame, place| if place == other && frame > 60 { value } else { 1.0 });
+        let error = run(&data, None).expect_err("is no count");
+        let (row, col) = (other / IMAGE.cols, other % IMAGE.cols);
+        let CudaError::Engine(EngineError::Value { frame: 61, row: at, col: on, .. }) = error else {
+            panic!("{error}")
+        };
+        assert_eq!((at, on), (row, col));
     }
 }
 
