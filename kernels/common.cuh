@@ -12,7 +12,7 @@
 #define KERNEL extern "C" __global__ void
 #define DEVICE __device__ __forceinline__
 // The block's shared memory.
-#define SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#define SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 #endif
 
 typedef unsigned char u8;

@@ -286,7 +286,7 @@ KERNEL dense_finish(double *state, u32 ranks, const u32 *places, const Level *le
 // Whether a value cannot be counts.
 DEVICE bool is_bad(u32) { return false; }
 DEVICE bool is_bad(int value) { return value < 0; }
-DEVICE bool is_bad(float value) { return !(value >= 0.0f && value - value == 0.0f); }
+DEVICE bool is_bad(float value) { return !(value - value == 0.0f); }
 
 // Whether a value marks a pixel that is left out; only unsigned ones do.
 DEVICE bool is_saturated(u32 value, u64 mark) { return value == mark; }

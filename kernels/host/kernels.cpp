@@ -8,6 +8,7 @@
 #include "../dense.cu"
 #include "../events.cu"
 #include "../reduce.cu"
+#include "../twotime.cu"
 
 namespace {
 
@@ -60,6 +61,21 @@ const Named KERNELS[] = {
     NAMED(dense_sums_f32),
     NAMED(dense_f32_f32),
     NAMED(dense_f32_f64),
+    NAMED(columns_u8),
+    NAMED(columns_u16),
+    NAMED(columns_u32),
+    NAMED(columns_i16),
+    NAMED(columns_i32),
+    NAMED(columns_f32),
+    NAMED(events_most),
+    NAMED(columns_events),
+    NAMED(group_totals),
+    NAMED(group_totals_f32),
+    NAMED(gram_digits),
+    NAMED(gram_f32),
+    NAMED(map_rows),
+    NAMED(diagonal_pieces),
+    NAMED(diagonal_totals),
 };
 
 }  // namespace

@@ -92,6 +92,7 @@ inline unsigned int __ballot_sync(unsigned int mask, int predicate) {
 }
 
 inline int __popc(unsigned int value) { return __builtin_popcount(value); }
+inline int __clz(unsigned int value) { return value == 0 ? 32 : __builtin_clz(value); }
 
 template <typename T> T atomicAdd(T *address, T value) {
     T before = *address;
@@ -102,6 +103,12 @@ template <typename T> T atomicAdd(T *address, T value) {
 template <typename T> T atomicMin(T *address, T value) {
     T before = *address;
     *address = value < before ? value : before;
+    return before;
+}
+
+template <typename T> T atomicMax(T *address, T value) {
+    T before = *address;
+    *address = value > before ? value : before;
     return before;
 }
 

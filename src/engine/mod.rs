@@ -16,8 +16,11 @@ mod cuda;
 mod layout;
 mod multi_tau;
 mod pixel_store;
+mod precision;
+mod saturated;
 #[cfg(test)]
 mod testing;
+mod workers;
 
 /// What is to be computed from one dataset.
 #[derive(Debug, Clone)]

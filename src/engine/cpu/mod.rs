@@ -5,10 +5,11 @@ use std::num::NonZeroUsize;
 use std::sync::Mutex;
 
 use crate::correlate::bins::Partition;
-use crate::correlate::listed::listed_pixels;
-use crate::correlate::result::{Correlation, SaturatedPixel};
+use crate::correlate::result::Correlation;
 use crate::dataset::{FrameSource, Source};
 
+use super::saturated::{self, Excluded};
+use super::workers::Workers;
 use super::{Engine, EngineError, MapSink, Observer, Request};
 use crate::task::correlate::SaturatedPolicy;
 
@@ -29,9 +30,6 @@ use memory::Memory;
 use pool::Pool;
 use sparse_frames::FramesAsEvents;
 
-/// More saturated pixels than this fraction of the mask means that the data, not the pixels, are at fault.
-const MOST_SATURATED: f64 = 0.01;
-
 /// Frames with fewer occupied pixels than this fraction are taken as events.
 /// Where the two ways cost the same was measured with `benches/correlate.rs`.
 const SPARSE_OCCUPANCY: f64 = 0.03;
@@ -50,6 +48,10 @@ impl CpuEngine {
         Self { threads: threads.unwrap_or_else(available), memory: Memory::default() }
     }
 
+    fn pool<'a>(&'a self, observer: &'a dyn Observer) -> Pool<'a> {
+        Pool { workers: Workers { threads: self.threads, observer }, memory: &self.memory }
+    }
+
     fn frames(
         &self,
         request: &Request,
@@ -57,10 +59,10 @@ impl CpuEngine {
         observer: &dyn Observer,
         maps: &mut MapSink<'_>,
     ) -> Result<(Correlation, Partition), EngineError> {
-        let pool = Pool { threads: self.threads, memory: &self.memory, observer };
-        let mut excluded = BTreeMap::new();
+        let pool = self.pool(observer);
+        let mut excluded = Excluded::default();
         loop {
-            let partition = partition(request, &excluded)?;
+            let partition = excluded.partition(request)?;
             let found = Saturated::new(source, request.saturated);
             let sample = frames::look(source, &partition, request, &found, &self.memory)?;
             let done = if !found.is_empty() {
@@ -77,12 +79,10 @@ impl CpuEngine {
             };
             match done {
                 Some(correlation) if found.is_empty() => {
-                    let saturated = saturated(&excluded).collect();
-                    return Ok((Correlation { saturated, ..correlation }, partition));
+                    return Ok((Correlation { saturated: excluded.list(), ..correlation }, partition));
                 }
                 _ => {
-                    excluded.extend(found.take());
-                    check_saturated(&excluded, request)?;
+                    excluded.extend(found.take(), request)?;
                 }
             }
         }
@@ -112,8 +112,8 @@ impl Engine for CpuEngine {
         match source {
             Source::Frames(source) => self.frames(request, source.as_ref(), observer, maps),
             Source::Events(source) => {
-                let pool = Pool { threads: self.threads, memory: &self.memory, observer };
-                let partition = partition(request, &BTreeMap::new())?;
+                let pool = self.pool(observer);
+                let partition = Excluded::default().partition(request)?;
                 let done = photons::correlate(source.as_ref(), &partition, request, pool, &|| false, maps)?;
                 let correlation = done.ok_or(EngineError::Cancelled)?;
                 Ok((correlation, partition))
@@ -132,13 +132,7 @@ struct Saturated {
 
 impl Saturated {
     fn new(source: &dyn FrameSource, policy: SaturatedPolicy) -> Self {
-        let value = match policy {
-            SaturatedPolicy::Mask | SaturatedPolicy::Fail if source.marks_saturation() => {
-                source.pixel_type().saturation()
-            }
-            SaturatedPolicy::Mask | SaturatedPolicy::Fail | SaturatedPolicy::Keep => None,
-        };
-        Self { value, pixels: Mutex::default() }
+        Self { value: saturated::mark(source, policy), pixels: Mutex::default() }
     }
 
     fn add(&self, pixel: u32, frame: u64) {
@@ -153,31 +147,6 @@ impl Saturated {
     fn take(&self) -> BTreeMap<u32, u64> {
         std::mem::take(&mut self.pixels.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
     }
-}
-
-fn partition(request: &Request, excluded: &BTreeMap<u32, u64>) -> Result<Partition, EngineError> {
-    let excluded: Vec<u32> = excluded.keys().copied().collect();
-    Partition::new(&request.labels, &excluded).map_err(EngineError::Partition)
-}
-
-fn check_saturated(excluded: &BTreeMap<u32, u64>, request: &Request) -> Result<(), EngineError> {
-    let masked_in = request.labels.mask.iter().filter(|&&m| m).count();
-    let too_many = excluded.len() as f64 > MOST_SATURATED * masked_in as f64;
-    let why = match request.saturated {
-        SaturatedPolicy::Fail => "and --saturated is fail",
-        SaturatedPolicy::Mask if too_many => "more than 1 % of the mask",
-        SaturatedPolicy::Mask | SaturatedPolicy::Keep => return Ok(()),
-    };
-    Err(EngineError::Saturated(format!(
-        "{} of {masked_in} masked-in pixels carry the saturation value, {why}: {}; \
-         correct the mask, or use --saturated keep to count the value",
-        excluded.len(),
-        listed_pixels(saturated(excluded), request.labels.shape),
-    )))
-}
-
-fn saturated(excluded: &BTreeMap<u32, u64>) -> impl ExactSizeIterator<Item = SaturatedPixel> {
-    excluded.iter().map(|(&pixel, &frame)| SaturatedPixel { pixel, frame })
 }
 
 #[cfg(test)]

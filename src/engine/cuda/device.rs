@@ -2,6 +2,7 @@
 //! GPU, or, in tests, a host build of the same kernels. Knows no correlation.
 
 use std::marker::PhantomData;
+use std::ops::DerefMut;
 
 use bytemuck::Pod;
 
@@ -26,6 +27,17 @@ pub(super) enum Kernel {
     ScanTotals,
     ScanAdd,
     ReducePieces,
+    /// Counts of frames of a type of pixel, for two-time.
+    Columns(PixelType),
+    EventsMost,
+    ColumnsEvents,
+    GroupTotals,
+    GroupTotalsF32,
+    GramDigits,
+    GramF32,
+    MapRows,
+    DiagonalPieces,
+    DiagonalTotals,
 }
 
 impl Kernel {
@@ -67,6 +79,23 @@ impl Kernel {
             Self::ScanTotals => "scan_totals",
             Self::ScanAdd => "scan_add",
             Self::ReducePieces => "reduce_pieces",
+            Self::Columns(pixel) => match pixel {
+                PixelType::U8 => "columns_u8",
+                PixelType::U16 => "columns_u16",
+                PixelType::U32 => "columns_u32",
+                PixelType::I16 => "columns_i16",
+                PixelType::I32 => "columns_i32",
+                PixelType::F32 => "columns_f32",
+            },
+            Self::EventsMost => "events_most",
+            Self::ColumnsEvents => "columns_events",
+            Self::GroupTotals => "group_totals",
+            Self::GroupTotalsF32 => "group_totals_f32",
+            Self::GramDigits => "gram_digits",
+            Self::GramF32 => "gram_f32",
+            Self::MapRows => "map_rows",
+            Self::DiagonalPieces => "diagonal_pieces",
+            Self::DiagonalTotals => "diagonal_totals",
         }
     }
 }
@@ -76,6 +105,16 @@ impl Kernel {
 pub(super) enum Precision {
     Single,
     Double,
+}
+
+impl Precision {
+    /// Bytes of a number.
+    pub(super) fn bytes(self) -> usize {
+        match self {
+            Self::Single => size_of::<f32>(),
+            Self::Double => size_of::<f64>(),
+        }
+    }
 }
 
 /// How many threads run a kernel.
@@ -106,12 +145,21 @@ pub(super) enum DeviceError {
     /// So many bytes are not free.
     #[error("the device has no {bytes} bytes of memory left")]
     OutOfMemory { bytes: usize },
+    /// A kernel that ran, or was to run, ended with an error of the driver.
+    #[error("kernel {kernel} failed: {why}")]
+    Kernel { kernel: &'static str, why: String },
+    /// Another call of the driver.
+    #[error("{call} failed: {why}")]
+    Call { call: &'static str, why: String },
 }
 
 /// A device. Everything takes effect in the order of the calls.
 pub(super) trait Device {
     /// Bytes on the device; freed when dropped.
     type Memory;
+
+    /// Bytes of the host that copies to the device go out of, without waiting.
+    type Staging: DerefMut<Target = [u8]>;
 
     /// Bytes that may be allocated.
     fn free_bytes(&self) -> Result<u64, DeviceError>;
@@ -124,6 +172,15 @@ pub(super) trait Device {
 
     /// Copies to the device, to byte `at` and on.
     fn upload(&self, memory: &mut Self::Memory, at: usize, bytes: &[u8]) -> Result<(), DeviceError>;
+
+    /// Bytes to send.
+    fn staging(&self, bytes: usize) -> Result<Self::Staging, DeviceError>;
+
+    /// Begins to copy the first bytes to the device. They must not be touched until they are reclaimed.
+    fn send(&self, memory: &mut Self::Memory, from: &mut Self::Staging, bytes: usize) -> Result<(), DeviceError>;
+
+    /// Waits until what was sent last has left.
+    fn reclaim(&self, staging: &mut Self::Staging) -> Result<(), DeviceError>;
 
     /// Copies from the device, from byte `at` on; waits until it is there.
     fn download(&self, memory: &Self::Memory, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError>;
@@ -166,11 +223,23 @@ impl<D: Device, T: Pod> Buffer<D, T> {
         device.upload(&mut self.memory, 0, bytemuck::cast_slice(numbers))
     }
 
+    /// Begins to replace the first ones by bytes that are sent.
+    pub(super) fn send(&mut self, device: &D, from: &mut D::Staging, bytes: usize) -> Result<(), DeviceError> {
+        assert!(bytes <= self.len * size_of::<T>(), "{bytes} bytes into a buffer of {}", self.len);
+        device.send(&mut self.memory, from, bytes)
+    }
+
     /// All numbers.
     pub(super) fn read(&self, device: &D) -> Result<Vec<T>, DeviceError> {
         let mut numbers = vec![T::zeroed(); self.len];
         device.download(&self.memory, 0, bytemuck::cast_slice_mut(&mut numbers))?;
         Ok(numbers)
+    }
+
+    /// As many numbers as there is room for, from the first on.
+    pub(super) fn read_into(&self, device: &D, out: &mut [T]) -> Result<(), DeviceError> {
+        assert!(out.len() <= self.len, "{} numbers of a buffer of {}", out.len(), self.len);
+        device.download(&self.memory, 0, bytemuck::cast_slice_mut(out))
     }
 
     pub(super) fn arg(&self) -> Arg<'_, D::Memory> {

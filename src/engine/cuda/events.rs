@@ -6,17 +6,19 @@ use std::ops::Range;
 use super::device::{Arg, Buffer, Device, DeviceError, Grid, Kernel};
 use super::levels::{Level, levels};
 use super::reduce::{Pieces, starts};
-use super::{CudaError, threads};
+use super::twotime::{Filed, Kind, Maps, Queue};
+use super::{Call, CudaError, threads};
 use crate::correlate::bins::Partition;
 use crate::correlate::delays::DelayPlan;
 use crate::correlate::reduce::{BinSums, CHANNELS};
-use crate::correlate::result::{Correlation, PixelG2};
+use crate::correlate::result::{Correlation, PixelG2, TwoTime};
 use crate::correlate::scattering::{SegmentPlan, Tally};
 use crate::dataset::{Event, EventSource, Scratch};
 use crate::engine::layout::Layout;
 use crate::engine::multi_tau::{Span, factors, spans};
 use crate::engine::pixel_store::PixelStore;
-use crate::engine::{EngineError, MultiTauRequest, Observer, Request};
+use crate::engine::workers::Workers;
+use crate::engine::{EngineError, MapSink, MultiTauRequest, Request};
 use crate::task::correlate::PixelG2Output;
 
 /// Events that go up at once, enough to keep the bus busy; fewer where that is more than a part of what is free.
@@ -40,6 +42,9 @@ const EVENT_BYTES: u64 = 8 + SAMPLE_BYTES as u64;
 /// Part of the free memory that a pass takes: allocations are rounded up.
 const SHARE: f64 = 0.9;
 
+/// Part of that for the counts of a slice of two-time bins; its events and products need memory, too.
+const SLICE: f64 = 0.4;
+
 /// Warps in a block.
 const WARPS: u32 = PLACE_THREADS / 32;
 
@@ -57,7 +62,7 @@ struct Run<'a, D: Device> {
     source: &'a dyn EventSource,
     partition: &'a Partition,
     request: &'a Request,
-    observer: &'a dyn Observer,
+    workers: Workers<'a>,
     layout: Layout,
     pieces: Pieces,
     places: Buffer<D, u32>,
@@ -79,25 +84,27 @@ pub(super) fn correlate<D: Device>(
     device: &D,
     source: &dyn EventSource,
     partition: &Partition,
-    request: &Request,
-    observer: &dyn Observer,
+    call: Call<'_>,
+    maps: &mut MapSink<'_>,
 ) -> Result<Correlation, CudaError> {
+    let request = call.request;
     let layout = Layout::new(partition);
     let places = Buffer::of(device, &layout.place)?;
     let pieces = Pieces::new(&layout);
     let fits = (device.free_bytes()? / CHUNK_SHARE / size_of::<Event>() as u64).max(1);
     let chunk = CHUNK.min(usize::try_from(fits).unwrap_or(CHUNK));
-    let run = Run { device, source, partition, request, observer, layout, pieces, places, chunk };
+    let run = Run { device, source, partition, request, workers: call.workers, layout, pieces, places, chunk };
     let counted = run.count()?;
     let scattering = counted.tally.finish(partition, &request.selection);
     let (series, pixel_g2) = match request.multi_tau {
         Some(wanted) => run.multi_tau(wanted, &counted)?,
         None => (Vec::new(), None),
     };
+    let two_time = run.two_time(&counted, maps)?;
     let mut results = series.iter().map(|series| series.sums.finish(partition, &series.plan));
     let multi_tau = results.next();
     let parts = results.collect();
-    Ok(Correlation { scattering, multi_tau, parts, pixel_g2, two_time: None, saturated: Vec::new() })
+    Ok(Correlation { scattering, multi_tau, parts, pixel_g2, two_time, saturated: Vec::new() })
 }
 
 impl<D: Device> Run<'_, D> {
@@ -112,7 +119,7 @@ impl<D: Device> Run<'_, D> {
     fn read(&self, mut take: impl FnMut(&[Event]) -> Result<(), CudaError>) -> Result<(), CudaError> {
         let (mut scratch, mut block, mut waiting) = (Scratch::default(), Vec::new(), Vec::new());
         for number in 0..self.source.blocks() {
-            if self.observer.cancelled() {
+            if self.workers.observer.cancelled() {
                 return Err(EngineError::Cancelled.into());
             }
             self.source.read_block(number, &mut scratch, &mut block).map_err(EngineError::Read)?;
@@ -142,7 +149,7 @@ impl<D: Device> Run<'_, D> {
         let events = Buffer::<D, u32>::zeros(device, self.layout.len())?;
         let keeps = self.source.events_bound() * size_of::<Event>() as u64 <= device.free_bytes()? / 2;
         let mut chunks = keeps.then(Vec::new);
-        self.observer.step("reading", self.source.info().frames);
+        self.workers.observer.step("reading", self.source.info().frames);
         self.read(|chunk| {
             let sent = Buffer::of(device, chunk)?;
             device.launch(
@@ -196,14 +203,14 @@ impl<D: Device> Run<'_, D> {
             PixelG2Output::Keep => Some(PixelStore::new(delays, self.layout.len())),
             PixelG2Output::Drop => None,
         };
-        self.observer.step("correlating", self.layout.len() as u64);
+        self.workers.observer.step("correlating", self.layout.len() as u64);
         // ranges of pieces, the last first; one that does not fit after all is halved
         let mut passes: Vec<Range<usize>> = self.passes(counted, delays)?;
         passes.reverse();
         while let Some(pieces) = passes.pop() {
             let places = self.pieces.places(&pieces);
             match self.pass(&pieces, &factors, counted, &mut series, store.as_ref()) {
-                Ok(()) => self.observer.advance(places.len() as u64),
+                Ok(()) => self.workers.observer.advance(places.len() as u64),
                 Err(CudaError::Device(DeviceError::OutOfMemory { .. })) if pieces.len() > 1 => {
                     let middle = pieces.start + pieces.len() / 2;
                     passes.extend([middle..pieces.end, pieces.start..middle]);
@@ -261,7 +268,7 @@ impl<D: Device> Run<'_, D> {
         let delays = series.iter().map(|series| series.plan.len()).max().unwrap_or(0);
         let pixels = Buffer::<D, f64>::new(device, count * CHANNELS * delays)?;
         let cursors = starts(device, &numbers, count)?;
-        self.file(&places, counted, &cursors, &filed)?;
+        self.file(&self.places, &places, counted, &cursors, &filed)?;
         let grid = Grid { blocks: (count as u32).div_ceil(WARPS), threads: PLACE_THREADS, shared: 0 };
         let number = Arg::U32(count as u32);
         device.launch(Kernel::EventsSort, grid, &[begins.arg(), number, filed.arg()])?;
@@ -294,9 +301,10 @@ impl<D: Device> Run<'_, D> {
         Ok(())
     }
 
-    /// Files the events of some places, from the device's memory or from the file.
+    /// Files the events of some places of a map, from the device's memory or from the file.
     fn file(
         &self,
+        map: &Buffer<D, u32>,
         places: &Range<usize>,
         counted: &Counted<D>,
         cursors: &Buffer<D, u32>,
@@ -310,7 +318,7 @@ impl<D: Device> Run<'_, D> {
                     chunk.arg(),
                     Arg::U32(number as u32),
                     Arg::U32x4(self.selection()),
-                    self.places.arg(),
+                    map.arg(),
                     Arg::U32(places.start as u32),
                     Arg::U32(places.end as u32),
                     cursors.arg(),
@@ -322,5 +330,34 @@ impl<D: Device> Run<'_, D> {
             Some(chunks) => Ok(chunks.iter().try_for_each(|(chunk, number)| file(chunk, *number))?),
             None => self.read(|chunk| Ok(file(&Buffer::of(self.device, chunk)?, chunk.len())?)),
         }
+    }
+
+    /// Two-time of the wanted bins, slice by slice.
+    fn two_time(&self, counted: &Counted<D>, maps: &mut MapSink<'_>) -> Result<Option<TwoTime>, CudaError> {
+        let Some(wanted) = &self.request.two_time else { return Ok(None) };
+        let device = self.device;
+        let mut queue = Queue::new(&self.layout, &wanted.labels, wanted.smoothing);
+        let mut two_time = Maps::new(&self.layout, wanted, self.request.selection.outputs() as usize);
+        self.workers.observer.step("two-time", wanted.labels.len() as u64);
+        // one digit is enough for most data; a slice that needs more is done anew
+        let mut kind = Kind::Whole(1);
+        while !queue.is_empty() {
+            let free = device.free_bytes()? as f64 * SHARE * SLICE;
+            let columns = two_time.slice(device, &mut queue, kind, free as usize)?;
+            let map = Buffer::of(device, &columns.places(self.layout.place.len()))?;
+            let own = columns.events(&self.layout, &counted.events);
+            let (filed, cursors) = Filed::new(device, &own)?;
+            self.file(&map, &(0..own.len()), counted, &cursors, &filed.events)?;
+            let needed = filed.sort(device)?;
+            if needed.bytes() > kind.bytes() {
+                queue.put_back(columns.into_shares());
+                kind = needed;
+                continue;
+            }
+            filed.write(device, &columns)?;
+            drop(filed);
+            two_time.add(device, &columns, self.workers.observer, maps)?;
+        }
+        Ok(Some(two_time.finish()))
     }
 }

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::process::Command;
 use std::rc::Rc;
@@ -100,8 +101,31 @@ impl Drop for HostMemory {
     }
 }
 
+/// Bytes that may not be touched while they are on their way.
+#[derive(Debug)]
+pub(super) struct HostStaging {
+    bytes: Vec<u8>,
+    sent: bool,
+}
+
+impl Deref for HostStaging {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl DerefMut for HostStaging {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        assert!(!self.sent, "bytes that are on their way are written to");
+        &mut self.bytes
+    }
+}
+
 impl Device for Host {
     type Memory = HostMemory;
+    type Staging = HostStaging;
 
     fn free_bytes(&self) -> Result<u64, DeviceError> {
         Ok((self.limit - self.used.get()) as u64)
@@ -128,6 +152,20 @@ impl Device for Host {
         assert!(at + bytes.len() <= memory.bytes, "an upload beyond its memory");
         // SAFETY: the range was checked; the two do not overlap
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory.start.cast::<u8>().add(at), bytes.len()) };
+        Ok(())
+    }
+
+    fn staging(&self, bytes: usize) -> Result<HostStaging, DeviceError> {
+        Ok(HostStaging { bytes: vec![0; bytes], sent: false })
+    }
+
+    fn send(&self, memory: &mut HostMemory, from: &mut HostStaging, bytes: usize) -> Result<(), DeviceError> {
+        from.sent = true;
+        self.upload(memory, 0, &from.bytes[..bytes])
+    }
+
+    fn reclaim(&self, staging: &mut HostStaging) -> Result<(), DeviceError> {
+        staging.sent = false;
         Ok(())
     }
 

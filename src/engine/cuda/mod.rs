@@ -10,8 +10,10 @@ mod host;
 mod levels;
 mod reduce;
 mod tests;
+mod twotime;
 
-use super::EngineError;
+use super::workers::Workers;
+use super::{EngineError, Request};
 use device::DeviceError;
 
 /// Why a correlation on a device ended.
@@ -23,6 +25,13 @@ enum CudaError {
     /// The device.
     #[error(transparent)]
     Device(#[from] DeviceError),
+}
+
+/// What is asked for, and who works on it.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    request: &'a Request,
+    workers: Workers<'a>,
 }
 
 /// Threads of a block, for kernels whose threads work alone.

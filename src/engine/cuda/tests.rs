@@ -1,5 +1,6 @@
 //! The engine over the host build of its kernels, against the oracle.
 
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::process::Command;
 
 use proptest::prelude::*;
@@ -7,13 +8,15 @@ use proptest::prelude::*;
 use super::dense::{self, Read, Way};
 use super::device::{DeviceError, Precision};
 use super::host::{ADDRESS, Host};
-use super::{CudaError, events};
+use super::{Call, CudaError, events};
 use crate::correlate::bins::{Partition, Shape};
-use crate::correlate::result::Correlation;
+use crate::correlate::result::{Correlation, TwoTimeMap};
+use crate::correlate::twotime::Smoothing;
 use crate::correlate::window::FrameWindow;
 use crate::dataset::PixelType;
 use crate::engine::testing::*;
-use crate::engine::{EngineError, MultiTauRequest, Request, Unobserved};
+use crate::engine::workers::Workers;
+use crate::engine::{EngineError, MultiTauRequest, Request, TwoTimeRequest, Unobserved};
 use crate::task::correlate::{Normalization, PixelG2Output};
 
 /// Small, since each thread of a device is run by itself; of an odd size.
@@ -27,10 +30,25 @@ fn small_request(frames: usize, window: FrameWindow, seed: u64, multi_tau: Multi
     Request { labels, multi_tau: Some(multi_tau), two_time: None, ..request(frames, window, seed) }
 }
 
-fn correlate_events(host: &Host, data: &Data, request: &Request) -> Result<(Correlation, Partition), CudaError> {
+/// Two threads that read.
+fn call(request: &Request) -> Call<'_> {
+    let threads = NonZeroUsize::new(2).expect("not zero");
+    Call { request, workers: Workers { threads, observer: &Unobserved } }
+}
+
+/// What a run yields on a device.
+type Found = Result<(Correlation, Partition, Vec<TwoTimeMap>), CudaError>;
+
+fn correlate_events(host: &Host, data: &Data, request: &Request) -> Found {
     let partition = Partition::new(&request.labels, &[]).expect("bins");
     let source = DataEvents(data.clone());
-    Ok((events::correlate(host, &source, &partition, request, &Unobserved)?, partition))
+    let mut maps = Vec::new();
+    let mut keep = |map| {
+        maps.push(map);
+        Ok(())
+    };
+    let found = events::correlate(host, &source, &partition, call(request), &mut keep)?;
+    Ok((found, partition, maps))
 }
 
 proptest! {
@@ -48,8 +66,8 @@ proptest! {
         let data = Data::of(IMAGE, PixelType::U16, frames, counts(seed, occupancy, 4095));
         let multi_tau = MultiTauRequest { normalization, parts, pixel_g2: PixelG2Output::Keep };
         let request = small_request(frames, window, seed, multi_tau);
-        let (found, partition) = correlate_events(&Host::new(PLENTY, seed as u32), &data, &request).expect("correlates");
-        check(&data, &request, Ok((found, partition, Vec::new())));
+        let found = correlate_events(&Host::new(PLENTY, seed as u32), &data, &request).expect("correlates");
+        check(&data, &request, Ok(found));
     }
 }
 
@@ -61,21 +79,21 @@ fn places_that_just_fit_into_shared_memory_and_just_do_not() {
         let multi_tau =
             MultiTauRequest { normalization: Normalization::FrameMean, parts: 0, pixel_g2: PixelG2Output::Keep };
         let request = small_request(frames, FrameWindow::default(), 5, multi_tau);
-        let (found, partition) = correlate_events(&Host::new(PLENTY, 6), &data, &request).expect("correlates");
-        check(&data, &request, Ok((found, partition, Vec::new())));
+        let found = correlate_events(&Host::new(PLENTY, 6), &data, &request).expect("correlates");
+        check(&data, &request, Ok(found));
     }
 }
 
-fn correlate_frames(
-    host: &Host,
-    data: &Data,
-    request: &Request,
-    precision: Precision,
-) -> Result<Correlation, CudaError> {
+fn correlate_frames(host: &Host, data: &Data, request: &Request, precision: Precision) -> Found {
     let partition = Partition::new(&request.labels, &[]).expect("bins");
     let way = Way { precision, saturation: None };
-    match dense::correlate(host, data, &partition, request, way, &Unobserved)? {
-        Read::Whole(correlation) => Ok(*correlation),
+    let mut maps = Vec::new();
+    let mut keep = |map| {
+        maps.push(map);
+        Ok(())
+    };
+    match dense::correlate(host, data, &partition, call(request), way, &mut keep)? {
+        Read::Whole(correlation) => Ok((*correlation, partition, maps)),
         Read::Saturated(pixels) => panic!("{pixels:?}"),
     }
 }
@@ -106,8 +124,73 @@ proptest! {
         // the state of the pixels takes most of it: blocks of a few frames
         let memory = if tight { 4_000_000 } else { PLENTY };
         let found = correlate_frames(&Host::new(memory, seed as u32), &data, &request, Precision::Double);
-        let partition = Partition::new(&request.labels, &[]).expect("bins");
-        check(&data, &request, Ok((found.expect("correlates"), partition, Vec::new())));
+        check(&data, &request, Ok(found.expect("correlates")));
+    }
+}
+
+fn two_time_request(frames: usize, window: FrameWindow, seed: u64, smoothing: Smoothing) -> Request {
+    let labels = labels_of(IMAGE, seed, Bins::Small);
+    Request {
+        labels,
+        multi_tau: None,
+        two_time: Some(TwoTimeRequest { smoothing, labels: vec![1, 3, 4] }),
+        ..request(frames, window, seed)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if std::env::var_os(ADDRESS).is_some() { 1 } else { 8 }))]
+
+    #[test]
+    fn two_time_agrees_with_the_oracle(
+        frames in 2usize..260,
+        window in window(),
+        smoothing in smoothing(),
+        occupancy in prop_oneof![Just(0.01), Just(0.2), Just(1.0)],
+        bright in prop_oneof![Just(1u64), Just(200), Just(60_000)],
+        pixel in prop_oneof![
+            Just(None), Just(Some(PixelType::U8)), Just(Some(PixelType::U16)), Just(Some(PixelType::U32)),
+            Just(Some(PixelType::I16)), Just(Some(PixelType::I32)), Just(Some(PixelType::F32)),
+        ],
+        tight in any::<bool>(),
+        seed in 0u64..1000,
+    ) {
+        prop_assume!(window.select(frames as u64).is_ok());
+        let largest = match pixel {
+            Some(PixelType::U8) => 255.0,
+            Some(PixelType::I16) => 32_767.0,
+            _ => 60_000.0,
+        };
+        let scale = if pixel == Some(PixelType::F32) { 0.3 } else { 1.0 };
+        let value = counts(seed, occupancy, bright);
+        let kept = pixel.unwrap_or(PixelType::U16);
+        let data = Data::of(IMAGE, kept, frames, move |t, p| f64::from((value(t, p).min(largest) * scale) as f32));
+        let request = two_time_request(frames, window, seed, smoothing);
+        // bins are cut, and maps come in bands of rows
+        let host = Host::new(if tight { 330_000 } else { PLENTY }, seed as u32);
+        let found = match pixel {
+            None => correlate_events(&host, &data, &request),
+            Some(_) => correlate_frames(&host, &data, &request, Precision::Double),
+        };
+        check(&data, &request, Ok(found.expect("correlates")));
+    }
+}
+
+/// A map of all rows; in bands of rows; of groups that are cut themselves, added on the host.
+#[test]
+fn a_bin_that_does_not_fit_is_cut() {
+    let frames = 600;
+    let window = FrameWindow { avg: NonZeroU32::new(2).expect("not zero"), ..FrameWindow::default() };
+    let data = Data::of(IMAGE, PixelType::U32, frames, counts(9, 0.3, 700));
+    for smoothing in [Smoothing::StaticBins, Smoothing::DynamicBins, Smoothing::None] {
+        let request = two_time_request(frames, window, 9, smoothing);
+        let launches = [PLENTY, 1_200_000, 680_000].map(|memory| {
+            let host = Host::new(memory, 4);
+            let found = correlate_frames(&host, &data, &request, Precision::Double).expect("correlates");
+            check(&data, &request, Ok(found));
+            host.launches()
+        });
+        assert!(launches[1].min(launches[2]) > launches[0], "{launches:?} kernels: nothing was cut");
     }
 }
 
@@ -119,7 +202,7 @@ fn float32_is_near_enough_for_g2() {
     let multi_tau =
         MultiTauRequest { normalization: Normalization::FrameMean, parts: 2, pixel_g2: PixelG2Output::Keep };
     let request = small_request(500, FrameWindow::default(), 7, multi_tau);
-    let run = |precision| correlate_frames(&Host::new(PLENTY, 1), &data, &request, precision).expect("correlates");
+    let run = |precision| correlate_frames(&Host::new(PLENTY, 1), &data, &request, precision).expect("correlates").0;
     let (found, wanted) = (run(Precision::Single), run(Precision::Double));
     let pixels = |correlation: &Correlation| -> Vec<f64> {
         correlation.pixel_g2.as_ref().expect("asked for").values.iter().map(|&value| f64::from(value)).collect()
@@ -146,7 +229,7 @@ fn pixels_that_carry_the_mark_and_values_that_are_none_are_told() {
     let [inside, other] = [partition.pixels()[40], partition.pixels()[200]].map(|pixel| pixel as usize);
     let run = |data: &Data, saturation| {
         let way = Way { precision: Precision::Single, saturation };
-        dense::correlate(&Host::new(PLENTY, 1), data, &partition, &request, way, &Unobserved)
+        dense::correlate(&Host::new(PLENTY, 1), data, &partition, call(&request), way, &mut |_| Ok(()))
     };
     let marked = Data::of(IMAGE, PixelType::U8, 90, |frame, pixel| {
         if (pixel == inside && frame >= 77) || (pixel == other && frame == 9) { 255.0 } else { 1.0 }
@@ -176,12 +259,12 @@ fn the_order_of_threads_and_the_memory_change_no_bit() {
         MultiTauRequest { normalization: Normalization::FrameMean, parts: 2, pixel_g2: PixelG2Output::Keep };
     let request = small_request(300, FrameWindow::default(), 5, multi_tau);
     let plenty = Host::new(PLENTY, 1);
-    let (wanted, _) = correlate_events(&plenty, &data, &request).expect("correlates");
+    let (wanted, ..) = correlate_events(&plenty, &data, &request).expect("correlates");
     // all at once; in some passes over events that stay; over events that are read anew for each pass
     let mut launches = 0;
     for (memory, seed) in [(PLENTY, 2), (650_000, 3), (200_000, 4)] {
         let host = Host::new(memory, seed);
-        let (found, _) = correlate_events(&host, &data, &request).expect("correlates");
+        let (found, ..) = correlate_events(&host, &data, &request).expect("correlates");
         assert_eq!(found, wanted, "with {memory} bytes");
         assert!(host.launches() > launches, "{} kernels with {memory} bytes", host.launches());
         launches = host.launches();

@@ -23,6 +23,7 @@ use super::twotime::{Cells, Collector, Counts, Matrix};
 use crate::engine::layout::Layout;
 use crate::engine::multi_tau::factors;
 use crate::engine::pixel_store::PixelStore;
+use crate::engine::precision::single_is_enough;
 
 mod gather;
 mod plan;
@@ -31,14 +32,6 @@ use gather::Reader;
 
 /// Frames that are looked at to learn the occupancy and to find dead pixels early.
 const SAMPLE: u64 = 8;
-
-/// Mean counts of a frame of the analysis above which float32 no longer resolves how a bin's pixels differ: its
-/// rounding (1e-7 a sum of 32) times the mean is then no longer small against the spread that photons cause.
-const BRIGHT: f64 = 4.0;
-
-/// Pixels of a bin below which float32 does not resolve how they differ either: its rounding averages out over the
-/// pixels of a large bin only. Small bins are little work in float64.
-const SMALL_BIN: usize = 1024;
 
 /// Part of a block's cells that may be too small for their counts; more are better kept in larger cells.
 const MOST_EXCESSES: f64 = 1.0 / 256.0;
@@ -191,19 +184,12 @@ impl Run<'_> {
         C: Store<R>,
         T: Store<R> + TwoTimeCell,
     {
-        let bright = self.sample.mean * self.request.selection.avg() as f64 > BRIGHT;
-        if bright || self.smallest_bin() < SMALL_BIN {
-            self.correlate_in::<R, C, T, f64>(maps)
-        } else {
+        let mean = self.sample.mean * self.request.selection.avg() as f64;
+        if single_is_enough(mean, self.partition) {
             self.correlate_in::<R, C, T, f32>(maps)
+        } else {
+            self.correlate_in::<R, C, T, f64>(maps)
         }
-    }
-
-    /// Pixels of the smallest dynamic bin that has any.
-    fn smallest_bin(&self) -> usize {
-        let mut pixels = vec![0; self.partition.dynamic_bins() + 1];
-        self.partition.dynamic_labels().iter().for_each(|&label| pixels[label as usize] += 1);
-        pixels.into_iter().skip(1).filter(|&pixels| pixels > 0).min().unwrap_or(0)
     }
 
     fn correlate_in<R, C, T, F>(&self, maps: &mut MapSink<'_>) -> Result<Done, EngineError>

@@ -1,0 +1,212 @@
+//! Multi-tau of a band of pixels: the state of their levels, in stages of four, and what comes of it.
+//!
+//! A band is some pieces, so that the sums of bins are the same however pixels are cut into bands. Its pixels are taken
+//! in the order of the image, so that neighbouring threads read neighbouring counts.
+
+use std::ops::Range;
+
+use crate::correlate::delays::DelayPlan;
+use crate::correlate::reduce::{BinSums, CHANNELS};
+use crate::engine::cuda::device::{Arg, Buffer, Device, DeviceError, Grid, Kernel, Precision};
+use crate::engine::cuda::levels::levels;
+use crate::engine::cuda::reduce::{Pieces, SUMS};
+use crate::engine::cuda::{CudaError, THREADS};
+use crate::engine::layout::Layout;
+use crate::engine::multi_tau::Span;
+use crate::engine::pixel_store::PixelStore;
+
+use super::Frames;
+
+/// Levels of a stage: dense.cu's STAGE.
+const STAGE: usize = 4;
+
+/// Samples of a stage that make one of the next.
+pub(super) const STEP: u64 = 1 << STAGE;
+
+/// Numbers of state of a pixel and level: dense.cu's SLOTS.
+const SLOTS: usize = 27;
+
+/// Threads of a block, each with a pixel: few, since each takes many registers.
+const PIXEL_THREADS: u32 = 128;
+
+/// Multi-tau of some pixels.
+pub(super) struct Band<D: Device> {
+    pub(super) pieces: Range<usize>,
+    places: Range<usize>,
+    /// Pixel of the image and place from the first on, of each of its pixels.
+    pixels: Buffer<D, u32>,
+    own_places: Buffer<D, u32>,
+    chains: Vec<Chain<D>>,
+    /// (place, channel, delay) of a series.
+    correlations: Buffer<D, f64>,
+}
+
+/// One of the series that multi-tau runs over: its stages, one on the other.
+struct Chain<D: Device> {
+    span: Span,
+    plan: DelayPlan,
+    stages: Vec<Stage<D>>,
+}
+
+struct Stage<D: Device> {
+    state: Buffer<D, f64>,
+    /// Samples so far.
+    done: u64,
+}
+
+/// What each stage but the last of a chain hands to the next, for blocks of so many frames.
+pub(super) struct Handed<D: Device> {
+    samples: Vec<Buffer<D, u8>>,
+}
+
+impl<D: Device> Handed<D> {
+    /// For a band of so many pixels.
+    pub(super) fn new(device: &D, frames: u64, ranks: usize, precision: Precision) -> Result<Self, DeviceError> {
+        let mut samples = Vec::new();
+        let mut count = frames;
+        while count > 0 {
+            // what was left over may make one more
+            let more = count / STEP + 1;
+            samples.push(Buffer::new(device, more as usize * ranks * precision.bytes())?);
+            count /= STEP;
+        }
+        Ok(Self { samples })
+    }
+
+    /// Bytes for each frame of a block.
+    pub(super) fn bytes(ranks: usize, precision: Precision) -> usize {
+        ranks * precision.bytes() / (STEP as usize - 1) + 1
+    }
+}
+
+/// Stages of a series of so many frames.
+fn stages(plan: &DelayPlan) -> usize {
+    plan.levels().len().div_ceil(STAGE)
+}
+
+/// Bytes that a pixel of a band takes.
+pub(super) fn bytes_of_a_pixel(spans: &[Span]) -> usize {
+    let plans: Vec<DelayPlan> = spans.iter().map(|span| DelayPlan::new(u64::from(span.end - span.start))).collect();
+    let state: usize = plans.iter().map(|plan| stages(plan) * STAGE * SLOTS * size_of::<f64>()).sum();
+    let correlations = plans.iter().map(DelayPlan::len).max().unwrap_or(0) * CHANNELS;
+    let reduced = plans.iter().map(DelayPlan::len).max().unwrap_or(0) * SUMS;
+    state + (correlations + reduced) * size_of::<f64>() + 2 * size_of::<u32>()
+}
+
+impl<D: Device> Band<D> {
+    /// Of the pixels of some pieces.
+    pub(super) fn new(
+        device: &D,
+        layout: &Layout,
+        all: &Pieces,
+        pieces: Range<usize>,
+        spans: &[Span],
+    ) -> Result<Self, DeviceError> {
+        let places = all.places(&pieces);
+        let mut order: Vec<u32> = (0..places.len() as u32).collect();
+        order.sort_unstable_by_key(|&place| layout.pixels[places.start + place as usize]);
+        let pixels: Vec<u32> = order.iter().map(|&place| layout.pixels[places.start + place as usize]).collect();
+        let chain = |span: &Span| {
+            let plan = DelayPlan::new(u64::from(span.end - span.start));
+            let stage = |_| Ok(Stage { state: Buffer::zeros(device, STAGE * SLOTS * places.len())?, done: 0 });
+            let stages = (0..stages(&plan)).map(stage).collect::<Result<_, DeviceError>>()?;
+            Ok(Chain { span: *span, plan, stages })
+        };
+        let chains = spans.iter().map(chain).collect::<Result<Vec<_>, DeviceError>>()?;
+        let delays = chains.iter().map(|chain| chain.plan.len()).max().unwrap_or(0);
+        Ok(Self {
+            pixels: Buffer::of(device, &pixels)?,
+            own_places: Buffer::of(device, &order)?,
+            correlations: Buffer::new(device, places.len() * CHANNELS * delays)?,
+            pieces,
+            places,
+            chains,
+        })
+    }
+
+    /// Number of pixels.
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Correlates a block of frames, which follows the last.
+    pub(super) fn push(
+        &mut self,
+        device: &D,
+        block: &Frames<'_, D>,
+        factors: &Buffer<D, u8>,
+        handed: &Handed<D>,
+    ) -> Result<(), DeviceError> {
+        let (ranks, precision) = (self.places.len(), block.precision);
+        let grid = Grid { blocks: ranks.div_ceil(PIXEL_THREADS as usize) as u32, threads: PIXEL_THREADS, shared: 0 };
+        for chain in &mut self.chains {
+            let begin = u64::from(chain.span.start).max(block.outputs.start);
+            let end = u64::from(chain.span.end).min(block.outputs.end);
+            if begin >= end {
+                continue;
+            }
+            let skipped = (begin - block.outputs.start) as usize;
+            let mut count = end - begin;
+            for (number, stage) in chain.stages.iter_mut().enumerate() {
+                let more = (stage.done + count) / STEP - stage.done / STEP;
+                let [done, samples, all] = [stage.done, count, ranks as u64].map(|number| Arg::U32(number as u32));
+                let out = &handed.samples[number];
+                if number == 0 {
+                    let arguments = [
+                        block.raw.arg_from(skipped * block.bytes()),
+                        Arg::U32(block.row as u32),
+                        Arg::U32(block.avg as u32),
+                        self.pixels.arg(),
+                        factors.arg_from(skipped * precision.bytes()),
+                        done,
+                        samples,
+                        all,
+                        stage.state.arg(),
+                        out.arg(),
+                    ];
+                    device.launch(Kernel::DenseFrames(block.pixel, precision), grid, &arguments)?;
+                } else {
+                    let from = &handed.samples[number - 1];
+                    let arguments = [from.arg(), done, samples, all, stage.state.arg(), out.arg()];
+                    device.launch(Kernel::DenseStage(precision), grid, &arguments)?;
+                }
+                stage.done += count;
+                if more == 0 {
+                    break;
+                }
+                count = more;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what its pixels have to the sums of each series; keeps the correlations of the first.
+    pub(super) fn finish(
+        &self,
+        device: &D,
+        layout: &Layout,
+        all: &Pieces,
+        sums: &mut [BinSums],
+        store: Option<&PixelStore>,
+    ) -> Result<(), CudaError> {
+        let ranks = self.places.len();
+        for (index, (chain, sums)) in std::iter::zip(&self.chains, sums).enumerate() {
+            let delays = chain.plan.len();
+            for (stage, own) in std::iter::zip(&chain.stages, levels(&chain.plan).chunks(STAGE)) {
+                let table = Buffer::of(device, own)?;
+                let grid = Grid { blocks: ranks.div_ceil(THREADS as usize) as u32, threads: THREADS, shared: 0 };
+                let [count, levels, delays] = [ranks, own.len(), delays].map(|number| Arg::U32(number as u32));
+                let out = self.correlations.arg();
+                let arguments = [stage.state.arg(), count, self.own_places.arg(), table.arg(), levels, delays, out];
+                device.launch(Kernel::DenseFinish, grid, &arguments)?;
+            }
+            all.add(device, &self.pieces, &self.correlations, delays, layout, sums)?;
+            if let (0, Some(store)) = (index, store) {
+                let mut values = vec![0.0; ranks * CHANNELS * delays];
+                self.correlations.read_into(device, &mut values)?;
+                store.keep_all(&layout.ranks[self.places.clone()], &values);
+            }
+        }
+        Ok(())
+    }
+}

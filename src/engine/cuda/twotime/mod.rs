@@ -1,0 +1,395 @@
+//! Two-time on a device: products of all frames of a bin's counts, weighted, and their diagonals' averages there. Rows of
+//! the map are cut into bands when the memory does not hold it; a bin that is cut itself is added up on the host.
+
+use std::ops::Range;
+
+use ndarray::{Array2, Array3};
+
+use super::CudaError;
+use super::device::{Arg, Buffer, Device, DeviceError, Grid, Kernel};
+use super::{THREADS, threads};
+use crate::correlate::result::{TwoTime, TwoTimeMap};
+use crate::correlate::twotime::{BLOCKS, Smoothing, block_means, diagonal_means};
+use crate::engine::layout::Layout;
+use crate::engine::{EngineError, MapSink, Observer, TwoTimeRequest};
+
+mod columns;
+
+use columns::{Cells, ROWS, Share, rows};
+pub(super) use columns::{Columns, Filed, Kind, Queue};
+
+/// Frames of a block's products, and later frames: twotime.cu's ROWS and COLS.
+const COLS: usize = 64;
+
+/// The same for float32: twotime.cu's PLAIN.
+const PLAIN: usize = 64;
+
+/// Threads of a block that computes products.
+const GRAM_THREADS: u32 = 256;
+
+/// Bytes of shared memory of such a block: two tiles of 32 columns, which are 40 apart, and 1 KiB for each of 8 warps.
+const GRAM_SHARED: u32 = (ROWS + COLS) as u32 * 40 * 2 + 8 * 1024;
+
+/// The same for float32: two tiles of 16 columns, which are 17 apart.
+const PLAIN_SHARED: u32 = 2 * PLAIN as u32 * 17 * 4;
+
+/// Rows of a map that are added before those of the next piece: twotime.cu's PIECE.
+const PIECE: usize = 64;
+
+/// Sums of products below it are exact in float32: tensor.cuh's EXACT.
+const EXACT: u64 = 1 << 24;
+
+/// Largest digit.
+const LARGEST_DIGIT: u64 = 255;
+
+/// Bytes for a frame and later frame of a band: sum of products, and value of the map.
+const BAND_BYTES: usize = size_of::<f64>() + size_of::<f32>();
+
+/// Part of the free memory that a band takes; the diagonals' pieces need some.
+const BAND_SHARE: f64 = 0.8;
+
+/// Correlates the wanted bins, slice by slice.
+pub(super) struct Maps<'a> {
+    layout: &'a Layout,
+    wanted: &'a TwoTimeRequest,
+    frames: usize,
+    result: TwoTime,
+    open: Option<Open>,
+}
+
+/// A bin that comes in several slices: weighted sums of products, the weighted counts of each frame, and the same of a
+/// group that is cut itself, without weights.
+struct Open {
+    products: Array2<f64>,
+    sums: Vec<f64>,
+    group: Option<(Array2<f64>, Vec<f64>)>,
+}
+
+/// Groups of a matrix.
+struct Groups<D: Device> {
+    /// Begin and end of each.
+    columns: Buffer<D, u32>,
+    /// Pixels of each.
+    sizes: Vec<usize>,
+}
+
+impl<D: Device> Groups<D> {
+    fn arg(&self) -> [Arg<'_, D::Memory>; 2] {
+        [self.columns.arg(), Arg::U32(self.sizes.len() as u32)]
+    }
+}
+
+impl<'a> Maps<'a> {
+    pub(super) fn new(layout: &'a Layout, wanted: &'a TwoTimeRequest, frames: usize) -> Self {
+        let result = TwoTime {
+            labels: wanted.labels.clone(),
+            g2: Array2::zeros((frames, wanted.labels.len())),
+            g2_segments: Array3::zeros((frames / BLOCKS, BLOCKS, wanted.labels.len())),
+        };
+        Self { layout, wanted, frames, result, open: None }
+    }
+
+    /// The next slice as a matrix of zeros in at most so many bytes; it shrinks until it fits.
+    pub(super) fn slice<D: Device>(
+        &self,
+        device: &D,
+        queue: &mut Queue,
+        kind: Kind,
+        mut bytes: usize,
+    ) -> Result<Columns<D>, DeviceError> {
+        loop {
+            let shares = queue.take(self.width(kind, bytes));
+            match Columns::new(device, self.layout, shares, self.frames, kind) {
+                Ok(columns) => return Ok(columns),
+                Err((error @ DeviceError::OutOfMemory { .. }, shares)) => {
+                    let fewest = shares.len() == 1 && shares[0].places.len() <= columns::DEPTH;
+                    queue.put_back(shares);
+                    if fewest {
+                        return Err(error);
+                    }
+                    bytes /= 2;
+                }
+                Err((error, _)) => return Err(error),
+            }
+        }
+    }
+
+    /// Columns that fit; at least some.
+    fn width(&self, kind: Kind, bytes: usize) -> usize {
+        (bytes / (rows(self.frames) * kind.bytes())).max(columns::DEPTH)
+    }
+
+    /// Correlates a slice and hands over the maps that it completes.
+    pub(super) fn add<D: Device>(
+        &mut self,
+        device: &D,
+        columns: &Columns<D>,
+        observer: &dyn Observer,
+        maps: &mut MapSink<'_>,
+    ) -> Result<(), CudaError> {
+        let numbered: Vec<(&Share, u32)> = std::iter::zip(&columns.shares, columns.begins.iter().copied()).collect();
+        for own in numbered.chunk_by(|(a, _), (b, _)| a.bin == b.bin) {
+            if observer.cancelled() {
+                return Err(EngineError::Cancelled.into());
+            }
+            let (first, last) = (own[0].0, own[own.len() - 1].0);
+            let label = self.wanted.labels[first.bin];
+            let places = self.layout.bin(label);
+            let values = if first.places.start == places.start && last.places.end == places.end {
+                Some(self.whole(device, columns, own, first.bin, places.len())?)
+            } else {
+                self.part(device, columns, own)?;
+                (last.places.end == places.end).then(|| self.close(first.bin, places.len()))
+            };
+            if let Some(values) = values {
+                maps(TwoTimeMap { label, values }).map_err(EngineError::Store)?;
+                observer.advance(1);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(self) -> TwoTime {
+        self.result
+    }
+
+    /// A bin that is there whole.
+    fn whole<D: Device>(
+        &mut self,
+        device: &D,
+        columns: &Columns<D>,
+        shares: &[(&Share, u32)],
+        bin: usize,
+        pixels: usize,
+    ) -> Result<Array2<f32>, CudaError> {
+        let frames = self.frames;
+        let groups = groups(device, shares)?;
+        let totals = columns.totals(device, &groups)?;
+        let (mut weights, mut sums) = (Vec::with_capacity(totals.len()), vec![0.0; frames]);
+        for (total, &size) in std::iter::zip(totals.chunks_exact(frames), &groups.sizes) {
+            let own = self.weights(total, size);
+            add_weighted(&mut sums, total, &own);
+            weights.extend(own);
+        }
+        let (weights, scales) = (Buffer::of(device, &weights)?, Buffer::of(device, &scales(&sums))?);
+        let mut values = Array2::<f32>::zeros((frames, frames));
+        let out = values.as_slice_mut().expect("a new array is contiguous");
+        let mut diagonals = Diagonals::new(device, frames)?;
+        for band in bands(device, frames)? {
+            let products = columns.products(device, &groups, &weights, &band)?;
+            let cells = band.len() * frames;
+            let map = Buffer::<D, f32>::new(device, cells)?;
+            let numbers = [frames, band.start, band.len(), pixels].map(|number| Arg::U32(number as u32));
+            let [all, first, rows, pixels] = numbers;
+            let arguments = [products.arg(), all, first, rows, pixels, scales.arg(), map.arg()];
+            device.launch(Kernel::MapRows, threads(cells), &arguments)?;
+            diagonals.add(device, &map, &band)?;
+            map.read_into(device, &mut out[band.start * frames..band.end * frames])?;
+        }
+        let (whole, blocks) = diagonals.finish(device)?;
+        self.result.g2.column_mut(bin).assign(&ndarray::Array1::from(whole));
+        for (block, means) in blocks.into_iter().enumerate() {
+            self.result.g2_segments.slice_mut(ndarray::s![.., block, bin]).assign(&ndarray::Array1::from(means));
+        }
+        Ok(values)
+    }
+
+    /// A part of a bin.
+    fn part<D: Device>(&mut self, device: &D, columns: &Columns<D>, shares: &[(&Share, u32)]) -> Result<(), CudaError> {
+        let frames = self.frames;
+        let empty = || Array2::<f64>::zeros((frames, frames));
+        let mut open =
+            self.open.take().unwrap_or_else(|| Open { products: empty(), sums: vec![0.0; frames], group: None });
+        for share in shares {
+            let groups = groups(device, std::slice::from_ref(share))?;
+            let own = columns.totals(device, &groups)?;
+            let ones = Buffer::of(device, &vec![1.0; frames])?;
+            let (mut products, mut totals) = open.group.take().unwrap_or_else(|| (empty(), vec![0.0; frames]));
+            std::iter::zip(&mut totals, own).for_each(|(to, total)| *to += total);
+            let to = products.as_slice_mut().expect("a new array is contiguous");
+            for band in bands(device, frames)? {
+                let found = columns.products(device, &groups, &ones, &band)?.read(device)?;
+                std::iter::zip(&mut to[band.start * frames..], found).for_each(|(to, product)| *to += product);
+            }
+            if share.0.rest > 0 {
+                open.group = Some((products, totals));
+                continue;
+            }
+            let size = self.group_size(share.0);
+            let weights = self.weights(&totals, size);
+            add_weighted(&mut open.sums, &totals, &weights);
+            for ((t, later), to) in open.products.indexed_iter_mut() {
+                *to += products[(t, later)] * weights[t] * weights[later];
+            }
+        }
+        self.open = Some(open);
+        Ok(())
+    }
+
+    /// Pixels of the group that a share is the end of.
+    fn group_size(&self, share: &Share) -> usize {
+        let (end, statics) = (share.places.end, &self.layout.statics);
+        let begin = self.layout.bin(self.layout.dynamics[end - 1]).start;
+        match self.wanted.smoothing {
+            Smoothing::StaticBins => {
+                statics[begin..end].iter().rev().take_while(|&&label| label == statics[end - 1]).count()
+            }
+            Smoothing::DynamicBins | Smoothing::None => end - begin,
+        }
+    }
+
+    /// The map of a bin whose parts are all there.
+    fn close(&mut self, bin: usize, pixels: usize) -> Array2<f32> {
+        let Some(open) = self.open.take() else { return Array2::zeros((self.frames, self.frames)) };
+        let scales = scales(&open.sums);
+        let value = |(t, later): (usize, usize)| {
+            if later < t { 0.0 } else { open.products[(t, later)] * pixels as f64 * scales[t] * scales[later] }
+        };
+        let values = Array2::from_shape_fn((self.frames, self.frames), |at| value(at) as f32);
+        self.result.g2.column_mut(bin).assign(&diagonal_means(values.view()));
+        self.result.g2_segments.index_axis_mut(ndarray::Axis(2), bin).assign(&block_means(values.view()));
+        values
+    }
+
+    /// Weight of each frame in a group of `size` pixels with such counts.
+    fn weights(&self, totals: &[f64], size: usize) -> Vec<f64> {
+        match self.wanted.smoothing {
+            Smoothing::None => vec![1.0; totals.len()],
+            Smoothing::StaticBins | Smoothing::DynamicBins => {
+                totals.iter().map(|&sum| if sum > 0.0 { size as f64 / sum } else { 1.0 }).collect()
+            }
+        }
+    }
+}
+
+fn add_weighted(sums: &mut [f64], totals: &[f64], weights: &[f64]) {
+    for ((sum, total), weight) in std::iter::zip(std::iter::zip(sums, totals), weights) {
+        *sum += total * weight;
+    }
+}
+
+/// 1 / weighted counts of each frame.
+fn scales(sums: &[f64]) -> Vec<f64> {
+    sums.iter().map(|&sum| 1.0 / if sum > 0.0 { sum } else { 1.0 }).collect()
+}
+
+fn groups<D: Device>(device: &D, shares: &[(&Share, u32)]) -> Result<Groups<D>, DeviceError> {
+    let columns: Vec<u32> =
+        shares.iter().flat_map(|(share, begin)| [*begin, begin + columns::filled(share) as u32]).collect();
+    let sizes = shares.iter().map(|(share, _)| share.places.len()).collect();
+    Ok(Groups { columns: Buffer::of(device, &columns)?, sizes })
+}
+
+/// Rows of a map that are computed at once.
+fn bands<D: Device>(device: &D, frames: usize) -> Result<Vec<Range<usize>>, DeviceError> {
+    let fits = (device.free_bytes()? as f64 * BAND_SHARE) as usize / (frames * BAND_BYTES);
+    let rows = if fits >= frames { frames } else { (fits / ROWS * ROWS).max(ROWS) };
+    Ok((0..frames).step_by(rows).map(|start| start..(start + rows).min(frames)).collect())
+}
+
+impl<D: Device> Columns<D> {
+    /// Counts of each group in each frame.
+    fn totals(&self, device: &D, groups: &Groups<D>) -> Result<Vec<f64>, DeviceError> {
+        let cells = groups.sizes.len() * self.frames;
+        let totals = Buffer::<D, f64>::new(device, cells)?;
+        let grid = Grid { blocks: cells.div_ceil(THREADS as usize / 32) as u32, threads: THREADS, shared: 0 };
+        let sizes = [self.width, self.frames].map(|number| Arg::U32(number as u32));
+        let rest = sizes.into_iter().chain(groups.arg()).chain([totals.arg()]);
+        match &self.cells {
+            Cells::Whole { digits, planes, .. } => {
+                let own = [digits.arg(), Arg::U64(self.plane() as u64), Arg::U32(*planes)];
+                device.launch(Kernel::GroupTotals, grid, &own.into_iter().chain(rest).collect::<Vec<_>>())?;
+            }
+            Cells::Floats(values) => {
+                let arguments: Vec<_> = [values.arg()].into_iter().chain(rest).collect();
+                device.launch(Kernel::GroupTotalsF32, grid, &arguments)?;
+            }
+        }
+        totals.read(device)
+    }
+
+    /// Weighted sums of products of the frames of a band with all later ones; those with earlier ones are anything.
+    fn products(
+        &self,
+        device: &D,
+        groups: &Groups<D>,
+        weights: &Buffer<D, f64>,
+        band: &Range<usize>,
+    ) -> Result<Buffer<D, f64>, DeviceError> {
+        let out = Buffer::<D, f64>::zeros(device, band.len() * self.frames)?;
+        let sizes = [self.width, self.frames, band.start, band.len()].map(|number| Arg::U32(number as u32));
+        let rest = sizes.into_iter().chain(groups.arg()).chain([weights.arg()]);
+        let grid = |rows: usize, cols: usize, shared| {
+            let blocks = band.len().div_ceil(rows) * self.frames.div_ceil(cols);
+            Grid { blocks: blocks as u32, threads: GRAM_THREADS, shared }
+        };
+        match &self.cells {
+            Cells::Whole { digits, planes, most } => {
+                let most = most.read(device)?[0];
+                let used = columns::planes(most).min(*planes);
+                let largest = most.clamp(1, LARGEST_DIGIT);
+                let chunk = (EXACT - 1) / (largest * largest) / DEPTH * DEPTH;
+                let own = [digits.arg(), Arg::U64(self.plane() as u64), Arg::U32(used)];
+                let arguments: Vec<_> =
+                    own.into_iter().chain(rest).chain([Arg::U32(chunk as u32), out.arg()]).collect();
+                device.launch(Kernel::GramDigits, grid(ROWS, COLS, GRAM_SHARED), &arguments)?;
+            }
+            Cells::Floats(values) => {
+                let arguments: Vec<_> = [values.arg()].into_iter().chain(rest).chain([out.arg()]).collect();
+                device.launch(Kernel::GramF32, grid(PLAIN, PLAIN, PLAIN_SHARED), &arguments)?;
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// Columns that are multiplied at once: twotime.cu's DEPTH.
+const DEPTH: u64 = columns::DEPTH as u64;
+
+/// Sums of the diagonals of a map and of its blocks, band by band.
+struct Diagonals<D: Device> {
+    /// Frames, and the sum of each of their delays.
+    parts: Vec<(Range<usize>, Buffer<D, f64>)>,
+    frames: usize,
+}
+
+impl<D: Device> Diagonals<D> {
+    fn new(device: &D, frames: usize) -> Result<Self, DeviceError> {
+        let block = frames / BLOCKS;
+        let blocks = (0..BLOCKS).map(|number| number * block..(number + 1) * block);
+        let parts = std::iter::once(0..frames).chain(blocks);
+        let parts = parts.map(|part| Ok((part.clone(), Buffer::zeros(device, part.len())?)));
+        Ok(Self { parts: parts.collect::<Result<_, DeviceError>>()?, frames })
+    }
+
+    fn add(&mut self, device: &D, map: &Buffer<D, f32>, band: &Range<usize>) -> Result<(), DeviceError> {
+        for (part, totals) in &self.parts {
+            let own = band.start.max(part.start)..band.end.min(part.end);
+            if own.is_empty() {
+                continue;
+            }
+            let (pieces, delays) = (own.len().div_ceil(PIECE), part.len());
+            let partial = Buffer::<D, f64>::new(device, pieces * delays)?;
+            let numbers = [self.frames, band.start, band.len(), part.start, part.end, pieces];
+            let numbers = numbers.map(|number| Arg::U32(number as u32));
+            let arguments: Vec<_> = [map.arg()].into_iter().chain(numbers).chain([partial.arg()]).collect();
+            device.launch(Kernel::DiagonalPieces, threads(pieces * delays), &arguments)?;
+            let grid = Grid { blocks: delays.div_ceil(THREADS as usize) as u32, threads: THREADS, shared: 0 };
+            let numbers = [pieces, delays].map(|number| Arg::U32(number as u32));
+            let arguments: Vec<_> = [partial.arg()].into_iter().chain(numbers).chain([totals.arg()]).collect();
+            device.launch(Kernel::DiagonalTotals, grid, &arguments)?;
+        }
+        Ok(())
+    }
+
+    /// Means of the whole map, and of its blocks.
+    fn finish(self, device: &D) -> Result<(Vec<f64>, Vec<Vec<f64>>), DeviceError> {
+        let mut means = Vec::new();
+        for (part, totals) in self.parts {
+            let sums = totals.read(device)?.into_iter().enumerate();
+            means.push(sums.map(|(delay, sum)| sum / (part.len() - delay) as f64).collect::<Vec<_>>());
+        }
+        let blocks = means.split_off(1);
+        Ok((means.swap_remove(0), blocks))
+    }
+}
