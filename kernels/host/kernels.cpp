@@ -23,12 +23,15 @@ template <typename... Arguments> void call_all(void (*kernel)(Arguments...), voi
 
 template <auto kernel> void body(void **arguments) { call_all(kernel, arguments); }
 
+template <typename... Arguments> constexpr size_t arity(void (*)(Arguments...)) { return sizeof...(Arguments); }
+
 struct Named {
     const char *name;
     shim::Body body;
+    size_t arguments;
 };
 
-#define NAMED(kernel) {#kernel, body<kernel>}
+#define NAMED(kernel) {#kernel, body<kernel>, arity(kernel)}
 
 const Named KERNELS[] = {
     NAMED(events_count),
@@ -88,6 +91,14 @@ extern "C" void *speckled_allocate(size_t bytes) {
 }
 
 extern "C" void speckled_free(void *memory) { free(memory); }
+
+// How many arguments a kernel takes; -1 if there is none.
+extern "C" int speckled_arguments(const char *name) {
+    for (const Named &named : KERNELS) {
+        if (strcmp(named.name, name) == 0) return int(named.arguments);
+    }
+    return -1;
+}
 
 // 0, or 1 if there is no such kernel.
 extern "C" int speckled_launch(const char *name, unsigned int seed, unsigned int blocks, unsigned int threads,

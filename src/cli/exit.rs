@@ -10,6 +10,7 @@ use super::service::endpoint::HomeFailure;
 use super::worker::WorkerFailure;
 use crate::dataset::DatasetError;
 use crate::engine::EngineError;
+use crate::engine::cuda::NoGpu;
 use crate::worker::assignment::AssignmentError;
 use crate::worker::job::JobError;
 
@@ -97,6 +98,9 @@ pub(super) enum Failure {
     /// The signal handlers could not be installed.
     #[error("cannot catch signals")]
     Signals(#[source] std::io::Error),
+    /// The GPU that was asked for.
+    #[error("-i asks for a GPU; take -i -1 for the CPU")]
+    Gpu(#[source] NoGpu),
     /// The thread that watches the reading of inputs could not be started.
     #[error("cannot start a thread")]
     Watchdog(#[source] std::io::Error),
@@ -111,10 +115,10 @@ impl Failure {
         match self {
             Self::Option(OptionError::NoRaw) => Exit::Usage,
             Self::Option(OptionError::NoQmap) => Exit::Qmap,
-            Self::Option(OptionError::Device(_)) => Exit::Device,
             Self::Option(OptionError::Value { .. } | OptionError::Parts { .. } | OptionError::Selection(_)) => {
                 Exit::Input
             }
+            Self::Gpu(_) => Exit::Device,
             Self::Config(_) => Exit::Configuration,
             Self::Job(error) => of_job(error),
             Self::Dataset(error) => of_dataset(error),
@@ -143,6 +147,7 @@ fn of_engine(error: &EngineError) -> Exit {
         EngineError::Read(_) => Exit::Dataset,
         EngineError::Partition(_) => Exit::Qmap,
         EngineError::Saturated(_) | EngineError::Value { .. } | EngineError::Memory { .. } => Exit::Correlator,
+        EngineError::Device { .. } => Exit::Device,
         EngineError::Store(_) => Exit::Saving,
         // Ctrl-C; the command replaces it by the signal that really came.
         EngineError::Cancelled => Exit::Signal(2),

@@ -11,8 +11,7 @@ use crate::dataset::{DatasetError, Source};
 use crate::task::correlate::{Normalization, PixelG2Output, SaturatedPolicy};
 
 pub mod cpu;
-#[cfg(test)]
-mod cuda;
+pub mod cuda;
 mod layout;
 mod multi_tau;
 mod pixel_store;
@@ -94,6 +93,15 @@ pub enum EngineError {
         allowed: u64,
         /// Another way out.
         remedy: &'static str,
+    },
+    /// A device failed.
+    #[error("computing on {device} failed")]
+    Device {
+        /// Which, in words.
+        device: String,
+        /// How.
+        #[source]
+        source: Box<cuda::DeviceError>,
     },
     /// A two-time map could not be stored.
     #[error("storing a two-time map failed")]

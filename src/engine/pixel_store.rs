@@ -31,7 +31,6 @@ impl PixelStore {
     }
 
     /// Keeps the correlations of some pixels, (pixel, channel, delay), at their ranks.
-    #[cfg(test)]
     pub(super) fn keep_all(&self, ranks: &[u32], correlations: &[f64]) {
         let each = correlations.chunks_exact((CHANNELS * self.delays).max(1));
         for (rank, channels) in std::iter::zip(ranks, each) {

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::{fs, io};
 
 use super::assignment::{Assignment, Computation, Over};
+use super::engines;
 use super::fault;
 use super::job::{self, InputWatch};
 use super::paths::allowed;
 use crate::dataset::result::verify;
-use crate::engine::Observer;
-use crate::engine::cpu::CpuEngine;
+use crate::engine::{Engine, Observer};
 use crate::task::correlate::CorrelateSpec;
-use crate::task::failure::{Failure, Fault};
+use crate::task::failure::{Failure, Fault, Loss};
 use crate::task::life::Outcome;
 use crate::task::result::{LARGEST_DOCUMENT, TaskResult};
 
@@ -20,12 +20,6 @@ const LISTED_PIXELS: usize = 1000;
 
 /// Does the work.
 pub fn execute(assignment: &Assignment, observer: &dyn Observer, watch: &dyn InputWatch) -> Over {
-    // the CPU never takes a GPU's work unasked
-    if let Some(gpu) = assignment.gpu {
-        let message =
-            format!("GPU {gpu} cannot be used: this program has no CUDA engine; configure slots without GPUs");
-        return Over::failed(Failure::new(Fault::Program, &message));
-    }
     if let Err(error) = allowed(&assignment.work, &assignment.roots) {
         return Over::failed(Failure::of(error.fault(), &error));
     }
@@ -55,8 +49,11 @@ fn correlate(assignment: &Assignment, spec: &CorrelateSpec, observer: &dyn Obser
         memory: Some(spec.memory.map_or(assignment.memory, |asked| asked.min(assignment.memory))),
         ..spec.clone()
     };
-    let engine = CpuEngine::new(spec.threads);
-    let done = match job::run_watched(&spec, &engine, observer, watch) {
+    let engine = match engine(assignment, &spec) {
+        Ok(engine) => engine,
+        Err(outcome) => return Over { outcome, result: TaskResult::default() },
+    };
+    let done = match job::run_watched(&spec, engine.as_ref(), observer, watch) {
         Ok(done) => done,
         Err(error) => return Over { outcome: fault::outcome(&error), result: TaskResult::default() },
     };
@@ -65,6 +62,31 @@ fn correlate(assignment: &Assignment, spec: &CorrelateSpec, observer: &dyn Obser
     }
     let document = Some(document(&spec, &done));
     Over::succeeded(TaskResult { files: vec![done.result], log: None, document })
+}
+
+/// The engine of the slot that the task asks for: the GPU that a slot has is the only one that its process sees, and
+/// the CPU never takes a GPU's work unasked.
+fn engine(assignment: &Assignment, spec: &CorrelateSpec) -> Result<Box<dyn Engine>, Outcome> {
+    let asked = match (&assignment.gpu, spec.recorded.gpu_id) {
+        (Some(_), 0..) => 0,
+        (None, gpu @ 0..) => {
+            let message = format!(
+                "GPU {gpu} was asked for (-i {gpu}), and the slots of this endpoint have no GPU; \
+                 -i -2 takes what there is, -i -1 the CPU"
+            );
+            return Err(Outcome::Failed(Failure::new(Fault::Input, &message)));
+        }
+        (None, _) => -1,
+        (Some(_), asked) => asked,
+    };
+    match engines::choose(asked, spec.threads) {
+        Ok((engine, _)) => Ok(engine),
+        // the slot has a GPU: one that cannot be used is the node's fault, not the task's
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "the slot's GPU cannot be used");
+            Err(Outcome::Lost(Loss::GpuFault))
+        }
+    }
 }
 
 fn document(spec: &CorrelateSpec, done: &job::Outcome) -> String {

@@ -5,7 +5,7 @@ use std::io;
 use super::job::JobError;
 use crate::dataset::DatasetError;
 use crate::engine::EngineError;
-use crate::task::failure::{Failure, Fault};
+use crate::task::failure::{Failure, Fault, Loss};
 use crate::task::life::Outcome;
 
 /// Errors that the next attempt would meet too; not a full disk, a file system that does not answer, and the like.
@@ -23,7 +23,20 @@ const LASTING: [io::ErrorKind; 9] = [
 
 /// How an attempt ended whose job failed.
 pub fn outcome(error: &JobError) -> Outcome {
-    of_job(error).map_or(Outcome::Cancelled, |fault| Outcome::Failed(Failure::of(fault, error)))
+    match of_job(error) {
+        Verdict::Failed(fault) => Outcome::Failed(Failure::of(fault, error)),
+        Verdict::Cancelled => Outcome::Cancelled,
+        Verdict::Lost(loss) => Outcome::Lost(loss),
+    }
+}
+
+/// What an error says of its job.
+enum Verdict {
+    Failed(Fault),
+    /// It was stopped as asked.
+    Cancelled,
+    /// It would do elsewhere.
+    Lost(Loss),
 }
 
 /// Whose fault an error of the system is: what the file system holds and allows is the task's own, the rest may pass.
@@ -31,9 +44,8 @@ pub(super) fn of_system(error: &io::Error) -> Fault {
     if LASTING.contains(&error.kind()) { Fault::Input } else { Fault::Program }
 }
 
-/// None for a job that was stopped as asked.
-fn of_job(error: &JobError) -> Option<Fault> {
-    Some(match error {
+fn of_job(error: &JobError) -> Verdict {
+    Verdict::Failed(match error {
         JobError::Metadata(error) | JobError::Qmap(error) | JobError::Raw(error) | JobError::Save(error) => {
             of_dataset(error)
         }
@@ -42,15 +54,18 @@ fn of_job(error: &JobError) -> Option<Fault> {
     })
 }
 
-fn of_engine(error: &EngineError) -> Option<Fault> {
-    Some(match error {
+fn of_engine(error: &EngineError) -> Verdict {
+    Verdict::Failed(match error {
         EngineError::Read(error) | EngineError::Store(error) => of_dataset(error),
         // the slot's memory is the same next time
         EngineError::Partition(_)
         | EngineError::Saturated(_)
         | EngineError::Value { .. }
         | EngineError::Memory { .. } => Fault::Input,
-        EngineError::Cancelled => return None,
+        EngineError::Device { source, .. } if source.is_fault() => return Verdict::Lost(Loss::GpuFault),
+        // another GPU, or this one at another time, may have more memory
+        EngineError::Device { .. } => Fault::Program,
+        EngineError::Cancelled => return Verdict::Cancelled,
     })
 }
 

@@ -5,6 +5,7 @@
 
 pub mod assignment;
 pub mod daemon;
+pub mod engines;
 pub mod execute;
 pub mod executor;
 pub mod fault;

@@ -257,12 +257,3 @@ fn configuration_files_are_checked() {
     }
     refused(&measurement, &["-c", "absent.json"], 78, "absent.json");
 }
-
-#[test]
-fn a_gpu_is_never_replaced_in_silence() {
-    let measurement = small();
-    refused(&measurement, &["-i", "0"], 70, "no CUDA engine");
-    let run = measurement.corr(&["-i", "-2"]);
-    assert!(run.stderr.contains("runs on the CPU"), "{}", run.stderr);
-    run.result();
-}

@@ -5,5 +5,8 @@ mod behaviour;
 mod common;
 mod defects;
 mod disk;
+#[path = "../fakes/mod.rs"]
+mod fakes;
 mod golden;
+mod gpu;
 mod layouts;

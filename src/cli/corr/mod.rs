@@ -12,8 +12,8 @@ use super::logging;
 use super::output::{self, Form};
 use super::progress::{Display, Progress};
 use crate::engine::Engine;
-use crate::engine::cpu::CpuEngine;
 use crate::task::correlate::CorrelateSpec;
+use crate::worker::engines;
 use crate::worker::job::{self, JobError, Outcome};
 use crate::worker::watchdog::Watchdog;
 
@@ -43,7 +43,7 @@ pub(super) fn run(args: CorrArgs) -> Result<Exit, Failure> {
     let mut exit = Exit::Success;
     let mut reports = Vec::new();
     for job in plan.jobs() {
-        let outcome = correlate(&job, &engine, plan.form, &interrupt, &watchdog);
+        let outcome = correlate(&job, engine.as_ref(), plan.form, &interrupt, &watchdog);
         reports.push(report(&job.raw, &outcome, plan.form)?);
         if let (Err(failure), Exit::Success) = (&outcome, exit) {
             exit = failure.exit();
@@ -76,14 +76,13 @@ fn plan(args: CorrArgs) -> Result<Plan, Failure> {
     Ok(Plan::new(args)?)
 }
 
-/// The engine for `-i`. A GPU that was asked for is never replaced by the CPU in silence.
-fn engine(job: &CorrelateSpec) -> Result<CpuEngine, OptionError> {
-    match job.recorded.gpu_id {
-        id @ 0.. => return Err(OptionError::Device(id)),
-        -2 => output::note("-i -2: this program has no CUDA engine; it runs on the CPU"),
-        _ => {}
+/// The engine for `-i`. A GPU that was asked for is never replaced by the CPU.
+fn engine(job: &CorrelateSpec) -> Result<Box<dyn Engine>, Failure> {
+    let (engine, note) = engines::choose(job.recorded.gpu_id, job.threads).map_err(Failure::Gpu)?;
+    if let Some(reason) = note {
+        output::note(format_args!("-i -2: {reason}; it runs on the CPU"));
     }
-    Ok(CpuEngine::new(job.threads))
+    Ok(engine)
 }
 
 fn correlate(

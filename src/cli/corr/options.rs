@@ -35,9 +35,6 @@ pub(in crate::cli) enum OptionError {
     /// The dq selection.
     #[error(transparent)]
     Selection(#[from] SelectionError),
-    /// A GPU.
-    #[error("GPU {0} was asked for (-i), but this program has no CUDA engine; take -i -1 for the CPU")]
-    Device(i64),
 }
 
 /// What `speckled corr` is to do.

@@ -139,18 +139,70 @@ pub(super) enum Arg<'a, M> {
     U32x4([u32; 4]),
 }
 
+impl<M> Arg<'_, M> {
+    /// Its bytes, as a kernel takes it; `address` is where some memory begins.
+    pub(super) fn bits(&self, address: impl Fn(&M) -> u64) -> [u64; 2] {
+        match self {
+            Self::Memory(memory) => [address(memory), 0],
+            Self::From(memory, at) => [address(memory) + *at as u64, 0],
+            Self::U32(number) => [u64::from(*number), 0],
+            Self::U64(number) => [*number, 0],
+            Self::U32x4(numbers) => bytemuck::cast(*numbers),
+        }
+    }
+}
+
+/// What the driver says of an error.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} ({code}): {text}")]
+pub struct Cause {
+    /// CUDA's number.
+    pub code: u32,
+    /// CUDA's name.
+    pub name: String,
+    /// In words.
+    pub text: String,
+}
+
 /// What went wrong on a device.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DeviceError {
+pub enum DeviceError {
     /// So many bytes are not free.
-    #[error("the device has no {bytes} bytes of memory left")]
-    OutOfMemory { bytes: usize },
+    #[error("it has no {bytes} bytes of memory left, however the pixels are cut; other programs may use it")]
+    OutOfMemory {
+        /// Bytes.
+        bytes: usize,
+    },
     /// A kernel that ran, or was to run, ended with an error of the driver.
-    #[error("kernel {kernel} failed: {why}")]
-    Kernel { kernel: &'static str, why: String },
+    #[error("kernel {kernel}, or what ran before it, failed")]
+    Kernel {
+        /// Its name in `kernels/`.
+        kernel: &'static str,
+        /// What the driver says.
+        source: Cause,
+    },
     /// Another call of the driver.
-    #[error("{call} failed: {why}")]
-    Call { call: &'static str, why: String },
+    #[error("{call} failed")]
+    Call {
+        /// The driver's function.
+        call: &'static str,
+        /// What the driver says.
+        source: Cause,
+    },
+}
+
+/// CUDA's numbers of errors that are the device's fault, not the program's: no such device, not available, an
+/// uncorrectable error of memory or link, a corrupt stack, unknown (CUresult in the driver's documentation).
+const FAULTS: [u32; 6] = [46, 100, 214, 220, 714, 999];
+
+impl DeviceError {
+    /// Whether the device is at fault, so that another may do.
+    pub fn is_fault(&self) -> bool {
+        match self {
+            Self::OutOfMemory { .. } => false,
+            Self::Kernel { source, .. } | Self::Call { source, .. } => FAULTS.contains(&source.code),
+        }
+    }
 }
 
 /// A device. Everything takes effect in the order of the calls.
@@ -251,4 +303,39 @@ impl<D: Device, T: Pod> Buffer<D, T> {
         assert!(at <= self.len, "beyond a buffer of {}", self.len);
         Arg::From(&self.memory, at * size_of::<T>())
     }
+}
+
+/// Each kernel there is.
+#[cfg(test)]
+pub(super) fn all_kernels() -> Vec<Kernel> {
+    use Kernel::*;
+    let pixels =
+        [PixelType::U8, PixelType::U16, PixelType::U32, PixelType::I16, PixelType::I32, PixelType::F32].into_iter();
+    let precisions = [Precision::Single, Precision::Double];
+    let of_pixels = pixels.flat_map(|pixel| {
+        let frames = precisions.map(|precision| DenseFrames(pixel, precision));
+        [DenseSums(pixel), Columns(pixel)].into_iter().chain(frames)
+    });
+    let others = [
+        EventsCount,
+        EventsFile,
+        EventsSort,
+        EventsMultitau,
+        DenseFrameTotals,
+        DenseFinish,
+        ScanBlocks,
+        ScanTotals,
+        ScanAdd,
+        ReducePieces,
+        EventsMost,
+        ColumnsEvents,
+        GroupTotals,
+        GroupTotalsF32,
+        GramDigits,
+        GramF32,
+        MapRows,
+        DiagonalPieces,
+        DiagonalTotals,
+    ];
+    of_pixels.chain(precisions.map(DenseStage)).chain(others).collect()
 }

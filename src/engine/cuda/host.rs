@@ -179,7 +179,8 @@ impl Device for Host {
     fn launch(&self, kernel: Kernel, grid: Grid, arguments: &[Arg<'_, HostMemory>]) -> Result<(), DeviceError> {
         let Grid { blocks, threads, shared } = grid;
         let name = CString::new(kernel.name()).expect("no zero in a name");
-        let mut values: Vec<[u64; 2]> = arguments.iter().map(value).collect();
+        let mut values: Vec<[u64; 2]> =
+            arguments.iter().map(|argument| argument.bits(|memory| memory.start as u64)).collect();
         let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|value| value.as_mut_ptr().cast()).collect();
         self.launches.set(self.launches.get() + 1);
         // SAFETY: each pointer is to a value of the argument's type, as the kernel's callers see to
@@ -195,16 +196,5 @@ impl Device for Host {
         };
         assert_eq!(found, 0, "kernels.cpp has no {}", kernel.name());
         Ok(())
-    }
-}
-
-/// An argument's bytes.
-fn value(argument: &Arg<'_, HostMemory>) -> [u64; 2] {
-    match argument {
-        Arg::Memory(memory) => [memory.start as u64, 0],
-        Arg::From(memory, at) => [memory.start as u64 + *at as u64, 0],
-        Arg::U32(number) => [u64::from(*number), 0],
-        Arg::U64(number) => [*number, 0],
-        Arg::U32x4(numbers) => bytemuck::cast(*numbers),
     }
 }

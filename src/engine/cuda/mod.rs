@@ -1,20 +1,26 @@
 //! The CUDA engine: the kernels of `kernels/` and what feeds them. It is generic over the [`device::Device`], so that
 //! the same code runs on a GPU and, in tests, over a host build of the same kernels.
-//!
-//! Not an [`super::Engine`] yet: multi-tau of events is there, dense frames, two-time and the driver are to come.
 
 mod dense;
 mod device;
+mod driver;
+mod engine;
 mod events;
+#[cfg(test)]
 mod host;
 mod levels;
+mod ptx;
 mod reduce;
+#[cfg(test)]
 mod tests;
 mod twotime;
 
+pub use device::{Cause, DeviceError};
+pub use driver::NoGpu;
+pub use engine::CudaEngine;
+
 use super::workers::Workers;
 use super::{EngineError, Request};
-use device::DeviceError;
 
 /// Why a correlation on a device ended.
 #[derive(Debug, thiserror::Error)]

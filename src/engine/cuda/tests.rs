@@ -8,12 +8,12 @@ use proptest::prelude::*;
 use super::dense::{self, Read, Way};
 use super::device::{DeviceError, Precision};
 use super::host::{ADDRESS, Host};
-use super::{Call, CudaError, events};
+use super::{Call, CudaError, engine, events};
 use crate::correlate::bins::{Partition, Shape};
 use crate::correlate::result::{Correlation, TwoTimeMap};
 use crate::correlate::twotime::Smoothing;
 use crate::correlate::window::FrameWindow;
-use crate::dataset::PixelType;
+use crate::dataset::{PixelType, Source};
 use crate::engine::testing::*;
 use crate::engine::workers::Workers;
 use crate::engine::{EngineError, MultiTauRequest, Request, TwoTimeRequest, Unobserved};
@@ -250,6 +250,32 @@ fn pixels_that_carry_the_mark_and_values_that_are_none_are_told() {
         };
         assert_eq!((at, on), (row, col));
     }
+}
+
+/// One in a frame that is looked at first, one elsewhere: both are left out, in the end.
+#[test]
+fn saturated_pixels_are_left_out() {
+    let frames = 90;
+    let request = small_request(
+        frames,
+        FrameWindow::default(),
+        3,
+        MultiTauRequest { normalization: Normalization::FrameMean, parts: 0, pixel_g2: PixelG2Output::Keep },
+    );
+    let partition = Partition::new(&request.labels, &[]).expect("bins");
+    let dead = [partition.pixels()[40] as usize, partition.pixels()[200] as usize];
+    let value = counts(3, 0.4, 9);
+    let data = Data::of(IMAGE, PixelType::U16, frames, |frame, pixel| {
+        let marked = (pixel == dead[0] && frame == 0) || (pixel == dead[1] && frame == 50);
+        if marked { 65_535.0 } else { value(frame, pixel) }
+    });
+    let source = Source::Frames(Box::new(data.clone()));
+    let call = call(&request);
+    let (found, partition) =
+        engine::correlate(&Host::new(PLENTY, 8), &source, call, &mut |_| Ok(())).expect("correlates");
+    let pixels: Vec<(u32, u64)> = found.saturated.iter().map(|pixel| (pixel.pixel, pixel.frame)).collect();
+    assert_eq!(pixels, [(dead[0] as u32, 0), (dead[1] as u32, 50)]);
+    check(&data, &request, Ok((found, partition, Vec::new())));
 }
 
 #[test]

@@ -212,11 +212,12 @@ impl<D: Device> Run<'_, D> {
             let block = start..(start + room.frames).min(outputs);
             let slot = &mut room.slots[number % 2];
             self.send(slot, &block)?;
-            if let Some(sums) = &pass.sums {
-                self.sum(slot, &block, sums)?;
-            }
-            if let Some((slot, block)) = sent.replace((number % 2, block)) {
+            // what was sent before, while this is on its way: nothing that waits for it may come first
+            if let Some((slot, block)) = sent.replace((number % 2, block.clone())) {
                 self.compute(&mut room, slot, &block, pass, results)?;
+            }
+            if let Some(sums) = &pass.sums {
+                self.sum(&room.slots[number % 2], &block, sums)?;
             }
         }
         match sent {

@@ -1,0 +1,173 @@
+//! The engine: chooses the way by the data, leaves saturated pixels out, turns what a device says into errors of engines.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::sync::Mutex;
+
+use super::dense::{self, Read, Way};
+use super::device::{Device, Precision};
+use super::driver::{Driver, NoGpu};
+use super::{Call, CudaError, events};
+use crate::correlate::bins::Partition;
+use crate::correlate::result::Correlation;
+use crate::dataset::{FrameSource, PixelType, Scratch, Source};
+use crate::engine::precision::single_is_enough;
+use crate::engine::saturated::{self, Excluded};
+use crate::engine::workers::Workers;
+use crate::engine::{Engine, EngineError, MapSink, Observer, Request};
+
+/// Frames that are looked at to learn how bright they are and to find dead pixels early.
+const SAMPLE: u64 = 8;
+
+/// Correlates on a GPU; many threads read and decode for it.
+#[derive(Debug)]
+pub struct CudaEngine {
+    driver: Mutex<Driver>,
+    device: String,
+    threads: NonZeroUsize,
+}
+
+impl CudaEngine {
+    /// On the GPU of a number, as CUDA counts those that may be used; `threads` read for it, None = as many as the process
+    /// may use.
+    ///
+    /// # Errors
+    /// There is no such GPU, or it cannot be used.
+    pub fn new(gpu: u32, threads: Option<NonZeroUsize>) -> Result<Self, NoGpu> {
+        Ok(Self::on(Driver::new(gpu)?, threads))
+    }
+
+    /// On the GPU with the most free memory.
+    ///
+    /// # Errors
+    /// There is none, or none can be used.
+    pub fn any(threads: Option<NonZeroUsize>) -> Result<Self, NoGpu> {
+        Ok(Self::on(Driver::any()?, threads))
+    }
+
+    fn on(driver: Driver, threads: Option<NonZeroUsize>) -> Self {
+        let available = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        Self { device: driver.describe(), driver: Mutex::new(driver), threads: threads.unwrap_or_else(available) }
+    }
+
+    fn failed(&self, error: CudaError) -> EngineError {
+        match error {
+            CudaError::Engine(error) => error,
+            CudaError::Device(source) => EngineError::Device { device: self.device.clone(), source: Box::new(source) },
+        }
+    }
+}
+
+impl Engine for CudaEngine {
+    fn name(&self) -> &'static str {
+        "cuda"
+    }
+
+    fn device(&self) -> String {
+        self.device.clone()
+    }
+
+    fn correlate(
+        &self,
+        request: &Request,
+        source: &Source,
+        observer: &dyn Observer,
+        maps: &mut MapSink<'_>,
+    ) -> Result<(Correlation, Partition), EngineError> {
+        let driver = self.driver.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let call = Call { request, workers: Workers { threads: self.threads, observer } };
+        driver
+            .enter()
+            .map_err(CudaError::Device)
+            .and_then(|()| correlate(&*driver, source, call, maps))
+            .map_err(|error| self.failed(error))
+    }
+}
+
+/// Correlates on a device.
+pub(super) fn correlate<D: Device>(
+    device: &D,
+    source: &Source,
+    call: Call<'_>,
+    maps: &mut MapSink<'_>,
+) -> Result<(Correlation, Partition), CudaError> {
+    match source {
+        Source::Events(source) => {
+            let partition = Excluded::default().partition(call.request)?;
+            let correlation = events::correlate(device, source.as_ref(), &partition, call, maps)?;
+            Ok((correlation, partition))
+        }
+        Source::Frames(source) => frames(device, source.as_ref(), call, maps),
+    }
+}
+
+fn frames<D: Device>(
+    device: &D,
+    source: &dyn FrameSource,
+    call: Call<'_>,
+    maps: &mut MapSink<'_>,
+) -> Result<(Correlation, Partition), CudaError> {
+    let (request, mut excluded) = (call.request, Excluded::default());
+    let saturation = saturated::mark(source, request.saturated);
+    loop {
+        let partition = excluded.partition(request)?;
+        let sample = look(source, &partition, request, saturation)?;
+        if !sample.saturated.is_empty() {
+            excluded.extend(sample.saturated, request)?;
+            continue;
+        }
+        let mean = sample.mean * request.selection.avg() as f64;
+        let precision = if single_is_enough(mean, &partition) { Precision::Single } else { Precision::Double };
+        match dense::correlate(device, source, &partition, call, Way { precision, saturation }, maps)? {
+            Read::Whole(correlation) => {
+                return Ok((Correlation { saturated: excluded.list(), ..*correlation }, partition));
+            }
+            Read::Saturated(pixels) => excluded.extend(pixels, request)?,
+        }
+    }
+}
+
+/// What a few frames across the selection show of the masked-in pixels.
+struct Sample {
+    /// Mean counts of a pixel and raw frame.
+    mean: f64,
+    /// Pixels that carry the saturation value: pixel, raw frame.
+    saturated: BTreeMap<u32, u64>,
+}
+
+fn look(
+    source: &dyn FrameSource,
+    partition: &Partition,
+    request: &Request,
+    saturation: Option<u32>,
+) -> Result<Sample, EngineError> {
+    let taken = request.selection.outputs() * request.selection.avg();
+    let count = taken.min(SAMPLE);
+    let pixel = source.pixel_type();
+    let (mut sum, mut saturated, mut scratch) = (0.0, BTreeMap::new(), Scratch::default());
+    let mut bytes = vec![0; partition.shape().pixels() * pixel.size()];
+    for k in 0..count {
+        let frame = request.selection.raw(k * (taken - 1) / (count - 1).max(1));
+        source.read_frames(frame..frame + 1, &mut scratch, &mut bytes).map_err(EngineError::Read)?;
+        for &at in partition.pixels() {
+            let value = value(pixel, &bytes[at as usize * pixel.size()..]);
+            if saturation.is_some_and(|mark| value == f64::from(mark)) {
+                saturated.entry(at).or_insert(frame);
+            }
+            sum += value;
+        }
+    }
+    Ok(Sample { mean: sum / (count as usize * partition.pixels().len()) as f64, saturated })
+}
+
+/// The first value of some bytes.
+fn value(pixel: PixelType, bytes: &[u8]) -> f64 {
+    match pixel {
+        PixelType::U8 => f64::from(bytes[0]),
+        PixelType::U16 => f64::from(u16::from_ne_bytes([bytes[0], bytes[1]])),
+        PixelType::I16 => f64::from(i16::from_ne_bytes([bytes[0], bytes[1]])),
+        PixelType::U32 => f64::from(u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])),
+        PixelType::I32 => f64::from(i32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])),
+        PixelType::F32 => f64::from(f32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])),
+    }
+}

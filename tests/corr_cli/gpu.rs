@@ -1,0 +1,77 @@
+//! `corr -i` on GPUs that are played by a library in place of NVIDIA's: the program's own CUDA code from the option to the
+//! result file. The kernels' numbers on random input are proved in `src/engine/cuda/tests.rs`.
+
+use speckled::correlate::bins::Shape;
+
+use crate::common::{Measurement, Run, assert_near, command, counts, finish, labels, numbers};
+use crate::fakes;
+
+/// Small, since each thread of a GPU is played by itself.
+const SHAPE: Shape = Shape { rows: 20, cols: 31 };
+
+fn measurement() -> Measurement {
+    Measurement::hdf5(&counts(200, SHAPE.pixels(), 3), labels(SHAPE, 4))
+}
+
+/// Runs `corr` where the driver is the stand-in, with its settings.
+fn corr(measurement: &Measurement, options: &[&str], settings: &[(&str, &str)]) -> Run {
+    let mut command = command(measurement.args(options));
+    command.env("LD_LIBRARY_PATH", fakes::cuda()).envs(settings.iter().copied());
+    finish(command)
+}
+
+#[test]
+fn a_gpu_computes_what_the_cpu_computes() {
+    let measurement = measurement();
+    let wanted = measurement.corr(&["-t", "Both"]).result();
+    let names = [
+        "multitau/normalized_g2",
+        "multitau/normalized_g2_err",
+        "twotime/normalized_g2",
+        "twotime/normalized_g2_segments",
+        "twotime/correlation_map/c2_00001",
+        "temporal_mean/scattering_1d_segments",
+        "temporal_mean/scattering_2d",
+        "spatial_mean/intensity_vs_time",
+    ];
+    let wanted = names.map(|name| numbers(&wanted, &format!("/xpcs/{name}")));
+    for (gpu, settings) in [("0", &[][..]), ("-2", &[]), ("1", &[("FAKE_CUDA_GPUS", "2")])] {
+        let run = corr(&measurement, &["-t", "Both", "-i", gpu, "--overwrite"], settings);
+        let found = run.result();
+        assert!(!run.stderr.contains("CPU"), "{}", run.stderr);
+        assert!(crate::common::text(&found, "/xpcs/provenance/device").contains("Imaginary GPU"), "{gpu}");
+        for (name, wanted) in std::iter::zip(names, &wanted) {
+            assert_near(name, &numbers(&found, &format!("/xpcs/{name}")), wanted, 1e-8);
+        }
+    }
+}
+
+#[test]
+fn a_gpu_is_never_replaced_in_silence() {
+    let measurement = measurement();
+    let none = [("FAKE_CUDA_GPUS", "0")];
+    let line = corr(&measurement, &["-i", "0"], &none);
+    assert!(line.error(70).contains("shows no GPU"), "{}", line.stderr);
+    let run = corr(&measurement, &["-i", "-2"], &none);
+    assert!(run.stderr.contains("runs on the CPU"), "{}", run.stderr);
+    run.result();
+    let line = corr(&measurement, &["-i", "3", "--overwrite"], &[("FAKE_CUDA_GPUS", "2")]);
+    assert!(line.error(70).contains("no GPU 3: the driver shows 2"), "{}", line.stderr);
+}
+
+#[test]
+fn errors_of_a_gpu_name_the_kernel_and_leave_nothing() {
+    let measurement = measurement();
+    for (settings, words) in [
+        (("FAKE_CUDA_FAULT", "dense_finish:214"), ["dense_finish", "CUDA_ERROR_214"]),
+        (("FAKE_CUDA_FAULT", "dense_frame_totals:719"), ["dense_frame_totals", "CUDA_ERROR_719"]),
+        (("FAKE_CUDA_MEMORY", "9000"), ["bytes of memory left", "Imaginary GPU"]),
+    ] {
+        for gpu in ["0", "-2"] {
+            let run = corr(&measurement, &["-i", gpu], &[settings]);
+            let line = run.error(70);
+            assert!(words.iter().all(|word| line.contains(word)), "{line}");
+            assert_eq!(measurement.leftovers(), [""; 0]);
+        }
+    }
+}
