@@ -120,13 +120,14 @@ impl Book {
 
     /// An Xid; when the driver does not say of which GPU, it may be each.
     pub(super) fn xid(&mut self, now: Duration, gpu: Option<&GpuUuid>, xid: u64) -> Vec<Change> {
+        let gpu = gpu.map(|gpu| self.physical_of(gpu));
         for (uuid, physical) in &mut self.physical {
-            if gpu.is_none_or(|gpu| gpu == uuid) {
+            if gpu.as_ref().is_none_or(|gpu| gpu == uuid) {
                 physical.last_xid = Some(xid);
             }
         }
         match gpu {
-            Some(gpu) => self.apply(gpu, now, &Event::Xid(xid)).into_iter().collect(),
+            Some(gpu) => self.apply(&gpu, now, &Event::Xid(xid)).into_iter().collect(),
             None => self.all(now, &Event::Xid(xid)),
         }
     }
@@ -140,8 +141,7 @@ impl Book {
 
     /// A self-test of a GPU, or in one of its instances, has ended.
     pub(super) fn self_tested(&mut self, now: Duration, gpu: &GpuUuid, era: Era, outcome: Outcome) -> Vec<Change> {
-        let listed = self.listed.iter().find(|listed| listed.identity.uuid == *gpu);
-        let physical = listed.map_or(gpu, |listed| listed.identity.physical()).clone();
+        let physical = self.physical_of(gpu);
         let mut changes: Vec<Change> = self.apply(&physical, now, &Event::SelfTest(era, outcome)).into_iter().collect();
         changes.extend(self.tests_wanted());
         changes
@@ -190,6 +190,12 @@ impl Book {
     fn end_round(&mut self, taken: Duration) {
         self.round += 1;
         self.taken = taken;
+    }
+
+    /// Of an instance its GPU, of a GPU itself.
+    fn physical_of(&self, gpu: &GpuUuid) -> GpuUuid {
+        let listed = self.listed.iter().find(|listed| listed.identity.uuid == *gpu);
+        listed.map_or(gpu, |listed| listed.identity.physical()).clone()
     }
 
     fn index(&self, gpu: &GpuUuid) -> Option<u32> {

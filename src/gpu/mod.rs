@@ -9,6 +9,9 @@
 //! - `visible` says which GPUs a process may use, `lock` keeps two processes from using the same.
 
 use std::error::Error;
+use std::time::Duration;
+
+use serde::Serializer;
 
 mod book;
 #[cfg(test)]
@@ -30,6 +33,11 @@ pub use sample::{
 };
 pub use snapshot::{Absence, Change, Driver, Gpu, Health, Snapshot, Standing, Unreadable, View, Xids};
 pub use watch::{INTERVAL, LIBRARY, OVERDUE, Settings, Stopped, Watch, WatchError};
+
+/// For `serde`: a time since the watch began, in seconds.
+fn as_seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
+}
 
 /// An error and its causes in one line, for what is kept as text.
 fn chain(error: &dyn Error) -> String {

@@ -112,7 +112,7 @@ pub(super) struct Found {
 pub(super) enum Happened {
     /// These GPUs are watched now.
     Watching(Vec<GpuUuid>),
-    /// An Xid; of which GPU the driver may not say.
+    /// An Xid; of which GPU or instance the driver may not say.
     Xid(Option<GpuUuid>, u64),
     /// Some GPU has fallen off the bus.
     SomeLost,
@@ -171,12 +171,13 @@ impl Session {
             match set.wait(EVENT_WAIT_MS) {
                 Ok(event) => {
                     let Some(xid) = event.event_data else { continue };
-                    let gpu = watched.iter().find(|(handle, _)| *handle == handle_of(&event.device));
+                    let watched = watched.iter().find(|(handle, _)| *handle == handle_of(&event.device));
+                    let gpu = watched.map(|(_, uuid)| uuid.clone()).or_else(|| uuid_of(&event.device).ok());
                     let xid = match xid {
                         XidError::Value(xid) => xid,
                         XidError::Unknown => UNKNOWN_XID,
                     };
-                    tell(Happened::Xid(gpu.map(|(_, uuid)| uuid.clone()), xid));
+                    tell(Happened::Xid(gpu, xid));
                 }
                 Err(NvmlError::Timeout) => {}
                 Err(source) => {

@@ -17,6 +17,7 @@ pub struct Snapshot {
     /// How many looks have ended.
     pub round: u64,
     /// When the last of them began, since the watch began. States of health may be newer.
+    #[serde(rename = "taken_s", serialize_with = "super::as_seconds")]
     pub taken: Duration,
     /// Whether there is a driver at all.
     pub driver: Driver,
@@ -41,6 +42,7 @@ pub struct Gpu {
     /// What it did, when it was last read.
     pub sample: Sample,
     /// When that was, since the watch began.
+    #[serde(rename = "sampled_s", serialize_with = "super::as_seconds")]
     pub sampled: Duration,
     /// Whether its Xids are heard at once.
     pub xids: Xids,

@@ -269,6 +269,22 @@ fn a_gpu_without_xid_events_is_watched_by_looks() {
 }
 
 #[test]
+fn a_loss_that_the_wait_for_events_sees_is_looked_into_at_once() {
+    let bench = Bench::healthy(2);
+    bench.later(1);
+    bench.fake.set("1.error", "15");
+    bench.fake.set("events", "15");
+    bench.wait("a look without asking", |snapshot| snapshot.gpus[1].health.state == State::Quarantined);
+    assert_eq!((bench.causes(1), bench.state(0)), (vec![Cause::Lost], State::Healthy));
+    // the other is heard again, when the driver lets us
+    bench.wait("listening has ended", |snapshot| snapshot.gpus.iter().all(|gpu| gpu.xids == Xids::Unheard));
+    bench.fake.unset("events");
+    bench.later(60);
+    bench.look();
+    bench.wait("it is heard", |snapshot| snapshot.gpus[0].xids == Xids::Heard);
+}
+
+#[test]
 fn what_a_gpu_does_not_support_is_no_fault() {
     let bench = Bench::healthy(1);
     for key in ["utilization", "memory", "temperature", "slowdown", "power", "energy", "clock.sm", "clock.memory"] {
@@ -389,6 +405,18 @@ fn a_driver_that_hangs_is_noticed_and_nobody_waits_for_it() {
     bench.look();
     bench.passes(0);
     assert_eq!(bench.state(0), State::Healthy);
+}
+
+#[test]
+fn a_driver_that_hangs_from_the_start_holds_up_nobody() {
+    let fake = Fake::new(1);
+    let hanging = fake.hang(1);
+    let bench = Bench::new(fake);
+    hanging.wait();
+    let view = bench.watch.view();
+    assert_eq!((&view.snapshot.driver, view.standing(&name(0))), (&Driver::Starting, Standing::Unlisted));
+    bench.fake.unset("hang");
+    bench.wait("it answers", |snapshot| snapshot.gpus.len() == 1);
 }
 
 #[test]

@@ -130,7 +130,7 @@ impl Watch {
     /// so, and the driver is looked for from time to time.
     ///
     /// `on_change` is called for each change, in order, from one thread at a time; it may call the watch, but must not
-    /// wait. Changes that it takes long for delay others, and in the end the snapshot grows old.
+    /// wait nor panic. Changes that it takes long for delay others, and in the end the snapshot grows old.
     ///
     /// # Errors
     /// The system has no thread to give.
@@ -188,7 +188,7 @@ impl Watch {
         self.wait(limit, |snapshot| snapshot.round >= next)
     }
 
-    /// Waits until a snapshot is as wished; None when that takes too long.
+    /// Waits until a snapshot is as wished; None when that takes too long. The question must not call the watch.
     pub fn wait(&self, limit: Duration, is_wished: impl Fn(&Snapshot) -> bool) -> Option<Arc<Snapshot>> {
         let desk = self.shared.wait_while(limit, |desk| !is_wished(&desk.snapshot));
         Some(Arc::clone(&desk.snapshot)).filter(|snapshot| is_wished(snapshot))

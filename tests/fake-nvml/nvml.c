@@ -27,6 +27,7 @@
  *   N.error 15                 every call about the GPU returns that: 15 is "lost", 16 "needs a reset", 999 "unknown"
  *   N.xids 0                   the GPU has no events
  *   xid.1 0 79                 the first Xid event: GPU 0, Xid 79; then xid.2 and so on; each comes once
+ *   events 15                  what the wait for events returns at once
  *   hang 1                     every call about a GPU waits until the line is gone; "hang 2": the wait for events too
  *   hang.tell.1 PATH           a named pipe that is opened when a call about a GPU waits; hang.tell.2: one for events
  *
@@ -467,6 +468,9 @@ nvmlReturn_t nvmlEventSetWait_v2(void *set, nvmlEventData_t *event, unsigned mil
     (void)set;
     for (unsigned waited = 0;; waited++) {
         wait_while_hanging(2);
+        nvmlReturn_t error = number("events", SUCCESS);
+        if (error)
+            return error;
         if (next_event(event))
             return SUCCESS;
         if (waited >= milliseconds)

@@ -170,8 +170,10 @@ pub struct Reason {
     /// What it is.
     pub cause: Cause,
     /// When it was first seen, time of the events.
+    #[serde(rename = "since_s", serialize_with = "crate::gpu::as_seconds")]
     pub since: Duration,
     /// When it was last seen.
+    #[serde(rename = "last_s", serialize_with = "crate::gpu::as_seconds")]
     pub last: Duration,
     /// How often it was seen; for memory errors, how many.
     pub times: u64,

@@ -207,7 +207,10 @@ fn memory_errors_are_counted_from_the_drivers_start() {
     assert_eq!(bench.passes(), State::Healthy);
     assert_eq!(bench.after(1, counted(4, 0)), State::Healthy, "the same errors");
     assert_eq!(bench.after(1, counted(0, 0)), State::Healthy, "the driver was loaded again");
-    assert_eq!(bench.after(1, counted(1, 0)), State::Quarantined);
+    assert_eq!(bench.after(1, counted(2, 0)), State::Quarantined);
+    bench.after(20, counted(2, 0));
+    assert_eq!(bench.passes(), State::Healthy);
+    assert_eq!(bench.after(1, counted(1, 0)), State::Quarantined, "loaded again, and an error since");
 }
 
 #[test]
@@ -286,6 +289,7 @@ fn causes_are_told_as_sentences() {
     let reason = Reason { cause: Cause::FatalXid(79), since: secs(1), last: secs(2), times: 1, stands: false };
     let told = serde_json::to_value(reason).expect("to JSON");
     assert_eq!(told["cause"], "the driver reported the fatal error Xid 79");
+    assert_eq!((&told["since_s"], &told["last_s"]), (&1.0.into(), &2.0.into()));
 }
 
 fn event() -> impl Strategy<Value = Event> {
