@@ -1,7 +1,7 @@
 //! speckled: a compute endpoint for X-ray Photon Correlation Spectroscopy.
 //!
 //! The layers, each importing only from those below it: `cli`, `rpc` (edges), `controller`, `endpoint`, `worker`
-//! (roles), `engine`, `dataset`, `store`, `runtime` (ports), `correlate`, `simulate`, `task`, `ids` (pure).
+//! (roles), `engine`, `dataset`, `gpu`, `store`, `runtime` (ports), `correlate`, `simulate`, `task`, `ids` (pure).
 //! `tests/layering.rs` enforces it.
 
 pub mod cli;
@@ -11,6 +11,7 @@ pub mod correlate;
 pub mod dataset;
 pub mod endpoint;
 pub mod engine;
+pub mod gpu;
 pub mod ids;
 pub mod provider;
 pub mod rpc;

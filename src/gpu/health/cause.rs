@@ -1,0 +1,127 @@
+//! What can be wrong with a GPU: the causes, how grave each is, and how it is told to people.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+/// What a cause does to a healthy GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grade {
+    /// It takes no new task.
+    Suspect,
+    /// It takes no task.
+    Quarantine,
+}
+
+/// Something that speaks against a GPU. Its text is a sentence for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cause {
+    /// No self-test has passed since it was first seen.
+    Untested,
+    /// Memory errors that were not corrected.
+    UncorrectableEcc,
+    /// A row of memory waits for its replacement.
+    PendingRemap,
+    /// A row of memory could not be replaced.
+    FailedRemap,
+    /// A page of memory waits for its retirement.
+    PendingRetirement,
+    /// An Xid after which it cannot be trusted.
+    FatalXid(u64),
+    /// An Xid that may be its own.
+    Xid(u64),
+    /// It does not answer from the bus, or is not listed.
+    Lost,
+    /// The driver says that it needs a reset.
+    NeedsReset,
+    /// The driver refused a sample.
+    SampleFailed,
+    /// The driver refuses sample after sample.
+    SamplesKeepFailing,
+    /// The driver does not return from a call.
+    DriverSilent,
+    /// It computes wrongly, or not at all.
+    SelfTestFailed,
+    /// The hardware has slowed it down for long.
+    Slowdown,
+    /// It is as hot as the temperature at which it slows down.
+    Hot,
+    /// Many packets are sent again over PCIe.
+    PcieReplays,
+}
+
+impl Cause {
+    /// How grave it is.
+    pub fn grade(self) -> Grade {
+        match self {
+            Self::UncorrectableEcc
+            | Self::PendingRemap
+            | Self::FailedRemap
+            | Self::PendingRetirement
+            | Self::FatalXid(_)
+            | Self::Lost
+            | Self::NeedsReset
+            | Self::SamplesKeepFailing
+            | Self::SelfTestFailed => Grade::Quarantine,
+            Self::Untested
+            | Self::Xid(_)
+            | Self::SampleFailed
+            | Self::DriverSilent
+            | Self::Slowdown
+            | Self::Hot
+            | Self::PcieReplays => Grade::Suspect,
+        }
+    }
+
+    /// Whether it is there until it is seen to have gone; the others happen and are over.
+    pub fn stands(self) -> bool {
+        match self {
+            Self::PendingRemap
+            | Self::FailedRemap
+            | Self::PendingRetirement
+            | Self::Lost
+            | Self::NeedsReset
+            | Self::SampleFailed
+            | Self::SamplesKeepFailing
+            | Self::DriverSilent
+            | Self::Slowdown
+            | Self::Hot => true,
+            Self::Untested
+            | Self::UncorrectableEcc
+            | Self::FatalXid(_)
+            | Self::Xid(_)
+            | Self::SelfTestFailed
+            | Self::PcieReplays => false,
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Self::Untested => "no self-test has passed yet",
+            Self::UncorrectableEcc => "uncorrectable memory errors (ECC)",
+            Self::PendingRemap => "a row of its memory waits to be replaced: the GPU needs a reset",
+            Self::FailedRemap => "a row of its memory could not be replaced: the GPU is to be exchanged",
+            Self::PendingRetirement => "a page of its memory waits to be retired: the GPU needs a reset",
+            Self::FatalXid(xid) => return write!(formatter, "the driver reported the fatal error Xid {xid}"),
+            Self::Xid(xid) => return write!(formatter, "the driver reported Xid {xid}"),
+            Self::Lost => "the GPU has fallen off the bus or is not listed any more",
+            Self::NeedsReset => "the driver says that the GPU needs a reset",
+            Self::SampleFailed => "the driver could not read the GPU",
+            Self::SamplesKeepFailing => "the driver cannot read the GPU again and again",
+            Self::DriverSilent => "the driver does not answer",
+            Self::SelfTestFailed => "the self-test failed",
+            Self::Slowdown => "the hardware has slowed the GPU down for long (heat or power)",
+            Self::Hot => "the GPU is at the temperature at which it slows down",
+            Self::PcieReplays => "many packets had to be sent again over PCIe",
+        };
+        formatter.write_str(text)
+    }
+}
+
+impl Serialize for Cause {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

@@ -1,0 +1,401 @@
+//! Whether a GPU may be trusted with a task: a state machine over what is seen of it.
+//!
+//! ```text
+//!                       a cause to suspect
+//!        ┌────────────────────────────────────────────┐
+//!        │                                            ▼
+//!    HEALTHY ◀── self-test passed, after a ──────  SUSPECT ◀── start (not yet tested)
+//!     │    ▲      moment of quiet; or a             │
+//!     │    │      long quiet without one            │ failed self-test, or
+//!     │    │                                        │ a cause to quarantine
+//!     │    │  self-test passed, after               ▼
+//!     │    └─ the cause is gone and ────────── QUARANTINED ─┐ a failed self-test
+//!     │       the quiet period is over              ▲   ▲   │ doubles the quiet
+//!     └─────────────────────────────────────────────┘   └───┘ period
+//!                  a cause to quarantine
+//! ```
+//!
+//! Only a healthy GPU takes a task. A task that runs on a suspect one goes on; one on a quarantined GPU is the caller's
+//! to requeue. Causes are of two kinds: some happen (an Xid), some stand until they are seen to have gone (a GPU lost
+//! from the bus, a row that waits for its replacement). While one stands, no self-test is wanted and none helps.
+//!
+//! Pure: no IO and no clock; time comes in with each event. What it wants (a self-test) is a value for the caller.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::sample::{Sample, Throttle};
+
+mod cause;
+#[cfg(test)]
+mod tests;
+pub mod xid;
+
+pub use cause::{Cause, Grade};
+use xid::Meaning;
+
+/// How patient the machine is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// A suspect GPU is tested when nothing was wrong for so long: less, and a fault that comes and goes would have it
+    /// change its state all the time. A minute is some samples.
+    pub settle: Duration,
+    /// A suspect GPU that nobody tests is healthy when nothing was wrong for so long. Longer than a task takes.
+    pub suspect_quiet: Duration,
+    /// The quiet period of the first quarantine. An administrator's reset takes about as long.
+    pub quarantine_quiet: Duration,
+    /// The longest quiet period: each further quarantine doubles it up to here. A GPU that is always faulty is then
+    /// tried a few times a day.
+    pub longest_quiet: Duration,
+    /// Quarantines older than this do not count any more.
+    pub forget_after: Duration,
+    /// A slowdown by the hardware that lasts so long is no peak of load.
+    pub slowdown_lasts: Duration,
+    /// So many samples that failed in a row are a GPU that does not answer.
+    pub failed_samples: u32,
+    /// More packets sent again over PCIe in a minute than this are a bad link: 8 is the most that NVIDIA's driver team
+    /// recommends (DCGM_LIMIT_MAX_PCIREPLAY_RATE of NVIDIA's DCGM).
+    pub replays_a_minute: u64,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            settle: Duration::from_secs(60),
+            suspect_quiet: Duration::from_secs(1_800),
+            quarantine_quiet: Duration::from_secs(300),
+            longest_quiet: Duration::from_secs(4 * 3_600),
+            forget_after: Duration::from_secs(7 * 24 * 3_600),
+            slowdown_lasts: Duration::from_secs(60),
+            failed_samples: 5,
+            replays_a_minute: 8,
+        }
+    }
+}
+
+/// Whether a GPU is to be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It takes tasks.
+    Healthy,
+    /// It takes no new task.
+    Suspect,
+    /// It takes no task, and the one that it has is not to be trusted.
+    Quarantined,
+}
+
+/// Which trouble a self-test belongs to: a test that was begun before the last trouble proves nothing about it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Era(u64);
+
+/// What the machine wants its owner to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wanted {
+    /// A self-test; its outcome comes back with this era.
+    SelfTest(Era),
+    /// Nothing, or nothing yet.
+    Nothing,
+}
+
+/// How a self-test ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All results were right.
+    Passed,
+    /// A result was wrong, or it did not end.
+    Failed,
+}
+
+/// What was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A sample.
+    Sampled(Facts),
+    /// A sample that the driver refused.
+    SampleFailed,
+    /// The GPU has fallen off the bus, or is not listed any more.
+    Lost,
+    /// The driver says that the GPU needs a reset.
+    NeedsReset,
+    /// The driver does not return from a call.
+    DriverSilent,
+    /// An Xid of this number.
+    Xid(u64),
+    /// A self-test has ended.
+    SelfTest(Era, Outcome),
+    /// Time has passed.
+    Tick,
+}
+
+/// What of a sample decides about health.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Causes that stand.
+    pub standing: BTreeSet<Cause>,
+    /// Uncorrectable memory errors since the driver was loaded, if it counts them.
+    pub uncorrected: Option<u64>,
+    /// PCIe replays since the driver was loaded, if it counts them.
+    pub replays: Option<u64>,
+}
+
+impl From<&Sample> for Facts {
+    fn from(sample: &Sample) -> Self {
+        let slow = [Throttle::HardwareSlowdown, Throttle::HardwareThermal, Throttle::PowerBrake];
+        let seen = [
+            (Cause::PendingRemap, sample.remapped_rows.is_some_and(|rows| rows.pending)),
+            (Cause::FailedRemap, sample.remapped_rows.is_some_and(|rows| rows.failed)),
+            (Cause::PendingRetirement, sample.retired_pages.is_some_and(|pages| pages.pending)),
+            (Cause::Hot, sample.temperature_c.zip(sample.slowdown_c).is_some_and(|(is, limit)| is >= limit)),
+            (
+                Cause::Slowdown,
+                sample.throttle.as_ref().is_some_and(|reasons| slow.iter().any(|slow| reasons.contains(slow))),
+            ),
+        ];
+        Self {
+            standing: seen.into_iter().filter(|(_, is)| *is).map(|(cause, _)| cause).collect(),
+            uncorrected: sample.ecc_volatile.map(|errors| errors.uncorrected),
+            replays: sample.pcie_replays,
+        }
+    }
+}
+
+/// Why a GPU is not healthy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Reason {
+    /// What it is.
+    pub cause: Cause,
+    /// When it was first seen, time of the events.
+    #[serde(rename = "since_s", serialize_with = "crate::gpu::as_seconds")]
+    pub since: Duration,
+    /// When it was last seen.
+    #[serde(rename = "last_s", serialize_with = "crate::gpu::as_seconds")]
+    pub last: Duration,
+    /// How often it was seen; for memory errors, how many.
+    pub times: u64,
+    /// It is still there.
+    pub stands: bool,
+}
+
+/// A change of state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transition {
+    /// What it was.
+    pub from: State,
+    /// What it is.
+    pub to: State,
+    /// Why; empty if healthy.
+    pub reasons: Vec<Reason>,
+}
+
+/// The health of one physical GPU.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    policy: Policy,
+    now: Duration,
+    state: State,
+    reasons: BTreeMap<Cause, Reason>,
+    era: Era,
+    /// Quarantines that count, failed self-tests in them included.
+    strikes: u32,
+    released: Option<Duration>,
+    failed_samples: u32,
+    uncorrected: u64,
+    replays: Option<(Duration, u64)>,
+    slow_since: Option<Duration>,
+}
+
+impl Machine {
+    /// A GPU that nobody has tested yet: suspect, and a self-test is wanted at once.
+    pub fn new(policy: Policy, now: Duration) -> Self {
+        let untested = Reason { cause: Cause::Untested, since: now, last: now, times: 1, stands: false };
+        Self {
+            policy,
+            now,
+            state: State::Suspect,
+            reasons: BTreeMap::from([(Cause::Untested, untested)]),
+            era: Era(0),
+            strikes: 0,
+            released: None,
+            failed_samples: 0,
+            uncorrected: 0,
+            replays: None,
+            slow_since: None,
+        }
+    }
+
+    /// Takes in what was seen at a moment; returns the change of state, if there is one. Time never goes back: an
+    /// earlier moment is taken for the last one.
+    pub fn apply(&mut self, at: Duration, event: &Event) -> Option<Transition> {
+        self.now = self.now.max(at);
+        let from = self.state;
+        match event {
+            Event::Sampled(facts) => self.sampled(facts),
+            Event::SampleFailed => self.sample_failed(),
+            Event::Lost => self.saw(Cause::Lost, 1),
+            Event::NeedsReset => self.saw(Cause::NeedsReset, 1),
+            Event::DriverSilent => self.saw(Cause::DriverSilent, 1),
+            Event::Xid(xid) => match xid::meaning(*xid) {
+                Meaning::Application => {}
+                Meaning::Look => self.saw(Cause::Xid(*xid), 1),
+                Meaning::Fatal => self.saw(Cause::FatalXid(*xid), 1),
+            },
+            Event::SelfTest(_, Outcome::Failed) => self.saw(Cause::SelfTestFailed, 1),
+            Event::SelfTest(era, Outcome::Passed) => {
+                if self.wanted() == Wanted::SelfTest(*era) {
+                    self.release();
+                }
+            }
+            Event::Tick => {}
+        }
+        if self.state == State::Suspect && self.may_end_untested() {
+            self.release();
+        }
+        (from != self.state).then(|| Transition { from, to: self.state, reasons: self.reasons() })
+    }
+
+    /// Whether it is to be trusted.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Whether a task may begin on it.
+    pub fn may_take_task(&self) -> bool {
+        match self.state {
+            State::Healthy => true,
+            State::Suspect | State::Quarantined => false,
+        }
+    }
+
+    /// Why it is not healthy; empty only if it is.
+    pub fn reasons(&self) -> Vec<Reason> {
+        self.reasons.values().copied().collect()
+    }
+
+    /// What its owner is to do, as of the last event.
+    pub fn wanted(&self) -> Wanted {
+        let quiet = match self.state {
+            State::Healthy => return Wanted::Nothing,
+            State::Suspect => self.policy.settle,
+            State::Quarantined => self.quarantine_quiet(),
+        };
+        if self.is_quiet(quiet) { Wanted::SelfTest(self.era) } else { Wanted::Nothing }
+    }
+
+    fn sampled(&mut self, facts: &Facts) {
+        for cause in
+            [Cause::Lost, Cause::NeedsReset, Cause::DriverSilent, Cause::SampleFailed, Cause::SamplesKeepFailing]
+        {
+            self.gone(cause);
+        }
+        self.failed_samples = 0;
+        for cause in [Cause::PendingRemap, Cause::FailedRemap, Cause::PendingRetirement, Cause::Hot] {
+            if facts.standing.contains(&cause) { self.saw(cause, 1) } else { self.gone(cause) }
+        }
+        self.sampled_clocks(facts);
+        self.sampled_counters(facts);
+    }
+
+    /// A slowdown is one that lasts.
+    fn sampled_clocks(&mut self, facts: &Facts) {
+        if !facts.standing.contains(&Cause::Slowdown) {
+            self.slow_since = None;
+            return self.gone(Cause::Slowdown);
+        }
+        let since = *self.slow_since.get_or_insert(self.now);
+        if self.now - since >= self.policy.slowdown_lasts {
+            self.saw(Cause::Slowdown, 1);
+        }
+    }
+
+    fn sampled_counters(&mut self, facts: &Facts) {
+        if let Some(count) = facts.uncorrected {
+            // errors before the first sample count too; a smaller count began anew with the driver
+            let more = if count < self.uncorrected { count } else { count - self.uncorrected };
+            self.uncorrected = count;
+            if more > 0 {
+                self.saw(Cause::UncorrectableEcc, more);
+            }
+        }
+        let Some(count) = facts.replays else { return };
+        let (since, base) = *self.replays.get_or_insert((self.now, count));
+        let more = count.saturating_sub(base);
+        if more > self.policy.replays_a_minute {
+            self.saw(Cause::PcieReplays, more);
+        }
+        if count < base || more > self.policy.replays_a_minute || self.now - since >= Duration::from_secs(60) {
+            self.replays = Some((self.now, count));
+        }
+    }
+
+    fn sample_failed(&mut self) {
+        self.failed_samples = self.failed_samples.saturating_add(1);
+        self.saw(Cause::SampleFailed, 1);
+        if self.failed_samples >= self.policy.failed_samples {
+            self.saw(Cause::SamplesKeepFailing, 1);
+        }
+    }
+
+    /// A cause was seen.
+    fn saw(&mut self, cause: Cause, times: u64) {
+        let stands = cause.stands();
+        let new = Reason { cause, since: self.now, last: self.now, times: 0, stands: false };
+        let reason = self.reasons.entry(cause).or_insert(new);
+        let goes_on = reason.stands;
+        *reason = Reason { last: self.now, times: reason.times.saturating_add(times), stands, ..*reason };
+        if goes_on {
+            return;
+        }
+        self.era.0 += 1;
+        match (self.state, cause.grade()) {
+            (State::Healthy, Grade::Suspect) => self.state = State::Suspect,
+            (State::Suspect | State::Quarantined, Grade::Suspect) => {}
+            (State::Healthy | State::Suspect, Grade::Quarantine) => {
+                let long_ago = |released: Duration| self.now - released >= self.policy.forget_after;
+                if self.released.is_some_and(long_ago) {
+                    self.strikes = 0;
+                }
+                self.strikes = self.strikes.saturating_add(1);
+                self.state = State::Quarantined;
+            }
+            (State::Quarantined, Grade::Quarantine) => {
+                self.strikes = self.strikes.saturating_add(u32::from(cause == Cause::SelfTestFailed));
+            }
+        }
+    }
+
+    /// A cause that stood is not there any more. It stays a reason until the GPU is healthy.
+    fn gone(&mut self, cause: Cause) {
+        if let Some(reason) = self.reasons.get_mut(&cause).filter(|reason| reason.stands) {
+            *reason = Reason { stands: false, last: self.now, ..*reason };
+        }
+    }
+
+    /// Nothing stands, and nothing was seen for so long. A GPU that is merely untested need not wait.
+    fn is_quiet(&self, quiet: Duration) -> bool {
+        let mut troubles = self.reasons.values().filter(|reason| reason.cause != Cause::Untested);
+        troubles.all(|reason| !reason.stands && self.now - reason.last >= quiet)
+    }
+
+    /// Suspicion that nobody looked into ends by itself, but not that of a GPU that was never tested.
+    fn may_end_untested(&self) -> bool {
+        !self.reasons.contains_key(&Cause::Untested) && self.is_quiet(self.policy.suspect_quiet)
+    }
+
+    fn quarantine_quiet(&self) -> Duration {
+        let doublings = self.strikes.saturating_sub(1).min(u32::BITS - 1);
+        self.policy.quarantine_quiet.saturating_mul(1 << doublings).min(self.policy.longest_quiet)
+    }
+
+    fn release(&mut self) {
+        if self.state == State::Quarantined {
+            self.released = Some(self.now);
+        }
+        self.state = State::Healthy;
+        self.reasons.clear();
+    }
+}

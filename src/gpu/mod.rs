@@ -1,0 +1,51 @@
+//! The GPUs of a node: which there are, what they do, and whether they may be trusted with a task. It watches them
+//! through NVIDIA's management library (NVML).
+//!
+//! It computes nothing on a GPU: self-tests are asked for and run elsewhere. It knows no task and no worker. A node
+//! without a driver is a state and not an error.
+//!
+//! - `Watch` samples in threads of its own and publishes a `Snapshot`; readers never wait for the driver.
+//! - `health` decides, as a pure state machine, who is suspect and who is quarantined.
+//! - `visible` says which GPUs a process may use, `lock` keeps two processes from using the same.
+
+use std::error::Error;
+use std::time::Duration;
+
+use serde::Serializer;
+
+mod book;
+#[cfg(test)]
+mod fake;
+pub mod health;
+mod identity;
+pub mod lock;
+mod nvml;
+mod sample;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+pub mod visible;
+mod watch;
+
+pub use identity::{Capability, Extent, GpuUuid, Identity, UuidError};
+pub use sample::{
+    EccErrors, Memory, Process, RemappedRows, RetiredPages, Sample, Throttle, Unanswered, Utilization, energy_between,
+};
+pub use snapshot::{Absence, Change, Driver, Gpu, Health, Snapshot, Standing, Unreadable, View, Xids};
+pub use watch::{INTERVAL, LIBRARY, OVERDUE, Settings, Stopped, Watch, WatchError};
+
+/// For `serde`: a time since the watch began, in seconds.
+fn as_seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
+}
+
+/// An error and its causes in one line, for what is kept as text.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
