@@ -8,6 +8,7 @@
 #include "../dense.cu"
 #include "../events.cu"
 #include "../reduce.cu"
+#include "../selftest.cu"
 #include "../twotime.cu"
 
 namespace {
@@ -79,6 +80,8 @@ const Named KERNELS[] = {
     NAMED(map_rows),
     NAMED(diagonal_pieces),
     NAMED(diagonal_totals),
+    NAMED(self_test_write),
+    NAMED(self_test_check),
 };
 
 }  // namespace

@@ -2,22 +2,27 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use thiserror::Error;
+use tokio::sync::Notify;
 
 use super::exit::{Exit, Failure};
 use super::logging;
 use super::output::Form;
 use super::service::{single, until_signalled};
+use crate::config::endpoint::GpuUse;
 use crate::dataset::result::host_name;
 use crate::endpoint::home::{Home, HomeError};
+use crate::gpu::WatchError;
 use crate::ids::{BlockId, WorkerId};
 use crate::rpc::home::HomeDial;
 use crate::runtime::tasks::Tasks;
-use crate::task::session::Credit;
 use crate::worker::daemon::{self, Settings};
 use crate::worker::executor::{ExecutorError, Executors, Setup, Slot};
+use crate::worker::gpus::{Choice, Gpus};
 
 #[derive(Debug, Args)]
 pub(super) struct WorkerArgs {
@@ -42,6 +47,20 @@ pub(super) struct WorkerArgs {
     /// Bytes of memory of each
     #[arg(long)]
     memory: u64,
+    /// Whether slots are those of GPUs
+    #[arg(long, value_parser = gpu_use)]
+    gpus: GpuUse,
+    /// Attempts that compute at once on each GPU
+    #[arg(long)]
+    slots_per_gpu: u32,
+    /// Seconds for which a GPU must have been well before it is tested again
+    #[arg(long)]
+    gpu_quiet_s: u32,
+}
+
+fn gpu_use(word: &str) -> Result<GpuUse, String> {
+    let found = [GpuUse::Auto, GpuUse::None].into_iter().find(|choice| choice.word() == word);
+    found.ok_or_else(|| format!("{word} is neither auto nor none"))
 }
 
 /// Why a worker ended.
@@ -56,6 +75,12 @@ pub(super) enum WorkerFailure {
     /// This program's own file.
     #[error("the system does not tell where this program's file is")]
     Program(#[source] std::io::Error),
+    /// Its GPUs.
+    #[error("the GPUs of this computer cannot be watched")]
+    Gpus(#[source] WatchError),
+    /// Its GPUs.
+    #[error("looking for GPUs has failed")]
+    Look(#[source] tokio::task::JoinError),
     /// The work.
     #[error(transparent)]
     Worker(#[from] daemon::WorkerError),
@@ -67,21 +92,42 @@ pub(super) fn run(args: WorkerArgs) -> Result<Exit, Failure> {
     single(work(args))
 }
 
+/// What a seat may use, where the seats of GPUs share what the slots have.
+fn share(slot: Slot, slots: u32, seats: u32) -> Slot {
+    if seats <= slots.max(1) {
+        return slot;
+    }
+    let (slots, seats) = (slots.max(1), seats);
+    let threads = slot.threads.get() * slots as usize / seats as usize;
+    Slot {
+        threads: NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN),
+        memory: slot.memory / u64::from(seats) * u64::from(slots),
+        gpu: slot.gpu,
+    }
+}
+
 async fn work(args: WorkerArgs) -> Result<Exit, Failure> {
-    let WorkerArgs { directory, worker, block, slots, login_slots, threads, memory } = args;
+    let WorkerArgs { directory, worker, block, slots, login_slots, threads, memory, gpus, slots_per_gpu, gpu_quiet_s } =
+        args;
     let home = Home::new(directory);
     let setup = Setup::new(worker, home.logs(), home.scratch()).map_err(WorkerFailure::Program)?;
     let executors = Executors::start(setup).map_err(WorkerFailure::Executors)?;
     let dial = HomeDial { socket: home.socket().map_err(WorkerFailure::Home)? };
-    let room = Credit { slots, login: login_slots };
-    let settings = Settings { worker, block, host: host_name(), room, slot: Slot { threads, memory, gpu: None } };
+    let choice = Choice { gpus, slots, slots_per_gpu, quiet: Duration::from_secs(gpu_quiet_s.into()) };
+    let changed = Arc::new(Notify::new());
+    let tell = Arc::clone(&changed);
+    // it waits for the driver
+    let gpus = tokio::task::spawn_blocking(move || Gpus::start(choice, move || tell.notify_one()));
+    let gpus = gpus.await.map_err(WorkerFailure::Look)?.map_err(WorkerFailure::Gpus)?;
+    let slot = share(Slot { threads, memory, gpu: None }, slots, gpus.seats());
+    let settings = Settings { worker, block, host: host_name(), login_slots, slot };
     let tasks = Tasks::default();
     let asked = tasks.stopping();
     tasks.spawn("signals", {
         let asked = asked.clone();
         async move { until_signalled("worker", &asked).await }
     });
-    let ended = daemon::run(settings, executors, dial, asked).await;
+    let ended = daemon::run(settings, gpus, changed, executors, dial, asked).await;
     tasks.stop();
     tasks.join().await;
     ended.map_err(WorkerFailure::Worker)?;

@@ -25,6 +25,12 @@ const LARGEST: u64 = 1 << 20;
 /// Slots for tasks that compute nothing: directories that are made.
 const LOGIN_SLOTS: u32 = 4;
 
+/// The most slots of a GPU: more processes than one shares without being slower than one after the other.
+const MOST_PER_GPU: u32 = 16;
+
+/// An administrator's reset of a GPU takes about so many seconds.
+const GPU_QUIET_S: u32 = 300;
+
 /// The most slots of a computer: more processes than any has processors.
 const MOST_SLOTS: u32 = 4096;
 
@@ -77,6 +83,33 @@ struct RawWorkers {
     threads: Option<NonZeroUsize>,
     #[serde(default)]
     memory: Option<Bytes>,
+    #[serde(default)]
+    gpus: GpuUse,
+    #[serde(default)]
+    slots_per_gpu: Option<u32>,
+    #[serde(default)]
+    gpu_quiet_s: Option<u32>,
+}
+
+/// Whether a worker uses the GPUs of its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GpuUse {
+    /// Those that it may use, if there are any: its slots are theirs then.
+    #[default]
+    Auto,
+    /// No.
+    None,
+}
+
+impl GpuUse {
+    /// As configurations and command lines have it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::None => "none",
+        }
+    }
 }
 
 /// An endpoint's configuration.
@@ -140,6 +173,12 @@ pub struct LocalWorker {
     pub threads: NonZeroUsize,
     /// Bytes of memory of a slot.
     pub memory: u64,
+    /// Whether the slots are those of GPUs.
+    pub gpus: GpuUse,
+    /// Slots of each GPU.
+    pub slots_per_gpu: u32,
+    /// Seconds for which a GPU must have been well before it is tested again after a quarantine.
+    pub gpu_quiet_s: u32,
 }
 
 /// What the computer has.
@@ -269,7 +308,7 @@ impl Site {
 
 impl RawWorkers {
     fn checked(self, computer: Computer) -> Result<LocalWorker, (&'static str, String)> {
-        let Self { slots, login_slots, threads, memory } = self;
+        let Self { slots, login_slots, threads, memory, gpus, slots_per_gpu, gpu_quiet_s } = self;
         let within = |key, count: u32| {
             if count <= MOST_SLOTS {
                 Ok(count)
@@ -291,7 +330,13 @@ impl RawWorkers {
             let reason = format!("{} is too little for a slot; give at least {}", Bytes(memory), Bytes(LEAST_MEMORY));
             return Err(("workers.memory", reason));
         }
-        Ok(LocalWorker { slots, login_slots, threads: threads.unwrap_or(share), memory })
+        let slots_per_gpu = slots_per_gpu.unwrap_or(1);
+        if !(1..=MOST_PER_GPU).contains(&slots_per_gpu) {
+            return Err(("workers.slots_per_gpu", format!("{slots_per_gpu} is not between 1 and {MOST_PER_GPU}")));
+        }
+        let gpu_quiet_s = gpu_quiet_s.unwrap_or(GPU_QUIET_S).max(1);
+        let threads = threads.unwrap_or(share);
+        Ok(LocalWorker { slots, login_slots, threads, memory, gpus, slots_per_gpu, gpu_quiet_s })
     }
 }
 
@@ -312,7 +357,8 @@ mod tests {
     fn what_is_not_said_has_a_default() {
         let config = parse(LEAST).expect("a configuration");
         assert_eq!(config.controller.token_file, Path::new("/home/ada/.speckled/polaris/token"));
-        let LocalWorker { slots, login_slots, threads, memory } = config.local;
+        let LocalWorker { slots, login_slots, threads, memory, gpus, slots_per_gpu, gpu_quiet_s } = config.local;
+        assert_eq!((gpus, slots_per_gpu, gpu_quiet_s), (GpuUse::Auto, 1, GPU_QUIET_S));
         assert_eq!((slots, login_slots, threads.get()), (1, LOGIN_SLOTS, 8));
         assert_eq!(memory, (0.8 * (16_u64 << 30) as f64) as u64);
         assert_eq!(config.site, Site::default());
@@ -322,13 +368,21 @@ mod tests {
     fn all_that_can_be_said_is_read() {
         let text = format!(
             "{LEAST}group: 8-id\nroots: {{read: [/data], write: [/data/out]}}\nkeep_logs_days: 7\n\
-             workers: {{slots: 2, login_slots: 0, threads: 3, memory: 2 GiB}}\n\
+             workers: {{slots: 2, login_slots: 0, threads: 3, memory: 2 GiB, gpus: none, slots_per_gpu: 2, \
+             gpu_quiet_s: 9}}\n\
              commands:\n  plot:\n    program: /usr/bin/plot\n    arguments: ['--in={{file}}']\n    time_limit_s: 60\n\
              \x20   paths: {{file: read}}\n"
         );
         let config = parse(&text).expect("a configuration");
-        let local =
-            LocalWorker { slots: 2, login_slots: 0, threads: NonZeroUsize::new(3).expect("not zero"), memory: 2 << 30 };
+        let local = LocalWorker {
+            slots: 2,
+            login_slots: 0,
+            threads: NonZeroUsize::new(3).expect("not zero"),
+            memory: 2 << 30,
+            gpus: GpuUse::None,
+            slots_per_gpu: 2,
+            gpu_quiet_s: 9,
+        };
         assert_eq!((config.local, config.keep_logs.as_secs()), (local, 7 * 86_400));
         assert_eq!(config.site.templates().expect("commands").len(), 1);
     }
@@ -342,6 +396,8 @@ mod tests {
             (&format!("{LEAST}workers: {{slots: 5000}}"), "workers.slots: 5000 is too many"),
             (&format!("{LEAST}workers: {{slots: 0, login_slots: 0}}"), "without any slot"),
             (&format!("{LEAST}workers: {{memory: 1 MiB}}"), "workers.memory: 1.0 MiB is too little"),
+            (&format!("{LEAST}workers: {{slots_per_gpu: 0}}"), "workers.slots_per_gpu: 0 is not between"),
+            (&format!("{LEAST}workers: {{gpus: all}}"), "gpus"),
             (&format!("{LEAST}workers: {{memory: much}}"), "no amount of memory"),
             (&format!("{LEAST}roots: {{read: [data]}}"), "roots: data is not an absolute path"),
             (&format!("{LEAST}commands: {{plot: {{program: plot, time_limit_s: 1}}}}"), "commands.plot: program plot"),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::ids::{AttemptId, WorkerId};
+use crate::task::crew::{Facts, GpuFacts};
 use crate::task::session::Credit;
 use crate::task::spec::Place;
 
@@ -39,6 +40,10 @@ pub(super) struct Member {
     pub(super) since: Instant,
     /// What it can run at once.
     pub(super) room: Credit,
+    /// Its GPUs.
+    pub(super) gpus: Vec<GpuFacts>,
+    /// Why it cannot compute.
+    pub(super) trouble: Option<String>,
     /// The beat that waits for a lease.
     pub(super) unanswered: Option<u64>,
     has: HashMap<AttemptId, Place>,
@@ -114,7 +119,23 @@ impl Crew {
 impl Member {
     fn new(connection: Option<Connection>, room: Credit, now: Instant) -> Self {
         let pace = Pace { since: now, ended: 0, per_second: 0.0 };
-        Self { connection, since: now, room, unanswered: None, has: HashMap::new(), used: Credit::default(), pace }
+        Self {
+            connection,
+            since: now,
+            room,
+            gpus: Vec::new(),
+            trouble: None,
+            unanswered: None,
+            has: HashMap::new(),
+            used: Credit::default(),
+            pace,
+        }
+    }
+
+    /// It has said what it has now.
+    pub(super) fn note(&mut self, facts: Facts) {
+        let Facts { room, gpus, trouble } = facts;
+        (self.room, self.gpus, self.trouble) = (room, gpus, trouble);
     }
 
     /// It has been given an attempt, or says that it has it.

@@ -598,6 +598,8 @@ impl Daemon {
             since_s: member.map(|member| now.duration_since(member.since).as_secs()),
             slots: (room.slots, used.slots.min(room.slots)),
             login_slots: (room.login, used.login.min(room.login)),
+            gpus: member.map(|member| member.gpus.clone()).unwrap_or_default(),
+            trouble: member.and_then(|member| member.trouble.clone()),
         }
     }
 }

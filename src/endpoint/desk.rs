@@ -222,6 +222,11 @@ impl Desk {
                 }
                 self.answer_beats(now);
             }
+            FromWorker::Facts(facts) => {
+                if let Some(member) = self.crew.get_mut(worker) {
+                    member.note(facts);
+                }
+            }
             FromWorker::Leaving => {}
         }
     }

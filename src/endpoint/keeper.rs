@@ -152,7 +152,7 @@ async fn clear_away(worker: WorkerId) {
 }
 
 fn launch(home: &Home, local: LocalWorker, worker: WorkerId, block: BlockId) -> std::io::Result<Launch> {
-    let LocalWorker { slots, login_slots, threads, memory } = local;
+    let LocalWorker { slots, login_slots, threads, memory, gpus, slots_per_gpu, gpu_quiet_s } = local;
     let mut arguments: Vec<OsString> = vec!["worker".into(), "--directory".into(), home.directory().into()];
     for (name, value) in [
         ("--worker", worker.to_string()),
@@ -161,6 +161,9 @@ fn launch(home: &Home, local: LocalWorker, worker: WorkerId, block: BlockId) -> 
         ("--login-slots", login_slots.to_string()),
         ("--threads", threads.to_string()),
         ("--memory", memory.to_string()),
+        ("--gpus", gpus.word().to_owned()),
+        ("--slots-per-gpu", slots_per_gpu.to_string()),
+        ("--gpu-quiet-s", gpu_quiet_s.to_string()),
     ] {
         arguments.extend([name.into(), value.into()]);
     }

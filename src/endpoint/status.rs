@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::book::Book;
 use crate::ids::{BlockId, EndpointId, SessionId, WorkerId};
+use crate::task::crew::GpuFacts;
 use crate::task::names::EndpointName;
 
 /// An endpoint.
@@ -114,4 +115,10 @@ pub struct WorkerStatus {
     pub slots: (u32, u32),
     /// Attempts that do not: at most, and now.
     pub login_slots: (u32, u32),
+    /// Its GPUs.
+    #[serde(default)]
+    pub gpus: Vec<GpuFacts>,
+    /// Why it cannot compute.
+    #[serde(default)]
+    pub trouble: Option<String>,
 }

@@ -3,12 +3,16 @@
 //! ```text
 //!   worker ── Joining ─────────────▶ endpoint     who it is, what it still has
 //!          ◀─ Work, Stop, Recorded ─
+//!          ── Facts ────────────────▶             its seats and GPUs, when they change
 //!          ── Began, Progress, Over ▶             an attempt is the worker's until its report was recorded
 //!          ── Beat ─────────────────▶
 //!          ◀─ Lease ────────────────              so long may attempts run on
 //! ```
 
+use std::fmt;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::session::{Credit, Progress, Reported, Stop};
 use super::spec::TaskSpec;
@@ -54,8 +58,71 @@ pub enum FromWorker {
         /// Ascending; the answer names it.
         number: u64,
     },
+    /// What it has now.
+    Facts(Facts),
     /// It has ended its attempts, and ends.
     Leaving,
+}
+
+/// What a worker has, which changes while it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Facts {
+    /// So many attempts run at once; fewer while GPUs are not to be trusted.
+    pub room: Credit,
+    /// Its GPUs.
+    pub gpus: Vec<GpuFacts>,
+    /// Why it cannot compute, if that is so.
+    pub trouble: Option<String>,
+}
+
+/// A worker's GPU, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuFacts {
+    /// UUID, as `nvidia-smi -L` has it.
+    pub uuid: String,
+    /// The product.
+    pub name: String,
+    /// Where it sits.
+    pub pci: String,
+    /// Whether it is to be trusted.
+    pub state: GpuState,
+    /// Why not.
+    pub reasons: Vec<String>,
+    /// Part of the time in which a kernel ran.
+    pub utilization_percent: Option<u32>,
+    /// Bytes.
+    pub memory_used: Option<u64>,
+    /// Bytes.
+    pub memory_total: Option<u64>,
+    /// Degrees Celsius.
+    pub temperature_c: Option<u32>,
+    /// Milliwatts.
+    pub power_mw: Option<u32>,
+}
+
+/// Whether a GPU is to be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GpuState {
+    /// It takes tasks.
+    Healthy,
+    /// It takes no new task until it is tested.
+    Suspect,
+    /// It takes no task, and what it computed last is not believed.
+    Quarantined,
+    /// The driver does not tell.
+    Unknown,
+}
+
+impl fmt::Display for GpuState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Healthy => "healthy",
+            Self::Suspect => "suspect",
+            Self::Quarantined => "quarantined",
+            Self::Unknown => "unknown",
+        })
+    }
 }
 
 /// What an endpoint says.

@@ -33,8 +33,18 @@ pub struct Assignment {
     pub threads: NonZeroUsize,
     /// Bytes of memory that it may use.
     pub memory: u64,
-    /// The GPU of its slot.
-    pub gpu: Option<u32>,
+    /// The GPU of its slot: the only one that its process sees.
+    pub gpu: Option<SlotGpu>,
+}
+
+/// The GPU of a slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlotGpu {
+    /// UUID, as CUDA_VISIBLE_DEVICES takes it.
+    pub uuid: String,
+    /// The CPUs near it; none = any.
+    pub cpus: Vec<u32>,
 }
 
 /// Work that this program does itself.
@@ -45,6 +55,8 @@ pub enum Computation {
     Correlate(Box<CorrelateSpec>),
     /// Makes directories.
     BatchSetup(BatchSetupSpec),
+    /// Tests the GPU of its slot.
+    SelfTest,
     /// Does nothing.
     Nothing,
 }
@@ -141,7 +153,7 @@ mod tests {
             roots: RawRoots { read: vec!["/data".into()], write: Vec::new() },
             threads: NonZeroUsize::MIN,
             memory: 1 << 40,
-            gpu: Some(1),
+            gpu: Some(SlotGpu { uuid: "GPU-1".into(), cpus: vec![0, 2] }),
         };
         let mut line = serde_json::to_vec(&assignment).expect("json");
         line.extend(b"\nmore");

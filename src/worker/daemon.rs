@@ -9,19 +9,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::assignment::Work;
+use super::assignment::{Computation, Work};
 use super::executor::{Attempt, Executors, Finished, Slot, Watch};
+use super::gpus::{Gpus, Test, states};
 use super::link::{Dial, Line, LinkError};
 use super::paths::{self, work_of};
 use crate::config::endpoint::Site;
-use crate::ids::{AttemptId, BlockId, WorkerId};
+use crate::gpu::health;
+use crate::ids::{AttemptId, AttemptNumber, BlockId, TaskId, WorkerId};
 use crate::runtime::lease::Lease;
 use crate::runtime::tasks::spawn;
-use crate::task::crew::{FromWorker, Handout, Joining, ToWorker};
+use crate::task::crew::{Facts, FromWorker, Handout, Joining, ToWorker};
 use crate::task::failure::{Failure, Fault, Loss, chain};
 use crate::task::life::Outcome;
 use crate::task::names::TemplateName;
@@ -60,6 +62,9 @@ const GATHER: Duration = Duration::from_millis(5);
 /// Reports that are not recorded yet are waited for so long when the worker leaves.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
+/// The longest that a self-test may take: it is done in seconds, and a GPU that hangs never is.
+const TEST: Duration = Duration::from_secs(120);
+
 /// The longest that a command's paths may take to be looked at: a file system that hangs.
 const LOOK: Duration = Duration::from_secs(60);
 
@@ -72,9 +77,9 @@ pub struct Settings {
     pub block: BlockId,
     /// Where it runs.
     pub host: String,
-    /// So many attempts run at once.
-    pub room: Credit,
-    /// What each may use.
+    /// Attempts that do not compute, at once.
+    pub login_slots: u32,
+    /// What those that compute may use, without the GPU of their seats.
     pub slot: Slot,
 }
 
@@ -104,6 +109,8 @@ pub enum WorkerError {
 /// See [`WorkerError`].
 pub async fn run<D: Dial>(
     settings: Settings,
+    gpus: Gpus,
+    changed: Arc<Notify>,
     executors: Executors,
     dial: D,
     asked: CancellationToken,
@@ -112,6 +119,8 @@ pub async fn run<D: Dial>(
     let now = Instant::now();
     let worker = Worker {
         settings,
+        gpus,
+        facts: Facts::default(),
         executors,
         dial: Arc::new(dial),
         tell,
@@ -129,7 +138,7 @@ pub async fn run<D: Dial>(
         outbox: Outbox::default(),
         leaving: None,
     };
-    worker.serve(heard, asked).await
+    worker.serve(heard, changed, asked).await
 }
 
 /// What the loop hears.
@@ -139,10 +148,15 @@ enum Event {
     HungUp,
     Progress(Progress),
     Finished(AttemptId, Finished),
+    Tested(Test, Finished),
 }
 
 struct Worker<D> {
     settings: Settings,
+    /// The seats of attempts that compute.
+    gpus: Gpus,
+    /// What was said last of what it has.
+    facts: Facts,
     executors: Executors,
     dial: Arc<D>,
     // unbounded: what comes in is bounded by slots, by the connection's channel and by progress of four a second
@@ -198,8 +212,10 @@ impl<D: Dial> Worker<D> {
     async fn serve(
         mut self,
         mut heard: mpsc::UnboundedReceiver<Event>,
+        changed: Arc<Notify>,
         asked: CancellationToken,
     ) -> Result<(), WorkerError> {
+        self.facts = self.own_facts();
         self.connect(Duration::ZERO);
         let mut events = Vec::with_capacity(TOGETHER);
         loop {
@@ -208,12 +224,15 @@ impl<D: Dial> Worker<D> {
                 // nothing is lost with the others: events stay in the channel, a token and a moment stay what they are
                 _ = heard.recv_many(&mut events, TOGETHER) => {}
                 () = tokio::time::sleep_until(due) => {}
+                // a change that comes meanwhile is kept
+                () = changed.notified() => {}
                 () = asked.cancelled(), if self.leaving.is_none() => self.leave(),
             }
             for event in events.drain(..) {
                 self.hear(event)?;
             }
             self.look_at_the_clock()?;
+            self.look_at_the_gpus();
             self.start();
             self.send();
             if self.has_left() {
@@ -246,6 +265,14 @@ impl<D: Dial> Worker<D> {
                 }
             }
             Event::Finished(attempt, finished) => self.finished(attempt, finished),
+            Event::Tested(test, finished) => {
+                let outcome = match finished.outcome {
+                    Outcome::Succeeded => health::Outcome::Passed,
+                    Outcome::Failed(_) | Outcome::Cancelled | Outcome::Lost(_) => health::Outcome::Failed,
+                };
+                tracing::info!(gpu = test.gpu.uuid, ?outcome, "a self-test has ended");
+                self.gpus.tested(&test, outcome);
+            }
         }
         Ok(())
     }
@@ -253,7 +280,8 @@ impl<D: Dial> Worker<D> {
     fn connect(&self, pause: Duration) {
         let attempts = self.running.keys().chain(self.over.keys()).copied();
         let attempts = attempts.chain(self.waiting.all().map(|handout| handout.attempt)).collect();
-        let Settings { worker, block, host, room, slot: _ } = self.settings.clone();
+        let Settings { worker, block, host, login_slots: _, slot: _ } = self.settings.clone();
+        let room = self.facts.room;
         let joining = Joining { worker, block, host, pid: std::process::id(), room, attempts };
         let (dial, tell) = (Arc::clone(&self.dial), self.tell.clone());
         // ends with the try
@@ -282,6 +310,9 @@ impl<D: Dial> Worker<D> {
         self.beats.next = Instant::now();
         self.outbox.over = self.over.keys().copied().collect();
         self.outbox.began = self.running.keys().copied().collect();
+        if !self.facts.gpus.is_empty() || self.facts.trouble.is_some() {
+            self.say(FromWorker::Facts(self.facts.clone()));
+        }
         Ok(())
     }
 
@@ -359,6 +390,7 @@ impl<D: Dial> Worker<D> {
     fn finished(&mut self, attempt: AttemptId, finished: Finished) {
         let Some(Running { place, stop: _, lost }) = self.running.remove(&attempt) else { return };
         *self.used.at(place) -= 1;
+        self.gpus.rise(attempt);
         let Finished { outcome, result } = finished;
         let outcome = match (outcome, lost) {
             // stopped for another reason than its executor knows
@@ -398,6 +430,58 @@ impl<D: Dial> Worker<D> {
         }
     }
 
+    /// Has attempts leave GPUs that are not to be trusted, tests those that may be again, and tells what there is.
+    fn look_at_the_gpus(&mut self) {
+        for attempt in self.gpus.look() {
+            if let Some(running) = self.running.get_mut(&attempt) {
+                tracing::error!(%attempt, "its GPU is not to be trusted: the attempt is stopped");
+                running.lost.get_or_insert(Loss::GpuFault);
+                running.stop.cancel();
+            }
+        }
+        let facts = self.own_facts();
+        if facts.room.slots == 0 && self.facts.room.slots > 0 && !self.running_on_seats() {
+            // another may have what waits here
+            for handout in std::mem::take(&mut self.waiting.slots) {
+                self.report(handout.attempt, Outcome::Lost(Loss::GpuFault), TaskResult::default());
+            }
+        }
+        if self.leaving.is_none() {
+            self.gpus.tests().into_iter().for_each(|test| self.test(test));
+        }
+        let differs = facts.room != self.facts.room
+            || facts.trouble != self.facts.trouble
+            || states(&facts.gpus) != states(&self.facts.gpus);
+        if differs {
+            self.facts = facts;
+            self.say(FromWorker::Facts(self.facts.clone()));
+        }
+    }
+
+    fn own_facts(&self) -> Facts {
+        let room = Credit { slots: self.gpus.room(), login: self.settings.login_slots };
+        Facts { room, gpus: self.gpus.facts(), trouble: self.gpus.trouble().map(str::to_owned) }
+    }
+
+    fn running_on_seats(&self) -> bool {
+        self.running.values().any(|running| running.place == Place::Slot)
+    }
+
+    /// Tests a GPU in a process of its own, as an attempt of no task.
+    fn test(&self, test: Test) {
+        let id = AttemptId { task: TaskId::new(uuid::Uuid::now_v7()), number: AttemptNumber::FIRST };
+        let work = Work::Computation(Computation::SelfTest);
+        let attempt = Attempt { id, work, roots: self.site.roots.clone(), time_limit: Some(TEST) };
+        let slot = Slot { gpu: Some(test.gpu.clone()), ..self.settings.slot.clone() };
+        let (executors, tell) = (self.executors.clone(), self.tell.clone());
+        // ends with the test, within its time
+        spawn("gpu test", async move {
+            let watch = Watch { progress: watch::channel(None).0, stop: CancellationToken::new() };
+            let finished = executors.run(attempt, &slot, watch).await;
+            let _ended = tell.send(Event::Tested(test, finished));
+        });
+    }
+
     fn due(&self) -> Instant {
         let now = Instant::now();
         let beat = self.line.is_some().then_some(self.beats.next);
@@ -416,7 +500,7 @@ impl<D: Dial> Worker<D> {
             return;
         }
         for place in [Place::Slot, Place::Login] {
-            while self.used.get(place) < self.settings.room.get(place) {
+            while self.has_room(place) {
                 let Some(Handout { attempt, spec }) = self.waiting.of(place).pop_front() else { break };
                 match spec {
                     // nothing needs no process
@@ -429,13 +513,25 @@ impl<D: Dial> Worker<D> {
         }
     }
 
+    fn has_room(&self, place: Place) -> bool {
+        match place {
+            Place::Slot => self.gpus.has_free(),
+            Place::Login => self.used.login < self.settings.login_slots,
+        }
+    }
+
     fn launch(&mut self, attempt: AttemptId, spec: TaskSpec, place: Place) {
+        let gpu = match place {
+            Place::Slot => self.gpus.sit(attempt),
+            Place::Login => None,
+        };
         let stop = CancellationToken::new();
         self.running.insert(attempt, Running { place, stop: stop.clone(), lost: None });
         *self.used.at(place) += 1;
         self.outbox.began.push(attempt);
         let (site, templates) = (Arc::clone(&self.site), Arc::clone(&self.templates));
-        let (executors, slot, tell) = (self.executors.clone(), self.settings.slot, self.tell.clone());
+        let slot = Slot { gpu, ..self.settings.slot.clone() };
+        let (executors, tell) = (self.executors.clone(), self.tell.clone());
         // ends with the attempt's process
         spawn("attempt", async move {
             let finished = match prepared(spec, Arc::clone(&site), templates).await {

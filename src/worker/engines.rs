@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use crate::engine::Engine;
 use crate::engine::cpu::CpuEngine;
-use crate::engine::cuda::{CudaEngine, NoGpu};
+use crate::engine::cuda::{CudaEngine, NoGpu, SelfTestError};
 
 /// The engine for `-i`: -1 the CPU, -2 a GPU if there is one, else the GPU of that number. With it comes, where -2 takes
 /// the CPU, why.
@@ -23,4 +23,24 @@ pub fn choose(gpu: i64, threads: Option<NonZeroUsize>) -> Result<(Box<dyn Engine
         },
         (_, Err(_)) => cpu(None),
     }
+}
+
+/// Why the GPU of this process is not to be trusted.
+#[derive(Debug, thiserror::Error)]
+pub enum TestError {
+    /// It is not there.
+    #[error("there is no GPU to test")]
+    NoGpu(#[source] NoGpu),
+    /// It computes wrongly, or not at all.
+    #[error("the GPU has failed its self-test")]
+    Failed(#[source] SelfTestError),
+}
+
+/// Tests the first GPU that this process sees.
+///
+/// # Errors
+/// What is wrong.
+pub fn self_test() -> Result<(), TestError> {
+    let engine = CudaEngine::new(0, Some(NonZeroUsize::MIN)).map_err(TestError::NoGpu)?;
+    engine.self_test().map_err(TestError::Failed)
 }

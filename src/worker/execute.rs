@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::{fs, io};
 
-use super::assignment::{Assignment, Computation, Over};
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+use super::assignment::{Assignment, Computation, Over, SlotGpu};
 use super::engines;
 use super::fault;
 use super::job::{self, InputWatch};
@@ -20,12 +22,17 @@ const LISTED_PIXELS: usize = 1000;
 
 /// Does the work.
 pub fn execute(assignment: &Assignment, observer: &dyn Observer, watch: &dyn InputWatch) -> Over {
+    near(assignment.gpu.as_ref());
     if let Err(error) = allowed(&assignment.work, &assignment.roots) {
         return Over::failed(Failure::of(error.fault(), &error));
     }
     match &assignment.work {
         Computation::Correlate(spec) => correlate(assignment, spec, observer, watch),
         Computation::BatchSetup(spec) => made(&spec.directories),
+        Computation::SelfTest => match engines::self_test() {
+            Ok(()) => Over::succeeded(TaskResult::default()),
+            Err(error) => Over::failed(Failure::of(Fault::Program, &error)),
+        },
         Computation::Nothing => Over::succeeded(TaskResult::default()),
     }
 }
@@ -62,6 +69,16 @@ fn correlate(assignment: &Assignment, spec: &CorrelateSpec, observer: &dyn Obser
     }
     let document = Some(document(&spec, &done));
     Over::succeeded(TaskResult { files: vec![done.result], log: None, document })
+}
+
+/// Stays on the CPUs near the slot's GPU: threads that are started later do so, too.
+fn near(gpu: Option<&SlotGpu>) {
+    let Some(SlotGpu { uuid, cpus }) = gpu.filter(|gpu| !gpu.cpus.is_empty()) else { return };
+    let mut set = CpuSet::new();
+    cpus.iter().filter(|&&cpu| (cpu as usize) < CpuSet::MAX_CPU).for_each(|&cpu| set.set(cpu as usize));
+    if let Err(error) = sched_setaffinity(None, &set) {
+        tracing::warn!(gpu = uuid, %error, "the process cannot stay near its GPU");
+    }
 }
 
 /// The engine of the slot that the task asks for: the GPU that a slot has is the only one that its process sees, and

@@ -9,6 +9,7 @@ pub mod engines;
 pub mod execute;
 pub mod executor;
 pub mod fault;
+pub mod gpus;
 pub mod job;
 pub mod link;
 pub mod memory;

@@ -179,6 +179,8 @@ mod tests {
             since_s: None,
             slots: (2, busy),
             login_slots: (0, 0),
+            gpus: Vec::new(),
+            trouble: None,
         };
         EndpointStatus {
             endpoint: EndpointId::new(Uuid::from_u128(2)),

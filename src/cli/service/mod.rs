@@ -23,6 +23,7 @@ pub(super) mod bench;
 pub(super) mod controller;
 pub(super) mod endpoint;
 pub(super) mod explain;
+mod gpu;
 pub(super) mod status;
 pub(super) mod submit;
 pub(super) mod task;

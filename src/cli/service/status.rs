@@ -3,6 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::gpu::gpu_line;
 use super::{FormArg, OutputForm, RemoteArgs, ServiceError, single};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output;
@@ -74,11 +75,14 @@ fn lines((endpoint, counts): &Row, now: Moment) -> Vec<String> {
         return lines;
     };
     let said = format!("(endpoint, {heard} s ago)");
-    lines.extend(status.workers.iter().map(|worker| {
+    for worker in &status.workers {
         let connected = if worker.connected { "" } else { ", not connected" };
         let (all, busy) = worker.slots;
-        format!("  worker   on {}{connected}: {busy} of {all} slots busy {said}", printable(&worker.host, 255))
-    }));
+        let host = printable(&worker.host, 255);
+        lines.push(format!("  worker   on {host}{connected}: {busy} of {all} slots busy {said}"));
+        lines.extend(worker.gpus.iter().map(|gpu| format!("  gpu      {} {said}", gpu_line(gpu))));
+        lines.extend(worker.trouble.iter().map(|why| format!("  warning  {host}: {} {said}", printable(why, 500))));
+    }
     lines.extend(status.trouble.iter().map(|trouble| format!("  warning  {} {said}", printable(trouble, 500))));
     let journal = status.journal.error.iter();
     lines.extend(journal.map(|error| format!("  warning  journal: {} {said}", printable(error, 500))));

@@ -38,6 +38,8 @@ pub(super) enum Kernel {
     MapRows,
     DiagonalPieces,
     DiagonalTotals,
+    SelfTestWrite,
+    SelfTestCheck,
 }
 
 impl Kernel {
@@ -96,6 +98,8 @@ impl Kernel {
             Self::MapRows => "map_rows",
             Self::DiagonalPieces => "diagonal_pieces",
             Self::DiagonalTotals => "diagonal_totals",
+            Self::SelfTestWrite => "self_test_write",
+            Self::SelfTestCheck => "self_test_check",
         }
     }
 }
@@ -336,6 +340,8 @@ pub(super) fn all_kernels() -> Vec<Kernel> {
         MapRows,
         DiagonalPieces,
         DiagonalTotals,
+        SelfTestWrite,
+        SelfTestCheck,
     ];
     of_pixels.chain(precisions.map(DenseStage)).chain(others).collect()
 }

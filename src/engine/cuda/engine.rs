@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use super::dense::{self, Read, Way};
-use super::device::{Device, Precision};
+use super::device::{Device, DeviceError, Precision};
 use super::driver::{Driver, NoGpu};
 use super::{Call, CudaError, events};
 use crate::correlate::bins::Partition;
@@ -50,6 +50,13 @@ impl CudaEngine {
         Self { device: driver.describe(), driver: Mutex::new(driver), threads: threads.unwrap_or_else(available) }
     }
 
+    /// The driver, for the calling thread.
+    pub(super) fn entered(&self) -> Result<MutexGuard<'_, Driver>, DeviceError> {
+        let driver = self.driver.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        driver.enter()?;
+        Ok(driver)
+    }
+
     fn failed(&self, error: CudaError) -> EngineError {
         match error {
             CudaError::Engine(error) => error,
@@ -74,12 +81,10 @@ impl Engine for CudaEngine {
         observer: &dyn Observer,
         maps: &mut MapSink<'_>,
     ) -> Result<(Correlation, Partition), EngineError> {
-        let driver = self.driver.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let call = Call { request, workers: Workers { threads: self.threads, observer } };
-        driver
-            .enter()
+        self.entered()
             .map_err(CudaError::Device)
-            .and_then(|()| correlate(&*driver, source, call, maps))
+            .and_then(|driver| correlate(&*driver, source, call, maps))
             .map_err(|error| self.failed(error))
     }
 }

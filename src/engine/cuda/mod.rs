@@ -11,6 +11,7 @@ mod host;
 mod levels;
 mod ptx;
 mod reduce;
+mod self_test;
 #[cfg(test)]
 mod tests;
 mod twotime;
@@ -18,6 +19,7 @@ mod twotime;
 pub use device::{Cause, DeviceError};
 pub use driver::NoGpu;
 pub use engine::CudaEngine;
+pub use self_test::SelfTestError;
 
 use super::workers::Workers;
 use super::{EngineError, Request};

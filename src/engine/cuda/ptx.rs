@@ -9,6 +9,7 @@ pub(super) enum Module {
     Dense,
     Events,
     Reduce,
+    SelfTest,
     TwoTime,
 }
 
@@ -19,6 +20,7 @@ impl Module {
             Self::Dense => include_str!("../../../kernels/ptx/dense.ptx"),
             Self::Events => include_str!("../../../kernels/ptx/events.ptx"),
             Self::Reduce => include_str!("../../../kernels/ptx/reduce.ptx"),
+            Self::SelfTest => include_str!("../../../kernels/ptx/selftest.ptx"),
             Self::TwoTime => include_str!("../../../kernels/ptx/twotime.ptx"),
         }
     }
@@ -34,6 +36,7 @@ pub(super) fn module(kernel: Kernel) -> Module {
         | Kernel::DenseStage(_)
         | Kernel::DenseFinish => Module::Dense,
         Kernel::ScanBlocks | Kernel::ScanTotals | Kernel::ScanAdd | Kernel::ReducePieces => Module::Reduce,
+        Kernel::SelfTestWrite | Kernel::SelfTestCheck => Module::SelfTest,
         Kernel::Columns(_)
         | Kernel::EventsMost
         | Kernel::ColumnsEvents

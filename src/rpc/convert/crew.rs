@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::session::{attempts, progress, stops, wired, wired_progress};
 use super::{WireError, host_name, named, required};
 use crate::rpc::wire;
-use crate::task::crew::{FromWorker, Handout, Joining, ToWorker};
+use crate::task::crew::{Facts, FromWorker, Handout, Joining, ToWorker};
 use crate::task::session::{Credit, Reported};
 
 impl TryFrom<wire::Joining> for Joining {
@@ -54,6 +54,13 @@ impl TryFrom<wire::FromWorker> for FromWorker {
                 Self::Over(reports.map_err(|error| error.within("over"))?)
             }
             Wire::Beat(wire::Beat { number }) => Self::Beat { number },
+            Wire::Facts(wire::WorkerFacts { room, gpus, trouble }) => {
+                let wire::Credit { slots, login } = required("facts.room", room)?;
+                let gpus = serde_json::from_str(&gpus)
+                    .map_err(|_| WireError::new("facts.gpus", "is no JSON of a list of GPUs"))?;
+                let trouble = Some(trouble).filter(|trouble| !trouble.is_empty());
+                Self::Facts(Facts { room: Credit { slots, login }, gpus, trouble })
+            }
             Wire::Leaving(wire::Leaving {}) => Self::Leaving,
         })
     }
@@ -69,6 +76,13 @@ impl From<FromWorker> for wire::FromWorker {
                 Wire::Over(wire::Reports { reports: reports.into_iter().map(Into::into).collect() })
             }
             FromWorker::Beat { number } => Wire::Beat(wire::Beat { number }),
+            FromWorker::Facts(Facts { room: Credit { slots, login }, gpus, trouble }) => {
+                Wire::Facts(wire::WorkerFacts {
+                    room: Some(wire::Credit { slots, login }),
+                    gpus: serde_json::to_string(&gpus).expect("a list of plain fields is JSON"),
+                    trouble: trouble.unwrap_or_default(),
+                })
+            }
             FromWorker::Leaving => Wire::Leaving(wire::Leaving {}),
         };
         Self { message: Some(message) }

@@ -19,7 +19,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::assignment::{Assignment, Work};
+use super::assignment::{Assignment, SlotGpu, Work};
 use crate::config::roots::RawRoots;
 use crate::ids::{AttemptId, WorkerId};
 use crate::task::failure::{Failure, Fault, Loss, chain};
@@ -57,14 +57,14 @@ pub struct Setup {
 }
 
 /// What a process may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
     /// Threads.
     pub threads: NonZeroUsize,
     /// Bytes of memory.
     pub memory: u64,
-    /// The GPU, by its index.
-    pub gpu: Option<u32>,
+    /// The GPU; none = it sees none.
+    pub gpu: Option<SlotGpu>,
 }
 
 /// An attempt that is to run.
@@ -159,7 +159,7 @@ impl Executors {
         let id = attempt.id;
         let (process, form, time_limit) = match attempt.work {
             Work::Computation(work) => {
-                let Slot { threads, memory, gpu } = *slot;
+                let Slot { threads, memory, gpu } = slot.clone();
                 let assignment = Assignment { attempt: id, work, roots: attempt.roots, threads, memory, gpu };
                 let form = Form::protocol(id, watch.progress);
                 match Process::executor(&self.setup.program, &assignment, self.setup.worker, cwd) {

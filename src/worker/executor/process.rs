@@ -21,7 +21,7 @@ use super::spawn::{Start, Started, Starter};
 use crate::ids::WorkerId;
 use crate::provider::local::{Handle, MARK};
 use crate::task::template::Rendered;
-use crate::worker::assignment::Assignment;
+use crate::worker::assignment::{Assignment, SlotGpu};
 
 /// Variables of the worker that a process gets: where programs and libraries are, the user's language and time, and
 /// how HDF5, CUDA and this program behave. Nothing else, above all no credential, reaches it.
@@ -76,22 +76,22 @@ impl Process {
         Ok(Self {
             program: program.to_owned(),
             arguments: vec!["executor".into()],
-            environment: marked(worker),
+            environment: marked(worker, assignment.gpu.as_ref()),
             cwd,
-            memory: limit(assignment.memory, assignment.gpu),
+            memory: limit(assignment.memory, assignment.gpu.as_ref()),
             input: Some(input),
         })
     }
 
     /// A site's command. It is told what its slot has; it gets no input.
     pub(super) fn command(command: Rendered, slot: &Slot, worker: WorkerId, cwd: PathBuf) -> Self {
-        let mut environment = marked(worker);
+        let mut environment = marked(worker, slot.gpu.as_ref());
         let threads = slot.threads.to_string();
         let mut set = |name: &str, value: String| environment.insert(name.into(), value.into());
         set("OMP_NUM_THREADS", threads.clone());
         set("SPECKLED_THREADS", threads);
         set("SPECKLED_MEMORY", slot.memory.to_string());
-        set("SPECKLED_GPU", slot.gpu.map(|gpu| gpu.to_string()).unwrap_or_default());
+        set("SPECKLED_GPU", slot.gpu.as_ref().map(|gpu| gpu.uuid.clone()).unwrap_or_default());
         for (name, value) in command.environment {
             set(&name, value);
         }
@@ -100,7 +100,7 @@ impl Process {
             arguments: command.arguments.into_iter().map(OsString::from).collect(),
             environment,
             cwd,
-            memory: limit(slot.memory, slot.gpu),
+            memory: limit(slot.memory, slot.gpu.as_ref()),
             input: None,
         }
     }
@@ -271,15 +271,16 @@ fn stays(directory: &Path, removed: io::Result<()>) {
     }
 }
 
-fn limit(memory: u64, gpu: Option<u32>) -> u64 {
+fn limit(memory: u64, gpu: Option<&SlotGpu>) -> u64 {
     let slack = SLACK + gpu.map_or(0, |_| GPU_SLACK);
     memory.saturating_add(slack)
 }
 
-/// What every process has.
-fn marked(worker: WorkerId) -> BTreeMap<OsString, OsString> {
+/// What every process has. It sees the GPU of its slot, and no other.
+fn marked(worker: WorkerId, gpu: Option<&SlotGpu>) -> BTreeMap<OsString, OsString> {
     let mut environment = kept(std::env::vars_os());
     environment.insert(MARK.into(), worker.to_string().into());
+    environment.insert("CUDA_VISIBLE_DEVICES".into(), gpu.map_or("", |gpu| &gpu.uuid).into());
     environment
 }
 

@@ -111,6 +111,12 @@ fn text(args: &ConfigureArgs) -> String {
          \x20 # Threads and memory of each; without these, the processors and four fifths of the free memory are shared.\n\
          \x20 # threads: 4\n\
          \x20 # memory: 16 GiB\n\
+         \x20 # GPUs that are there (CUDA_VISIBLE_DEVICES restricts them) are used: each has a slot of its own, and `slots`\n\
+         \x20 # is for computers without. gpus: none leaves them alone.\n\
+         \x20 # gpus: auto\n\
+         \x20 # slots_per_gpu: 1\n\
+         \x20 # A GPU that was faulty must have been well for so many seconds before it is tested again.\n\
+         \x20 # gpu_quiet_s: 300\n\
          \n\
          # Logs of tasks are kept so many days:\n\
          # keep_logs_days: 30\n\

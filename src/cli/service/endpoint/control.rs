@@ -12,6 +12,7 @@ use super::start::{detach, target};
 use super::{HomeArgs, HomeFailure, computer};
 use crate::cli::exit::{Exit, Failure, chain};
 use crate::cli::output;
+use crate::cli::service::gpu::gpu_line;
 use crate::cli::service::{FormArg, OutputForm, ServiceError, file, single};
 use crate::config::endpoint::EndpointConfig;
 use crate::endpoint::book::{Book, Stage};
@@ -21,6 +22,7 @@ use crate::endpoint::journal;
 use crate::endpoint::status::{EndpointStatus, ServiceStatus, TaskCounts, WorkerStatus};
 use crate::rpc::client::Client;
 use crate::rpc::home::ControlLine;
+use crate::task::names::printable;
 
 /// How often an endpoint that is to end is looked for.
 const LOOK: Duration = Duration::from_millis(20);
@@ -266,7 +268,11 @@ fn described(status: &EndpointStatus) -> Vec<String> {
         }
     });
     lines.push(format!("process     {}", counted(*tasks)));
-    lines.extend(workers.iter().map(worker));
+    for status in workers {
+        lines.push(worker(status));
+        lines.extend(status.gpus.iter().map(|gpu| format!("gpu         {}", gpu_line(gpu))));
+        lines.extend(status.trouble.iter().map(|trouble| format!("warning: {}", printable(trouble, 500))));
+    }
     lines.extend(journal.error.iter().map(|error| format!("warning: {error}; {} entries wait", journal.unwritten)));
     lines.extend(trouble.iter().map(|trouble| format!("warning: {trouble}")));
     lines
@@ -277,7 +283,8 @@ fn counted(TaskCounts { waiting, placed, unreported }: TaskCounts) -> String {
 }
 
 fn worker(status: &WorkerStatus) -> String {
-    let WorkerStatus { worker, host, pid, connected, since_s, slots, login_slots, block: _ } = status;
+    let WorkerStatus { worker, host, pid, connected, since_s, slots, login_slots, block: _, gpus: _, trouble: _ } =
+        status;
     let state = if *connected { "connected" } else { "not connected" };
     let since = since_s.map(|since| format!(" for {since} s")).unwrap_or_default();
     let process = pid.map(|pid| format!(" process {pid}")).unwrap_or_default();

@@ -1,0 +1,334 @@
+//! The seats of a worker's computing attempts: one a CPU slot, or some for each GPU, which is theirs while they sit. Says
+//! which GPU may be used, when it is to be tested, and how GPUs are. Runs nothing itself.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::assignment::SlotGpu;
+use crate::config::endpoint::GpuUse;
+use crate::gpu::health::{Era, Outcome, State, Wanted};
+use crate::gpu::lock::{GpuLock, LockError};
+use crate::gpu::visible::{Order, near_cpus, visible};
+use crate::gpu::{
+    Absence, Driver, Gpu, GpuUuid, Identity, Sample, Settings, Snapshot, Standing, Watch, WatchError, energy_between,
+};
+use crate::ids::AttemptId;
+use crate::task::crew::{GpuFacts, GpuState};
+use crate::task::failure::chain;
+
+/// The driver is given so long to tell which GPUs there are: on a node with eight it takes some seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where GPUs and seats come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choice {
+    /// Whether GPUs are used.
+    pub gpus: GpuUse,
+    /// Seats without GPUs.
+    pub slots: u32,
+    /// Seats of each GPU.
+    pub slots_per_gpu: u32,
+    /// How long a GPU must have been well before it is tested again after a quarantine.
+    pub quiet: Duration,
+}
+
+/// The seats.
+pub struct Gpus {
+    watch: Option<Watch>,
+    own: Vec<Own>,
+    seats: Vec<Seat>,
+    /// Why there are no seats though GPUs may be there.
+    trouble: Option<String>,
+    locks: PathBuf,
+}
+
+/// A GPU, or MIG instance, that is ours.
+#[derive(Debug)]
+struct Own {
+    identity: Identity,
+    cpus: Vec<u32>,
+    /// None: another process has it, or the lock cannot be had.
+    lock: Option<GpuLock>,
+    /// Why not.
+    refused: Option<String>,
+    /// The test that runs.
+    testing: Option<Era>,
+}
+
+#[derive(Debug)]
+struct Seat {
+    /// Which of our GPUs.
+    gpu: Option<usize>,
+    sits: Option<Sitting>,
+}
+
+/// An attempt on its seat.
+#[derive(Debug)]
+struct Sitting {
+    attempt: AttemptId,
+    /// What its GPU had used when it sat down.
+    before: Option<Sample>,
+}
+
+/// A test that is to be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Test {
+    /// On which GPU.
+    pub gpu: SlotGpu,
+    uuid: GpuUuid,
+    era: Era,
+}
+
+impl Gpus {
+    /// Seats on the CPU alone.
+    pub fn cpus(slots: u32) -> Self {
+        let seats = (0..slots).map(|_| Seat { gpu: None, sits: None }).collect();
+        Self { watch: None, own: Vec::new(), seats, trouble: None, locks: PathBuf::new() }
+    }
+
+    /// Looks what the node has; blocks until its driver has answered, for some time. `changed` is called when something
+    /// has changed.
+    ///
+    /// # Errors
+    /// The threads that watch cannot be started.
+    pub fn start(choice: Choice, changed: impl Fn() + Send + Sync + 'static) -> Result<Self, WatchError> {
+        match choice.gpus {
+            GpuUse::None => return Ok(Self::cpus(choice.slots)),
+            GpuUse::Auto => {}
+        }
+        let watch = Watch::start(settings(choice.quiet), move |_| changed())?;
+        let told = watch.wait(PATIENCE, |snapshot| snapshot.driver != Driver::Starting);
+        let snapshot = told.unwrap_or_else(|| watch.view().snapshot);
+        Ok(Self::found(choice, &snapshot, watch))
+    }
+
+    fn found(choice: Choice, snapshot: &Snapshot, watch: Watch) -> Self {
+        let trouble = match &snapshot.driver {
+            // a node without GPUs
+            Driver::Absent { absence: Absence::NoLibrary | Absence::NotLoaded, .. } => return Self::cpus(choice.slots),
+            Driver::Absent { absence, why } => Some(format!("{absence}: {why}")),
+            Driver::Starting => Some(format!("the NVIDIA driver has not answered in {} s", PATIENCE.as_secs())),
+            Driver::Running { .. } => None,
+        };
+        let all: Vec<Identity> = snapshot.gpus.iter().map(|gpu| gpu.identity.clone()).collect();
+        let setting = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+        let order = match std::env::var("CUDA_DEVICE_ORDER").as_deref() {
+            Ok("PCI_BUS_ID") => Order::PciBus,
+            Ok(_) | Err(_) => Order::FastestFirst,
+        };
+        let found = visible(setting.as_deref(), order, &all);
+        let unreadable = snapshot.unreadable.first().map(|gpu| format!("GPU {}: {}", gpu.index, gpu.why));
+        let trouble = trouble.or(found.mistake.map(|mistake| mistake.to_string())).or(unreadable);
+        if found.gpus.is_empty() && trouble.is_none() {
+            return Self::cpus(choice.slots);
+        }
+        let allowed = allowed_cpus();
+        let own: Vec<Own> = found
+            .gpus
+            .into_iter()
+            .map(|identity| {
+                let cpus = near_cpus(&identity, &allowed);
+                Own { identity, cpus, lock: None, refused: None, testing: None }
+            })
+            .collect();
+        let each = choice.slots_per_gpu as usize;
+        let seats = (0..own.len() * each).map(|seat| Seat { gpu: Some(seat / each), sits: None }).collect();
+        let mut gpus = Self { watch: Some(watch), own, seats, trouble, locks: lock_directory() };
+        gpus.lock();
+        gpus
+    }
+
+    /// How many attempts may sit at once now.
+    pub fn room(&self) -> u32 {
+        self.seats.iter().filter(|seat| self.may_be_used(seat)).count() as u32
+    }
+
+    /// All seats, usable or not.
+    pub fn seats(&self) -> u32 {
+        self.seats.len() as u32
+    }
+
+    /// Whether an attempt may sit down.
+    pub fn has_free(&self) -> bool {
+        self.free().is_some()
+    }
+
+    /// Seats an attempt; tells the GPU of its seat.
+    pub fn sit(&mut self, attempt: AttemptId) -> Option<SlotGpu> {
+        let seat = self.free()?;
+        let gpu = self.seats[seat].gpu;
+        let before = gpu.and_then(|gpu| self.sample(&self.own[gpu].identity.uuid));
+        self.seats[seat].sits = Some(Sitting { attempt, before });
+        gpu.map(|gpu| self.own[gpu].slot())
+    }
+
+    /// An attempt has ended.
+    pub fn rise(&mut self, attempt: AttemptId) {
+        let Some(seat) = self.seats.iter_mut().find(|seat| seat.is_of(attempt)) else { return };
+        let (gpu, sitting) = (seat.gpu, seat.sits.take());
+        let after = gpu.and_then(|gpu| self.sample(&self.own[gpu].identity.uuid));
+        if let (Some(Sitting { before: Some(before), .. }), Some(after)) = (sitting, after)
+            && let Some(energy) = energy_between(&before, &after)
+        {
+            tracing::info!(%attempt, energy_mj = energy, "an attempt has used its GPU");
+        }
+    }
+
+    /// Looks at the GPUs anew; returns the attempts that sit on one that is not to be trusted.
+    pub fn look(&mut self) -> Vec<AttemptId> {
+        self.lock();
+        let distrusted = |gpu: usize| match self.standing(&self.own[gpu]) {
+            Standing::Known(State::Quarantined) | Standing::Unlisted => true,
+            Standing::Known(State::Healthy | State::Suspect) | Standing::Divided | Standing::Stale => false,
+        };
+        let seats = self.seats.iter().filter(|seat| seat.gpu.is_some_and(distrusted));
+        seats.filter_map(|seat| seat.sits.as_ref()).map(|sitting| sitting.attempt).collect()
+    }
+
+    /// The tests that are wanted, on GPUs on which nothing runs; each is to be run, and told of.
+    pub fn tests(&mut self) -> Vec<Test> {
+        let Some(view) = self.watch.as_ref().map(Watch::view) else { return Vec::new() };
+        let mut wanted = Vec::new();
+        for index in 0..self.own.len() {
+            let busy = self.seats.iter().any(|seat| seat.gpu == Some(index) && seat.sits.is_some());
+            let own = &mut self.own[index];
+            let gpu = view.snapshot.gpu(&own.identity.uuid);
+            let (Some(Gpu { health, .. }), None, Some(_), false) = (gpu, own.testing, &own.lock, busy) else {
+                continue;
+            };
+            match health.wanted {
+                Wanted::SelfTest(era) => {
+                    own.testing = Some(era);
+                    wanted.push(Test { gpu: own.slot(), uuid: own.identity.uuid.clone(), era });
+                }
+                Wanted::Nothing => {}
+            }
+        }
+        wanted
+    }
+
+    /// How a test ended.
+    pub fn tested(&mut self, test: &Test, outcome: Outcome) {
+        if let Some(own) = self.own.iter_mut().find(|own| own.identity.uuid == test.uuid) {
+            own.testing = None;
+        }
+        if let Some(watch) = &self.watch {
+            watch.self_tested(&test.uuid, test.era, outcome);
+        }
+    }
+
+    /// Why there are no seats though there may be GPUs.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// How the GPUs are, for people.
+    pub fn facts(&self) -> Vec<GpuFacts> {
+        let Some(view) = self.watch.as_ref().map(Watch::view) else { return Vec::new() };
+        let facts = |own: &Own| {
+            let seen = view.snapshot.gpu(&own.identity.uuid);
+            let sample = seen.map(|gpu| gpu.sample.clone()).unwrap_or_default();
+            let reasons = seen.into_iter().flat_map(|gpu| &gpu.health.reasons).map(|reason| reason.cause.to_string());
+            GpuFacts {
+                uuid: own.identity.uuid.to_string(),
+                name: own.identity.name.clone(),
+                pci: own.identity.pci_bus_id.clone(),
+                state: match view.standing(&own.identity.uuid) {
+                    Standing::Known(State::Healthy) => GpuState::Healthy,
+                    Standing::Known(State::Suspect) => GpuState::Suspect,
+                    Standing::Known(State::Quarantined) => GpuState::Quarantined,
+                    Standing::Divided | Standing::Stale | Standing::Unlisted => GpuState::Unknown,
+                },
+                reasons: reasons.chain(own.refused.clone()).collect(),
+                utilization_percent: sample.utilization.map(|used| used.gpu_percent),
+                memory_used: sample.memory.map(|memory| memory.used_bytes),
+                memory_total: sample.memory.map(|memory| memory.total_bytes),
+                temperature_c: sample.temperature_c,
+                power_mw: sample.power_mw,
+            }
+        };
+        self.own.iter().map(facts).collect()
+    }
+
+    fn free(&self) -> Option<usize> {
+        self.seats.iter().position(|seat| seat.sits.is_none() && self.may_be_used(seat))
+    }
+
+    fn may_be_used(&self, seat: &Seat) -> bool {
+        let Some(own) = seat.gpu.map(|gpu| &self.own[gpu]) else { return true };
+        let may = self.watch.as_ref().is_some_and(|watch| watch.may_take_task(&own.identity.uuid));
+        may && own.lock.is_some() && own.testing.is_none()
+    }
+
+    fn standing(&self, own: &Own) -> Standing {
+        self.watch.as_ref().map_or(Standing::Unlisted, |watch| watch.view().standing(&own.identity.uuid))
+    }
+
+    fn sample(&self, uuid: &GpuUuid) -> Option<Sample> {
+        let view = self.watch.as_ref()?.view();
+        Some(view.snapshot.gpu(uuid)?.sample.clone())
+    }
+
+    /// Takes the locks of GPUs that others had.
+    fn lock(&mut self) {
+        for own in self.own.iter_mut().filter(|own| own.lock.is_none()) {
+            match GpuLock::try_take(&self.locks, &own.identity.uuid) {
+                Ok(lock) => (own.lock, own.refused) = (Some(lock), None),
+                Err(error) => {
+                    let words = chain(&error);
+                    if own.refused.as_ref() != Some(&words) {
+                        tracing::warn!(gpu = %own.identity.uuid, error = words, "the GPU is not used");
+                    }
+                    own.refused = Some(words);
+                }
+            }
+        }
+    }
+}
+
+impl Own {
+    fn slot(&self) -> SlotGpu {
+        SlotGpu { uuid: self.identity.uuid.to_string(), cpus: self.cpus.clone() }
+    }
+}
+
+impl Seat {
+    fn is_of(&self, attempt: AttemptId) -> bool {
+        self.sits.as_ref().is_some_and(|sitting| sitting.attempt == attempt)
+    }
+}
+
+/// Where the locks of this user's GPUs are: in memory, so that none is there after a restart of the computer.
+pub fn lock_directory() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    let folder = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    folder.join(format!("speckled-{}", rustix::process::getuid().as_raw()))
+}
+
+/// Takes a GPU for this process.
+///
+/// # Errors
+/// Another process has it, or the lock cannot be had.
+pub fn lock_gpu(uuid: &GpuUuid) -> Result<GpuLock, LockError> {
+    GpuLock::try_take(&lock_directory(), uuid)
+}
+
+/// The usual settings, as patient as `quiet` says.
+fn settings(quiet: Duration) -> Settings {
+    let usual = Settings::default();
+    let policy =
+        crate::gpu::health::Policy { quarantine_quiet: quiet, settle: usual.policy.settle.min(quiet), ..usual.policy };
+    Settings { policy, interval: usual.interval.min(quiet), ..usual }
+}
+
+/// The CPUs that this process may use.
+fn allowed_cpus() -> Vec<u32> {
+    let Ok(set) = rustix::thread::sched_getaffinity(None) else { return Vec::new() };
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).map(|cpu| cpu as u32).collect()
+}
+
+/// The states of GPUs, to see whether something has changed.
+pub fn states(facts: &[GpuFacts]) -> BTreeMap<&str, (GpuState, &[String])> {
+    facts.iter().map(|gpu| (gpu.uuid.as_str(), (gpu.state, gpu.reasons.as_slice()))).collect()
+}
