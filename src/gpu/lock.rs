@@ -305,6 +305,9 @@ mod tests {
                 removals.set(removals.get() + 1);
                 std::fs::remove_file(place.path()).expect("is there");
             }
+            if removals.get() == 2 {
+                std::fs::write(place.path(), "").expect("another makes it anew");
+            }
             file.try_lock().map_err(|_error| place.held())
         });
         let lock = lock.expect("the fourth stays");
