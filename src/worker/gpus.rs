@@ -2,7 +2,7 @@
 //! which GPU may be used, when it is to be tested, and how GPUs are. Runs nothing itself.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::assignment::SlotGpu;
@@ -299,11 +299,10 @@ impl Seat {
     }
 }
 
-/// Where the locks of this user's GPUs are: in memory, so that none is there after a restart of the computer.
-pub fn lock_directory() -> PathBuf {
-    let memory = Path::new("/dev/shm");
-    let folder = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-    folder.join(format!("speckled-{}", rustix::process::getuid().as_raw()))
+/// Where the locks of this user's GPUs are: the same for all of the user's processes, whatever their environment, and not
+/// in memory that goes when the user logs out.
+fn lock_directory() -> PathBuf {
+    PathBuf::from(format!("/tmp/speckled-{}", rustix::process::getuid().as_raw()))
 }
 
 /// Takes a GPU for this process.

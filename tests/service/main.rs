@@ -1,6 +1,9 @@
 //! The service with its real processes: what it accepted outlives `kill -9`, and people see what happened.
 
+#[path = "../fakes/mod.rs"]
+mod fakes;
 mod faults;
+mod gpus;
 mod proxy;
 mod site;
 mod world;

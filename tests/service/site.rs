@@ -49,7 +49,7 @@ async fn what_a_task_may_not_do_is_refused_with_the_reason() {
         (with("data/../controller/controller.db"), "lies outside"),
         (with("data/way/passwd"), "lies outside"),
         (TaskSpec::BatchSetup(BatchSetupSpec { directories: vec![site.at("data/new")] }), "directory: "),
-        (unknown, "there is no command \"rm\" at this endpoint; known are: held, leaving, step"),
+        (unknown, "there is no command \"rm\" at this endpoint; known are: held, leaving, seated, step"),
     ];
     let tasks = site.submit(cases.iter().map(|(spec, _)| spec.clone()).collect()).await;
     let over = site.until_over(&tasks).await;

@@ -159,6 +159,7 @@ impl Site {
             r#"echo begin $$ >> "$1/$2"; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo end $$ >> "$1/$2""#;
         let held = r#"echo begin $$ >> "$1/$2"; read line < "$1/$2.go"; echo end $$ >> "$1/$2""#;
         let leaving = r#"sleep 600 & setsid sleep 600 & echo begin $$ >> "$1/$2"; read line < "$1/$2.go"; echo end $$ >> "$1/$2""#;
+        let seated = r#"echo "$SPECKLED_GPU $CUDA_VISIBLE_DEVICES" >> "$1/$2"; read line < "$1/$2.go""#;
         let command = |script: &str| {
             serde_json::json!({
                 "program": "/bin/sh",
@@ -171,7 +172,7 @@ impl Site {
             "controller": { "url": url, "token_file": token },
             "roots": { "read": [data], "write": [out] },
             "workers": { "slots": slots, "threads": 1, "memory": "512 MiB" },
-            "commands": { "step": command(step), "held": command(held), "leaving": command(leaving) },
+            "commands": { "step": command(step), "held": command(held), "leaving": command(leaving), "seated": command(seated) },
         });
         fs::write(home.join("config.yaml"), config.to_string()).expect("written");
     }
@@ -260,6 +261,12 @@ impl Site {
     pub(crate) fn leaving(&self, mark: &str) -> TaskSpec {
         self.held(mark);
         Self::command("leaving", mark)
+    }
+
+    /// A command that leaves the GPU of its slot as a mark, and ends once it is let go.
+    pub(crate) fn seated(&self, mark: &str) -> TaskSpec {
+        self.held(mark);
+        Self::command("seated", mark)
     }
 
     fn command(template: &str, mark: &str) -> TaskSpec {
