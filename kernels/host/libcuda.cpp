@@ -200,6 +200,11 @@ CALL cuEventRecord(Event *event, Stream *stream) {
     return sticky;
 }
 
+CALL cuEventElapsedTime(float *milliseconds, Event *, Event *) {
+    *milliseconds = 0.5f;
+    return SUCCESS;
+}
+
 CALL cuEventSynchronize(Event *event) {
     GUARD;
     reach(reinterpret_cast<std::shared_ptr<Event> *>(event)->get());

@@ -121,6 +121,7 @@ pub async fn run<D: Dial>(
         settings,
         gpus,
         facts: Facts::default(),
+        told: now,
         executors,
         dial: Arc::new(dial),
         tell,
@@ -155,8 +156,9 @@ struct Worker<D> {
     settings: Settings,
     /// The seats of attempts that compute.
     gpus: Gpus,
-    /// What was said last of what it has.
+    /// What was said last of what it has, and when.
     facts: Facts,
+    told: Instant,
     executors: Executors,
     dial: Arc<D>,
     // unbounded: what comes in is bounded by slots, by the connection's channel and by progress of four a second
@@ -451,9 +453,11 @@ impl<D: Dial> Worker<D> {
         }
         let differs = facts.room != self.facts.room
             || facts.trouble != self.facts.trouble
-            || states(&facts.gpus) != states(&self.facts.gpus);
+            || states(&facts.gpus) != states(&self.facts.gpus)
+            // what is measured changes all the time
+            || (!facts.gpus.is_empty() && self.told.elapsed() >= LONGEST_BEAT);
         if differs {
-            self.facts = facts;
+            (self.facts, self.told) = (facts, Instant::now());
             self.say(FromWorker::Facts(self.facts.clone()));
         }
     }

@@ -98,7 +98,7 @@ impl Gpus {
             GpuUse::Auto => {}
         }
         let watch = Watch::start(settings(choice.quiet), move |_| changed())?;
-        let told = watch.wait(PATIENCE, |snapshot| snapshot.driver != Driver::Starting);
+        let told = watch.wait(PATIENCE, |snapshot| snapshot.round > 0);
         let snapshot = told.unwrap_or_else(|| watch.view().snapshot);
         Ok(Self::found(choice, &snapshot, watch))
     }

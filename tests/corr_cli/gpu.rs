@@ -4,7 +4,7 @@
 use speckled::correlate::bins::Shape;
 
 use crate::common::{Measurement, Run, assert_near, command, counts, finish, labels, numbers};
-use crate::fakes;
+use crate::cuda;
 
 /// Small, since each thread of a GPU is played by itself.
 const SHAPE: Shape = Shape { rows: 20, cols: 31 };
@@ -16,7 +16,7 @@ fn measurement() -> Measurement {
 /// Runs `corr` where the driver is the stand-in, with its settings.
 fn corr(measurement: &Measurement, options: &[&str], settings: &[(&str, &str)]) -> Run {
     let mut command = command(measurement.args(options));
-    command.env("LD_LIBRARY_PATH", fakes::cuda()).envs(settings.iter().copied());
+    command.env("LD_LIBRARY_PATH", cuda::cuda()).envs(settings.iter().copied());
     finish(command)
 }
 

@@ -3,10 +3,10 @@
 mod bad_input;
 mod behaviour;
 mod common;
+#[path = "../fakes/cuda.rs"]
+mod cuda;
 mod defects;
 mod disk;
-#[path = "../fakes/mod.rs"]
-mod fakes;
 mod golden;
 mod gpu;
 mod layouts;

@@ -1,6 +1,8 @@
 //! The service with its real processes: what it accepted outlives `kill -9`, and people see what happened.
 
-#[path = "../fakes/mod.rs"]
+#[path = "../fakes/cuda.rs"]
+mod cuda;
+#[path = "../fakes/gpus.rs"]
 mod fakes;
 mod faults;
 mod gpus;

@@ -159,7 +159,7 @@ impl Site {
             r#"echo begin $$ >> "$1/$2"; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo end $$ >> "$1/$2""#;
         let held = r#"echo begin $$ >> "$1/$2"; read line < "$1/$2.go"; echo end $$ >> "$1/$2""#;
         let leaving = r#"sleep 600 & setsid sleep 600 & echo begin $$ >> "$1/$2"; read line < "$1/$2.go"; echo end $$ >> "$1/$2""#;
-        let seated = r#"echo "$SPECKLED_GPU $CUDA_VISIBLE_DEVICES" >> "$1/$2"; read line < "$1/$2.go""#;
+        let seated = r#"echo "$SPECKLED_GPU $CUDA_VISIBLE_DEVICES" >> "$1/$2"; read line < "$1/$2.go"; true"#;
         let command = |script: &str| {
             serde_json::json!({
                 "program": "/bin/sh",

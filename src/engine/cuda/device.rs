@@ -143,6 +143,20 @@ pub(super) enum Arg<'a, M> {
     U32x4([u32; 4]),
 }
 
+#[cfg(test)]
+impl<'a, M> Arg<'a, M> {
+    /// The same of another memory.
+    pub(super) fn of<N>(&self, other: impl Fn(&'a M) -> &'a N) -> Arg<'a, N> {
+        match self {
+            Self::Memory(memory) => Arg::Memory(other(memory)),
+            Self::From(memory, at) => Arg::From(other(memory), *at),
+            Self::U32(number) => Arg::U32(*number),
+            Self::U64(number) => Arg::U64(*number),
+            Self::U32x4(numbers) => Arg::U32x4(*numbers),
+        }
+    }
+}
+
 impl<M> Arg<'_, M> {
     /// Its bytes, as a kernel takes it; `address` is where some memory begins.
     pub(super) fn bits(&self, address: impl Fn(&M) -> u64) -> [u64; 2] {

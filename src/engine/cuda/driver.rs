@@ -4,7 +4,7 @@
 //! copy overlaps with the kernels that need none of it. All calls are made by the thread that has entered the context.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CString, c_void};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -57,6 +57,8 @@ pub(super) struct Driver {
     functions: RefCell<HashMap<&'static str, sys::CUfunction>>,
     /// The kernel that was started last: errors of kernels come with later calls.
     last: Cell<Option<Kernel>>,
+    /// Points in the stream before and behind each kernel, where times are wanted.
+    times: RefCell<Option<Vec<(Kernel, Event, Event)>>>,
 }
 
 // SAFETY: the handles may be used by any thread that has entered the context, one at a time, which `&mut` or a lock around
@@ -122,6 +124,7 @@ impl Driver {
             modules: RefCell::default(),
             functions: RefCell::default(),
             last: Cell::default(),
+            times: RefCell::default(),
         };
         driver.enter()?;
         let stream = || {
@@ -155,6 +158,27 @@ impl Driver {
         let hex: String = found.bytes.iter().map(|byte| format!("{:02x}", *byte as u8)).collect();
         let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
         Some(format!("GPU-{}", parts.join("-")))
+    }
+
+    /// Takes the time of each kernel from now on.
+    pub(super) fn take_times(&self) {
+        *self.times.borrow_mut() = Some(Vec::new());
+    }
+
+    /// Seconds of each kernel that was started since, and how often.
+    pub(super) fn times(&self) -> Result<BTreeMap<&'static str, (u32, f64)>, DeviceError> {
+        // SAFETY: the stream is alive
+        unsafe { result::stream::synchronize(self.kernels) }
+            .map_err(|error| self.waited("cuStreamSynchronize", error))?;
+        let mut all: BTreeMap<&'static str, (u32, f64)> = BTreeMap::new();
+        for (kernel, begin, end) in self.times.borrow_mut().replace(Vec::new()).into_iter().flatten() {
+            // SAFETY: both were recorded on the stream, which was waited for
+            let elapsed = unsafe { result::event::elapsed(begin.0, end.0) }
+                .map_err(|error| failed("cuEventElapsedTime", error))?;
+            let own = all.entry(kernel.name()).or_default();
+            *own = (own.0 + 1, own.1 + f64::from(elapsed) / 1000.0);
+        }
+        Ok(all)
     }
 
     /// A kernel, whose module is loaded when it is first asked for.
@@ -227,8 +251,16 @@ struct Event(sys::CUevent);
 impl Event {
     /// After all that a stream was asked for.
     fn of(stream: sys::CUstream) -> Result<Self, DeviceError> {
-        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
-            .map_err(|error| failed("cuEventCreate", error))?;
+        Self::with(stream, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// The same, with its time.
+    fn timed(stream: sys::CUstream) -> Result<Self, DeviceError> {
+        Self::with(stream, sys::CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    fn with(stream: sys::CUstream, flags: sys::CUevent_flags) -> Result<Self, DeviceError> {
+        let event = result::event::create(flags).map_err(|error| failed("cuEventCreate", error))?;
         let event = Self(event);
         // SAFETY: both are alive
         unsafe { result::event::record(event.0, stream) }.map_err(|error| failed("cuEventRecord", error))?;
@@ -395,11 +427,18 @@ impl Device for Driver {
         let mut values: Vec<[u64; 2]> = arguments.iter().map(|argument| argument.bits(|memory| memory.start)).collect();
         let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|value| value.as_mut_ptr().cast()).collect();
         self.last.set(Some(kernel));
+        let begin = self.times.borrow().is_some().then(|| Event::timed(self.kernels)).transpose()?;
         let Grid { blocks, threads, shared } = grid;
         // SAFETY: each pointer is to a value of the argument's type, as the kernel's callers see to; memory is freed after
         // the kernels that use it
-        unsafe { result::launch_kernel(function, (blocks, 1, 1), (threads, 1, 1), shared, self.kernels, &mut pointers) }
-            .map_err(|error| DeviceError::Kernel { kernel: kernel.name(), source: cause(error) })
+        unsafe {
+            result::launch_kernel(function, (blocks, 1, 1), (threads, 1, 1), shared, self.kernels, &mut pointers)
+        }
+        .map_err(|error| DeviceError::Kernel { kernel: kernel.name(), source: cause(error) })?;
+        if let (Some(begin), Some(times)) = (begin, self.times.borrow_mut().as_mut()) {
+            times.push((kernel, begin, Event::timed(self.kernels)?));
+        }
+        Ok(())
     }
 }
 

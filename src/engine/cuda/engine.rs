@@ -45,6 +45,22 @@ impl CudaEngine {
         Ok(Self::on(Driver::any()?, threads))
     }
 
+    /// Takes the time of each kernel from now on, for benchmarks.
+    ///
+    /// # Errors
+    /// The GPU does not answer.
+    pub fn take_times(&self) -> Result<(), DeviceError> {
+        self.entered().map(|driver| driver.take_times())
+    }
+
+    /// How often each kernel was started since, and for how many seconds it ran.
+    ///
+    /// # Errors
+    /// The GPU does not answer.
+    pub fn times(&self) -> Result<BTreeMap<&'static str, (u32, f64)>, DeviceError> {
+        self.entered()?.times()
+    }
+
     fn on(driver: Driver, threads: Option<NonZeroUsize>) -> Self {
         let available = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         Self { device: driver.describe(), driver: Mutex::new(driver), threads: threads.unwrap_or_else(available) }

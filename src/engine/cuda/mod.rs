@@ -13,6 +13,8 @@ mod ptx;
 mod reduce;
 mod self_test;
 #[cfg(test)]
+mod test_device;
+#[cfg(test)]
 mod tests;
 mod twotime;
 

@@ -181,12 +181,12 @@ mod tests {
     use super::*;
     use crate::engine::cuda::Call;
     use crate::engine::cuda::engine::correlate;
-    use crate::engine::cuda::host::Host;
+    use crate::engine::cuda::test_device::TestDevice;
     use crate::engine::workers::Workers;
 
     #[test]
     fn memory_that_keeps_what_it_is_given_passes() {
-        memory(&Host::new(1 << 16, 3)).expect("passes");
+        memory(&TestDevice::new(1 << 16, 3)).expect("passes");
     }
 
     #[test]
@@ -195,7 +195,8 @@ mod tests {
         let workers = Workers { threads: NonZeroUsize::MIN, observer: &Unobserved };
         let source = Source::Frames(Box::new(Pattern(info())));
         let call = Call { request: &request, workers };
-        let (mut found, _) = correlate(&Host::new(1 << 28, 3), &source, call, &mut |_| Ok(())).expect("correlates");
+        let (mut found, _) =
+            correlate(&TestDevice::new(1 << 28, 3), &source, call, &mut |_| Ok(())).expect("correlates");
         let (wanted, _) =
             CpuEngine::new(None).correlate(&request, &source, &Unobserved, &mut |_| Ok(())).expect("correlates");
         compare(&found, &wanted).expect("are the same");

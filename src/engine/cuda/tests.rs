@@ -7,7 +7,8 @@ use proptest::prelude::*;
 
 use super::dense::{self, Read, Way};
 use super::device::{DeviceError, Precision};
-use super::host::{ADDRESS, Host};
+use super::host::ADDRESS;
+use super::test_device::{GPU, TestDevice};
 use super::{Call, CudaError, engine, events};
 use crate::correlate::bins::{Partition, Shape};
 use crate::correlate::result::{Correlation, TwoTimeMap};
@@ -39,7 +40,7 @@ fn call(request: &Request) -> Call<'_> {
 /// What a run yields on a device.
 type Found = Result<(Correlation, Partition, Vec<TwoTimeMap>), CudaError>;
 
-fn correlate_events(host: &Host, data: &Data, request: &Request) -> Found {
+fn correlate_events(host: &TestDevice, data: &Data, request: &Request) -> Found {
     let partition = Partition::new(&request.labels, &[]).expect("bins");
     let source = DataEvents(data.clone());
     let mut maps = Vec::new();
@@ -66,7 +67,7 @@ proptest! {
         let data = Data::of(IMAGE, PixelType::U16, frames, counts(seed, occupancy, 4095));
         let multi_tau = MultiTauRequest { normalization, parts, pixel_g2: PixelG2Output::Keep };
         let request = small_request(frames, window, seed, multi_tau);
-        let found = correlate_events(&Host::new(PLENTY, seed as u32), &data, &request).expect("correlates");
+        let found = correlate_events(&TestDevice::new(PLENTY, seed as u32), &data, &request).expect("correlates");
         check(&data, &request, Ok(found));
     }
 }
@@ -79,12 +80,12 @@ fn places_that_just_fit_into_shared_memory_and_just_do_not() {
         let multi_tau =
             MultiTauRequest { normalization: Normalization::FrameMean, parts: 0, pixel_g2: PixelG2Output::Keep };
         let request = small_request(frames, FrameWindow::default(), 5, multi_tau);
-        let found = correlate_events(&Host::new(PLENTY, 6), &data, &request).expect("correlates");
+        let found = correlate_events(&TestDevice::new(PLENTY, 6), &data, &request).expect("correlates");
         check(&data, &request, Ok(found));
     }
 }
 
-fn correlate_frames(host: &Host, data: &Data, request: &Request, precision: Precision) -> Found {
+fn correlate_frames(host: &TestDevice, data: &Data, request: &Request, precision: Precision) -> Found {
     let partition = Partition::new(&request.labels, &[]).expect("bins");
     let way = Way { precision, saturation: None };
     let mut maps = Vec::new();
@@ -123,7 +124,7 @@ proptest! {
         let request = small_request(frames, window, seed, multi_tau);
         // the state of the pixels takes most of it: blocks of a few frames
         let memory = if tight { 4_000_000 } else { PLENTY };
-        let found = correlate_frames(&Host::new(memory, seed as u32), &data, &request, Precision::Double);
+        let found = correlate_frames(&TestDevice::new(memory, seed as u32), &data, &request, Precision::Double);
         check(&data, &request, Ok(found.expect("correlates")));
     }
 }
@@ -167,7 +168,7 @@ proptest! {
         let data = Data::of(IMAGE, kept, frames, move |t, p| f64::from((value(t, p).min(largest) * scale) as f32));
         let request = two_time_request(frames, window, seed, smoothing);
         // bins are cut, and maps come in bands of rows
-        let host = Host::new(if tight { 330_000 } else { PLENTY }, seed as u32);
+        let host = TestDevice::new(if tight { 330_000 } else { PLENTY }, seed as u32);
         let found = match pixel {
             None => correlate_events(&host, &data, &request),
             Some(_) => correlate_frames(&host, &data, &request, Precision::Double),
@@ -185,7 +186,7 @@ fn a_bin_that_does_not_fit_is_cut() {
     for smoothing in [Smoothing::StaticBins, Smoothing::DynamicBins, Smoothing::None] {
         let request = two_time_request(frames, window, 9, smoothing);
         let launches = [PLENTY, 1_200_000, 680_000].map(|memory| {
-            let host = Host::new(memory, 4);
+            let host = TestDevice::new(memory, 4);
             let found = correlate_frames(&host, &data, &request, Precision::Double).expect("correlates");
             check(&data, &request, Ok(found));
             host.launches()
@@ -202,7 +203,8 @@ fn float32_is_near_enough_for_g2() {
     let multi_tau =
         MultiTauRequest { normalization: Normalization::FrameMean, parts: 2, pixel_g2: PixelG2Output::Keep };
     let request = small_request(500, FrameWindow::default(), 7, multi_tau);
-    let run = |precision| correlate_frames(&Host::new(PLENTY, 1), &data, &request, precision).expect("correlates").0;
+    let run =
+        |precision| correlate_frames(&TestDevice::new(PLENTY, 1), &data, &request, precision).expect("correlates").0;
     let (found, wanted) = (run(Precision::Single), run(Precision::Double));
     let pixels = |correlation: &Correlation| -> Vec<f64> {
         correlation.pixel_g2.as_ref().expect("asked for").values.iter().map(|&value| f64::from(value)).collect()
@@ -229,7 +231,7 @@ fn pixels_that_carry_the_mark_and_values_that_are_none_are_told() {
     let [inside, other] = [partition.pixels()[40], partition.pixels()[200]].map(|pixel| pixel as usize);
     let run = |data: &Data, saturation| {
         let way = Way { precision: Precision::Single, saturation };
-        dense::correlate(&Host::new(PLENTY, 1), data, &partition, call(&request), way, &mut |_| Ok(()))
+        dense::correlate(&TestDevice::new(PLENTY, 1), data, &partition, call(&request), way, &mut |_| Ok(()))
     };
     let marked = Data::of(IMAGE, PixelType::U8, 90, |frame, pixel| {
         if (pixel == inside && frame >= 77) || (pixel == other && frame == 9) { 255.0 } else { 1.0 }
@@ -272,7 +274,7 @@ fn saturated_pixels_are_left_out() {
     let source = Source::Frames(Box::new(data.clone()));
     let call = call(&request);
     let (found, partition) =
-        engine::correlate(&Host::new(PLENTY, 8), &source, call, &mut |_| Ok(())).expect("correlates");
+        engine::correlate(&TestDevice::new(PLENTY, 8), &source, call, &mut |_| Ok(())).expect("correlates");
     let pixels: Vec<(u32, u64)> = found.saturated.iter().map(|pixel| (pixel.pixel, pixel.frame)).collect();
     assert_eq!(pixels, [(dead[0] as u32, 0), (dead[1] as u32, 50)]);
     check(&data, &request, Ok((found, partition, Vec::new())));
@@ -284,25 +286,26 @@ fn the_order_of_threads_and_the_memory_change_no_bit() {
     let multi_tau =
         MultiTauRequest { normalization: Normalization::FrameMean, parts: 2, pixel_g2: PixelG2Output::Keep };
     let request = small_request(300, FrameWindow::default(), 5, multi_tau);
-    let plenty = Host::new(PLENTY, 1);
+    let plenty = TestDevice::new(PLENTY, 1);
     let (wanted, ..) = correlate_events(&plenty, &data, &request).expect("correlates");
     // all at once; in some passes over events that stay; over events that are read anew for each pass
     let mut launches = 0;
     for (memory, seed) in [(PLENTY, 2), (650_000, 3), (200_000, 4)] {
-        let host = Host::new(memory, seed);
+        let host = TestDevice::new(memory, seed);
         let (found, ..) = correlate_events(&host, &data, &request).expect("correlates");
         assert_eq!(found, wanted, "with {memory} bytes");
         assert!(host.launches() > launches, "{} kernels with {memory} bytes", host.launches());
         launches = host.launches();
     }
-    let error = correlate_events(&Host::new(20_000, 5), &data, &request).expect_err("has too little");
+    let error = correlate_events(&TestDevice::new(20_000, 5), &data, &request).expect_err("has too little");
     assert!(matches!(error, CudaError::Device(DeviceError::OutOfMemory { .. })), "{error}");
 }
 
 /// Runs the other tests of this file again, in a process whose memory the address sanitizer watches.
 #[test]
 fn kernels_touch_no_memory_but_their_own() {
-    if std::env::var_os(ADDRESS).is_some() {
+    // on a GPU compute-sanitizer does that: see scripts/gpu-check
+    if std::env::var_os(ADDRESS).is_some() || std::env::var_os(GPU).is_some() {
         return;
     }
     let found = Command::new("c++").arg("-print-file-name=libasan.so").output().expect("a C++ compiler");

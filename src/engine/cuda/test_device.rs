@@ -1,0 +1,188 @@
+//! The device of the tests: the host build of the kernels or, where `SPECKLED_TEST_GPU` has a GPU's number, that GPU.
+//! Its memory is limited, to see what happens when it does not suffice.
+
+use std::cell::Cell;
+use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
+
+use super::device::{Arg, Device, DeviceError, Grid, Kernel};
+use super::driver::{Driver, DriverMemory, Pinned};
+use super::host::{Host, HostMemory, HostStaging};
+
+/// Has the tests run on the GPU of this number.
+pub(super) const GPU: &str = "SPECKLED_TEST_GPU";
+
+/// A device for tests.
+pub(super) struct TestDevice {
+    real: Real,
+    limit: usize,
+    used: Rc<Cell<usize>>,
+    launches: Cell<u32>,
+}
+
+enum Real {
+    Host(Host),
+    Gpu(Driver),
+}
+
+impl TestDevice {
+    /// With so many bytes of memory; `seed` decides the order of threads on the host.
+    pub(super) fn new(limit: usize, seed: u32) -> Self {
+        let real = match std::env::var(GPU) {
+            Ok(number) => {
+                let driver = Driver::new(number.parse().expect("a number")).expect("a GPU");
+                driver.enter().expect("its context");
+                Real::Gpu(driver)
+            }
+            Err(_) => Real::Host(Host::new(seed)),
+        };
+        Self { real, limit, used: Rc::default(), launches: Cell::new(0) }
+    }
+
+    /// Kernels that were run so far.
+    pub(super) fn launches(&self) -> u32 {
+        self.launches.get()
+    }
+}
+
+/// A piece of its memory.
+#[derive(Debug)]
+pub(super) struct TestMemory {
+    real: RealMemory,
+    bytes: usize,
+    used: Rc<Cell<usize>>,
+}
+
+#[derive(Debug)]
+enum RealMemory {
+    Host(HostMemory),
+    Gpu(DriverMemory),
+}
+
+impl Drop for TestMemory {
+    fn drop(&mut self) {
+        self.used.set(self.used.get() - self.bytes);
+    }
+}
+
+/// Bytes to send.
+#[derive(Debug)]
+pub(super) enum TestStaging {
+    Host(HostStaging),
+    Gpu(Pinned),
+}
+
+impl Deref for TestStaging {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Host(staging) => staging,
+            Self::Gpu(staging) => staging,
+        }
+    }
+}
+
+impl DerefMut for TestStaging {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Host(staging) => staging,
+            Self::Gpu(staging) => staging,
+        }
+    }
+}
+
+/// What belongs to one device is never given to another.
+fn mixed() -> ! {
+    panic!("memory of another device")
+}
+
+macro_rules! on_real {
+    ($self:expr, $memory:expr, |$device:ident, $own:ident| $call:expr) => {
+        match (&$self.real, $memory) {
+            (Real::Host($device), RealMemory::Host($own)) => $call,
+            (Real::Gpu($device), RealMemory::Gpu($own)) => $call,
+            (Real::Host(_), RealMemory::Gpu(_)) | (Real::Gpu(_), RealMemory::Host(_)) => mixed(),
+        }
+    };
+}
+
+impl Device for TestDevice {
+    type Memory = TestMemory;
+    type Staging = TestStaging;
+
+    fn free_bytes(&self) -> Result<u64, DeviceError> {
+        Ok((self.limit - self.used.get()) as u64)
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<TestMemory, DeviceError> {
+        if bytes > self.limit - self.used.get() {
+            return Err(DeviceError::OutOfMemory { bytes });
+        }
+        let real = match &self.real {
+            Real::Host(device) => RealMemory::Host(device.allocate(bytes)?),
+            Real::Gpu(device) => RealMemory::Gpu(device.allocate(bytes)?),
+        };
+        self.used.set(self.used.get() + bytes);
+        Ok(TestMemory { real, bytes, used: Rc::clone(&self.used) })
+    }
+
+    fn clear(&self, memory: &mut TestMemory) -> Result<(), DeviceError> {
+        on_real!(self, &mut memory.real, |device, own| device.clear(own))
+    }
+
+    fn upload(&self, memory: &mut TestMemory, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+        on_real!(self, &mut memory.real, |device, own| device.upload(own, at, bytes))
+    }
+
+    fn staging(&self, bytes: usize) -> Result<TestStaging, DeviceError> {
+        Ok(match &self.real {
+            Real::Host(device) => TestStaging::Host(device.staging(bytes)?),
+            Real::Gpu(device) => TestStaging::Gpu(device.staging(bytes)?),
+        })
+    }
+
+    fn send(&self, memory: &mut TestMemory, from: &mut TestStaging, bytes: usize) -> Result<(), DeviceError> {
+        match (&self.real, &mut memory.real, from) {
+            (Real::Host(device), RealMemory::Host(memory), TestStaging::Host(from)) => device.send(memory, from, bytes),
+            (Real::Gpu(device), RealMemory::Gpu(memory), TestStaging::Gpu(from)) => device.send(memory, from, bytes),
+            (Real::Host(_) | Real::Gpu(_), ..) => mixed(),
+        }
+    }
+
+    fn reclaim(&self, staging: &mut TestStaging) -> Result<(), DeviceError> {
+        match (&self.real, staging) {
+            (Real::Host(device), TestStaging::Host(staging)) => device.reclaim(staging),
+            (Real::Gpu(device), TestStaging::Gpu(staging)) => device.reclaim(staging),
+            (Real::Host(_) | Real::Gpu(_), _) => mixed(),
+        }
+    }
+
+    fn download(&self, memory: &TestMemory, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        on_real!(self, &memory.real, |device, own| device.download(own, at, bytes))
+    }
+
+    fn launch(&self, kernel: Kernel, grid: Grid, arguments: &[Arg<'_, TestMemory>]) -> Result<(), DeviceError> {
+        self.launches.set(self.launches.get() + 1);
+        match &self.real {
+            Real::Host(device) => device.launch(kernel, grid, &of_host(arguments)),
+            Real::Gpu(device) => device.launch(kernel, grid, &of_gpu(arguments)),
+        }
+    }
+}
+
+fn of_host<'a>(arguments: &'a [Arg<'a, TestMemory>]) -> Vec<Arg<'a, HostMemory>> {
+    let memory = |memory: &'a TestMemory| match &memory.real {
+        RealMemory::Host(memory) => memory,
+        RealMemory::Gpu(_) => mixed(),
+    };
+    arguments.iter().map(|argument| argument.of(memory)).collect()
+}
+
+fn of_gpu<'a>(arguments: &'a [Arg<'a, TestMemory>]) -> Vec<Arg<'a, DriverMemory>> {
+    let memory = |memory: &'a TestMemory| match &memory.real {
+        RealMemory::Gpu(memory) => memory,
+        RealMemory::Host(_) => mixed(),
+    };
+    arguments.iter().map(|argument| argument.of(memory)).collect()
+}
