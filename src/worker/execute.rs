@@ -97,7 +97,7 @@ fn engine(assignment: &Assignment, spec: &CorrelateSpec) -> Result<Box<dyn Engin
         (Some(_), asked) => asked,
     };
     match engines::choose(asked, spec.threads) {
-        Ok((engine, _)) => Ok(engine),
+        Ok(chosen) => Ok(chosen.engine),
         // the slot has a GPU: one that cannot be used is the node's fault, not the task's
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, "the slot's GPU cannot be used");

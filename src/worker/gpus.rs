@@ -11,7 +11,8 @@ use crate::gpu::health::{Era, Outcome, State, Wanted};
 use crate::gpu::lock::{GpuLock, LockError};
 use crate::gpu::visible::{Order, near_cpus, visible};
 use crate::gpu::{
-    Absence, Driver, Gpu, GpuUuid, Identity, Sample, Settings, Snapshot, Standing, Watch, WatchError, energy_between,
+    Absence, Driver, Gpu, GpuUuid, Identity, Sample, Settings, Snapshot, Standing, UuidError, Watch, WatchError,
+    energy_between,
 };
 use crate::ids::AttemptId;
 use crate::task::crew::{GpuFacts, GpuState};
@@ -19,6 +20,9 @@ use crate::task::failure::chain;
 
 /// The driver is given so long to tell which GPUs there are: on a node with eight it takes some seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A command waits so long for a GPU: longer than any batch job.
+const LONGEST_WAIT: Duration = Duration::from_secs(30 * 86_400);
 
 /// Where GPUs and seats come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -305,12 +309,30 @@ fn lock_directory() -> PathBuf {
     PathBuf::from(format!("/tmp/speckled-{}", rustix::process::getuid().as_raw()))
 }
 
-/// Takes a GPU for this process.
+/// Why a GPU cannot be locked.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeError {
+    /// Its name.
+    #[error("it has no name that a lock could have")]
+    Name(#[source] UuidError),
+    /// The lock.
+    #[error("its lock cannot be had")]
+    Lock(#[source] LockError),
+}
+
+/// Takes a GPU for this process; `waits` is told who has it, if anybody has.
 ///
 /// # Errors
-/// Another process has it, or the lock cannot be had.
-pub fn lock_gpu(uuid: &GpuUuid) -> Result<GpuLock, LockError> {
-    GpuLock::try_take(&lock_directory(), uuid)
+/// It cannot be locked.
+pub fn lock_gpu(uuid: &str, waits: impl FnOnce(&LockError)) -> Result<GpuLock, TakeError> {
+    let uuid: GpuUuid = uuid.parse().map_err(TakeError::Name)?;
+    match GpuLock::try_take(&lock_directory(), &uuid) {
+        Err(held @ LockError::Held { .. }) => {
+            waits(&held);
+            GpuLock::take(&lock_directory(), &uuid, LONGEST_WAIT).map_err(TakeError::Lock)
+        }
+        other => other.map_err(TakeError::Lock),
+    }
 }
 
 /// The usual settings, as patient as `quiet` says.

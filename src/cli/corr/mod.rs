@@ -12,8 +12,10 @@ use super::logging;
 use super::output::{self, Form};
 use super::progress::{Display, Progress};
 use crate::engine::Engine;
+use crate::gpu::lock::GpuLock;
 use crate::task::correlate::CorrelateSpec;
-use crate::worker::engines;
+use crate::worker::engines::{self, Chosen};
+use crate::worker::gpus;
 use crate::worker::job::{self, JobError, Outcome};
 use crate::worker::watchdog::Watchdog;
 
@@ -37,7 +39,7 @@ pub(super) fn run(args: CorrArgs) -> Result<Exit, Failure> {
     for reason in &plan.inert {
         tracing::info!("no effect: {reason}");
     }
-    let engine = engine(&plan.template)?;
+    let (engine, _lock) = engine(&plan.template)?;
     let interrupt = Interrupt::install().map_err(Failure::Signals)?;
     let watchdog = Watchdog::start(endless).map_err(Failure::Watchdog)?;
     let mut exit = Exit::Success;
@@ -77,12 +79,19 @@ fn plan(args: CorrArgs) -> Result<Plan, Failure> {
 }
 
 /// The engine for `-i`. A GPU that was asked for is never replaced by the CPU.
-fn engine(job: &CorrelateSpec) -> Result<Box<dyn Engine>, Failure> {
-    let (engine, note) = engines::choose(job.recorded.gpu_id, job.threads).map_err(Failure::Gpu)?;
-    if let Some(reason) = note {
+fn engine(job: &CorrelateSpec) -> Result<(Box<dyn Engine>, Option<GpuLock>), Failure> {
+    let Chosen { engine, gpu, why_cpu } = engines::choose(job.recorded.gpu_id, job.threads).map_err(Failure::Gpu)?;
+    if let Some(reason) = why_cpu {
         output::note(format_args!("-i -2: {reason}; it runs on the CPU"));
     }
-    Ok(engine)
+    let lock = gpu.and_then(|uuid| lock(&uuid));
+    Ok((engine, lock))
+}
+
+/// Waits until no other process of this user has the GPU. What cannot be locked is used without, and that is said.
+fn lock(uuid: &str) -> Option<GpuLock> {
+    let taken = gpus::lock_gpu(uuid, |held| output::note(format_args!("{held}; waiting until it is free")));
+    taken.inspect_err(|error| output::warn(format_args!("the GPU is used without a lock: {}", chain(error)))).ok()
 }
 
 fn correlate(

@@ -151,7 +151,7 @@ impl Driver {
     }
 
     /// `GPU-` and the UUID as `nvidia-smi -L` has it.
-    fn uuid(&self) -> Option<String> {
+    pub(super) fn uuid(&self) -> Option<String> {
         let mut found = sys::CUuuid { bytes: [0; 16] };
         // SAFETY: get() returned the device, and it writes 16 bytes
         unsafe { sys::cuDeviceGetUuid_v2(&raw mut found, self.device) }.result().ok()?;

@@ -24,6 +24,7 @@ const SAMPLE: u64 = 8;
 pub struct CudaEngine {
     driver: Mutex<Driver>,
     device: String,
+    uuid: Option<String>,
     threads: NonZeroUsize,
 }
 
@@ -45,6 +46,11 @@ impl CudaEngine {
         Ok(Self::on(Driver::any()?, threads))
     }
 
+    /// The UUID of its GPU, as `nvidia-smi -L` has it.
+    pub fn uuid(&self) -> Option<&str> {
+        self.uuid.as_deref()
+    }
+
     /// Takes the time of each kernel from now on, for benchmarks.
     ///
     /// # Errors
@@ -63,7 +69,12 @@ impl CudaEngine {
 
     fn on(driver: Driver, threads: Option<NonZeroUsize>) -> Self {
         let available = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Self { device: driver.describe(), driver: Mutex::new(driver), threads: threads.unwrap_or_else(available) }
+        Self {
+            device: driver.describe(),
+            uuid: driver.uuid(),
+            driver: Mutex::new(driver),
+            threads: threads.unwrap_or_else(available),
+        }
     }
 
     /// The driver, for the calling thread.
