@@ -33,7 +33,7 @@ fn kernels() -> &'static Kernels {
     KERNELS.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a directory");
         let path = folder.path().join("kernels.so");
-        compile(&path);
+        compile(&path, &["shim.cpp", "kernels.cpp"]);
         // SAFETY: it is our own code; it runs nothing when it is loaded
         let library = unsafe { Library::new(&path) }.expect("loads");
         // SAFETY: kernels.cpp declares the three as the types say
@@ -48,7 +48,8 @@ fn kernels() -> &'static Kernels {
     })
 }
 
-fn compile(path: &Path) {
+/// Compiles some sources of `kernels/host` to a library.
+pub(super) fn compile(path: &Path, sources: &[&str]) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/host");
     let mut compiler = Command::new("c++");
     compiler.args(["-std=c++17", "-O2", "-g", "-fPIC", "-shared", "-DSPECKLED_HOST", "-ffp-contract=off"]);
@@ -57,7 +58,7 @@ fn compile(path: &Path) {
     if std::env::var_os(ADDRESS).is_some() {
         compiler.args(["-fsanitize=address", "-fno-omit-frame-pointer"]);
     }
-    compiler.arg(folder.join("shim.cpp")).arg(folder.join("kernels.cpp")).arg("-o").arg(path);
+    compiler.args(sources.iter().map(|source| folder.join(source))).arg("-o").arg(path);
     let done = compiler.output().expect("a C++ compiler, which HDF5 needs as well");
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }

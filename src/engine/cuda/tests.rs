@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::dense::{self, Read, Way};
 use super::device::{DeviceError, Precision};
-use super::host::ADDRESS;
+use super::host::{ADDRESS, compile};
 use super::test_device::{GPU, TestDevice};
 use super::{Call, CudaError, engine, events};
 use crate::correlate::bins::{Partition, Shape};
@@ -301,6 +301,33 @@ fn the_order_of_threads_and_the_memory_change_no_bit() {
     assert!(matches!(error, CudaError::Device(DeviceError::OutOfMemory { .. })), "{error}");
 }
 
+/// Runs the other tests of this file again, through the driver's calls: a stand-in for its library does nothing before it
+/// is waited for.
+#[test]
+fn the_driver_is_waited_for_where_that_is_needed() {
+    if std::env::var_os(ADDRESS).is_some() || std::env::var_os(GPU).is_some() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a directory");
+    compile(&folder.path().join("libcuda.so"), &["shim.cpp", "kernels.cpp", "libcuda.cpp"]);
+    let mut command = again();
+    command.env(GPU, "0").env("LD_LIBRARY_PATH", folder.path()).env("FAKE_CUDA_MEMORY", (4 * PLENTY).to_string());
+    passes(&mut command);
+}
+
+/// This file's tests in a process of their own.
+fn again() -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["engine::cuda::tests", "--test-threads=2"]);
+    command
+}
+
+fn passes(command: &mut Command) {
+    let done = command.output().expect("runs");
+    let (out, error) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success(), "{out}{error}");
+}
+
 /// Runs the other tests of this file again, in a process whose memory the address sanitizer watches.
 #[test]
 fn kernels_touch_no_memory_but_their_own() {
@@ -310,17 +337,5 @@ fn kernels_touch_no_memory_but_their_own() {
     }
     let found = Command::new("c++").arg("-print-file-name=libasan.so").output().expect("a C++ compiler");
     let library = String::from_utf8(found.stdout).expect("a path");
-    let done = Command::new(std::env::current_exe().expect("this program"))
-        .args(["engine::cuda::tests", "--test-threads=2"])
-        .env(ADDRESS, "1")
-        .env("LD_PRELOAD", library.trim())
-        .env("ASAN_OPTIONS", "detect_leaks=0")
-        .output()
-        .expect("runs");
-    assert!(
-        done.status.success(),
-        "{}{}",
-        String::from_utf8_lossy(&done.stdout),
-        String::from_utf8_lossy(&done.stderr)
-    );
+    passes(again().env(ADDRESS, "1").env("LD_PRELOAD", library.trim()).env("ASAN_OPTIONS", "detect_leaks=0"));
 }
