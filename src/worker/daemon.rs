@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::assignment::{Computation, Work};
 use super::executor::{Attempt, Executors, Finished, Slot, Watch};
-use super::gpus::{Gpus, Test, states};
+use super::gpus::{Gpus, Seated, Test, states};
 use super::link::{Dial, Line, LinkError};
 use super::paths::{self, work_of};
 use crate::config::endpoint::Site;
@@ -392,9 +392,14 @@ impl<D: Dial> Worker<D> {
     fn finished(&mut self, attempt: AttemptId, finished: Finished) {
         let Some(Running { place, stop: _, lost }) = self.running.remove(&attempt) else { return };
         *self.used.at(place) -= 1;
-        self.gpus.rise(attempt);
         let Finished { outcome, result } = finished;
+        if outcome == Outcome::Lost(Loss::GpuFault) {
+            self.gpus.distrust(attempt);
+        }
+        self.gpus.rise(attempt);
         let outcome = match (outcome, lost) {
+            // what it computed, or how it failed, is not to be believed
+            (_, Some(Loss::GpuFault)) => Outcome::Lost(Loss::GpuFault),
             // stopped for another reason than its executor knows
             (Outcome::Cancelled, Some(loss)) => Outcome::Lost(loss),
             (outcome, _) => outcome,
@@ -441,15 +446,16 @@ impl<D: Dial> Worker<D> {
                 running.stop.cancel();
             }
         }
+        if self.leaving.is_none() {
+            self.gpus.tests().into_iter().for_each(|test| self.test(test));
+        }
         let facts = self.own_facts();
-        if facts.room.slots == 0 && self.facts.room.slots > 0 && !self.running_on_seats() {
+        let stuck = facts.room.slots == 0 && !self.running_on_seats() && !self.gpus.is_testing();
+        if stuck && !self.waiting.slots.is_empty() {
             // another may have what waits here
             for handout in std::mem::take(&mut self.waiting.slots) {
                 self.report(handout.attempt, Outcome::Lost(Loss::GpuFault), TaskResult::default());
             }
-        }
-        if self.leaving.is_none() {
-            self.gpus.tests().into_iter().for_each(|test| self.test(test));
         }
         let differs = facts.room != self.facts.room
             || facts.trouble != self.facts.trouble
@@ -510,7 +516,15 @@ impl<D: Dial> Worker<D> {
                     // nothing needs no process
                     TaskSpec::Nothing => self.report(attempt, Outcome::Succeeded, TaskResult::default()),
                     spec @ (TaskSpec::Correlate(_) | TaskSpec::BatchSetup(_) | TaskSpec::Command(_)) => {
-                        self.launch(attempt, spec, place);
+                        let seated = match place {
+                            Place::Slot => self.gpus.sit(attempt),
+                            Place::Login => Some(Seated { gpu: None }),
+                        };
+                        let Some(seated) = seated else {
+                            self.waiting.of(place).push_front(Handout { attempt, spec });
+                            break;
+                        };
+                        self.launch(attempt, spec, place, seated);
                     }
                 }
             }
@@ -524,17 +538,13 @@ impl<D: Dial> Worker<D> {
         }
     }
 
-    fn launch(&mut self, attempt: AttemptId, spec: TaskSpec, place: Place) {
-        let gpu = match place {
-            Place::Slot => self.gpus.sit(attempt),
-            Place::Login => None,
-        };
+    fn launch(&mut self, attempt: AttemptId, spec: TaskSpec, place: Place, seated: Seated) {
         let stop = CancellationToken::new();
         self.running.insert(attempt, Running { place, stop: stop.clone(), lost: None });
         *self.used.at(place) += 1;
         self.outbox.began.push(attempt);
         let (site, templates) = (Arc::clone(&self.site), Arc::clone(&self.templates));
-        let slot = Slot { gpu, ..self.settings.slot.clone() };
+        let slot = Slot { gpu: seated.gpu, ..self.settings.slot.clone() };
         let (executors, tell) = (self.executors.clone(), self.tell.clone());
         // ends with the attempt's process
         spawn("attempt", async move {

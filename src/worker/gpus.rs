@@ -58,6 +58,8 @@ struct Own {
     refused: Option<String>,
     /// The test that runs.
     testing: Option<Era>,
+    /// An attempt says that it does not work, which nobody else has seen: it is tested before the next one.
+    distrusted: bool,
 }
 
 #[derive(Debug)]
@@ -73,6 +75,13 @@ struct Sitting {
     attempt: AttemptId,
     /// What its GPU had used when it sat down.
     before: Option<Sample>,
+}
+
+/// What an attempt has where it sits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seated {
+    /// The GPU; none on the CPU.
+    pub gpu: Option<SlotGpu>,
 }
 
 /// A test that is to be run.
@@ -99,6 +108,8 @@ impl Gpus {
     pub fn start(choice: Choice, changed: impl Fn() + Send + Sync + 'static) -> Result<Self, WatchError> {
         match choice.gpus {
             GpuUse::None => return Ok(Self::cpus(choice.slots)),
+            // a worker that is to compute nothing
+            GpuUse::Auto if choice.slots == 0 => return Ok(Self::cpus(0)),
             GpuUse::Auto => {}
         }
         let watch = Watch::start(settings(choice.quiet), move |_| changed())?;
@@ -133,7 +144,7 @@ impl Gpus {
             .into_iter()
             .map(|identity| {
                 let cpus = near_cpus(&identity, &allowed);
-                Own { identity, cpus, lock: None, refused: None, testing: None }
+                Own { identity, cpus, lock: None, refused: None, testing: None, distrusted: false }
             })
             .collect();
         let each = choice.slots_per_gpu as usize;
@@ -158,13 +169,13 @@ impl Gpus {
         self.free().is_some()
     }
 
-    /// Seats an attempt; tells the GPU of its seat.
-    pub fn sit(&mut self, attempt: AttemptId) -> Option<SlotGpu> {
+    /// Seats an attempt, if there is a seat now: a GPU may have turned bad since anybody looked.
+    pub fn sit(&mut self, attempt: AttemptId) -> Option<Seated> {
         let seat = self.free()?;
         let gpu = self.seats[seat].gpu;
         let before = gpu.and_then(|gpu| self.sample(&self.own[gpu].identity.uuid));
         self.seats[seat].sits = Some(Sitting { attempt, before });
-        gpu.map(|gpu| self.own[gpu].slot())
+        Some(Seated { gpu: gpu.map(|gpu| self.own[gpu].slot()) })
     }
 
     /// An attempt has ended.
@@ -201,12 +212,13 @@ impl Gpus {
             let (Some(Gpu { health, .. }), None, Some(_), false) = (gpu, own.testing, &own.lock, busy) else {
                 continue;
             };
-            match health.wanted {
-                Wanted::SelfTest(era) => {
-                    own.testing = Some(era);
-                    wanted.push(Test { gpu: own.slot(), uuid: own.identity.uuid.clone(), era });
-                }
-                Wanted::Nothing => {}
+            let era = match health.wanted {
+                Wanted::SelfTest(era) => Some(era),
+                Wanted::Nothing => own.distrusted.then(Era::default),
+            };
+            if let Some(era) = era {
+                own.testing = Some(era);
+                wanted.push(Test { gpu: own.slot(), uuid: own.identity.uuid.clone(), era });
             }
         }
         wanted
@@ -215,10 +227,23 @@ impl Gpus {
     /// How a test ended.
     pub fn tested(&mut self, test: &Test, outcome: Outcome) {
         if let Some(own) = self.own.iter_mut().find(|own| own.identity.uuid == test.uuid) {
-            own.testing = None;
+            (own.testing, own.distrusted) = (None, false);
         }
         if let Some(watch) = &self.watch {
             watch.self_tested(&test.uuid, test.era, outcome);
+        }
+    }
+
+    /// Whether tests are run, after which there may be more room.
+    pub fn is_testing(&self) -> bool {
+        self.own.iter().any(|own| own.testing.is_some())
+    }
+
+    /// An attempt says that its GPU does not work.
+    pub fn distrust(&mut self, attempt: AttemptId) {
+        let seat = self.seats.iter().find(|seat| seat.is_of(attempt));
+        if let Some(gpu) = seat.and_then(|seat| seat.gpu) {
+            self.own[gpu].distrusted = true;
         }
     }
 
@@ -262,7 +287,7 @@ impl Gpus {
     fn may_be_used(&self, seat: &Seat) -> bool {
         let Some(own) = seat.gpu.map(|gpu| &self.own[gpu]) else { return true };
         let may = self.watch.as_ref().is_some_and(|watch| watch.may_take_task(&own.identity.uuid));
-        may && own.lock.is_some() && own.testing.is_none()
+        may && own.lock.is_some() && own.testing.is_none() && !own.distrusted
     }
 
     fn standing(&self, own: &Own) -> Standing {

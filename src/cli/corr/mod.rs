@@ -90,6 +90,10 @@ fn engine(job: &CorrelateSpec) -> Result<(Box<dyn Engine>, Option<GpuLock>), Fai
 
 /// Waits until no other process of this user has the GPU. What cannot be locked is used without, and that is said.
 fn lock(uuid: &str) -> Option<GpuLock> {
+    // the worker that started this command in a slot of its GPU has it
+    if std::env::var("SPECKLED_GPU").is_ok_and(|own| own == uuid) {
+        return None;
+    }
     let taken = gpus::lock_gpu(uuid, |held| output::note(format_args!("{held}; waiting until it is free")));
     taken.inspect_err(|error| output::warn(format_args!("the GPU is used without a lock: {}", chain(error)))).ok()
 }

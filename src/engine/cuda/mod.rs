@@ -1,4 +1,4 @@
-//! The CUDA engine: the kernels of `kernels/` and what feeds them. It is generic over the [`device::Device`], so that
+//! The CUDA engine: the kernels of `kernels/` and what feeds them. It is generic over the device, so that
 //! the same code runs on a GPU and, in tests, over a host build of the same kernels.
 
 mod dense;

@@ -43,6 +43,16 @@ pub enum SelfTestError {
     /// A correlation that fails.
     #[error("a small correlation failed")]
     Correlate(#[source] EngineError),
+    /// A correlation with more or fewer numbers.
+    #[error("a small correlation gives {found} times {what}, which should be {wanted} times")]
+    Length {
+        /// What differs.
+        what: &'static str,
+        /// So many.
+        found: usize,
+        /// So many would be right.
+        wanted: usize,
+    },
     /// A correlation with other numbers.
     #[error("a small correlation gives {what} of {found}, which should be {wanted}")]
     Numbers {
@@ -110,9 +120,14 @@ fn compare(found: &Correlation, wanted: &Correlation) -> Result<(), SelfTestErro
         ("an average", found.scattering.image.clone(), wanted.scattering.image.clone()),
     ];
     for (what, found, wanted) in pairs {
-        let differs = |(found, wanted): &(f64, f64)| (found - wanted).abs() > 1e-6 * wanted.abs();
-        let pairs = std::iter::zip(found, wanted).filter(|(found, wanted)| !(found.is_nan() && wanted.is_nan()));
-        if let Some((found, wanted)) = pairs.into_iter().find(differs) {
+        if found.len() != wanted.len() {
+            return Err(SelfTestError::Length { what, found: found.len(), wanted: wanted.len() });
+        }
+        // no number is near what is none
+        let near = |(found, wanted): &(f64, f64)| {
+            (found - wanted).abs() <= 1e-6 * wanted.abs() || (found.is_nan() && wanted.is_nan())
+        };
+        if let Some((found, wanted)) = std::iter::zip(found, wanted).find(|pair| !near(pair)) {
             return Err(SelfTestError::Numbers { what, found, wanted });
         }
     }
@@ -204,5 +219,9 @@ mod tests {
         two_time.g2[(5, 1)] *= 1.00001;
         let error = compare(&found, &wanted).expect_err("differs");
         assert!(error.to_string().contains("a two-time g2"), "{error}");
+        found.two_time.as_mut().expect("asked for").g2[(5, 1)] = f64::NAN;
+        assert!(compare(&found, &wanted).is_err(), "no number");
+        found.two_time = None;
+        assert!(matches!(compare(&found, &wanted), Err(SelfTestError::Length { .. })), "nothing");
     }
 }

@@ -195,6 +195,34 @@ fn a_bin_that_does_not_fit_is_cut() {
     }
 }
 
+/// Blocks of few frames, and a series whose levels are in three stages: each stage may get one sample of a block, or none.
+#[test]
+fn many_levels_in_small_blocks() {
+    let frames = 2_500;
+    let shape = Shape { rows: 4, cols: 16 };
+    let data = Data::of(shape, PixelType::U8, frames, counts(11, 0.2, 9));
+    let multi_tau = MultiTauRequest { normalization: Normalization::None, parts: 0, pixel_g2: PixelG2Output::Keep };
+    let labels = labels_of(shape, 11, Bins::Small);
+    let window = FrameWindow::default();
+    let request = Request { labels, multi_tau: Some(multi_tau), two_time: None, ..request(frames, window, 11) };
+    // the least memory that is enough leaves room for the smallest blocks
+    let least = (0..).map(|step| 100_000 + step * 4_000).find(|&memory| {
+        match correlate_frames(&TestDevice::new(memory, 2), &data, &request, Precision::Double) {
+            Ok(found) => {
+                check(&data, &request, Ok(found));
+                true
+            }
+            Err(CudaError::Device(DeviceError::OutOfMemory { .. })) => false,
+            Err(error) => panic!("{error}"),
+        }
+    });
+    for more in [4_000, 20_000, 60_000] {
+        let device = TestDevice::new(least.expect("some memory is enough") + more, 3);
+        let found = correlate_frames(&device, &data, &request, Precision::Double).expect("correlates");
+        check(&data, &request, Ok(found));
+    }
+}
+
 /// Where products are first added in float32, the error of each is left in the spread of pixels: the engine takes it for
 /// faint data in large bins, whose spread is larger.
 #[test]

@@ -8,6 +8,12 @@ use crate::rpc::wire;
 use crate::task::crew::{Facts, FromWorker, Handout, Joining, ToWorker};
 use crate::task::session::{Credit, Reported};
 
+/// Bytes of the list of a worker's GPUs: some hundred GPUs, and little beside the status that it goes into.
+const LARGEST_GPUS: usize = 64 << 10;
+
+/// Characters of what is wrong with them.
+const LONGEST_TROUBLE: usize = 1000;
+
 impl TryFrom<wire::Joining> for Joining {
     type Error = WireError;
 
@@ -56,6 +62,10 @@ impl TryFrom<wire::FromWorker> for FromWorker {
             Wire::Beat(wire::Beat { number }) => Self::Beat { number },
             Wire::Facts(wire::WorkerFacts { room, gpus, trouble }) => {
                 let wire::Credit { slots, login } = required("facts.room", room)?;
+                if gpus.len() > LARGEST_GPUS {
+                    return Err(WireError::new("facts.gpus", "is too long for a list of a computer's GPUs"));
+                }
+                let trouble: String = trouble.chars().take(LONGEST_TROUBLE).collect();
                 let gpus = serde_json::from_str(&gpus)
                     .map_err(|_| WireError::new("facts.gpus", "is no JSON of a list of GPUs"))?;
                 let trouble = Some(trouble).filter(|trouble| !trouble.is_empty());
@@ -180,6 +190,11 @@ mod tests {
             FromWorker::Progress(Progress { attempt: attempt(), step: "correlating".into(), done: 1, total: 2 }),
             FromWorker::Over(vec![report]),
             FromWorker::Beat { number: 3 },
+            FromWorker::Facts(Facts {
+                room: Credit { slots: 1, login: 2 },
+                gpus: Vec::new(),
+                trouble: Some("no".into()),
+            }),
             FromWorker::Leaving,
         ] {
             assert_eq!(FromWorker::try_from(wire::FromWorker::from(message.clone())).expect("our own"), message);

@@ -60,15 +60,22 @@ pub(super) struct Handed<D: Device> {
 }
 
 impl<D: Device> Handed<D> {
-    /// For a band of so many pixels.
-    pub(super) fn new(device: &D, frames: u64, ranks: usize, precision: Precision) -> Result<Self, DeviceError> {
+    /// For a band of so many pixels, and each of these series.
+    pub(super) fn new(
+        device: &D,
+        frames: u64,
+        ranks: usize,
+        precision: Precision,
+        spans: &[Span],
+    ) -> Result<Self, DeviceError> {
+        let plans = spans.iter().map(|span| DelayPlan::new(u64::from(span.end - span.start)));
+        let stages = plans.map(|plan| stages(&plan)).max().unwrap_or(0);
         let mut samples = Vec::new();
         let mut count = frames;
-        while count > 0 {
-            // what was left over may make one more
-            let more = count / STEP + 1;
-            samples.push(Buffer::new(device, more as usize * ranks * precision.bytes())?);
-            count /= STEP;
+        // the last one's is written and not read; blocks shorter than a step leave something over in each stage
+        for _ in 0..stages {
+            count = count / STEP + 1;
+            samples.push(Buffer::new(device, count as usize * ranks * precision.bytes())?);
         }
         Ok(Self { samples })
     }

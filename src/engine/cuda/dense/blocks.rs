@@ -98,7 +98,7 @@ impl<D: Device> Run<'_, D> {
                 staging: self.device.staging(bytes)?,
             })
         };
-        let handed = Handed::new(self.device, frames, ranks, self.way.precision)?;
+        let handed = Handed::new(self.device, frames, ranks, self.way.precision, &self.spans)?;
         Ok(Room { slots: [slot()?, slot()?], handed, frames })
     }
 
