@@ -168,7 +168,7 @@ proptest! {
         let data = Data::of(IMAGE, kept, frames, move |t, p| f64::from((value(t, p).min(largest) * scale) as f32));
         let request = two_time_request(frames, window, seed, smoothing);
         // bins are cut, and maps come in bands of rows
-        let host = TestDevice::new(if tight { 330_000 } else { PLENTY }, seed as u32);
+        let host = TestDevice::new(if tight { 1_200_000 } else { PLENTY }, seed as u32);
         let found = match pixel {
             None => correlate_events(&host, &data, &request),
             Some(_) => correlate_frames(&host, &data, &request, Precision::Double),

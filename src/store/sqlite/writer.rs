@@ -227,9 +227,12 @@ mod tests {
     #[tokio::test]
     async fn little_is_written_by_its_caller_and_much_by_the_thread() {
         let (writer, _folder) = fresh();
-        assert_ne!(place(&writer, 1).await.as_deref(), THREAD);
-        assert_eq!(place(&writer, HERE + 1).await.as_deref(), THREAD);
-        assert_ne!(place(&writer, HERE).await.as_deref(), THREAD);
+        for tasks in [1, HERE + 1, HERE] {
+            // the disk of a busy computer may be slow just now
+            let quick = lock(&writer.bell.desk.pen).took() <= QUICK;
+            let by_thread = place(&writer, tasks).await.as_deref() == THREAD;
+            assert_eq!(by_thread, tasks > HERE || !quick, "{tasks} tasks");
+        }
     }
 
     #[tokio::test]
