@@ -16,9 +16,11 @@ mod layout;
 mod multi_tau;
 mod pixel_store;
 mod precision;
+mod sample;
 mod saturated;
 #[cfg(test)]
 mod testing;
+mod two_time;
 mod workers;
 
 /// What is to be computed from one dataset.

@@ -1,6 +1,7 @@
 //! What multi-tau runs over, the same on every engine: the series and its parts, and the factor of each frame.
 
 use crate::correlate::bins::Partition;
+use crate::correlate::delays::DelayPlan;
 use crate::correlate::scattering::frame_factors;
 use crate::task::correlate::Normalization;
 
@@ -11,6 +12,13 @@ use super::{MultiTauRequest, Request};
 pub(super) struct Span {
     pub(super) start: u32,
     pub(super) end: u32,
+}
+
+impl Span {
+    /// The delays of its frames.
+    pub(super) fn plan(self) -> DelayPlan {
+        DelayPlan::new(u64::from(self.end - self.start))
+    }
 }
 
 /// The whole series of `frames` frames, then its equal parts (a remainder belongs to none).

@@ -4,8 +4,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use ndarray::Array3;
 
+use super::MultiTauRequest;
+use crate::correlate::delays::DelayPlan;
 use crate::correlate::reduce::CHANNELS;
 use crate::correlate::result::PixelG2;
+use crate::task::correlate::PixelG2Output;
 
 /// Filled by many threads, each pixel by one. Atomics make the interleaved stores safe and cost nothing.
 pub(super) struct PixelStore {
@@ -15,7 +18,15 @@ pub(super) struct PixelStore {
 }
 
 impl PixelStore {
-    pub(super) fn new(delays: usize, pixels: usize) -> Self {
+    /// Room for so many pixels of a series, if their correlations are wanted.
+    pub(super) fn wanted(wanted: Option<MultiTauRequest>, frames: u64, pixels: usize) -> Option<Self> {
+        match wanted?.pixel_g2 {
+            PixelG2Output::Keep => Some(Self::new(DelayPlan::new(frames).len(), pixels)),
+            PixelG2Output::Drop => None,
+        }
+    }
+
+    fn new(delays: usize, pixels: usize) -> Self {
         let values = (0..delays * CHANNELS * pixels).map(|_| AtomicU32::new(0)).collect();
         Self { delays, pixels, values }
     }

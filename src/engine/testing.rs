@@ -7,7 +7,7 @@ use std::ops::Range;
 use ndarray::Array2;
 use proptest::prelude::*;
 
-use super::{EngineError, MultiTauRequest, Request, TwoTimeRequest};
+use super::{EngineError, MapSink, MultiTauRequest, Request, TwoTimeRequest};
 use crate::correlate::bins::{Labels, Partition, Shape};
 use crate::correlate::oracle;
 use crate::correlate::result::{Correlation, MultiTau, TwoTimeMap};
@@ -181,6 +181,16 @@ pub(super) fn request(frames: usize, window: FrameWindow, seed: u64) -> Request 
 
 /// What a run yields.
 pub(super) type Outcome = Result<(Correlation, Partition, Vec<TwoTimeMap>), EngineError>;
+
+/// What a run yields, and its maps.
+pub(super) fn collected<T, E>(run: impl FnOnce(&mut MapSink<'_>) -> Result<T, E>) -> Result<(T, Vec<TwoTimeMap>), E> {
+    let mut maps = Vec::new();
+    let found = run(&mut |map| {
+        maps.push(map);
+        Ok(())
+    })?;
+    Ok((found, maps))
+}
 
 pub(super) fn close(what: &str, found: impl IntoIterator<Item = f64>, wanted: impl IntoIterator<Item = f64>) {
     close_or(1e-12, what, found, wanted);

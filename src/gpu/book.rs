@@ -11,6 +11,7 @@ use super::identity::{GpuUuid, Identity};
 use super::nvml::{Fault, Reading};
 use super::sample::Sample;
 use super::snapshot::{Change, Driver, Gpu, Health, Snapshot, Unreadable, Xids};
+use crate::task::failure::chain;
 
 /// What is known.
 #[derive(Debug)]
@@ -213,10 +214,10 @@ impl Book {
     ) -> Option<Change> {
         let known = self.physical.keys().find(|gpu| self.index(gpu) == Some(index) && !seen.contains(gpu));
         let Some(gpu) = uuid.or_else(|| known.cloned()).filter(|gpu| self.physical.contains_key(gpu)) else {
-            self.unreadable.push(Unreadable { index, why: super::chain(fault) });
+            self.unreadable.push(Unreadable { index, why: chain(fault) });
             return None;
         };
-        tracing::debug!(gpu = %gpu, error = super::chain(fault), "a GPU could not be read");
+        tracing::debug!(gpu = %gpu, error = chain(fault), "a GPU could not be read");
         seen.insert(gpu.clone());
         let event = match fault {
             Fault::Lost => Event::Lost,

@@ -8,7 +8,6 @@
 //! - `health` decides, as a pure state machine, who is suspect and who is quarantined.
 //! - `visible` says which GPUs a process may use, `lock` keeps two processes from using the same.
 
-use std::error::Error;
 use std::time::Duration;
 
 use serde::Serializer;
@@ -37,15 +36,4 @@ pub use watch::{INTERVAL, LIBRARY, OVERDUE, Settings, Stopped, Watch, WatchError
 /// For `serde`: a time since the watch began, in seconds.
 fn as_seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(time.as_secs_f64())
-}
-
-/// An error and its causes in one line, for what is kept as text.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

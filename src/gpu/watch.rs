@@ -23,6 +23,7 @@ use super::health::{Era, Event, Outcome, Policy, State};
 use super::identity::GpuUuid;
 use super::nvml::{Fault, Happened, Reading, Session};
 use super::snapshot::{Change, Driver, Snapshot, View};
+use crate::task::failure::chain;
 
 /// The library of NVIDIA's driver, as the dynamic loader finds it.
 pub const LIBRARY: &str = "libnvidia-ml.so.1";
@@ -358,7 +359,7 @@ fn end(shared: &Shared, began: Duration, readings: Option<Result<Vec<Reading>, F
                 changes
             }
             Some(Err(fault)) => {
-                tracing::debug!(error = super::chain(&fault), "the GPUs could not be listed");
+                tracing::debug!(error = chain(&fault), "the GPUs could not be listed");
                 desk.book.read_nothing(began, now)
             }
             None => desk.book.read_nothing(began, now),
@@ -398,7 +399,7 @@ fn open(shared: &Shared) -> Option<Arc<Session>> {
             let version = session.version();
             (Some(Arc::new(session)), Driver::Running { version })
         }
-        Err(error) => (None, Driver::Absent { absence: error.absence(), why: super::chain(&error) }),
+        Err(error) => (None, Driver::Absent { absence: error.absence(), why: chain(&error) }),
     };
     shared.update(|desk, _| {
         desk.session = session.clone();
@@ -428,7 +429,7 @@ fn listen_until_stopped(shared: &Shared) {
         let ended = session.events(&goes_on, &|happened| take_in(shared, happened));
         drop(session);
         if let Err(error) = ended {
-            tracing::info!(error = super::chain(&error), "Xids of the GPUs are not heard, samples go on");
+            tracing::info!(error = chain(&error), "Xids of the GPUs are not heard, samples go on");
         }
         shared.update(|desk, _| {
             desk.listening = false;

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::assignment::{Computation, Work};
 use super::executor::{Attempt, Executors, Finished, Slot, Watch};
-use super::gpus::{Gpus, Seated, Test, states};
+use super::gpus::{Gpus, Seated, Test};
 use super::link::{Dial, Line, LinkError};
 use super::paths::{self, work_of};
 use crate::config::endpoint::Site;
@@ -23,7 +23,7 @@ use crate::gpu::health;
 use crate::ids::{AttemptId, AttemptNumber, BlockId, TaskId, WorkerId};
 use crate::runtime::lease::Lease;
 use crate::runtime::tasks::spawn;
-use crate::task::crew::{Facts, FromWorker, Handout, Joining, ToWorker};
+use crate::task::crew::{Facts, FromWorker, GpuState, Handout, Joining, ToWorker};
 use crate::task::failure::{Failure, Fault, Loss, chain};
 use crate::task::life::Outcome;
 use crate::task::names::TemplateName;
@@ -439,6 +439,10 @@ impl<D: Dial> Worker<D> {
 
     /// Has attempts leave GPUs that are not to be trusted, tests those that may be again, and tells what there is.
     fn look_at_the_gpus(&mut self) {
+        let is_time = !self.facts.gpus.is_empty() && self.told.elapsed() >= LONGEST_BEAT;
+        if is_time {
+            self.gpus.lock();
+        }
         for attempt in self.gpus.look() {
             if let Some(running) = self.running.get_mut(&attempt) {
                 tracing::error!(%attempt, "its GPU is not to be trusted: the attempt is stopped");
@@ -450,7 +454,7 @@ impl<D: Dial> Worker<D> {
             self.gpus.tests().into_iter().for_each(|test| self.test(test));
         }
         let facts = self.own_facts();
-        let stuck = facts.room.slots == 0 && !self.running_on_seats() && !self.gpus.is_testing();
+        let stuck = facts.room.slots == 0 && self.used.slots == 0 && !self.gpus.is_testing();
         if stuck && !self.waiting.slots.is_empty() {
             // another may have what waits here
             for handout in std::mem::take(&mut self.waiting.slots) {
@@ -459,9 +463,9 @@ impl<D: Dial> Worker<D> {
         }
         let differs = facts.room != self.facts.room
             || facts.trouble != self.facts.trouble
-            || states(&facts.gpus) != states(&self.facts.gpus)
+            || !told(&facts).eq(told(&self.facts))
             // what is measured changes all the time
-            || (!facts.gpus.is_empty() && self.told.elapsed() >= LONGEST_BEAT);
+            || is_time;
         if differs {
             (self.facts, self.told) = (facts, Instant::now());
             self.say(FromWorker::Facts(self.facts.clone()));
@@ -471,10 +475,6 @@ impl<D: Dial> Worker<D> {
     fn own_facts(&self) -> Facts {
         let room = Credit { slots: self.gpus.room(), login: self.settings.login_slots };
         Facts { room, gpus: self.gpus.facts(), trouble: self.gpus.trouble().map(str::to_owned) }
-    }
-
-    fn running_on_seats(&self) -> bool {
-        self.running.values().any(|running| running.place == Place::Slot)
     }
 
     /// Tests a GPU in a process of its own, as an attempt of no task.
@@ -594,6 +594,11 @@ impl<D: Dial> Worker<D> {
             self.over.is_empty() || self.line.is_none() || since.elapsed() > LAST_WORDS + super::executor::GRACE;
         self.running.is_empty() && heard
     }
+}
+
+/// What is told at once when it changes; a worker's GPUs keep their order.
+fn told(facts: &Facts) -> impl Iterator<Item = (GpuState, &[String])> {
+    facts.gpus.iter().map(|gpu| (gpu.state, gpu.reasons.as_slice()))
 }
 
 /// What an attempt does, its command's paths looked at.

@@ -1,7 +1,6 @@
 //! The seats of a worker's computing attempts: one a CPU slot, or some for each GPU, which is theirs while they sit. Says
 //! which GPU may be used, when it is to be tested, and how GPUs are. Runs nothing itself.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -44,7 +43,6 @@ pub struct Gpus {
     seats: Vec<Seat>,
     /// Why there are no seats though GPUs may be there.
     trouble: Option<String>,
-    locks: PathBuf,
 }
 
 /// A GPU, or MIG instance, that is ours.
@@ -97,7 +95,7 @@ impl Gpus {
     /// Seats on the CPU alone.
     pub fn cpus(slots: u32) -> Self {
         let seats = (0..slots).map(|_| Seat { gpu: None, sits: None }).collect();
-        Self { watch: None, own: Vec::new(), seats, trouble: None, locks: PathBuf::new() }
+        Self { watch: None, own: Vec::new(), seats, trouble: None }
     }
 
     /// Looks what the node has; blocks until its driver has answered, for some time. `changed` is called when something
@@ -149,7 +147,7 @@ impl Gpus {
             .collect();
         let each = choice.slots_per_gpu as usize;
         let seats = (0..own.len() * each).map(|seat| Seat { gpu: Some(seat / each), sits: None }).collect();
-        let mut gpus = Self { watch: Some(watch), own, seats, trouble, locks: lock_directory() };
+        let mut gpus = Self { watch: Some(watch), own, seats, trouble };
         gpus.lock();
         gpus
     }
@@ -191,8 +189,7 @@ impl Gpus {
     }
 
     /// Looks at the GPUs anew; returns the attempts that sit on one that is not to be trusted.
-    pub fn look(&mut self) -> Vec<AttemptId> {
-        self.lock();
+    pub fn look(&self) -> Vec<AttemptId> {
         let distrusted = |gpu: usize| match self.standing(&self.own[gpu]) {
             Standing::Known(State::Quarantined) | Standing::Unlisted => true,
             Standing::Known(State::Healthy | State::Suspect) | Standing::Divided | Standing::Stale => false,
@@ -299,10 +296,10 @@ impl Gpus {
         Some(view.snapshot.gpu(uuid)?.sample.clone())
     }
 
-    /// Takes the locks of GPUs that others had.
-    fn lock(&mut self) {
+    /// Takes the locks of GPUs that others had; asks the file system.
+    pub fn lock(&mut self) {
         for own in self.own.iter_mut().filter(|own| own.lock.is_none()) {
-            match GpuLock::try_take(&self.locks, &own.identity.uuid) {
+            match GpuLock::try_take(&lock_directory(), &own.identity.uuid) {
                 Ok(lock) => (own.lock, own.refused) = (Some(lock), None),
                 Err(error) => {
                     let words = chain(&error);
@@ -372,9 +369,4 @@ fn settings(quiet: Duration) -> Settings {
 fn allowed_cpus() -> Vec<u32> {
     let Ok(set) = rustix::thread::sched_getaffinity(None) else { return Vec::new() };
     (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).map(|cpu| cpu as u32).collect()
-}
-
-/// The states of GPUs, to see whether something has changed.
-pub fn states(facts: &[GpuFacts]) -> BTreeMap<&str, (GpuState, &[String])> {
-    facts.iter().map(|gpu| (gpu.uuid.as_str(), (gpu.state, gpu.reasons.as_slice()))).collect()
 }

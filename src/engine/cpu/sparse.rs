@@ -9,7 +9,6 @@ use crate::correlate::reduce::BinSums;
 use crate::correlate::result::{MultiTau, PixelG2};
 use crate::correlate::scattering::{SegmentPlan, Tally};
 use crate::engine::{EngineError, MultiTauRequest};
-use crate::task::correlate::PixelG2Output;
 
 use crate::engine::multi_tau::{Span, spans};
 
@@ -101,15 +100,12 @@ impl<'a> SparseMultiTau<'a> {
         let spans: Vec<SpanSums> = spans(factors.len() as u64, request.parts)
             .into_iter()
             .map(|span| {
-                let plan = DelayPlan::new(u64::from(span.end - span.start));
+                let plan = span.plan();
                 let sums = BinSums::new(partition, plan.len());
                 SpanSums { span, scales: Scales::new(&plan), plan, sums }
             })
             .collect();
-        let pixel_g2 = match request.pixel_g2 {
-            PixelG2Output::Keep => Some(PixelStore::new(spans[0].plan.len(), layout.len())),
-            PixelG2Output::Drop => None,
-        };
+        let pixel_g2 = PixelStore::wanted(Some(request), factors.len() as u64, layout.len());
         Self { layout, partition, factors, spans, pixel_g2 }
     }
 

@@ -14,11 +14,7 @@ fn run(source: &Source, request: &Request, threads: usize) -> Outcome {
 }
 
 fn run_on(engine: &CpuEngine, source: &Source, request: &Request) -> Outcome {
-    let mut maps = Vec::new();
-    let (correlation, partition) = engine.correlate(request, source, &Unobserved, &mut |map| {
-        maps.push(map);
-        Ok(())
-    })?;
+    let ((correlation, partition), maps) = collected(|keep| engine.correlate(request, source, &Unobserved, keep))?;
     Ok((correlation, partition, maps))
 }
 

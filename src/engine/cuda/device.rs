@@ -42,6 +42,20 @@ pub(super) enum Kernel {
     SelfTestCheck,
 }
 
+/// The name of the kernel for a type of pixel.
+macro_rules! of_pixel {
+    ($pixel:expr, $start:literal, $end:literal) => {
+        match $pixel {
+            PixelType::U8 => concat!($start, "u8", $end),
+            PixelType::U16 => concat!($start, "u16", $end),
+            PixelType::U32 => concat!($start, "u32", $end),
+            PixelType::I16 => concat!($start, "i16", $end),
+            PixelType::I32 => concat!($start, "i32", $end),
+            PixelType::F32 => concat!($start, "f32", $end),
+        }
+    };
+}
+
 impl Kernel {
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -49,31 +63,10 @@ impl Kernel {
             Self::EventsFile => "events_file",
             Self::EventsSort => "events_sort",
             Self::EventsMultitau => "events_multitau",
-            Self::DenseSums(pixel) => match pixel {
-                PixelType::U8 => "dense_sums_u8",
-                PixelType::U16 => "dense_sums_u16",
-                PixelType::U32 => "dense_sums_u32",
-                PixelType::I16 => "dense_sums_i16",
-                PixelType::I32 => "dense_sums_i32",
-                PixelType::F32 => "dense_sums_f32",
-            },
+            Self::DenseSums(pixel) => of_pixel!(pixel, "dense_sums_", ""),
             Self::DenseFrameTotals => "dense_frame_totals",
-            Self::DenseFrames(pixel, Precision::Single) => match pixel {
-                PixelType::U8 => "dense_u8_f32",
-                PixelType::U16 => "dense_u16_f32",
-                PixelType::U32 => "dense_u32_f32",
-                PixelType::I16 => "dense_i16_f32",
-                PixelType::I32 => "dense_i32_f32",
-                PixelType::F32 => "dense_f32_f32",
-            },
-            Self::DenseFrames(pixel, Precision::Double) => match pixel {
-                PixelType::U8 => "dense_u8_f64",
-                PixelType::U16 => "dense_u16_f64",
-                PixelType::U32 => "dense_u32_f64",
-                PixelType::I16 => "dense_i16_f64",
-                PixelType::I32 => "dense_i32_f64",
-                PixelType::F32 => "dense_f32_f64",
-            },
+            Self::DenseFrames(pixel, Precision::Single) => of_pixel!(pixel, "dense_", "_f32"),
+            Self::DenseFrames(pixel, Precision::Double) => of_pixel!(pixel, "dense_", "_f64"),
             Self::DenseStage(Precision::Single) => "dense_stage_f32",
             Self::DenseStage(Precision::Double) => "dense_stage_f64",
             Self::DenseFinish => "dense_finish",
@@ -81,14 +74,7 @@ impl Kernel {
             Self::ScanTotals => "scan_totals",
             Self::ScanAdd => "scan_add",
             Self::ReducePieces => "reduce_pieces",
-            Self::Columns(pixel) => match pixel {
-                PixelType::U8 => "columns_u8",
-                PixelType::U16 => "columns_u16",
-                PixelType::U32 => "columns_u32",
-                PixelType::I16 => "columns_i16",
-                PixelType::I32 => "columns_i32",
-                PixelType::F32 => "columns_f32",
-            },
+            Self::Columns(pixel) => of_pixel!(pixel, "columns_", ""),
             Self::EventsMost => "events_most",
             Self::ColumnsEvents => "columns_events",
             Self::GroupTotals => "group_totals",

@@ -12,12 +12,10 @@ use crate::correlate::bins::Partition;
 use crate::correlate::result::Correlation;
 use crate::dataset::{FrameSource, PixelType, Scratch, Source};
 use crate::engine::precision::single_is_enough;
+use crate::engine::sample;
 use crate::engine::saturated::{self, Excluded};
 use crate::engine::workers::Workers;
 use crate::engine::{Engine, EngineError, MapSink, Observer, Request};
-
-/// Frames that are looked at to learn how bright they are and to find dead pixels early.
-const SAMPLE: u64 = 8;
 
 /// Correlates on a GPU; many threads read and decode for it.
 #[derive(Debug)]
@@ -173,13 +171,12 @@ fn look(
     request: &Request,
     saturation: Option<u32>,
 ) -> Result<Sample, EngineError> {
-    let taken = request.selection.outputs() * request.selection.avg();
-    let count = taken.min(SAMPLE);
+    let frames = sample::frames(&request.selection);
+    let all = frames.len() * partition.pixels().len();
     let pixel = source.pixel_type();
     let (mut sum, mut saturated, mut scratch) = (0.0, BTreeMap::new(), Scratch::default());
     let mut bytes = vec![0; partition.shape().pixels() * pixel.size()];
-    for k in 0..count {
-        let frame = request.selection.raw(k * (taken - 1) / (count - 1).max(1));
+    for frame in frames {
         source.read_frames(frame..frame + 1, &mut scratch, &mut bytes).map_err(EngineError::Read)?;
         for &at in partition.pixels() {
             let value = value(pixel, &bytes[at as usize * pixel.size()..]);
@@ -189,7 +186,7 @@ fn look(
             sum += value;
         }
     }
-    Ok(Sample { mean: sum / (count as usize * partition.pixels().len()) as f64, saturated })
+    Ok(Sample { mean: sum / all as f64, saturated })
 }
 
 /// The first value of some bytes.

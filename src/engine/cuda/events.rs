@@ -19,7 +19,6 @@ use crate::engine::multi_tau::{Span, factors, spans};
 use crate::engine::pixel_store::PixelStore;
 use crate::engine::workers::Workers;
 use crate::engine::{EngineError, MapSink, MultiTauRequest, Request};
-use crate::task::correlate::PixelG2Output;
 
 /// Events that go up at once, enough to keep the bus busy; fewer where that is more than a part of what is free.
 const CHUNK: usize = 1 << 22;
@@ -193,16 +192,13 @@ impl<D: Device> Run<'_, D> {
         let factors = Buffer::of(self.device, &factors)?;
         let mut series = Vec::new();
         for span in spans(frames, wanted.parts) {
-            let plan = DelayPlan::new(u64::from(span.end - span.start));
+            let plan = span.plan();
             let (levels, sums) = (Buffer::of(self.device, &levels(&plan))?, BinSums::new(self.partition, plan.len()));
             series.push(Series { span, plan, levels, sums });
         }
         // the longest is the first
         let delays = series.first().map_or(0, |whole| whole.plan.len());
-        let store = match wanted.pixel_g2 {
-            PixelG2Output::Keep => Some(PixelStore::new(delays, self.layout.len())),
-            PixelG2Output::Drop => None,
-        };
+        let store = PixelStore::wanted(Some(wanted), frames, self.layout.len());
         self.workers.observer.step("correlating", self.layout.len() as u64);
         // ranges of pieces, the last first; one that does not fit after all is halved
         let mut passes: Vec<Range<usize>> = self.passes(counted, delays)?;

@@ -50,8 +50,13 @@ const THREADS: u32 = 256;
 /// Blocks of such a kernel at most: some for each multiprocessor; their threads take several numbers each.
 const MOST_BLOCKS: u32 = 2048;
 
-/// The grid of so many threads that work alone.
+/// The grid of one thread, which works alone, for each number.
+fn each(number: usize) -> device::Grid {
+    device::Grid { blocks: number.div_ceil(THREADS as usize) as u32, threads: THREADS, shared: 0 }
+}
+
+/// The grid of threads that work alone, each on several of so many numbers where these are many.
 fn threads(number: usize) -> device::Grid {
-    let blocks = number.div_ceil(THREADS as usize).clamp(1, MOST_BLOCKS as usize) as u32;
-    device::Grid { blocks, threads: THREADS, shared: 0 }
+    let grid = each(number);
+    device::Grid { blocks: grid.blocks.clamp(1, MOST_BLOCKS), ..grid }
 }

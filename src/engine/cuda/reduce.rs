@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::device::{Arg, Buffer, Device, DeviceError, Grid, Kernel};
-use super::{CudaError, THREADS, threads};
+use super::{CudaError, THREADS, each};
 use crate::correlate::reduce::BinSums;
 use crate::engine::layout::Layout;
 
@@ -34,9 +34,8 @@ pub(super) fn starts<D: Device>(
     device.launch(Kernel::ScanBlocks, grid, &[numbers.arg(), Arg::U32(len as u32), sums.arg(), totals.arg()])?;
     let one = Grid { blocks: 1, threads: THREADS, shared };
     device.launch(Kernel::ScanTotals, one, &[totals.arg(), Arg::U32(blocks as u32)])?;
-    let each = Grid { blocks: len.div_ceil(THREADS as usize) as u32, ..threads(len) };
     let per_block = Arg::U32(PER_BLOCK as u32);
-    device.launch(Kernel::ScanAdd, each, &[numbers.arg(), length, totals.arg(), per_block, sums.arg()])?;
+    device.launch(Kernel::ScanAdd, each(len), &[numbers.arg(), length, totals.arg(), per_block, sums.arg()])?;
     Ok(sums)
 }
 

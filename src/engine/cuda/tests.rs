@@ -43,12 +43,7 @@ type Found = Result<(Correlation, Partition, Vec<TwoTimeMap>), CudaError>;
 fn correlate_events(host: &TestDevice, data: &Data, request: &Request) -> Found {
     let partition = Partition::new(&request.labels, &[]).expect("bins");
     let source = DataEvents(data.clone());
-    let mut maps = Vec::new();
-    let mut keep = |map| {
-        maps.push(map);
-        Ok(())
-    };
-    let found = events::correlate(host, &source, &partition, call(request), &mut keep)?;
+    let (found, maps) = collected(|keep| events::correlate(host, &source, &partition, call(request), keep))?;
     Ok((found, partition, maps))
 }
 
@@ -88,14 +83,9 @@ fn places_that_just_fit_into_shared_memory_and_just_do_not() {
 fn correlate_frames(host: &TestDevice, data: &Data, request: &Request, precision: Precision) -> Found {
     let partition = Partition::new(&request.labels, &[]).expect("bins");
     let way = Way { precision, saturation: None };
-    let mut maps = Vec::new();
-    let mut keep = |map| {
-        maps.push(map);
-        Ok(())
-    };
-    match dense::correlate(host, data, &partition, call(request), way, &mut keep)? {
-        Read::Whole(correlation) => Ok((*correlation, partition, maps)),
-        Read::Saturated(pixels) => panic!("{pixels:?}"),
+    match collected(|keep| dense::correlate(host, data, &partition, call(request), way, keep))? {
+        (Read::Whole(correlation), maps) => Ok((*correlation, partition, maps)),
+        (Read::Saturated(pixels), _) => panic!("{pixels:?}"),
     }
 }
 

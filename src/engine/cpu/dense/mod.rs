@@ -13,7 +13,6 @@ use crate::correlate::reduce::{BinSums, CHANNELS, sum_lanes};
 use crate::correlate::result::{MultiTau, PixelG2};
 use crate::correlate::scattering::{SegmentPlan, Tally};
 use crate::engine::{EngineError, MultiTauRequest};
-use crate::task::correlate::PixelG2Output;
 
 use super::cells::Cell;
 use super::memory::{Buffer, Memory};
@@ -116,7 +115,7 @@ impl<'a, F: Real> DenseSums<'a, F> {
     ) -> Self {
         let series: Vec<Series> = wanted.map_or_else(Vec::new, |wanted| {
             let spans = spans(frames, wanted.parts).into_iter();
-            spans.map(|span| Series { span, plan: DelayPlan::new(u64::from(span.end - span.start)) }).collect()
+            spans.map(|span| Series { span, plan: span.plan() }).collect()
         });
         let segments = SegmentPlan::new(frames);
         let width = band.len();
@@ -408,18 +407,10 @@ pub(super) fn finish(
     parts: u32,
     store: Option<PixelStore>,
 ) -> (MultiTau, Vec<MultiTau>, Option<PixelG2>) {
-    let mut results = std::iter::zip(sums, spans(frames, parts))
-        .map(|(sums, span)| sums.finish(partition, &DelayPlan::new(u64::from(span.end - span.start))));
+    let mut results =
+        std::iter::zip(sums, spans(frames, parts)).map(|(sums, span)| sums.finish(partition, &span.plan()));
     let whole = results.next().expect("spans() always begins with the whole series");
     (whole, results.collect(), store.map(PixelStore::finish))
-}
-
-/// Room for the per-pixel correlations, if they are wanted.
-pub(super) fn pixel_store(wanted: Option<MultiTauRequest>, frames: u64, pixels: usize) -> Option<PixelStore> {
-    match wanted?.pixel_g2 {
-        PixelG2Output::Keep => Some(PixelStore::new(DelayPlan::new(frames).len(), pixels)),
-        PixelG2Output::Drop => None,
-    }
 }
 
 /// The static labels of a range of ranks, and where each pixel's label is among them.

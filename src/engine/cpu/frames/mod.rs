@@ -24,14 +24,12 @@ use crate::engine::layout::Layout;
 use crate::engine::multi_tau::factors;
 use crate::engine::pixel_store::PixelStore;
 use crate::engine::precision::single_is_enough;
+use crate::engine::sample;
 
 mod gather;
 mod plan;
 
 use gather::Reader;
-
-/// Frames that are looked at to learn the occupancy and to find dead pixels early.
-const SAMPLE: u64 = 8;
 
 /// Part of a block's cells that may be too small for their counts; more are better kept in larger cells.
 const MOST_EXCESSES: f64 = 1.0 / 256.0;
@@ -74,19 +72,17 @@ fn sample<R: Raw>(
     memory: &Memory,
 ) -> Result<Sample, EngineError> {
     let runs = Runs::new(partition);
-    let taken = request.selection.outputs() * request.selection.avg();
-    let count = taken.min(SAMPLE);
+    let frames = sample::frames(&request.selection);
+    let all = (frames.len() * partition.pixels().len()) as f64;
     let mut reader = Reader::new(memory);
     let (mut occupied, mut large, mut sum) = (0usize, 0usize, 0.0);
-    for k in 0..count {
-        let frame = request.selection.raw(k * (taken - 1) / (count - 1).max(1));
+    for frame in frames {
         let pixels: &[R] = reader.read(source, frame..frame + 1)?;
         sum += check_and_sum(frame, pixels, &runs.inside, partition.shape(), found, |_, values| {
             occupied += values.iter().filter(|v| v.f32() != 0.0).count();
             large += values.iter().filter(|v| Narrow::is_exceeded_by(v.f32())).count();
         })?;
     }
-    let all = (count as usize * partition.pixels().len()) as f64;
     Ok(Sample { occupancy: occupied as f64 / all, mean: sum / all, large: large as f64 / all })
 }
 
@@ -201,7 +197,7 @@ impl Run<'_> {
     {
         let frames = self.request.selection.outputs();
         let plan = self.plan::<C, T, F>()?;
-        let store = dense::pixel_store(self.request.multi_tau, frames, self.partition.pixels().len());
+        let store = PixelStore::wanted(self.request.multi_tau, frames, self.partition.pixels().len());
         let mut tally = Tally::new(self.partition, &self.request.selection);
         let mut sums: Option<Vec<BinSums>> = None;
         let mut collector =

@@ -6,14 +6,15 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use ndarray::{Array2, Array3};
+use ndarray::Array2;
 
 use crate::correlate::result::{TwoTime, TwoTimeMap};
-use crate::correlate::twotime::{BLOCKS, Smoothing, block_means, diagonal_means};
+use crate::correlate::twotime::{Smoothing, block_means, diagonal_means};
 use crate::engine::{EngineError, MapSink};
 
 use super::pool::Pool;
 use crate::engine::layout::Layout;
+use crate::engine::two_time::{add_weighted, empty, groups, scales, weights};
 
 mod gram;
 mod kernel;
@@ -50,12 +51,7 @@ type RowSlot<'a> = Mutex<&'a mut [f32]>;
 
 impl Collector {
     pub(super) fn new(frames: usize, labels: &[u32]) -> Self {
-        let result = TwoTime {
-            labels: labels.to_vec(),
-            g2: Array2::zeros((frames, labels.len())),
-            g2_segments: Array3::zeros((frames / BLOCKS, BLOCKS, labels.len())),
-        };
-        Self { result, done: 0 }
+        Self { result: empty(frames, labels), done: 0 }
     }
 
     /// Correlates the next label's counts and hands its map over.
@@ -76,7 +72,7 @@ impl Collector {
         let places = layout.bin(label);
         let statics = &layout.statics[places.clone()];
         let (groups, sums) = weigh(counts, statics, smoothing, frames);
-        let scales: Vec<f64> = sums.iter().map(|&s| 1.0 / if s > 0.0 { s } else { 1.0 }).collect();
+        let scales = scales(&sums);
         let mut values = Array2::<f32>::zeros((frames, frames));
         let out = values.as_slice_mut().expect("a new array is contiguous");
         let scale = Scale { pixels: places.len() as f64, rows: &scales };
@@ -112,44 +108,20 @@ impl Scale<'_> {
 
 /// Groups with their weights, and the weighted sum of each frame.
 fn weigh(counts: &Counts<'_>, statics: &[u32], smoothing: Smoothing, frames: usize) -> (Vec<Group>, Vec<f64>) {
-    let ranges = match smoothing {
-        Smoothing::StaticBins => runs(statics),
-        Smoothing::DynamicBins | Smoothing::None => std::iter::once(0..statics.len()).collect(),
-    };
     let mut sums = vec![0.0; frames];
-    let groups = ranges
+    let groups = groups(statics, smoothing)
         .into_iter()
         .map(|pixels| {
             let totals = match counts {
                 Counts::Lists(lists) => lists.frame_sums(pixels.clone(), frames),
                 Counts::Matrix(matrix) => matrix.frame_sums(pixels.clone()),
             };
-            let size = pixels.len() as f64;
-            let weights: Vec<f64> = match smoothing {
-                Smoothing::None => vec![1.0; frames],
-                Smoothing::StaticBins | Smoothing::DynamicBins => {
-                    totals.iter().map(|&sum| if sum > 0.0 { size / sum } else { 1.0 }).collect()
-                }
-            };
-            for ((sum, total), weight) in std::iter::zip(std::iter::zip(&mut sums, totals), &weights) {
-                *sum += total * weight;
-            }
+            let weights = weights(smoothing, &totals, pixels.len());
+            add_weighted(&mut sums, &totals, &weights);
             Group { pixels, weights }
         })
         .collect();
     (groups, sums)
-}
-
-/// Ranges of equal labels.
-fn runs(labels: &[u32]) -> Vec<Range<usize>> {
-    let mut start = 0;
-    labels
-        .chunk_by(|a, b| a == b)
-        .map(|run| {
-            start += run.len();
-            start - run.len()..start
-        })
-        .collect()
 }
 
 /// Cuts a map into slots of `rows` rows, one a job.

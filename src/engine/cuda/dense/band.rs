@@ -10,7 +10,7 @@ use crate::correlate::reduce::{BinSums, CHANNELS};
 use crate::engine::cuda::device::{Arg, Buffer, Device, DeviceError, Grid, Kernel, Precision};
 use crate::engine::cuda::levels::levels;
 use crate::engine::cuda::reduce::{Pieces, SUMS};
-use crate::engine::cuda::{CudaError, THREADS};
+use crate::engine::cuda::{CudaError, each};
 use crate::engine::layout::Layout;
 use crate::engine::multi_tau::Span;
 use crate::engine::pixel_store::PixelStore;
@@ -68,8 +68,7 @@ impl<D: Device> Handed<D> {
         precision: Precision,
         spans: &[Span],
     ) -> Result<Self, DeviceError> {
-        let plans = spans.iter().map(|span| DelayPlan::new(u64::from(span.end - span.start)));
-        let stages = plans.map(|plan| stages(&plan)).max().unwrap_or(0);
+        let stages = spans.iter().map(|span| stages(&span.plan())).max().unwrap_or(0);
         let mut samples = Vec::new();
         let mut count = frames;
         // the last one's is written and not read; blocks shorter than a step leave something over in each stage
@@ -93,11 +92,10 @@ fn stages(plan: &DelayPlan) -> usize {
 
 /// Bytes that a pixel of a band takes.
 pub(super) fn bytes_of_a_pixel(spans: &[Span]) -> usize {
-    let plans: Vec<DelayPlan> = spans.iter().map(|span| DelayPlan::new(u64::from(span.end - span.start))).collect();
+    let plans: Vec<DelayPlan> = spans.iter().map(|span| span.plan()).collect();
     let state: usize = plans.iter().map(|plan| stages(plan) * STAGE * SLOTS * size_of::<f64>()).sum();
-    let correlations = plans.iter().map(DelayPlan::len).max().unwrap_or(0) * CHANNELS;
-    let reduced = plans.iter().map(DelayPlan::len).max().unwrap_or(0) * SUMS;
-    state + (correlations + reduced) * size_of::<f64>() + 2 * size_of::<u32>()
+    let delays = plans.iter().map(DelayPlan::len).max().unwrap_or(0);
+    state + (CHANNELS + SUMS) * delays * size_of::<f64>() + 2 * size_of::<u32>()
 }
 
 impl<D: Device> Band<D> {
@@ -114,7 +112,7 @@ impl<D: Device> Band<D> {
         order.sort_unstable_by_key(|&place| layout.pixels[places.start + place as usize]);
         let pixels: Vec<u32> = order.iter().map(|&place| layout.pixels[places.start + place as usize]).collect();
         let chain = |span: &Span| {
-            let plan = DelayPlan::new(u64::from(span.end - span.start));
+            let plan = span.plan();
             let stage = |_| Ok(Stage { state: Buffer::zeros(device, STAGE * SLOTS * places.len())?, done: 0 });
             let stages = (0..stages(&plan)).map(stage).collect::<Result<_, DeviceError>>()?;
             Ok(Chain { span: *span, plan, stages })
@@ -201,11 +199,10 @@ impl<D: Device> Band<D> {
             let delays = chain.plan.len();
             for (stage, own) in std::iter::zip(&chain.stages, levels(&chain.plan).chunks(STAGE)) {
                 let table = Buffer::of(device, own)?;
-                let grid = Grid { blocks: ranks.div_ceil(THREADS as usize) as u32, threads: THREADS, shared: 0 };
                 let [count, levels, delays] = [ranks, own.len(), delays].map(|number| Arg::U32(number as u32));
                 let out = self.correlations.arg();
                 let arguments = [stage.state.arg(), count, self.own_places.arg(), table.arg(), levels, delays, out];
-                device.launch(Kernel::DenseFinish, grid, &arguments)?;
+                device.launch(Kernel::DenseFinish, each(ranks), &arguments)?;
             }
             all.add(device, &self.pieces, &self.correlations, delays, layout, sums)?;
             if let (0, Some(store)) = (index, store) {

@@ -10,7 +10,7 @@ use crate::correlate::window::FrameSelection;
 use crate::dataset::{FrameSource, PixelType, Scratch};
 use crate::engine::EngineError;
 use crate::engine::cuda::device::{Arg, Buffer, Device, DeviceError, Grid, Kernel, Precision};
-use crate::engine::cuda::{CudaError, THREADS};
+use crate::engine::cuda::{CudaError, THREADS, each};
 
 use super::Run;
 use super::band::{Handed, STEP};
@@ -73,10 +73,10 @@ pub(super) struct Sums<D: Device> {
 impl<D: Device> Run<'_, D> {
     /// As much room as fits into so many bytes; less where the memory has less.
     pub(super) fn room(&self, bytes: u64, ranks: usize) -> Result<Room<D>, DeviceError> {
-        let each = self.avg() * (self.row * self.pixel.size()) as u64;
+        let raw = self.avg() * self.raw_frame() as u64;
         let by_warp = self.avg() * u64::from(self.warps()) * size_of::<f64>() as u64;
         let handed = Handed::<D>::bytes(ranks, self.way.precision) as u64;
-        let fits = (bytes / (2 * (each + by_warp) + handed)).min(BLOCK / each).min(self.request.selection.outputs());
+        let fits = (bytes / (2 * (raw + by_warp) + handed)).min(BLOCK / raw).min(self.request.selection.outputs());
         let mut frames = if fits >= STEP { fits / STEP * STEP } else { fits.max(1) };
         loop {
             match self.room_of(frames, ranks) {
@@ -88,7 +88,7 @@ impl<D: Device> Run<'_, D> {
 
     fn room_of(&self, frames: u64, ranks: usize) -> Result<Room<D>, DeviceError> {
         let raw = (frames * self.avg()) as usize;
-        let bytes = raw * self.row * self.pixel.size();
+        let bytes = raw * self.raw_frame();
         let slot = || {
             Ok(Slot {
                 raw: Buffer::new(self.device, bytes)?,
@@ -106,16 +106,21 @@ impl<D: Device> Run<'_, D> {
         self.request.selection.avg()
     }
 
+    /// Bytes of a raw frame; an image has pixels.
+    fn raw_frame(&self) -> usize {
+        self.row * self.pixel.size()
+    }
+
     /// Warps of the kernel that sums frames.
     fn warps(&self) -> u32 {
-        self.row.div_ceil(THREADS as usize) as u32 * THREADS / 32
+        each(self.row).blocks * THREADS / 32
     }
 
     /// Reads frames of the analysis and sends them.
     pub(super) fn send(&self, slot: &mut Slot<D>, outputs: &Range<u64>) -> Result<(), CudaError> {
         self.device.reclaim(&mut slot.staging)?;
         let avg = self.avg();
-        let bytes = ((outputs.end - outputs.start) * avg) as usize * self.row * self.pixel.size();
+        let bytes = ((outputs.end - outputs.start) * avg) as usize * self.raw_frame();
         self.read(outputs.start * avg..outputs.end * avg, &mut slot.staging[..bytes])?;
         slot.raw.send(self.device, &mut slot.staging, bytes)?;
         Ok(())
@@ -124,7 +129,7 @@ impl<D: Device> Run<'_, D> {
     /// Reads raw frames that are taken, one after the other; many threads decode.
     fn read(&self, taken: Range<u64>, out: &mut [u8]) -> Result<(), CudaError> {
         let selection = &self.request.selection;
-        let frame = (self.row * self.pixel.size()).max(1);
+        let frame = self.raw_frame().max(1);
         let chunk = self.source.frames_per_chunk().max(1) as u64;
         // frames that are decoded together are one job's
         let mut jobs: Vec<Mutex<(Range<u64>, &mut [u8])>> = Vec::new();
@@ -159,12 +164,11 @@ impl<D: Device> Run<'_, D> {
 
     /// Adds a block to the sums; those of its frames stay in the slot.
     pub(super) fn sum(&self, slot: &Slot<D>, outputs: &Range<u64>, sums: &Sums<D>) -> Result<(), CudaError> {
-        let grid = Grid { blocks: self.warps() * 32 / THREADS, threads: THREADS, shared: 0 };
         let (first, count) = (outputs.start * self.avg(), (outputs.end - outputs.start) * self.avg());
         let per_segment = (1u64 << sums.plan.shift) * self.avg();
         self.device.launch(
             Kernel::DenseSums(self.pixel),
-            grid,
+            each(self.row),
             &[
                 slot.raw.arg(),
                 Arg::U32(self.row as u32),

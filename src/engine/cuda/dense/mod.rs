@@ -11,7 +11,6 @@ use super::reduce::Pieces;
 use super::twotime::{Columns, Kind, Maps, Queue};
 use super::{Call, CudaError};
 use crate::correlate::bins::Partition;
-use crate::correlate::delays::DelayPlan;
 use crate::correlate::reduce::BinSums;
 use crate::correlate::result::Correlation;
 use crate::correlate::scattering::Tally;
@@ -21,7 +20,6 @@ use crate::engine::multi_tau::{Span, factors, spans};
 use crate::engine::pixel_store::PixelStore;
 use crate::engine::workers::Workers;
 use crate::engine::{EngineError, MapSink, Request};
-use crate::task::correlate::PixelG2Output;
 
 mod band;
 mod blocks;
@@ -167,17 +165,12 @@ impl<D: Device> Run<'_, D> {
     }
 
     fn results(&self) -> Results {
-        let plans = self.plans();
-        let keeps = self.request.multi_tau.is_some_and(|wanted| wanted.pixel_g2 == PixelG2Output::Keep);
+        let selection = &self.request.selection;
         Results {
-            tally: Tally::new(self.partition, &self.request.selection),
-            bins: plans.iter().map(|plan| BinSums::new(self.partition, plan.len())).collect(),
-            store: plans.first().filter(|_| keeps).map(|plan| PixelStore::new(plan.len(), self.layout.len())),
+            tally: Tally::new(self.partition, selection),
+            bins: self.spans.iter().map(|span| BinSums::new(self.partition, span.plan().len())).collect(),
+            store: PixelStore::wanted(self.request.multi_tau, selection.outputs(), self.layout.len()),
         }
-    }
-
-    fn plans(&self) -> Vec<DelayPlan> {
-        self.spans.iter().map(|span| DelayPlan::new(u64::from(span.end - span.start))).collect()
     }
 
     /// A band of as many pieces as fit; fewer where the memory has less.
@@ -267,8 +260,8 @@ impl<D: Device> Run<'_, D> {
     }
 
     fn finish(&self, results: Results, two_time: Option<Maps<'_>>) -> Correlation {
-        let plans = self.plans();
-        let mut series = std::iter::zip(results.bins, &plans).map(|(sums, plan)| sums.finish(self.partition, plan));
+        let each = std::iter::zip(results.bins, &self.spans);
+        let mut series = each.map(|(sums, span)| sums.finish(self.partition, &span.plan()));
         Correlation {
             scattering: results.tally.finish(self.partition, &self.request.selection),
             multi_tau: series.next(),

@@ -1,6 +1,7 @@
 //! Which pixels of the wanted bins are on the device at once, and their counts there: a matrix (frame, column), see
 //! twotime.cu. A bin that does not fit is cut, between its groups or within one.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use crate::correlate::twotime::Smoothing;
@@ -9,6 +10,7 @@ use crate::engine::cuda::device::{Arg, Buffer, Device, DeviceError, Grid, Kernel
 use crate::engine::cuda::reduce::starts;
 use crate::engine::cuda::threads;
 use crate::engine::layout::Layout;
+use crate::engine::two_time::groups;
 
 /// Groups are filled up to a multiple of it: twotime.cu's DEPTH.
 pub(super) const DEPTH: usize = 32;
@@ -44,29 +46,20 @@ pub(in crate::engine::cuda) struct Share {
 #[derive(Debug)]
 pub(in crate::engine::cuda) struct Queue {
     /// The first is next; those of a bin follow one another.
-    shares: std::collections::VecDeque<Share>,
+    shares: VecDeque<Share>,
 }
 
 impl Queue {
     /// All groups of some bins.
     pub(in crate::engine::cuda) fn new(layout: &Layout, labels: &[u32], smoothing: Smoothing) -> Self {
-        let mut shares = std::collections::VecDeque::new();
+        let mut shares = VecDeque::new();
         for (bin, &label) in labels.iter().enumerate() {
             let places = layout.bin(label);
-            let groups: Vec<Range<usize>> = match smoothing {
-                Smoothing::StaticBins => {
-                    let mut start = places.start;
-                    let runs = layout.statics[places.clone()].chunk_by(|a, b| a == b);
-                    runs.map(|run| {
-                        start += run.len();
-                        start - run.len()..start
-                    })
-                    .collect()
-                }
-                Smoothing::DynamicBins | Smoothing::None => vec![places],
-            };
-            let all = groups.into_iter().enumerate();
-            shares.extend(all.map(|(group, places)| Share { bin, group, places, rest: 0 }));
+            let own = groups(&layout.statics[places.clone()], smoothing).into_iter().enumerate();
+            shares.extend(own.map(|(group, own)| {
+                let places = places.start + own.start..places.start + own.end;
+                Share { bin, group, places, rest: 0 }
+            }));
         }
         Self { shares }
     }
@@ -332,7 +325,7 @@ mod tests {
 
     fn queue(sizes: &[Vec<usize>]) -> Queue {
         let mut start = 0;
-        let mut shares = std::collections::VecDeque::new();
+        let mut shares = VecDeque::new();
         for (bin, groups) in sizes.iter().enumerate() {
             for (group, &size) in groups.iter().enumerate() {
                 shares.push_back(Share { bin, group, places: start..start + size, rest: 0 });

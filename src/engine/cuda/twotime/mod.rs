@@ -3,14 +3,15 @@
 
 use std::ops::Range;
 
-use ndarray::{Array2, Array3};
+use ndarray::Array2;
 
 use super::CudaError;
 use super::device::{Arg, Buffer, Device, DeviceError, Grid, Kernel};
-use super::{THREADS, threads};
+use super::{each, threads};
 use crate::correlate::result::{TwoTime, TwoTimeMap};
 use crate::correlate::twotime::{BLOCKS, Smoothing, block_means, diagonal_means};
 use crate::engine::layout::Layout;
+use crate::engine::two_time::{add_weighted, empty, scales, weights as weigh};
 use crate::engine::{EngineError, MapSink, Observer, TwoTimeRequest};
 
 mod columns;
@@ -81,12 +82,7 @@ impl<D: Device> Groups<D> {
 
 impl<'a> Maps<'a> {
     pub(super) fn new(layout: &'a Layout, wanted: &'a TwoTimeRequest, frames: usize) -> Self {
-        let result = TwoTime {
-            labels: wanted.labels.clone(),
-            g2: Array2::zeros((frames, wanted.labels.len())),
-            g2_segments: Array3::zeros((frames / BLOCKS, BLOCKS, wanted.labels.len())),
-        };
-        Self { layout, wanted, frames, result, open: None }
+        Self { layout, wanted, frames, result: empty(frames, &wanted.labels), open: None }
     }
 
     /// The next slice as a matrix of zeros in at most so many bytes; it shrinks until it fits.
@@ -167,7 +163,7 @@ impl<'a> Maps<'a> {
         let totals = columns.totals(device, &groups)?;
         let (mut weights, mut sums) = (Vec::with_capacity(totals.len()), vec![0.0; frames]);
         for (total, &size) in std::iter::zip(totals.chunks_exact(frames), &groups.sizes) {
-            let own = self.weights(total, size);
+            let own = weigh(self.wanted.smoothing, total, size);
             add_weighted(&mut sums, total, &own);
             weights.extend(own);
         }
@@ -216,7 +212,7 @@ impl<'a> Maps<'a> {
                 continue;
             }
             let size = self.group_size(share.0);
-            let weights = self.weights(&totals, size);
+            let weights = weigh(self.wanted.smoothing, &totals, size);
             add_weighted(&mut open.sums, &totals, &weights);
             for ((t, later), to) in open.products.indexed_iter_mut() {
                 *to += products[(t, later)] * weights[t] * weights[later];
@@ -250,27 +246,6 @@ impl<'a> Maps<'a> {
         self.result.g2_segments.index_axis_mut(ndarray::Axis(2), bin).assign(&block_means(values.view()));
         values
     }
-
-    /// Weight of each frame in a group of `size` pixels with such counts.
-    fn weights(&self, totals: &[f64], size: usize) -> Vec<f64> {
-        match self.wanted.smoothing {
-            Smoothing::None => vec![1.0; totals.len()],
-            Smoothing::StaticBins | Smoothing::DynamicBins => {
-                totals.iter().map(|&sum| if sum > 0.0 { size as f64 / sum } else { 1.0 }).collect()
-            }
-        }
-    }
-}
-
-fn add_weighted(sums: &mut [f64], totals: &[f64], weights: &[f64]) {
-    for ((sum, total), weight) in std::iter::zip(std::iter::zip(sums, totals), weights) {
-        *sum += total * weight;
-    }
-}
-
-/// 1 / weighted counts of each frame.
-fn scales(sums: &[f64]) -> Vec<f64> {
-    sums.iter().map(|&sum| 1.0 / if sum > 0.0 { sum } else { 1.0 }).collect()
 }
 
 fn groups<D: Device>(device: &D, shares: &[(&Share, u32)]) -> Result<Groups<D>, DeviceError> {
@@ -292,7 +267,8 @@ impl<D: Device> Columns<D> {
     fn totals(&self, device: &D, groups: &Groups<D>) -> Result<Vec<f64>, DeviceError> {
         let cells = groups.sizes.len() * self.frames;
         let totals = Buffer::<D, f64>::new(device, cells)?;
-        let grid = Grid { blocks: cells.div_ceil(THREADS as usize / 32) as u32, threads: THREADS, shared: 0 };
+        // a warp each
+        let grid = each(cells * 32);
         let sizes = [self.width, self.frames].map(|number| Arg::U32(number as u32));
         let rest = sizes.into_iter().chain(groups.arg()).chain([totals.arg()]);
         match &self.cells {
@@ -374,10 +350,9 @@ impl<D: Device> Diagonals<D> {
             let numbers = numbers.map(|number| Arg::U32(number as u32));
             let arguments: Vec<_> = [map.arg()].into_iter().chain(numbers).chain([partial.arg()]).collect();
             device.launch(Kernel::DiagonalPieces, threads(pieces * delays), &arguments)?;
-            let grid = Grid { blocks: delays.div_ceil(THREADS as usize) as u32, threads: THREADS, shared: 0 };
             let numbers = [pieces, delays].map(|number| Arg::U32(number as u32));
             let arguments: Vec<_> = [partial.arg()].into_iter().chain(numbers).chain([totals.arg()]).collect();
-            device.launch(Kernel::DiagonalTotals, grid, &arguments)?;
+            device.launch(Kernel::DiagonalTotals, each(delays), &arguments)?;
         }
         Ok(())
     }
