@@ -26,8 +26,17 @@ const IMAGE: Shape = Shape { rows: 13, cols: 29 };
 /// Memory that holds everything.
 const PLENTY: usize = 1 << 30;
 
+/// Of any size, most of them no multiple of a warp or a block; bins 1 to 4 are whole.
+fn shape() -> impl Strategy<Value = Shape> {
+    (11usize..18, 28usize..47).prop_map(|(rows, cols)| Shape { rows, cols })
+}
+
 fn small_request(frames: usize, window: FrameWindow, seed: u64, multi_tau: MultiTauRequest) -> Request {
-    let labels = labels_of(IMAGE, seed, Bins::Small);
+    request_for(IMAGE, frames, window, seed, multi_tau)
+}
+
+fn request_for(shape: Shape, frames: usize, window: FrameWindow, seed: u64, multi_tau: MultiTauRequest) -> Request {
+    let labels = labels_of(shape, seed, Bins::Small);
     Request { labels, multi_tau: Some(multi_tau), two_time: None, ..request(frames, window, seed) }
 }
 
@@ -52,6 +61,7 @@ proptest! {
 
     #[test]
     fn events_agree_with_the_oracle(
+        shape in shape(),
         frames in 150usize..700,
         window in window(),
         normalization in normalization(),
@@ -59,9 +69,9 @@ proptest! {
         occupancy in prop_oneof![Just(0.0005), Just(0.01), Just(0.2), Just(0.9)],
         seed in 0u64..1000,
     ) {
-        let data = Data::of(IMAGE, PixelType::U16, frames, counts(seed, occupancy, 4095));
+        let data = Data::of(shape, PixelType::U16, frames, counts(seed, occupancy, 4095));
         let multi_tau = MultiTauRequest { normalization, parts, pixel_g2: PixelG2Output::Keep };
-        let request = small_request(frames, window, seed, multi_tau);
+        let request = request_for(shape, frames, window, seed, multi_tau);
         let found = correlate_events(&TestDevice::new(PLENTY, seed as u32), &data, &request).expect("correlates");
         check(&data, &request, Ok(found));
     }
@@ -94,6 +104,7 @@ proptest! {
 
     #[test]
     fn frames_agree_with_the_oracle(
+        shape in shape(),
         frames in 2usize..700,
         window in window(),
         normalization in normalization(),
@@ -109,9 +120,9 @@ proptest! {
         prop_assume!(window.select(frames as u64).is_ok());
         let scale = if pixel == PixelType::F32 { 0.3 } else { 1.0 };
         let value = counts(seed, occupancy, if pixel == PixelType::U8 { 200 } else { 30_000 });
-        let data = Data::of(IMAGE, pixel, frames, move |t, p| f64::from((value(t, p) * scale) as f32));
+        let data = Data::of(shape, pixel, frames, move |t, p| f64::from((value(t, p) * scale) as f32));
         let multi_tau = MultiTauRequest { normalization, parts, pixel_g2: PixelG2Output::Keep };
-        let request = small_request(frames, window, seed, multi_tau);
+        let request = request_for(shape, frames, window, seed, multi_tau);
         // the state of the pixels takes most of it: blocks of a few frames
         let memory = if tight { 4_000_000 } else { PLENTY };
         let found = correlate_frames(&TestDevice::new(memory, seed as u32), &data, &request, Precision::Double);
@@ -119,8 +130,8 @@ proptest! {
     }
 }
 
-fn two_time_request(frames: usize, window: FrameWindow, seed: u64, smoothing: Smoothing) -> Request {
-    let labels = labels_of(IMAGE, seed, Bins::Small);
+fn two_time_request(shape: Shape, frames: usize, window: FrameWindow, seed: u64, smoothing: Smoothing) -> Request {
+    let labels = labels_of(shape, seed, Bins::Small);
     Request {
         labels,
         multi_tau: None,
@@ -134,6 +145,7 @@ proptest! {
 
     #[test]
     fn two_time_agrees_with_the_oracle(
+        shape in shape(),
         frames in 2usize..260,
         window in window(),
         smoothing in smoothing(),
@@ -155,8 +167,8 @@ proptest! {
         let scale = if pixel == Some(PixelType::F32) { 0.3 } else { 1.0 };
         let value = counts(seed, occupancy, bright);
         let kept = pixel.unwrap_or(PixelType::U16);
-        let data = Data::of(IMAGE, kept, frames, move |t, p| f64::from((value(t, p).min(largest) * scale) as f32));
-        let request = two_time_request(frames, window, seed, smoothing);
+        let data = Data::of(shape, kept, frames, move |t, p| f64::from((value(t, p).min(largest) * scale) as f32));
+        let request = two_time_request(shape, frames, window, seed, smoothing);
         // bins are cut, and maps come in bands of rows
         let host = TestDevice::new(if tight { 1_200_000 } else { PLENTY }, seed as u32);
         let found = match pixel {
@@ -174,7 +186,7 @@ fn a_bin_that_does_not_fit_is_cut() {
     let window = FrameWindow { avg: NonZeroU32::new(2).expect("not zero"), ..FrameWindow::default() };
     let data = Data::of(IMAGE, PixelType::U32, frames, counts(9, 0.3, 700));
     for smoothing in [Smoothing::StaticBins, Smoothing::DynamicBins, Smoothing::None] {
-        let request = two_time_request(frames, window, 9, smoothing);
+        let request = two_time_request(IMAGE, frames, window, 9, smoothing);
         let launches = [PLENTY, 1_200_000, 680_000].map(|memory| {
             let host = TestDevice::new(memory, 4);
             let found = correlate_frames(&host, &data, &request, Precision::Double).expect("correlates");
@@ -211,6 +223,23 @@ fn many_levels_in_small_blocks() {
         let found = correlate_frames(&device, &data, &request, Precision::Double).expect("correlates");
         check(&data, &request, Ok(found));
     }
+}
+
+/// As long as a burst of the fastest detectors: 15 levels; few pixels, and 12-bit counts.
+#[test]
+fn a_long_series_agrees_with_the_oracle() {
+    // the address sanitizer sees nothing in it that it does not see in less
+    let frames: usize = if std::env::var_os(ADDRESS).is_some() { 1 << 13 } else { 1 << 17 };
+    let shape = Shape { rows: 3, cols: 11 };
+    let data = Data::of(shape, PixelType::U16, frames, counts(13, 0.05, 4095));
+    let multi_tau =
+        MultiTauRequest { normalization: Normalization::FrameMean, parts: 0, pixel_g2: PixelG2Output::Keep };
+    let mut request = request_for(shape, frames, FrameWindow::default(), 13, multi_tau);
+    request.labels.dynamic_labels.fill(1);
+    let events = correlate_events(&TestDevice::new(PLENTY, 3), &data, &request).expect("correlates");
+    check(&data, &request, Ok(events));
+    let series = correlate_frames(&TestDevice::new(PLENTY, 4), &data, &request, Precision::Double);
+    check(&data, &request, Ok(series.expect("correlates")));
 }
 
 /// Where products are first added in float32, the error of each is left in the spread of pixels: the engine takes it for
