@@ -43,6 +43,15 @@ DEVICE double warp_sum(double value) {
     return value;
 }
 
+// Four counts of two bits, the first in the lowest.
+struct u2 {
+    u8 four;
+};
+
+// Count `k` of frames.
+template <typename T> DEVICE T count_at(const T *counts, u64 k) { return counts[k]; }
+DEVICE u8 count_at(const u2 *counts, u64 k) { return counts[k / 4].four >> (k % 4 * 2) & 3; }
+
 // A level of the delay scheme, as correlate::delays has it, and what turns its sums into means in frame units.
 struct Level {
     u32 samples, first, first_lag, lags;

@@ -28,37 +28,41 @@ DEVICE void write_digits(u64 value, u16 *digits, u64 plane, u32 planes, u64 at, 
     for (u32 k = 0; k < planes; ++k, value /= BASE) digits[k * plane + at] = to_half(u32(value % BASE));
 }
 
-// The columns of `count` frames, each the sum of `avg` raw ones. pixels: of each column, NONE of an empty one.
+// The columns of `count` frames, each the sum of `avg` raw ones of `row` cells. cells: of each column, NONE of an empty
+// one.
 template <typename T>
-DEVICE void columns(const T *frames, u32 row, u32 avg, const u32 *pixels, u32 columns, u32 count, u32 planes, u64 plane,
+DEVICE void columns(const T *frames, u32 row, u32 avg, const u32 *cells, u32 columns, u32 count, u32 planes, u64 plane,
                     u64 *most, u16 *digits) {
     for (u64 k = u64(blockIdx.x) * blockDim.x + threadIdx.x; k < u64(columns) * count; k += u64(gridDim.x) * blockDim.x) {
-        u32 pixel = pixels[k % columns];
-        if (pixel == NONE) continue;
-        const T *own = frames + k / columns * avg * row + pixel;
-        u64 sum = 0;
-        for (u32 raw = 0; raw < avg; ++raw) sum += own[u64(raw) * row] > T(0) ? u64(own[u64(raw) * row]) : 0;
+        u32 cell = cells[k % columns];
+        if (cell == NONE) continue;
+        u64 own = k / columns * avg * row + cell, sum = 0;
+        for (u32 raw = 0; raw < avg; ++raw) {
+            auto count = count_at(frames, own + u64(raw) * row);
+            if (count > 0) sum += u64(count);
+        }
         write_digits(sum, digits, plane, planes, k, most);
     }
 }
 
 #define COLUMNS(name, T)                                                                                                 \
-    KERNEL name(const T *frames, u32 row, u32 avg, const u32 *pixels, u32 width, u32 count, u32 planes, u64 plane,       \
+    KERNEL name(const T *frames, u32 row, u32 avg, const u32 *cells, u32 width,  u32 count, u32 planes, u64 plane,       \
                 u64 *most, u16 *digits) {                                                                                \
-        columns<T>(frames, row, avg, pixels, width, count, planes, plane, most, digits);                                 \
+        columns<T>(frames, row, avg, cells, width, count, planes, plane, most, digits);                                  \
     }
 
+COLUMNS(columns_u2, u2)
 COLUMNS(columns_u8, u8)
 COLUMNS(columns_u16, u16)
 COLUMNS(columns_u32, u32)
 COLUMNS(columns_i16, short)
 COLUMNS(columns_i32, int)
 
-KERNEL columns_f32(const float *frames, u32 row, u32 avg, const u32 *pixels, u32 columns, u32 count, float *values) {
+KERNEL columns_f32(const float *frames, u32 row, u32 avg, const u32 *cells, u32 columns, u32 count, float *values) {
     for (u64 k = u64(blockIdx.x) * blockDim.x + threadIdx.x; k < u64(columns) * count; k += u64(gridDim.x) * blockDim.x) {
-        u32 pixel = pixels[k % columns];
-        if (pixel == NONE) continue;
-        const float *own = frames + k / columns * avg * row + pixel;
+        u32 cell = cells[k % columns];
+        if (cell == NONE) continue;
+        const float *own = frames + k / columns * avg * row + cell;
         float sum = 0;
         for (u32 raw = 0; raw < avg; ++raw) sum += own[u64(raw) * row];
         values[k] = sum;

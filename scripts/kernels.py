@@ -18,6 +18,17 @@ OUT = ROOT / "kernels" / "ptx"
 VIRTUAL = "compute_70"
 OPTIONS = [f"--gpu-architecture={VIRTUAL}", "--std=c++17", f"--include-path={ROOT / 'kernels'}"]
 
+# What a source is compiled for, and the names of what comes of it; a source that is not here, once and by its own name.
+COUNTS = {"u2": "u2", "u8": "u8", "u16": "u16", "u32": "u32", "i16": "short", "i32": "int", "f32": "float"}
+REALS = {"f32": "float", "f64": "double"}
+VARIANTS = {
+    "dense_frames": {
+        f"dense_{count}_{real}": {"NAME": f"dense_{count}_{real}", "COUNT": COUNTS[count], "REAL": REALS[real]}
+        for count in COUNTS
+        for real in REALS
+    }
+}
+
 # V100, A100, H100.
 REAL = ["sm_70", "sm_80", "sm_90"]
 
@@ -36,15 +47,16 @@ def text(nvrtc, program, what):
     return buffer.value.decode()
 
 
-def compile(nvrtc, source):
+def compile(nvrtc, source, defined):
     program = ctypes.c_void_p()
     created = nvrtc.nvrtcCreateProgram(
         ctypes.byref(program), source.read_bytes(), source.name.encode(), 0, None, None
     )
     if created != 0:
         sys.exit(f"error: NVRTC does not begin with {source.name}: code {created}")
-    options = (ctypes.c_char_p * len(OPTIONS))(*[option.encode() for option in OPTIONS])
-    failed = nvrtc.nvrtcCompileProgram(program, len(OPTIONS), options)
+    all_options = OPTIONS + [f"-D{name}={value}" for name, value in defined.items()]
+    options = (ctypes.c_char_p * len(all_options))(*[option.encode() for option in all_options])
+    failed = nvrtc.nvrtcCompileProgram(program, len(all_options), options)
     log = text(nvrtc, program, "ProgramLog").strip()
     if failed or log:
         sys.exit(f"error: {source.relative_to(ROOT)}:\n{log}")
@@ -82,17 +94,19 @@ def main():
     arguments.add_argument("--check", action="store_true")
     check = arguments.parse_args().check
     nvrtc = library()
-    stale = []
+    stale, made = [], set()
     for source in SOURCES:
-        ptx = compile(nvrtc, source)
-        path = OUT / f"{source.stem}.ptx"
-        if not check:
-            OUT.mkdir(exist_ok=True)
-            path.write_text(ptx)
-        elif not path.exists() or path.read_text() != ptx:
-            stale.append(path.relative_to(ROOT))
-        assemble(source.stem, ptx)
-    stale += [path.relative_to(ROOT) for path in OUT.glob("*.ptx") if not (ROOT / "kernels" / f"{path.stem}.cu").exists()]
+        for name, defined in VARIANTS.get(source.stem, {source.stem: {}}).items():
+            ptx = compile(nvrtc, source, defined)
+            path = OUT / f"{name}.ptx"
+            made.add(path)
+            if not check:
+                OUT.mkdir(exist_ok=True)
+                path.write_text(ptx)
+            elif not path.exists() or path.read_text() != ptx:
+                stale.append(path.relative_to(ROOT))
+            assemble(name, ptx)
+    stale += [path.relative_to(ROOT) for path in OUT.glob("*.ptx") if path not in made]
     if stale:
         sys.exit(f"error: not what the sources compile to: {', '.join(map(str, stale))}; run scripts/build-kernels")
 

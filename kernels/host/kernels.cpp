@@ -6,10 +6,27 @@
 #include <utility>
 
 #include "../dense.cu"
+#include "../dense_frames.cu"
 #include "../events.cu"
 #include "../reduce.cu"
 #include "../selftest.cu"
 #include "../twotime.cu"
+
+// scripts/kernels.py has the same list.
+DENSE_FRAMES(dense_u2_f32, u2, float)
+DENSE_FRAMES(dense_u8_f32, u8, float)
+DENSE_FRAMES(dense_u16_f32, u16, float)
+DENSE_FRAMES(dense_u32_f32, u32, float)
+DENSE_FRAMES(dense_i16_f32, short, float)
+DENSE_FRAMES(dense_i32_f32, int, float)
+DENSE_FRAMES(dense_f32_f32, float, float)
+DENSE_FRAMES(dense_u2_f64, u2, double)
+DENSE_FRAMES(dense_u8_f64, u8, double)
+DENSE_FRAMES(dense_u16_f64, u16, double)
+DENSE_FRAMES(dense_u32_f64, u32, double)
+DENSE_FRAMES(dense_i16_f64, short, double)
+DENSE_FRAMES(dense_i32_f64, int, double)
+DENSE_FRAMES(dense_f32_f64, float, double)
 
 namespace {
 
@@ -47,6 +64,9 @@ const Named KERNELS[] = {
     NAMED(dense_frame_totals),
     NAMED(dense_stage_f32),
     NAMED(dense_stage_f64),
+    NAMED(dense_sums_u2),
+    NAMED(dense_u2_f32),
+    NAMED(dense_u2_f64),
     NAMED(dense_sums_u8),
     NAMED(dense_u8_f32),
     NAMED(dense_u8_f64),
@@ -65,6 +85,7 @@ const Named KERNELS[] = {
     NAMED(dense_sums_f32),
     NAMED(dense_f32_f32),
     NAMED(dense_f32_f64),
+    NAMED(columns_u2),
     NAMED(columns_u8),
     NAMED(columns_u16),
     NAMED(columns_u32),

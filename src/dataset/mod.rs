@@ -173,6 +173,26 @@ pub trait FrameSource: Send + Sync {
     /// # Errors
     /// A chunk that is missing, truncated or does not decode, with path, frame and byte offset.
     fn read_frames(&self, frames: Range<u64>, scratch: &mut Scratch, out: &mut [u8]) -> Result<(), DatasetError>;
+
+    /// The same frames as they are stored, if that is four pixels a byte: for who can use them so.
+    fn quarters(&self) -> Option<&dyn Quarters> {
+        None
+    }
+}
+
+/// Frames of two bits a pixel, as they are stored: cells, four a byte, the first in the lowest bits.
+pub trait Quarters: Send + Sync {
+    /// Cells of a frame: a multiple of four.
+    fn cells(&self) -> usize;
+
+    /// The pixel of the image (row * cols + col) that a cell shows; None = none. No two show the same.
+    fn pixel(&self, cell: usize) -> Option<usize>;
+
+    /// Reads frames into `out`, exactly `cells() / 4` bytes each.
+    ///
+    /// # Errors
+    /// As [`FrameSource::read_frames`].
+    fn read_packed(&self, frames: Range<u64>, out: &mut [u8]) -> Result<(), DatasetError>;
 }
 
 /// A raw dataset.

@@ -12,7 +12,7 @@ use super::ffi;
 use super::index::{ChunkIndex, Grid};
 use super::locate::{Located, locate};
 use crate::dataset::stitch::{CANVAS, MODULE, MODULES, module_origin};
-use crate::dataset::{DatasetError, FrameSource, PixelType, Scratch, SourceInfo, plain};
+use crate::dataset::{DatasetError, FrameSource, PixelType, Quarters, Scratch, SourceInfo, plain};
 use crate::task::correlate::BitOrder;
 
 /// Opens the six module files; `path` is any of them, as `A0003.h5.000`.
@@ -34,12 +34,13 @@ pub fn open(path: &Path, order: BitOrder) -> Result<Box<dyn FrameSource>, Datase
         shape: CANVAS,
         frames: modules.iter().map(|module| module.frames).max().unwrap_or_default(),
     };
-    Ok(Box::new(FastTransfer { info, modules, unpack: Unpack::new(bits, order) }))
+    Ok(Box::new(FastTransfer { info, modules, order, unpack: Unpack::new(bits, order) }))
 }
 
 struct FastTransfer {
     info: SourceInfo,
     modules: Vec<Module>,
+    order: BitOrder,
     unpack: Unpack,
 }
 
@@ -70,8 +71,47 @@ impl FrameSource for FastTransfer {
         for (frame, image) in range.zip(out.chunks_exact_mut(CANVAS.pixels())) {
             image.fill(0);
             for (k, module) in self.modules.iter().enumerate() {
+                scratch.raw.resize(module_bytes(module.bits), 0);
                 if module.read(frame, &mut scratch.raw)? {
                     self.unpack.place(&scratch.raw, module_origin(k), image);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn quarters(&self) -> Option<&dyn Quarters> {
+        match self.unpack {
+            Unpack::Quarters(_) => Some(self),
+            Unpack::Halves(_) | Unpack::Whole => None,
+        }
+    }
+}
+
+/// The modules one after the other, each row by row.
+impl Quarters for FastTransfer {
+    fn cells(&self) -> usize {
+        MODULES * MODULE.pixels()
+    }
+
+    fn pixel(&self, cell: usize) -> Option<usize> {
+        let (module, within) = (cell / MODULE.pixels(), cell % MODULE.pixels());
+        let own = match self.order {
+            BitOrder::LittlePairs => within,
+            // the last of a byte's four is in its lowest bits
+            BitOrder::BigPairs => within / 4 * 4 + (3 - within % 4),
+        };
+        let ((top, left), (row, col)) = (module_origin(module), (own / MODULE.cols, own % MODULE.cols));
+        Some((top + row) * CANVAS.cols + left + col)
+    }
+
+    fn read_packed(&self, range: Range<u64>, out: &mut [u8]) -> Result<(), DatasetError> {
+        assert!(range.start <= range.end && range.end <= self.info.frames, "frames {range:?} of {}", self.info.frames);
+        assert_eq!(out.len() as u64, (range.end - range.start) * self.cells() as u64 / 4, "bytes of frames");
+        for (frame, packed) in range.zip(out.chunks_exact_mut(self.cells() / 4)) {
+            for (module, own) in self.modules.iter().zip(packed.chunks_exact_mut(module_bytes(2))) {
+                if !module.read(frame, own)? {
+                    own.fill(0);
                 }
             }
         }
@@ -101,7 +141,7 @@ impl Module {
     }
 
     /// Reads the packed pixels of a frame; false if it has none.
-    fn read(&self, frame: u64, packed: &mut Vec<u8>) -> Result<bool, DatasetError> {
+    fn read(&self, frame: u64, packed: &mut [u8]) -> Result<bool, DatasetError> {
         let Some(chunk) = self.index.get(frame) else {
             return Ok(false);
         };
@@ -114,7 +154,6 @@ impl Module {
                 remedy: "the file is damaged; copy it again or leave the frame out",
             });
         }
-        packed.resize(bytes, 0);
         plain::read_at(&self.file, &self.path, packed, chunk.address)?;
         Ok(true)
     }
@@ -289,6 +328,30 @@ mod tests {
         let path = write(dir.path(), 131_072, 1, [&[(0, 0b11_10_01_00)], &[], &[], &[], &[], &[]]);
         let source = open(&path, BitOrder::BigPairs).unwrap();
         assert_eq!(frame(source.as_ref(), 0)[1076..1080], [3, 2, 1, 0]);
+    }
+
+    #[test]
+    fn packed_cells_are_the_pixels() {
+        for order in [BitOrder::LittlePairs, BitOrder::BigPairs] {
+            let dir = tempfile::tempdir().unwrap();
+            let frames: [&[(u64, u8)]; MODULES] =
+                [&[(0, 0b11_10_01_00)], &[], &[(0, 0b01_00_11_00)], &[(1, 1)], &[], &[(0, 2)]];
+            let path = write(dir.path(), 131_072, 2, frames);
+            let source = open(&path, order).unwrap();
+            let quarters = source.quarters().expect("two bits a pixel");
+            let mut packed = vec![9; 2 * quarters.cells() / 4];
+            quarters.read_packed(0..2, &mut packed).unwrap();
+            for (number, packed) in (0..).zip(packed.chunks_exact(quarters.cells() / 4)) {
+                let mut image = vec![0; CANVAS.pixels()];
+                for cell in 0..quarters.cells() {
+                    image[quarters.pixel(cell).unwrap()] += packed[cell / 4] >> (cell % 4 * 2) & 3;
+                }
+                assert!(image == frame(source.as_ref(), number), "{order:?}, frame {number}");
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = write(dir.path(), 262_144, 1, [&[]; MODULES]);
+        assert!(open(&path, BitOrder::LittlePairs).unwrap().quarters().is_none(), "four bits a pixel");
     }
 
     #[test]

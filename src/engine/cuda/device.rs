@@ -8,6 +8,25 @@ use bytemuck::Pod;
 
 use crate::dataset::PixelType;
 
+/// What the counts of a frame are on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Counts {
+    /// A pixel each.
+    Pixels(PixelType),
+    /// Four a byte, the first in the lowest bits.
+    TwoBits,
+}
+
+impl Counts {
+    /// Bytes of so many; of two bits, a multiple of four.
+    pub(super) fn bytes(self, number: usize) -> usize {
+        match self {
+            Self::Pixels(pixel) => number * pixel.size(),
+            Self::TwoBits => number / 4,
+        }
+    }
+}
+
 /// A kernel. Its name is the one in `kernels/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kernel {
@@ -15,11 +34,11 @@ pub(super) enum Kernel {
     EventsFile,
     EventsSort,
     EventsMultitau,
-    /// Sums of frames of a type of pixel.
-    DenseSums(PixelType),
+    /// Sums of frames.
+    DenseSums(Counts),
     DenseFrameTotals,
     /// The first stage.
-    DenseFrames(PixelType, Precision),
+    DenseFrames(Counts, Precision),
     /// Another stage.
     DenseStage(Precision),
     DenseFinish,
@@ -27,8 +46,8 @@ pub(super) enum Kernel {
     ScanTotals,
     ScanAdd,
     ReducePieces,
-    /// Counts of frames of a type of pixel, for two-time.
-    Columns(PixelType),
+    /// Counts of frames, for two-time.
+    Columns(Counts),
     EventsMost,
     ColumnsEvents,
     GroupTotals,
@@ -42,19 +61,24 @@ pub(super) enum Kernel {
     SelfTestCheck,
 }
 
-/// The name of the kernel for a type of pixel.
-macro_rules! of_pixel {
-    ($pixel:expr, $start:literal, $end:literal) => {
-        match $pixel {
-            PixelType::U8 => concat!($start, "u8", $end),
-            PixelType::U16 => concat!($start, "u16", $end),
-            PixelType::U32 => concat!($start, "u32", $end),
-            PixelType::I16 => concat!($start, "i16", $end),
-            PixelType::I32 => concat!($start, "i32", $end),
-            PixelType::F32 => concat!($start, "f32", $end),
+/// The name of what is made for each type of count, or what another macro makes of it.
+macro_rules! of_counts {
+    ($counts:expr, $start:literal, $end:literal) => {
+        $crate::engine::cuda::device::of_counts!($counts, concat, $start, $end)
+    };
+    ($counts:expr, $make:ident, $start:literal, $end:literal) => {
+        match $counts {
+            Counts::TwoBits => $make!($start, "u2", $end),
+            Counts::Pixels(PixelType::U8) => $make!($start, "u8", $end),
+            Counts::Pixels(PixelType::U16) => $make!($start, "u16", $end),
+            Counts::Pixels(PixelType::U32) => $make!($start, "u32", $end),
+            Counts::Pixels(PixelType::I16) => $make!($start, "i16", $end),
+            Counts::Pixels(PixelType::I32) => $make!($start, "i32", $end),
+            Counts::Pixels(PixelType::F32) => $make!($start, "f32", $end),
         }
     };
 }
+pub(super) use of_counts;
 
 impl Kernel {
     pub(super) fn name(self) -> &'static str {
@@ -63,10 +87,10 @@ impl Kernel {
             Self::EventsFile => "events_file",
             Self::EventsSort => "events_sort",
             Self::EventsMultitau => "events_multitau",
-            Self::DenseSums(pixel) => of_pixel!(pixel, "dense_sums_", ""),
+            Self::DenseSums(counts) => of_counts!(counts, "dense_sums_", ""),
             Self::DenseFrameTotals => "dense_frame_totals",
-            Self::DenseFrames(pixel, Precision::Single) => of_pixel!(pixel, "dense_", "_f32"),
-            Self::DenseFrames(pixel, Precision::Double) => of_pixel!(pixel, "dense_", "_f64"),
+            Self::DenseFrames(counts, Precision::Single) => of_counts!(counts, "dense_", "_f32"),
+            Self::DenseFrames(counts, Precision::Double) => of_counts!(counts, "dense_", "_f64"),
             Self::DenseStage(Precision::Single) => "dense_stage_f32",
             Self::DenseStage(Precision::Double) => "dense_stage_f64",
             Self::DenseFinish => "dense_finish",
@@ -74,7 +98,7 @@ impl Kernel {
             Self::ScanTotals => "scan_totals",
             Self::ScanAdd => "scan_add",
             Self::ReducePieces => "reduce_pieces",
-            Self::Columns(pixel) => of_pixel!(pixel, "columns_", ""),
+            Self::Columns(counts) => of_counts!(counts, "columns_", ""),
             Self::EventsMost => "events_most",
             Self::ColumnsEvents => "columns_events",
             Self::GroupTotals => "group_totals",
@@ -91,7 +115,7 @@ impl Kernel {
 }
 
 /// In what a kernel adds products before it adds them in float64.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Precision {
     Single,
     Double,
@@ -316,9 +340,9 @@ pub(super) fn all_kernels() -> Vec<Kernel> {
     let pixels =
         [PixelType::U8, PixelType::U16, PixelType::U32, PixelType::I16, PixelType::I32, PixelType::F32].into_iter();
     let precisions = [Precision::Single, Precision::Double];
-    let of_pixels = pixels.flat_map(|pixel| {
-        let frames = precisions.map(|precision| DenseFrames(pixel, precision));
-        [DenseSums(pixel), Columns(pixel)].into_iter().chain(frames)
+    let of_counts = pixels.map(Counts::Pixels).chain([Counts::TwoBits]).flat_map(|counts| {
+        let frames = precisions.map(|precision| DenseFrames(counts, precision));
+        [DenseSums(counts), Columns(counts)].into_iter().chain(frames)
     });
     let others = [
         EventsCount,
@@ -343,5 +367,5 @@ pub(super) fn all_kernels() -> Vec<Kernel> {
         SelfTestWrite,
         SelfTestCheck,
     ];
-    of_pixels.chain(precisions.map(DenseStage)).chain(others).collect()
+    of_counts.chain(precisions.map(DenseStage)).chain(others).collect()
 }

@@ -339,7 +339,7 @@ impl<D: Device> Run<'_, D> {
         let mut kind = Kind::Whole(1);
         while !queue.is_empty() {
             let free = device.free_bytes()? as f64 * SHARE * SLICE;
-            let columns = two_time.slice(device, &mut queue, kind, free as usize)?;
+            let columns = two_time.slice(device, &mut queue, &self.layout.pixels, kind, free as usize)?;
             let map = Buffer::of(device, &columns.places(self.layout.place.len()))?;
             let own = columns.events(&self.layout, &counted.events);
             let (filed, cursors) = Filed::new(device, &own)?;

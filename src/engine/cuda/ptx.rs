@@ -1,27 +1,37 @@
 //! The compiled kernels, which the program has in itself, and in which of them a kernel is. `scripts/build-kernels` makes
 //! them.
 
-use super::device::Kernel;
+use super::device::{Counts, Kernel, Precision, of_counts};
+use crate::dataset::PixelType;
 
-/// A source of kernels.
+/// Kernels that are compiled together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Module {
     Dense,
+    /// The first stage of one type of count: a driver compiles what is used alone.
+    DenseFrames(Counts, Precision),
     Events,
     Reduce,
     SelfTest,
     TwoTime,
 }
 
+/// The text of one of many.
+macro_rules! text {
+    ($($name:literal),*) => { include_str!(concat!("../../../kernels/ptx/", $($name),*)) };
+}
+
 impl Module {
     /// PTX, which the driver compiles for its GPU.
     pub(super) fn ptx(self) -> &'static str {
         match self {
-            Self::Dense => include_str!("../../../kernels/ptx/dense.ptx"),
-            Self::Events => include_str!("../../../kernels/ptx/events.ptx"),
-            Self::Reduce => include_str!("../../../kernels/ptx/reduce.ptx"),
-            Self::SelfTest => include_str!("../../../kernels/ptx/selftest.ptx"),
-            Self::TwoTime => include_str!("../../../kernels/ptx/twotime.ptx"),
+            Self::Dense => text!("dense.ptx"),
+            Self::DenseFrames(counts, Precision::Single) => of_counts!(counts, text, "dense_", "_f32.ptx"),
+            Self::DenseFrames(counts, Precision::Double) => of_counts!(counts, text, "dense_", "_f64.ptx"),
+            Self::Events => text!("events.ptx"),
+            Self::Reduce => text!("reduce.ptx"),
+            Self::SelfTest => text!("selftest.ptx"),
+            Self::TwoTime => text!("twotime.ptx"),
         }
     }
 }
@@ -30,11 +40,8 @@ impl Module {
 pub(super) fn module(kernel: Kernel) -> Module {
     match kernel {
         Kernel::EventsCount | Kernel::EventsFile | Kernel::EventsSort | Kernel::EventsMultitau => Module::Events,
-        Kernel::DenseSums(_)
-        | Kernel::DenseFrameTotals
-        | Kernel::DenseFrames(..)
-        | Kernel::DenseStage(_)
-        | Kernel::DenseFinish => Module::Dense,
+        Kernel::DenseSums(_) | Kernel::DenseFrameTotals | Kernel::DenseStage(_) | Kernel::DenseFinish => Module::Dense,
+        Kernel::DenseFrames(counts, precision) => Module::DenseFrames(counts, precision),
         Kernel::ScanBlocks | Kernel::ScanTotals | Kernel::ScanAdd | Kernel::ReducePieces => Module::Reduce,
         Kernel::SelfTestWrite | Kernel::SelfTestCheck => Module::SelfTest,
         Kernel::Columns(_)

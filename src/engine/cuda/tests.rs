@@ -14,11 +14,13 @@ use crate::correlate::bins::{Partition, Shape};
 use crate::correlate::result::{Correlation, TwoTimeMap};
 use crate::correlate::twotime::Smoothing;
 use crate::correlate::window::FrameWindow;
-use crate::dataset::{PixelType, Source};
+use crate::dataset::{FrameSource, PixelType, Source};
 use crate::engine::testing::*;
 use crate::engine::workers::Workers;
 use crate::engine::{EngineError, MultiTauRequest, Request, TwoTimeRequest, Unobserved};
 use crate::task::correlate::{Normalization, PixelG2Output};
+
+mod packed;
 
 /// Small, since each thread of a device is run by itself; of an odd size.
 const IMAGE: Shape = Shape { rows: 13, cols: 29 };
@@ -90,7 +92,7 @@ fn places_that_just_fit_into_shared_memory_and_just_do_not() {
     }
 }
 
-fn correlate_frames(host: &TestDevice, data: &Data, request: &Request, precision: Precision) -> Found {
+fn correlate_frames(host: &TestDevice, data: &dyn FrameSource, request: &Request, precision: Precision) -> Found {
     let partition = Partition::new(&request.labels, &[]).expect("bins");
     let way = Way { precision, saturation: None };
     match collected(|keep| dense::correlate(host, data, &partition, call(request), way, keep))? {

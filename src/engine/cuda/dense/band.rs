@@ -1,7 +1,7 @@
 //! Multi-tau of a band of pixels: the state of their levels, in stages of four, and what comes of it.
 //!
 //! A band is some pieces, so that the sums of bins are the same however pixels are cut into bands. Its pixels are taken
-//! in the order of the image, so that neighbouring threads read neighbouring counts.
+//! in the order of the frame, so that neighbouring threads read neighbouring counts.
 
 use std::ops::Range;
 
@@ -33,8 +33,8 @@ const PIXEL_THREADS: u32 = 128;
 pub(super) struct Band<D: Device> {
     pub(super) pieces: Range<usize>,
     places: Range<usize>,
-    /// Pixel of the image and place from the first on, of each of its pixels.
-    pixels: Buffer<D, u32>,
+    /// Cell of a frame and place from the first on, of each of its pixels.
+    cells: Buffer<D, u32>,
     own_places: Buffer<D, u32>,
     chains: Vec<Chain<D>>,
     /// (place, channel, delay) of a series.
@@ -99,18 +99,18 @@ pub(super) fn bytes_of_a_pixel(spans: &[Span]) -> usize {
 }
 
 impl<D: Device> Band<D> {
-    /// Of the pixels of some pieces.
+    /// Of the pixels of some pieces; `cells` has those of all places.
     pub(super) fn new(
         device: &D,
-        layout: &Layout,
+        cells: &[u32],
         all: &Pieces,
         pieces: Range<usize>,
         spans: &[Span],
     ) -> Result<Self, DeviceError> {
         let places = all.places(&pieces);
         let mut order: Vec<u32> = (0..places.len() as u32).collect();
-        order.sort_unstable_by_key(|&place| layout.pixels[places.start + place as usize]);
-        let pixels: Vec<u32> = order.iter().map(|&place| layout.pixels[places.start + place as usize]).collect();
+        order.sort_unstable_by_key(|&place| cells[places.start + place as usize]);
+        let own_cells: Vec<u32> = order.iter().map(|&place| cells[places.start + place as usize]).collect();
         let chain = |span: &Span| {
             let plan = span.plan();
             let stage = |_| Ok(Stage { state: Buffer::zeros(device, STAGE * SLOTS * places.len())?, done: 0 });
@@ -120,7 +120,7 @@ impl<D: Device> Band<D> {
         let chains = spans.iter().map(chain).collect::<Result<Vec<_>, DeviceError>>()?;
         let delays = chains.iter().map(|chain| chain.plan.len()).max().unwrap_or(0);
         Ok(Self {
-            pixels: Buffer::of(device, &pixels)?,
+            cells: Buffer::of(device, &own_cells)?,
             own_places: Buffer::of(device, &order)?,
             correlations: Buffer::new(device, places.len() * CHANNELS * delays)?,
             pieces,
@@ -159,9 +159,9 @@ impl<D: Device> Band<D> {
                 if number == 0 {
                     let arguments = [
                         block.raw.arg_from(skipped * block.bytes()),
-                        Arg::U32(block.row as u32),
+                        Arg::U32(block.cells as u32),
                         Arg::U32(block.avg as u32),
-                        self.pixels.arg(),
+                        self.cells.arg(),
                         factors.arg_from(skipped * precision.bytes()),
                         done,
                         samples,
@@ -169,7 +169,7 @@ impl<D: Device> Band<D> {
                         stage.state.arg(),
                         out.arg(),
                     ];
-                    device.launch(Kernel::DenseFrames(block.pixel, precision), grid, &arguments)?;
+                    device.launch(Kernel::DenseFrames(block.counts, precision), grid, &arguments)?;
                 } else {
                     let from = &handed.samples[number - 1];
                     let arguments = [from.arg(), done, samples, all, stage.state.arg(), out.arg()];

@@ -7,13 +7,14 @@ use std::sync::Mutex;
 
 use crate::correlate::scattering::{SegmentPlan, Tally};
 use crate::correlate::window::FrameSelection;
-use crate::dataset::{FrameSource, PixelType, Scratch};
+use crate::dataset::{PixelType, Scratch};
 use crate::engine::EngineError;
-use crate::engine::cuda::device::{Arg, Buffer, Device, DeviceError, Grid, Kernel, Precision};
+use crate::engine::cuda::device::{Arg, Buffer, Counts, Device, DeviceError, Grid, Kernel, Precision};
 use crate::engine::cuda::{CudaError, THREADS, each};
 
 use super::Run;
 use super::band::{Handed, STEP};
+use super::stored::Stored;
 
 /// Bytes of a block at most: enough that a pixel's state, which each block reads and writes, is little beside what the bus
 /// brings, and few enough that reading the first one is not waited for long.
@@ -25,9 +26,9 @@ const NEVER: u32 = u32::MAX;
 /// Some frames of the analysis on the device.
 pub(super) struct Frames<'a, D: Device> {
     pub(super) raw: &'a Buffer<D, u8>,
-    pub(super) pixel: PixelType,
-    /// Pixels of the image.
-    pub(super) row: usize,
+    pub(super) counts: Counts,
+    /// Of each raw frame.
+    pub(super) cells: usize,
     /// Raw frames of each.
     pub(super) avg: u64,
     pub(super) outputs: Range<u64>,
@@ -37,7 +38,7 @@ pub(super) struct Frames<'a, D: Device> {
 impl<D: Device> Frames<'_, D> {
     /// Bytes of one of them.
     pub(super) fn bytes(&self) -> usize {
-        self.avg as usize * self.row * self.pixel.size()
+        self.avg as usize * self.counts.bytes(self.cells)
     }
 }
 
@@ -45,7 +46,7 @@ impl<D: Device> Frames<'_, D> {
 pub(super) struct Slot<D: Device> {
     staging: D::Staging,
     pub(super) raw: Buffer<D, u8>,
-    /// (warp of pixels, raw frame): sums.
+    /// (warp of cells, raw frame): sums.
     by_warp: Buffer<D, f64>,
     /// Of each raw frame.
     totals: Buffer<D, f64>,
@@ -62,7 +63,7 @@ pub(super) struct Room<D: Device> {
 
 /// Sums over all frames that are made block by block.
 pub(super) struct Sums<D: Device> {
-    pixels: Buffer<D, f64>,
+    cells: Buffer<D, f64>,
     /// (place, segment)
     segments: Buffer<D, f64>,
     saturated: Buffer<D, u32>,
@@ -73,7 +74,7 @@ pub(super) struct Sums<D: Device> {
 impl<D: Device> Run<'_, D> {
     /// As much room as fits into so many bytes; less where the memory has less.
     pub(super) fn room(&self, bytes: u64, ranks: usize) -> Result<Room<D>, DeviceError> {
-        let raw = self.avg() * self.raw_frame() as u64;
+        let raw = self.avg() * self.stored.frame_bytes() as u64;
         let by_warp = self.avg() * u64::from(self.warps()) * size_of::<f64>() as u64;
         let handed = Handed::<D>::bytes(ranks, self.way.precision) as u64;
         let fits = (bytes / (2 * (raw + by_warp) + handed)).min(BLOCK / raw).min(self.request.selection.outputs());
@@ -88,7 +89,7 @@ impl<D: Device> Run<'_, D> {
 
     fn room_of(&self, frames: u64, ranks: usize) -> Result<Room<D>, DeviceError> {
         let raw = (frames * self.avg()) as usize;
-        let bytes = raw * self.raw_frame();
+        let bytes = raw * self.stored.frame_bytes();
         let slot = || {
             Ok(Slot {
                 raw: Buffer::new(self.device, bytes)?,
@@ -106,21 +107,16 @@ impl<D: Device> Run<'_, D> {
         self.request.selection.avg()
     }
 
-    /// Bytes of a raw frame; an image has pixels.
-    fn raw_frame(&self) -> usize {
-        self.row * self.pixel.size()
-    }
-
     /// Warps of the kernel that sums frames.
     fn warps(&self) -> u32 {
-        each(self.row).blocks * THREADS / 32
+        each(self.stored.cells()).blocks * THREADS / 32
     }
 
     /// Reads frames of the analysis and sends them.
     pub(super) fn send(&self, slot: &mut Slot<D>, outputs: &Range<u64>) -> Result<(), CudaError> {
         self.device.reclaim(&mut slot.staging)?;
         let avg = self.avg();
-        let bytes = ((outputs.end - outputs.start) * avg) as usize * self.raw_frame();
+        let bytes = ((outputs.end - outputs.start) * avg) as usize * self.stored.frame_bytes();
         self.read(outputs.start * avg..outputs.end * avg, &mut slot.staging[..bytes])?;
         slot.raw.send(self.device, &mut slot.staging, bytes)?;
         Ok(())
@@ -128,9 +124,9 @@ impl<D: Device> Run<'_, D> {
 
     /// Reads raw frames that are taken, one after the other; many threads decode.
     fn read(&self, taken: Range<u64>, out: &mut [u8]) -> Result<(), CudaError> {
-        let selection = &self.request.selection;
-        let frame = self.raw_frame().max(1);
-        let chunk = self.source.frames_per_chunk().max(1) as u64;
+        let (stored, selection) = (&self.stored, &self.request.selection);
+        let frame = stored.frame_bytes().max(1);
+        let chunk = stored.frames_per_chunk();
         // frames that are decoded together are one job's
         let mut jobs: Vec<Mutex<(Range<u64>, &mut [u8])>> = Vec::new();
         let mut rest = out;
@@ -145,7 +141,7 @@ impl<D: Device> Run<'_, D> {
         self.workers.run(jobs.len(), Scratch::default, |scratch, number| {
             let mut job = jobs[number].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             let (taken, out) = &mut *job;
-            read_taken(self.source, selection, taken.clone(), scratch, out, frame)
+            read_taken(stored, selection, taken.clone(), scratch, out, frame)
         })?;
         Ok(())
     }
@@ -154,9 +150,9 @@ impl<D: Device> Run<'_, D> {
     pub(super) fn sums(&self) -> Result<Sums<D>, CudaError> {
         let plan = SegmentPlan::new(self.request.selection.outputs());
         Ok(Sums {
-            pixels: Buffer::zeros(self.device, self.row)?,
+            cells: Buffer::zeros(self.device, self.stored.cells())?,
             segments: Buffer::zeros(self.device, self.layout.len() * plan.segments)?,
-            saturated: Buffer::of(self.device, &vec![NEVER; self.row])?,
+            saturated: Buffer::of(self.device, &vec![NEVER; self.stored.cells()])?,
             bad: Buffer::of(self.device, &[u64::MAX])?,
             plan,
         })
@@ -167,11 +163,11 @@ impl<D: Device> Run<'_, D> {
         let (first, count) = (outputs.start * self.avg(), (outputs.end - outputs.start) * self.avg());
         let per_segment = (1u64 << sums.plan.shift) * self.avg();
         self.device.launch(
-            Kernel::DenseSums(self.pixel),
-            each(self.row),
+            Kernel::DenseSums(self.stored.counts()),
+            each(self.stored.cells()),
             &[
                 slot.raw.arg(),
-                Arg::U32(self.row as u32),
+                Arg::U32(self.stored.cells() as u32),
                 Arg::U32(count as u32),
                 Arg::U32(first as u32),
                 self.places.arg(),
@@ -180,7 +176,7 @@ impl<D: Device> Run<'_, D> {
                 Arg::U32(sums.plan.segments as u32),
                 sums.saturated.arg(),
                 sums.bad.arg(),
-                sums.pixels.arg(),
+                sums.cells.arg(),
                 sums.segments.arg(),
                 slot.by_warp.arg(),
             ],
@@ -202,20 +198,26 @@ impl<D: Device> Run<'_, D> {
         let selection = &self.request.selection;
         let bad = sums.bad.read(self.device)?[0];
         if bad != u64::MAX {
+            // cells of two bits are never bad: this one is a pixel
             let (row, col) = self.partition.shape().place(bad as u32);
-            let what = if self.pixel == PixelType::F32 { "not a finite number" } else { "negative counts" };
+            let is_float = self.stored.counts() == Counts::Pixels(PixelType::F32);
+            let what = if is_float { "not a finite number" } else { "negative counts" };
             return Err(EngineError::Value { what, frame: selection.raw(bad >> 32), row, col }.into());
         }
         let first = sums.saturated.read(self.device)?.into_iter().enumerate();
         Ok(first
             .filter(|(_, frame)| *frame != NEVER)
-            .map(|(pixel, frame)| (pixel as u32, selection.raw(u64::from(frame))))
+            .filter_map(|(cell, frame)| Some((self.stored.pixel(cell)?, selection.raw(u64::from(frame)))))
             .collect())
     }
 
     /// What the sums are of each pixel and segment.
     pub(super) fn finish_tally(&self, tally: &mut Tally, sums: &Sums<D>) -> Result<(), CudaError> {
-        tally.pixels = sums.pixels.read(self.device)?;
+        for (cell, sum) in sums.cells.read(self.device)?.into_iter().enumerate() {
+            if let Some(pixel) = self.stored.pixel(cell) {
+                tally.pixels[pixel as usize] = sum;
+            }
+        }
         let segments = sums.segments.read(self.device)?;
         for (place, own) in segments.chunks_exact(sums.plan.segments.max(1)).enumerate() {
             let label = self.layout.statics[place];
@@ -230,7 +232,7 @@ impl<D: Device> Run<'_, D> {
 }
 
 fn read_taken(
-    source: &dyn FrameSource,
+    stored: &Stored<'_>,
     selection: &FrameSelection,
     taken: Range<u64>,
     scratch: &mut Scratch,
@@ -239,11 +241,11 @@ fn read_taken(
 ) -> Result<(), EngineError> {
     if selection.stride() == 1 {
         let begin = selection.raw(taken.start);
-        return source.read_frames(begin..begin + (taken.end - taken.start), scratch, out).map_err(EngineError::Read);
+        return stored.read(begin..begin + (taken.end - taken.start), scratch, out).map_err(EngineError::Read);
     }
     for (k, out) in std::iter::zip(taken, out.chunks_exact_mut(frame)) {
         let raw = selection.raw(k);
-        source.read_frames(raw..raw + 1, scratch, out).map_err(EngineError::Read)?;
+        stored.read(raw..raw + 1, scratch, out).map_err(EngineError::Read)?;
     }
     Ok(())
 }

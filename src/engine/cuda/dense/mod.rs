@@ -14,7 +14,7 @@ use crate::correlate::bins::Partition;
 use crate::correlate::reduce::BinSums;
 use crate::correlate::result::Correlation;
 use crate::correlate::scattering::Tally;
-use crate::dataset::{FrameSource, PixelType};
+use crate::dataset::FrameSource;
 use crate::engine::layout::Layout;
 use crate::engine::multi_tau::{Span, factors, spans};
 use crate::engine::pixel_store::PixelStore;
@@ -23,9 +23,11 @@ use crate::engine::{EngineError, MapSink, Request};
 
 mod band;
 mod blocks;
+mod stored;
 
 use band::{Band, bytes_of_a_pixel};
 use blocks::{Frames, Room, Slot, Sums};
+use stored::Stored;
 
 /// Part of the free memory that is planned with: allocations are rounded up.
 const PLANNED: f64 = 0.9;
@@ -65,16 +67,17 @@ pub(super) fn correlate<D: Device>(
     maps: &mut MapSink<'_>,
 ) -> Result<Read, CudaError> {
     let layout = Layout::new(partition);
+    let stored = Stored::new(source, &layout);
+    let (places, cells) = stored.places(&layout);
     let run = Run {
         device,
-        source,
+        stored,
         partition,
         request: call.request,
         way,
         workers: call.workers,
-        pixel: source.pixel_type(),
-        row: layout.place.len(),
-        places: Buffer::of(device, &layout.place)?,
+        places: Buffer::of(device, &places)?,
+        cells,
         pieces: Pieces::new(&layout),
         spans: call
             .request
@@ -88,17 +91,16 @@ pub(super) fn correlate<D: Device>(
 /// A correlation of frames.
 struct Run<'a, D: Device> {
     device: &'a D,
-    source: &'a dyn FrameSource,
+    stored: Stored<'a>,
     partition: &'a Partition,
     request: &'a Request,
     way: Way,
     workers: Workers<'a>,
-    pixel: PixelType,
-    /// Pixels of the image.
-    row: usize,
     layout: Layout,
-    /// Of each pixel.
+    /// Place of each cell.
     places: Buffer<D, u32>,
+    /// Cell of each place.
+    cells: Vec<u32>,
     pieces: Pieces,
     /// What multi-tau runs over.
     spans: Vec<Span>,
@@ -137,8 +139,8 @@ impl<D: Device> Run<'_, D> {
             next = band.as_ref().map_or(next, |band| band.pieces.end);
             let columns = match (&mut queue, &two_time) {
                 (Some(queue), Some(two_time)) if waiting => {
-                    let kind = Kind::of(self.pixel, self.avg());
-                    Some(two_time.slice(self.device, queue, kind, (free * SLICE) as usize)?)
+                    let kind = Kind::of(self.stored.counts(), self.avg());
+                    Some(two_time.slice(self.device, queue, &self.cells, kind, (free * SLICE) as usize)?)
                 }
                 _ => None,
             };
@@ -184,7 +186,7 @@ impl<D: Device> Run<'_, D> {
             end += 1;
         }
         loop {
-            match Band::new(self.device, &self.layout, &self.pieces, first..end, &self.spans) {
+            match Band::new(self.device, &self.cells, &self.pieces, first..end, &self.spans) {
                 Err(DeviceError::OutOfMemory { .. }) if end > first + 1 => end = first + (end - first) / 2,
                 other => return Ok(Some(other?)),
             }
@@ -234,7 +236,8 @@ impl<D: Device> Run<'_, D> {
             results.tally.frames[own.clone()].copy_from_slice(&self.frame_sums(slot, block)?);
         }
         if let Some(columns) = &pass.columns {
-            columns.write(self.device, self.pixel, slot.raw.arg(), (self.row, self.avg()), block.clone())?;
+            let shape = (self.stored.cells(), self.avg());
+            columns.write(self.device, self.stored.counts(), slot.raw.arg(), shape, block.clone())?;
         }
         if let (Some(band), Some(wanted)) = (&mut pass.band, self.request.multi_tau) {
             let factors = factors(wanted, &results.tally.frames[own], self.partition, self.request);
@@ -247,8 +250,8 @@ impl<D: Device> Run<'_, D> {
             }
             let frames = Frames {
                 raw: &slot.raw,
-                pixel: self.pixel,
-                row: self.row,
+                counts: self.stored.counts(),
+                cells: self.stored.cells(),
                 avg: self.avg(),
                 outputs: block.clone(),
                 precision: self.way.precision,

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use crate::correlate::twotime::Smoothing;
 use crate::dataset::PixelType;
-use crate::engine::cuda::device::{Arg, Buffer, Device, DeviceError, Grid, Kernel};
+use crate::engine::cuda::device::{Arg, Buffer, Counts, Device, DeviceError, Grid, Kernel};
 use crate::engine::cuda::reduce::starts;
 use crate::engine::cuda::threads;
 use crate::engine::layout::Layout;
@@ -124,15 +124,16 @@ pub(in crate::engine::cuda) enum Kind {
 }
 
 impl Kind {
-    /// What holds sums of `avg` values of a type.
-    pub(in crate::engine::cuda) fn of(pixel: PixelType, avg: u64) -> Self {
-        let largest = match pixel {
-            PixelType::U8 => u64::from(u8::MAX),
-            PixelType::U16 => u64::from(u16::MAX),
-            PixelType::U32 => u64::from(u32::MAX),
-            PixelType::I16 => i16::MAX as u64,
-            PixelType::I32 => i32::MAX as u64,
-            PixelType::F32 => return Self::Floats,
+    /// What holds sums of `avg` counts.
+    pub(in crate::engine::cuda) fn of(counts: Counts, avg: u64) -> Self {
+        let largest = match counts {
+            Counts::TwoBits => 3,
+            Counts::Pixels(PixelType::U8) => u64::from(u8::MAX),
+            Counts::Pixels(PixelType::U16) => u64::from(u16::MAX),
+            Counts::Pixels(PixelType::U32) => u64::from(u32::MAX),
+            Counts::Pixels(PixelType::I16) => i16::MAX as u64,
+            Counts::Pixels(PixelType::I32) => i32::MAX as u64,
+            Counts::Pixels(PixelType::F32) => return Self::Floats,
         };
         Self::Whole(planes(largest.saturating_mul(avg)))
     }
@@ -159,8 +160,8 @@ pub(in crate::engine::cuda) struct Columns<D: Device> {
     pub(super) width: usize,
     pub(super) frames: usize,
     pub(super) cells: Cells<D>,
-    pixels: Buffer<D, u32>,
-    /// Pixel of each column.
+    cells_of: Buffer<D, u32>,
+    /// What of a frame, or of the image, each column shows.
     own: Vec<u32>,
 }
 
@@ -176,10 +177,10 @@ pub(super) enum Cells<D: Device> {
 }
 
 impl<D: Device> Columns<D> {
-    /// Zeros.
+    /// Zeros; `cells` has what shows the pixel of each place.
     pub(super) fn new(
         device: &D,
-        layout: &Layout,
+        cells: &[u32],
         shares: Vec<Share>,
         frames: usize,
         kind: Kind,
@@ -187,13 +188,13 @@ impl<D: Device> Columns<D> {
         let (mut begins, mut own) = (Vec::new(), Vec::new());
         for share in &shares {
             begins.push(own.len() as u32);
-            own.extend_from_slice(&layout.pixels[share.places.clone()]);
+            own.extend_from_slice(&cells[share.places.clone()]);
             own.resize(own.len().next_multiple_of(DEPTH), NONE);
         }
         let width = own.len();
         let made = (|| Ok((Buffer::of(device, &own)?, Cells::new(device, width * rows(frames), kind)?)))();
         match made {
-            Ok((pixels, cells)) => Ok(Self { shares, begins, width, frames, cells, pixels, own }),
+            Ok((cells_of, cells)) => Ok(Self { shares, begins, width, frames, cells, cells_of, own }),
             Err(error) => Err((error, shares)),
         }
     }
@@ -217,7 +218,7 @@ impl<D: Device> Columns<D> {
     pub(in crate::engine::cuda) fn write(
         &self,
         device: &D,
-        pixel: PixelType,
+        counts: Counts,
         raw: Arg<'_, D::Memory>,
         shape: (usize, u64),
         frames: Range<u64>,
@@ -228,14 +229,14 @@ impl<D: Device> Columns<D> {
         let [row, avg] = numbers;
         let sizes = [Arg::U32(self.width as u32), Arg::U32(count as u32)];
         let [width, number] = sizes;
-        let mut arguments = vec![raw, row, avg, self.pixels.arg(), width, number];
+        let mut arguments = vec![raw, row, avg, self.cells_of.arg(), width, number];
         match &self.cells {
             Cells::Whole { digits, planes, most } => {
                 arguments.extend([Arg::U32(*planes), Arg::U64(self.plane() as u64), most.arg(), digits.arg_from(at)])
             }
             Cells::Floats(values) => arguments.push(values.arg_from(at)),
         }
-        device.launch(Kernel::Columns(pixel), threads(count * self.width), &arguments)
+        device.launch(Kernel::Columns(counts), threads(count * self.width), &arguments)
     }
 
     /// The column of each pixel of the image, NONE of those without.

@@ -85,17 +85,19 @@ impl<'a> Maps<'a> {
         Self { layout, wanted, frames, result: empty(frames, &wanted.labels), open: None }
     }
 
-    /// The next slice as a matrix of zeros in at most so many bytes; it shrinks until it fits.
+    /// The next slice as a matrix of zeros in at most so many bytes; it shrinks until it fits. `cells`: what shows the pixel
+    /// of each place.
     pub(super) fn slice<D: Device>(
         &self,
         device: &D,
         queue: &mut Queue,
+        cells: &[u32],
         kind: Kind,
         mut bytes: usize,
     ) -> Result<Columns<D>, DeviceError> {
         loop {
             let shares = queue.take(self.width(kind, bytes));
-            match Columns::new(device, self.layout, shares, self.frames, kind) {
+            match Columns::new(device, cells, shares, self.frames, kind) {
                 Ok(columns) => return Ok(columns),
                 Err((error @ DeviceError::OutOfMemory { .. }, shares)) => {
                     let fewest = shares.len() == 1 && shares[0].places.len() <= columns::DEPTH;
