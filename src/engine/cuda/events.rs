@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::device::{Arg, Buffer, Device, DeviceError, Grid, Kernel};
 use super::levels::{Level, levels};
 use super::reduce::{Pieces, starts};
-use super::twotime::{Filed, Kind, Maps, Queue};
+use super::twotime::{Columns, Filed, Kind, Maps, Queue};
 use super::{Call, CudaError, threads};
 use crate::correlate::bins::Partition;
 use crate::correlate::delays::DelayPlan;
@@ -337,14 +337,19 @@ impl<D: Device> Run<'_, D> {
         self.workers.observer.step("two-time", wanted.labels.len() as u64);
         // one digit is enough for most data; a slice that needs more is done anew
         let mut kind = Kind::Whole(1);
+        let mut part = SHARE * SLICE;
         while !queue.is_empty() {
-            let free = device.free_bytes()? as f64 * SHARE * SLICE;
+            let free = device.free_bytes()? as f64 * part;
             let columns = two_time.slice(device, &mut queue, &self.layout.pixels, kind, free as usize)?;
-            let map = Buffer::of(device, &columns.places(self.layout.place.len()))?;
-            let own = columns.events(&self.layout, &counted.events);
-            let (filed, cursors) = Filed::new(device, &own)?;
-            self.file(&map, &(0..own.len()), counted, &cursors, &filed.events)?;
-            let needed = filed.sort(device)?;
+            let (filed, needed) = match self.filed(&columns, counted) {
+                // fewer columns have fewer events
+                Err(CudaError::Device(DeviceError::OutOfMemory { .. })) if !columns.are_fewest() => {
+                    queue.put_back(columns.into_shares());
+                    part /= 2.0;
+                    continue;
+                }
+                other => other?,
+            };
             if needed.bytes() > kind.bytes() {
                 queue.put_back(columns.into_shares());
                 kind = needed;
@@ -355,5 +360,15 @@ impl<D: Device> Run<'_, D> {
             two_time.add(device, &columns, self.workers.observer, maps)?;
         }
         Ok(Some(two_time.finish()))
+    }
+
+    /// The events of a slice, sorted, and what holds their counts.
+    fn filed(&self, columns: &Columns<D>, counted: &Counted<D>) -> Result<(Filed<D>, Kind), CudaError> {
+        let map = Buffer::of(self.device, &columns.places(self.layout.place.len()))?;
+        let own = columns.events(&self.layout, &counted.events);
+        let (filed, cursors) = Filed::new(self.device, &own)?;
+        self.file(&map, &(0..own.len()), counted, &cursors, &filed.events)?;
+        let needed = filed.sort(self.device)?;
+        Ok((filed, needed))
     }
 }

@@ -199,6 +199,19 @@ fn a_bin_that_does_not_fit_is_cut() {
     }
 }
 
+/// The events of a slice take more memory than its counts.
+#[test]
+fn a_slice_whose_events_do_not_fit_is_cut() {
+    let data = Data::of(IMAGE, PixelType::U16, 200, counts(4, 1.0, 30));
+    let request = two_time_request(IMAGE, 200, FrameWindow::default(), 4, Smoothing::StaticBins);
+    let launches = [PLENTY, 700_000].map(|memory| {
+        let device = TestDevice::new(memory, 4);
+        check(&data, &request, Ok(correlate_events(&device, &data, &request).expect("correlates")));
+        device.launches()
+    });
+    assert!(launches[1] > launches[0], "{launches:?} kernels: nothing was cut");
+}
+
 /// Blocks of few frames, and a series whose levels are in three stages: each stage may get one sample of a block, or none.
 #[test]
 fn many_levels_in_small_blocks() {

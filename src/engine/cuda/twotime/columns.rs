@@ -204,6 +204,11 @@ impl<D: Device> Columns<D> {
         self.shares
     }
 
+    /// Whether there cannot be fewer.
+    pub(in crate::engine::cuda) fn are_fewest(&self) -> bool {
+        self.width <= DEPTH
+    }
+
     /// Bins that are in it.
     pub(in crate::engine::cuda) fn bins(&self) -> u64 {
         self.shares.chunk_by(|a, b| a.bin == b.bin).count() as u64
