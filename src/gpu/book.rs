@@ -143,6 +143,10 @@ impl Book {
     /// A self-test of a GPU, or in one of its instances, has ended.
     pub(super) fn self_tested(&mut self, now: Duration, gpu: &GpuUuid, era: Era, outcome: Outcome) -> Vec<Change> {
         let physical = self.physical_of(gpu);
+        if outcome == Outcome::NotRun {
+            // it is wanted again after a pause: the owner is told once more
+            self.told.remove(&physical);
+        }
         let mut changes: Vec<Change> = self.apply(&physical, now, &Event::SelfTest(era, outcome)).into_iter().collect();
         changes.extend(self.tests_wanted());
         changes

@@ -158,9 +158,7 @@ impl Place {
         if found.st_uid != rustix::process::geteuid().as_raw() || !is_private {
             return Err(LockError::NotOurs { path: path.to_owned() });
         }
-        // the older names of instances have slashes
-        let name = format!("{}.lock", gpu.as_str().replace('/', "."));
-        Ok(Self { directory, path: path.to_owned(), name, gpu: gpu.clone() })
+        Ok(Self { directory, path: path.to_owned(), name: name(gpu), gpu: gpu.clone() })
     }
 
     fn path(&self) -> PathBuf {
@@ -208,6 +206,14 @@ impl Place {
         let holder = text.ok().and_then(|text| text.trim().parse().ok());
         LockError::Held { gpu: self.gpu.clone(), holder }
     }
+}
+
+/// By the digits: of a MIG instance NVML writes `MIG-` before them, CUDA's driver, as of any device, `GPU-`. An instance
+/// with an older name, which has its GPU's digits and slashes, keeps the rest of it.
+fn name(gpu: &GpuUuid) -> String {
+    let text = gpu.as_str();
+    let digits = text.strip_prefix("GPU-").or_else(|| text.strip_prefix("MIG-")).unwrap_or(text);
+    format!("{}.lock", digits.replace('/', "."))
 }
 
 fn is_same(one: &Stat, other: &Stat) -> bool {
@@ -295,6 +301,25 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_nvml_and_who_asks_cuda_mean_one_lock() {
+        let named = |text: &str| name(&text.parse().expect("a UUID"));
+        let digits = "8932f937-d72c-4106-c12f-20bd9faed9f6";
+        let wanted = format!("{digits}.lock");
+        assert_eq!(named(&format!("MIG-{digits}")), wanted, "an instance, by NVML");
+        assert_eq!(named(&format!("GPU-{digits}")), wanted, "the same, by CUDA");
+        assert_eq!(named(&format!("GPU-{}", digits.to_ascii_uppercase())), wanted);
+        let old = format!("MIG-GPU-{digits}/1/0");
+        assert_eq!(named(&old), format!("GPU-{digits}.1.0.lock"), "an older name is no whole GPU's");
+        assert_ne!(named(&old), named(&format!("MIG-GPU-{digits}/10/0")));
+
+        let folder = tempfile::tempdir().expect("a directory");
+        let directory = folder.path().join("locks");
+        let [by_nvml, by_cuda] = ["MIG", "GPU"].map(|kind| format!("{kind}-{digits}").parse().expect("a UUID"));
+        let _lock = GpuLock::try_take(&directory, &by_nvml).expect("is free");
+        assert!(matches!(GpuLock::try_take(&directory, &by_cuda), Err(LockError::Held { .. })));
+    }
+
+    #[test]
     fn a_file_that_was_removed_locks_nothing() {
         let folder = tempfile::tempdir().expect("a directory");
         let directory = folder.path().join("locks");
@@ -337,7 +362,7 @@ mod tests {
         std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o770)).expect("opens");
         assert!(matches!(GpuLock::try_take(&open, &gpu()), Err(LockError::NotOurs { .. })));
 
-        let file = directory.join("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6.lock");
+        let file = directory.join("8932f937-d72c-4106-c12f-20bd9faed9f6.lock");
         symlink(folder.path().join("elsewhere"), file).expect("links");
         let other = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6".parse().expect("a UUID");
         assert!(matches!(GpuLock::try_take(&directory, &other), Err(LockError::Open { .. })), "a link");

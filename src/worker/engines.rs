@@ -2,9 +2,10 @@
 
 use std::num::NonZeroUsize;
 
-use crate::engine::Engine;
 use crate::engine::cpu::CpuEngine;
-use crate::engine::cuda::{CudaEngine, NoGpu, SelfTestError};
+use crate::engine::cuda::{CudaEngine, DeviceError, NoGpu, SelfTestError};
+use crate::engine::{Engine, EngineError};
+use crate::task::failure::Fault;
 
 /// An engine.
 pub struct Chosen {
@@ -54,6 +55,43 @@ pub enum TestError {
     Failed(#[source] SelfTestError),
 }
 
+/// CUDA_ERROR_OUT_OF_MEMORY: of a call that names no size, as that for a context; the GPU's memory or the host's.
+const OUT_OF_MEMORY: u32 = 2;
+
+impl TestError {
+    /// Whose fault it is: that of what is tested, or, as of an input that is not there, of what the test was given.
+    pub fn fault(&self) -> Fault {
+        let can_run = match self {
+            Self::NoGpu(NoGpu::NoDriver) => false,
+            Self::NoGpu(NoGpu::None | NoGpu::Unknown { .. }) => true,
+            Self::NoGpu(NoGpu::Init(error) | NoGpu::Unusable { source: error, .. })
+            | Self::Failed(SelfTestError::Device(error)) => has_memory(error),
+            Self::Failed(SelfTestError::Correlate(error)) => match error {
+                EngineError::Device { device: _, source } => has_memory(source),
+                EngineError::Memory { .. } => false,
+                EngineError::Read(_)
+                | EngineError::Partition(_)
+                | EngineError::Saturated(_)
+                | EngineError::Value { .. }
+                | EngineError::Store(_)
+                | EngineError::Cancelled => true,
+            },
+            Self::Failed(
+                SelfTestError::Memory { .. } | SelfTestError::Length { .. } | SelfTestError::Numbers { .. },
+            ) => true,
+        };
+        if can_run { Fault::Program } else { Fault::Input }
+    }
+}
+
+/// Whether it failed for another reason than that memory is taken.
+fn has_memory(error: &DeviceError) -> bool {
+    match error {
+        DeviceError::OutOfMemory { .. } => false,
+        DeviceError::Kernel { source, .. } | DeviceError::Call { source, .. } => source.code != OUT_OF_MEMORY,
+    }
+}
+
 /// Tests the first GPU that this process sees.
 ///
 /// # Errors
@@ -61,4 +99,43 @@ pub enum TestError {
 pub fn self_test() -> Result<(), TestError> {
     let engine = CudaEngine::new(0, Some(NonZeroUsize::MIN)).map_err(TestError::NoGpu)?;
     engine.self_test().map_err(TestError::Failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::cuda::Cause;
+
+    #[test]
+    fn memory_that_others_have_is_no_fault_of_a_gpu() {
+        let call = |code| {
+            let source = Cause { code, name: "CUDA_ERROR".into(), text: "in words".into() };
+            DeviceError::Call { call: "cuDevicePrimaryCtxRetain", source }
+        };
+        let full = || DeviceError::OutOfMemory { bytes: 1 << 30 };
+        let unusable = |source| TestError::NoGpu(NoGpu::Unusable { gpu: 0, source });
+        let correlate = |source| TestError::Failed(SelfTestError::Correlate(source));
+        let computing = |source| EngineError::Device { device: "GPU".into(), source: Box::new(source) };
+        let host = EngineError::Memory { what: "a plan", needed: 2, allowed: 1, remedy: "more" };
+        for of_others in [
+            TestError::NoGpu(NoGpu::NoDriver),
+            unusable(call(2)),
+            TestError::Failed(SelfTestError::Device(full())),
+            correlate(computing(full())),
+            correlate(computing(call(2))),
+            correlate(host),
+        ] {
+            assert_eq!(of_others.fault(), Fault::Input, "{of_others:?}");
+        }
+        let wrong = SelfTestError::Memory { wrong: 1, numbers: 2 };
+        for own in [
+            TestError::NoGpu(NoGpu::None),
+            unusable(call(214)),
+            TestError::Failed(SelfTestError::Device(call(719))),
+            TestError::Failed(wrong),
+            correlate(computing(call(700))),
+        ] {
+            assert_eq!(own.fault(), Fault::Program, "{own:?}");
+        }
+    }
 }

@@ -31,7 +31,7 @@ pub fn execute(assignment: &Assignment, observer: &dyn Observer, watch: &dyn Inp
         Computation::BatchSetup(spec) => made(&spec.directories),
         Computation::SelfTest => match engines::self_test() {
             Ok(()) => Over::succeeded(TaskResult::default()),
-            Err(error) => Over::failed(Failure::of(Fault::Program, &error)),
+            Err(error) => Over::failed(Failure::of(error.fault(), &error)),
         },
         Computation::Nothing => Over::succeeded(TaskResult::default()),
     }

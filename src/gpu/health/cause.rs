@@ -42,6 +42,8 @@ pub enum Cause {
     DriverSilent,
     /// It computes wrongly, or not at all.
     SelfTestFailed,
+    /// Nobody knows whether it computes: the test of it could not be run.
+    SelfTestNotRun,
     /// The hardware has slowed it down for long.
     Slowdown,
     /// It is as hot as the temperature at which it slows down.
@@ -67,6 +69,7 @@ impl Cause {
             | Self::Xid(_)
             | Self::SampleFailed
             | Self::DriverSilent
+            | Self::SelfTestNotRun
             | Self::Slowdown
             | Self::Hot
             | Self::PcieReplays => Grade::Suspect,
@@ -91,6 +94,7 @@ impl Cause {
             | Self::FatalXid(_)
             | Self::Xid(_)
             | Self::SelfTestFailed
+            | Self::SelfTestNotRun
             | Self::PcieReplays => false,
         }
     }
@@ -112,6 +116,7 @@ impl fmt::Display for Cause {
             Self::SamplesKeepFailing => "the driver cannot read the GPU again and again",
             Self::DriverSilent => "the driver does not answer",
             Self::SelfTestFailed => "the self-test failed",
+            Self::SelfTestNotRun => "the self-test could not be run, see the worker's log; it is tried again",
             Self::Slowdown => "the hardware has slowed the GPU down for long (heat or power)",
             Self::Hot => "the GPU is at the temperature at which it slows down",
             Self::PcieReplays => "many packets had to be sent again over PCIe",

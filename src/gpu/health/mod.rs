@@ -40,7 +40,7 @@ use xid::Meaning;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// A suspect GPU is tested when nothing was wrong for so long: less, and a fault that comes and goes would have it
-    /// change its state all the time. A minute is some samples.
+    /// change its state all the time. A minute is some samples. A self-test that could not be run is tried again as late.
     pub settle: Duration,
     /// A suspect GPU that nobody tests is healthy when nothing was wrong for so long. Longer than a task takes.
     pub suspect_quiet: Duration,
@@ -109,6 +109,8 @@ pub enum Outcome {
     Passed,
     /// A result was wrong, or it did not end.
     Failed,
+    /// It could not be run, for want of something else than the GPU: nothing is known.
+    NotRun,
 }
 
 /// What was seen.
@@ -245,8 +247,10 @@ impl Machine {
                 Meaning::Fatal => self.saw(Cause::FatalXid(*xid), 1),
             },
             Event::SelfTest(_, Outcome::Failed) => self.saw(Cause::SelfTestFailed, 1),
+            Event::SelfTest(_, Outcome::NotRun) => self.saw(Cause::SelfTestNotRun, 1),
             Event::SelfTest(era, Outcome::Passed) => {
-                if self.wanted() == Wanted::SelfTest(*era) {
+                // also while it pauses: of a divided GPU another instance could be tested
+                if *era == self.era && self.may_be_tested() {
                     self.release();
                 }
             }
@@ -278,12 +282,17 @@ impl Machine {
 
     /// What its owner is to do, as of the last event.
     pub fn wanted(&self) -> Wanted {
-        let quiet = match self.state {
-            State::Healthy => return Wanted::Nothing,
-            State::Suspect => self.policy.settle,
-            State::Quarantined => self.quarantine_quiet(),
-        };
-        if self.is_quiet(quiet) { Wanted::SelfTest(self.era) } else { Wanted::Nothing }
+        let not_run = self.reasons.get(&Cause::SelfTestNotRun);
+        let pauses = not_run.is_some_and(|reason| self.now - reason.last < self.policy.settle);
+        if self.may_be_tested() && !pauses { Wanted::SelfTest(self.era) } else { Wanted::Nothing }
+    }
+
+    fn may_be_tested(&self) -> bool {
+        match self.state {
+            State::Healthy => false,
+            State::Suspect => self.is_quiet(self.policy.settle),
+            State::Quarantined => self.is_quiet(self.quarantine_quiet()),
+        }
     }
 
     fn sampled(&mut self, facts: &Facts) {
@@ -350,7 +359,8 @@ impl Machine {
         if goes_on {
             return;
         }
-        self.era.0 += 1;
+        // a test that could not be run says nothing against one that is under way
+        self.era.0 += u64::from(cause != Cause::SelfTestNotRun);
         match (self.state, cause.grade()) {
             (State::Healthy, Grade::Suspect) => self.state = State::Suspect,
             (State::Suspect | State::Quarantined, Grade::Suspect) => {}
@@ -377,13 +387,15 @@ impl Machine {
 
     /// Nothing stands, and nothing was seen for so long. A GPU that is merely untested need not wait.
     fn is_quiet(&self, quiet: Duration) -> bool {
-        let mut troubles = self.reasons.values().filter(|reason| reason.cause != Cause::Untested);
+        let untested = [Cause::Untested, Cause::SelfTestNotRun];
+        let mut troubles = self.reasons.values().filter(|reason| !untested.contains(&reason.cause));
         troubles.all(|reason| !reason.stands && self.now - reason.last >= quiet)
     }
 
-    /// Suspicion that nobody looked into ends by itself, but not that of a GPU that was never tested.
+    /// Suspicion that nobody looked into ends by itself, but not that of a GPU that was never tested, or cannot be now.
     fn may_end_untested(&self) -> bool {
-        !self.reasons.contains_key(&Cause::Untested) && self.is_quiet(self.policy.suspect_quiet)
+        let untested = [Cause::Untested, Cause::SelfTestNotRun];
+        !untested.iter().any(|cause| self.reasons.contains_key(cause)) && self.is_quiet(self.policy.suspect_quiet)
     }
 
     fn quarantine_quiet(&self) -> Duration {

@@ -163,6 +163,39 @@ fn a_failed_test_in_quarantine_doubles_the_quiet_period() {
 }
 
 #[test]
+fn a_test_that_could_not_be_run_is_tried_again_and_counts_for_nothing() {
+    let mut bench = Bench { machine: Machine::new(policy(), secs(0)), now: 0 };
+    for _ in 0..5 {
+        let Wanted::SelfTest(era) = bench.machine.wanted() else { panic!("is due") };
+        assert_eq!(bench.after(0, Event::SelfTest(era, Outcome::NotRun)), State::Suspect);
+        bench.after(2, good());
+        assert_eq!(bench.machine.wanted(), Wanted::Nothing, "after a pause");
+        bench.after(1, good());
+    }
+    assert_eq!(bench.causes(), [Cause::Untested, Cause::SelfTestNotRun]);
+    assert_eq!(bench.passes(), State::Healthy);
+    // whoever distrusts a GPU that is healthy has it tested
+    assert_eq!(bench.after(1, Event::SelfTest(Era(0), Outcome::NotRun)), State::Suspect);
+    assert_eq!(bench.after(1_000, Event::Tick), State::Suspect, "not trusted without a test");
+    assert_eq!(bench.passes(), State::Healthy);
+    // the first quarantine, its quiet as long as if there had been no such test
+    assert_eq!(bench.after(1, Event::Xid(48)), State::Quarantined);
+    bench.after(10, good());
+    let Wanted::SelfTest(era) = bench.machine.wanted() else { panic!("is due") };
+    assert_eq!(bench.after(0, Event::SelfTest(era, Outcome::NotRun)), State::Quarantined);
+    bench.after(3, good());
+    assert_eq!(bench.passes(), State::Healthy);
+}
+
+#[test]
+fn of_a_divided_gpu_one_instance_that_could_be_tested_will_do() {
+    let mut bench = Bench { machine: Machine::new(policy(), secs(0)), now: 0 };
+    let Wanted::SelfTest(era) = bench.machine.wanted() else { panic!("is due") };
+    assert_eq!(bench.after(0, Event::SelfTest(era, Outcome::NotRun)), State::Suspect);
+    assert_eq!(bench.after(1, Event::SelfTest(era, Outcome::Passed)), State::Healthy);
+}
+
+#[test]
 fn no_test_helps_while_the_cause_stands() {
     for (event, cause) in [
         (Event::Lost, Cause::Lost),
@@ -307,7 +340,7 @@ fn event() -> impl Strategy<Value = Event> {
         proptest::option::of(0..3_u64),
         proptest::option::of((0..3_u64).prop_map(|tens| tens * 10)),
     );
-    let outcome = prop_oneof![4 => Just(Outcome::Passed), 1 => Just(Outcome::Failed)];
+    let outcome = prop_oneof![4 => Just(Outcome::Passed), 1 => Just(Outcome::Failed), 1 => Just(Outcome::NotRun)];
     prop_oneof![
         6 => Just(good()),
         2 => facts.prop_map(|(standing, uncorrected, replays)| Event::Sampled(Facts { standing, uncorrected, replays })),
@@ -346,7 +379,7 @@ fn trouble(event: &Event) -> Option<(Grade, bool)> {
             let stands = facts.standing.iter().any(|cause| grave.contains(cause));
             stands.then_some((Grade::Quarantine, true))
         }
-        Event::Xid(_) | Event::SelfTest(_, Outcome::Passed) | Event::Tick => None,
+        Event::Xid(_) | Event::SelfTest(_, Outcome::Passed | Outcome::NotRun) | Event::Tick => None,
     }
 }
 
@@ -359,6 +392,7 @@ proptest! {
     fn trust_is_never_given_too_soon(steps in steps()) {
         let mut machine = Machine::new(policy(), secs(0));
         let (mut now, mut last_grave, mut last_any, mut stands) = (0, None, None, None);
+        let mut not_run: Option<u64> = None;
         for (wait, step) in steps {
             now += wait;
             let before = machine.state();
@@ -382,6 +416,11 @@ proptest! {
                     prop_assert!(!machine.may_take_task(), "{event:?}");
                     (last_any, stands) = (Some(now), standing.then_some(()).or(stands));
                 }
+                None if matches!(event, Event::SelfTest(_, Outcome::NotRun)) => {
+                    prop_assert!(!machine.may_take_task(), "{event:?}");
+                    prop_assert!(ticked == machine.state() || ticked == State::Healthy, "a fault of nothing");
+                    not_run = Some(now);
+                }
                 // heat, replays, memory errors
                 None if ticked == State::Healthy && machine.state() != State::Healthy => last_any = Some(now),
                 None => {}
@@ -390,8 +429,9 @@ proptest! {
                 stands = None;
             }
             if ticked != State::Healthy && machine.may_take_task() {
+                let pauses = not_run.is_some_and(|at| now - at < 3);
                 prop_assert!(
-                    matches!(event, Event::SelfTest(era, Outcome::Passed) if wanted == Wanted::SelfTest(era)),
+                    matches!(event, Event::SelfTest(era, Outcome::Passed) if pauses || wanted == Wanted::SelfTest(era)),
                     "trusted by {event:?}"
                 );
                 prop_assert_eq!(stands, None, "a cause stands");
