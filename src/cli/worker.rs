@@ -92,20 +92,6 @@ pub(super) fn run(args: WorkerArgs) -> Result<Exit, Failure> {
     single(work(args))
 }
 
-/// What a seat may use, where the seats of GPUs share what the slots have.
-fn share(slot: Slot, slots: u32, seats: u32) -> Slot {
-    if seats <= slots.max(1) {
-        return slot;
-    }
-    let (slots, seats) = (slots.max(1), seats);
-    let threads = slot.threads.get() * slots as usize / seats as usize;
-    Slot {
-        threads: NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN),
-        memory: slot.memory / u64::from(seats) * u64::from(slots),
-        gpu: slot.gpu,
-    }
-}
-
 async fn work(args: WorkerArgs) -> Result<Exit, Failure> {
     let WorkerArgs { directory, worker, block, slots, login_slots, threads, memory, gpus, slots_per_gpu, gpu_quiet_s } =
         args;
@@ -119,8 +105,8 @@ async fn work(args: WorkerArgs) -> Result<Exit, Failure> {
     // it waits for the driver
     let gpus = tokio::task::spawn_blocking(move || Gpus::start(choice, move || tell.notify_one()));
     let gpus = gpus.await.map_err(WorkerFailure::Look)?.map_err(WorkerFailure::Gpus)?;
-    let slot = share(Slot { threads, memory, gpu: None }, slots, gpus.seats());
-    let settings = Settings { worker, block, host: host_name(), login_slots, slot };
+    let slot = Slot { threads, memory, gpu: None };
+    let settings = Settings { worker, block, host: host_name(), slots, login_slots, slot };
     let tasks = Tasks::default();
     let asked = tasks.stopping();
     tasks.spawn("signals", {

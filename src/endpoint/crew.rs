@@ -164,6 +164,11 @@ impl Member {
         (left > 0).then_some(left)
     }
 
+    /// How many attempts more it has than it can take: its room has shrunk.
+    pub(super) fn surplus(&self, place: Place) -> u32 {
+        self.used.get(place).saturating_sub(self.most(place))
+    }
+
     /// Slots, and as many more as end before it could be told of the next.
     fn most(&self, place: Place) -> u32 {
         let slots = self.room.get(place);

@@ -226,6 +226,7 @@ impl Desk {
                 if let Some(member) = self.crew.get_mut(worker) {
                     member.note(facts);
                 }
+                self.ask_back(worker);
             }
             FromWorker::Leaving => {}
         }
@@ -421,6 +422,19 @@ impl Desk {
             let work = group.iter().map(|(_, leased)| handout(leased.clone())).collect();
             self.turn.once_written.push(Act::Tell(worker, ToWorker::Work(work)));
         }
+    }
+
+    /// What a worker has not begun, and has no room for any more, is for others: it gives that back as lost, which uses up
+    /// no retry, and gets nothing else until there is room.
+    fn ask_back(&mut self, worker: WorkerId) {
+        let surplus = self.crew.get(worker).map_or(0, |member| member.surplus(Place::Slot)) as usize;
+        let unbegun = self.book.placed().filter(|(held, at)| {
+            *at == worker && matches!(held.stage, Stage::Handed(_)) && held.leased.spec.kind().place() == Place::Slot
+        });
+        let unbegun: Vec<AttemptId> = unbegun.map(|(held, _)| held.leased.attempt).collect();
+        // who came last waits longest
+        let back = unbegun[unbegun.len().saturating_sub(surplus)..].to_vec();
+        self.tell_unless_empty(worker, back, ToWorker::Return);
     }
 
     fn report(&mut self) {

@@ -23,6 +23,7 @@ pub(super) struct Book {
     physical: BTreeMap<GpuUuid, Physical>,
     listed: Vec<Listed>,
     unreadable: Vec<Unreadable>,
+    unlisted: Option<String>,
     /// GPUs that the last look could read.
     readable: BTreeSet<GpuUuid>,
     /// Self-tests of which the owner was told.
@@ -54,6 +55,7 @@ impl Book {
             physical: BTreeMap::new(),
             listed: Vec::new(),
             unreadable: Vec::new(),
+            unlisted: None,
             readable: BTreeSet::new(),
             told: BTreeMap::new(),
         }
@@ -72,6 +74,7 @@ impl Book {
     pub(super) fn read(&mut self, taken: Duration, now: Duration, readings: Vec<Reading>) -> Vec<Change> {
         self.end_round(taken);
         self.unreadable.clear();
+        self.unlisted = None;
         let mut seen = BTreeSet::new();
         let mut changes = Vec::new();
         let mut faults = Vec::new();
@@ -105,9 +108,10 @@ impl Book {
         changes
     }
 
-    /// A look that saw no GPU at all, because the driver did not let it.
-    pub(super) fn read_nothing(&mut self, taken: Duration, now: Duration) -> Vec<Change> {
+    /// A look that saw no GPU at all, because the driver did not let it, or because there is none.
+    pub(super) fn read_nothing(&mut self, taken: Duration, now: Duration, fault: Option<&Fault>) -> Vec<Change> {
         self.end_round(taken);
+        self.unlisted = fault.map(|fault| chain(fault));
         self.all(now, &Event::SampleFailed)
     }
 
@@ -189,6 +193,7 @@ impl Book {
             driver: self.driver.clone(),
             gpus,
             unreadable: self.unreadable.clone(),
+            unlisted: self.unlisted.clone(),
         }
     }
 

@@ -11,14 +11,14 @@ use rustix::fs::{CWD, FileType, Mode};
 use tempfile::{NamedTempFile, TempDir};
 
 /// A library and its script.
-pub(super) struct Fake {
+pub(crate) struct Fake {
     folder: TempDir,
     script: Mutex<BTreeMap<String, String>>,
 }
 
 impl Fake {
     /// With so many GPUs, all of which are well.
-    pub(super) fn new(gpus: u32) -> Self {
+    pub(crate) fn new(gpus: u32) -> Self {
         let folder = tempfile::tempdir().expect("a directory");
         std::fs::write(folder.path().join(NAME), library()).expect("writes");
         let mut script = BTreeMap::from([("gpus".to_owned(), gpus.to_string())]);
@@ -35,24 +35,24 @@ impl Fake {
     }
 
     /// Where the library is.
-    pub(super) fn library(&self) -> PathBuf {
+    pub(crate) fn library(&self) -> PathBuf {
         self.folder.path().join(NAME)
     }
 
     /// Has the script say something from now on.
-    pub(super) fn set(&self, key: &str, value: &str) {
+    pub(crate) fn set(&self, key: &str, value: &str) {
         self.script.lock().expect("no panic").insert(key.to_owned(), value.to_owned());
         self.write();
     }
 
     /// Has the script say nothing of it any more.
-    pub(super) fn unset(&self, key: &str) {
+    pub(crate) fn unset(&self, key: &str) {
         self.script.lock().expect("no panic").remove(key);
         self.write();
     }
 
     /// Has calls hang from now on: of which kind, `nvml.c` says by number.
-    pub(super) fn hang(&self, kind: u32) -> Hanging {
+    pub(crate) fn hang(&self, kind: u32) -> Hanging {
         let pipe = self.folder.path().join(format!("hangs.{kind}"));
         rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
         self.set(&format!("hang.tell.{kind}"), &pipe.to_string_lossy());
@@ -71,19 +71,19 @@ impl Fake {
 }
 
 /// Calls that hang.
-pub(super) struct Hanging {
+pub(crate) struct Hanging {
     pipe: PathBuf,
 }
 
 impl Hanging {
     /// Waits until there is one.
-    pub(super) fn wait(self) {
+    pub(crate) fn wait(self) {
         std::fs::read(self.pipe).expect("reads");
     }
 }
 
 /// The UUID of the GPU of that index.
-pub(super) fn uuid(gpu: u32) -> String {
+pub(crate) fn uuid(gpu: u32) -> String {
     format!("GPU-8932f937-d72c-4106-c12f-20bd9fae000{gpu}")
 }
 

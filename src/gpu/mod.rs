@@ -14,7 +14,7 @@ use serde::Serializer;
 
 mod book;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 pub mod health;
 mod identity;
 pub mod lock;

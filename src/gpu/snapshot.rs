@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub gpus: Vec<Gpu>,
     /// GPUs that are there but never told their names.
     pub unreadable: Vec<Unreadable>,
+    /// Why the last look could list no GPUs, though there is a driver: there may be more than are known.
+    pub unlisted: Option<String>,
 }
 
 impl Snapshot {

@@ -360,9 +360,9 @@ fn end(shared: &Shared, began: Duration, readings: Option<Result<Vec<Reading>, F
             }
             Some(Err(fault)) => {
                 tracing::debug!(error = chain(&fault), "the GPUs could not be listed");
-                desk.book.read_nothing(began, now)
+                desk.book.read_nothing(began, now, Some(&fault))
             }
-            None => desk.book.read_nothing(began, now),
+            None => desk.book.read_nothing(began, now, None),
         }
     });
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   worker ── Joining ─────────────▶ endpoint     who it is, what it still has
-//!          ◀─ Work, Stop, Recorded ─
+//!          ◀─ Work, Stop, Return, Recorded ─
 //!          ── Facts ────────────────▶             its seats and GPUs, when they change
 //!          ── Began, Progress, Over ▶             an attempt is the worker's until its report was recorded
 //!          ── Beat ─────────────────▶
@@ -132,6 +132,8 @@ pub enum ToWorker {
     Work(Vec<Handout>),
     /// These are to end.
     Stop(Vec<Stop>),
+    /// These do not fit its room: those that have not begun are given back.
+    Return(Vec<AttemptId>),
     /// Reports of these are on the endpoint's disk, or will never be wanted.
     Recorded(Vec<AttemptId>),
     /// From the moment of the beat on, the attempts may run so long; then another may have their tasks.

@@ -13,13 +13,12 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::assignment::{Computation, Work};
-use super::executor::{Attempt, Executors, Finished, Slot, Watch};
-use super::gpus::{Gpus, Seated, Test};
+use super::assignment::{Computation, SlotGpu, Work};
+use super::executor::{Attempt, Executors, Finished, Remains, Slot, Watch};
+use super::gpus::{Gpus, Seated, Test, verdict};
 use super::link::{Dial, Line, LinkError};
 use super::paths::{self, work_of};
 use crate::config::endpoint::Site;
-use crate::gpu::health;
 use crate::ids::{AttemptId, AttemptNumber, BlockId, TaskId, WorkerId};
 use crate::runtime::lease::Lease;
 use crate::runtime::tasks::spawn;
@@ -77,9 +76,11 @@ pub struct Settings {
     pub block: BlockId,
     /// Where it runs.
     pub host: String,
+    /// Attempts that compute, at once, without GPUs.
+    pub slots: u32,
     /// Attempts that do not compute, at once.
     pub login_slots: u32,
-    /// What those that compute may use, without the GPU of their seats.
+    /// What each that computes may use; where there are more seats of GPUs than slots they share it.
     pub slot: Slot,
 }
 
@@ -130,6 +131,7 @@ pub async fn run<D: Dial>(
         line: None,
         waiting: Waiting::default(),
         running: HashMap::new(),
+        remaining: HashMap::new(),
         used: Credit::default(),
         over: BTreeMap::new(),
         lease: Lease::default(),
@@ -149,7 +151,9 @@ enum Event {
     HungUp,
     Progress(Progress),
     Finished(AttemptId, Finished),
-    Tested(Test, Finished),
+    Tested(AttemptId, Test, Finished),
+    /// A process that was killed, and did not end, has ended after all.
+    Gone(AttemptId),
 }
 
 struct Worker<D> {
@@ -168,6 +172,8 @@ struct Worker<D> {
     line: Option<mpsc::Sender<FromWorker>>,
     waiting: Waiting,
     running: HashMap<AttemptId, Running>,
+    /// Where attempts were that are over but for their processes, which do not end.
+    remaining: HashMap<AttemptId, Place>,
     used: Credit,
     /// Reports that the endpoint has not recorded.
     over: BTreeMap<AttemptId, Reported>,
@@ -267,13 +273,13 @@ impl<D: Dial> Worker<D> {
                 }
             }
             Event::Finished(attempt, finished) => self.finished(attempt, finished),
-            Event::Tested(test, finished) => {
-                let outcome = match finished.outcome {
-                    Outcome::Succeeded => health::Outcome::Passed,
-                    Outcome::Failed(_) | Outcome::Cancelled | Outcome::Lost(_) => health::Outcome::Failed,
-                };
-                tracing::info!(gpu = test.gpu.uuid, ?outcome, "a self-test has ended");
-                self.gpus.tested(&test, outcome);
+            Event::Tested(id, test, finished) => self.tested(id, &test, finished),
+            Event::Gone(attempt) => {
+                tracing::info!(%attempt, "a process that was killed has ended after all");
+                if let Some(place) = self.remaining.remove(&attempt) {
+                    *self.used.at(place) -= 1;
+                }
+                self.gpus.gone(attempt);
             }
         }
         Ok(())
@@ -282,7 +288,7 @@ impl<D: Dial> Worker<D> {
     fn connect(&self, pause: Duration) {
         let attempts = self.running.keys().chain(self.over.keys()).copied();
         let attempts = attempts.chain(self.waiting.all().map(|handout| handout.attempt)).collect();
-        let Settings { worker, block, host, login_slots: _, slot: _ } = self.settings.clone();
+        let Settings { worker, block, host, slots: _, login_slots: _, slot: _ } = self.settings.clone();
         let room = self.facts.room;
         let joining = Joining { worker, block, host, pid: std::process::id(), room, attempts };
         let (dial, tell) = (Arc::clone(&self.dial), self.tell.clone());
@@ -322,6 +328,11 @@ impl<D: Dial> Worker<D> {
         match said {
             ToWorker::Work(handouts) => handouts.into_iter().for_each(|handout| self.take(handout)),
             ToWorker::Stop(stops) => stops.into_iter().for_each(|Stop { attempt, reason: _ }| self.stop(attempt)),
+            ToWorker::Return(attempts) => attempts.into_iter().for_each(|attempt| {
+                if self.waiting.remove(attempt) {
+                    self.report(attempt, Outcome::Lost(Loss::Returned), TaskResult::default());
+                }
+            }),
             ToWorker::Recorded(attempts) => attempts.iter().for_each(|attempt| {
                 self.over.remove(attempt);
             }),
@@ -391,12 +402,21 @@ impl<D: Dial> Worker<D> {
 
     fn finished(&mut self, attempt: AttemptId, finished: Finished) {
         let Some(Running { place, stop: _, lost }) = self.running.remove(&attempt) else { return };
-        *self.used.at(place) -= 1;
-        let Finished { outcome, result } = finished;
+        let Finished { outcome, result, remains } = finished;
         if outcome == Outcome::Lost(Loss::GpuFault) {
             self.gpus.distrust(attempt);
         }
-        self.gpus.rise(attempt);
+        match remains {
+            Some(process) => {
+                self.remaining.insert(attempt, place);
+                self.gpus.remains(attempt, process.pid());
+                self.await_end(attempt, process);
+            }
+            None => {
+                *self.used.at(place) -= 1;
+                self.gpus.rise(attempt);
+            }
+        }
         let outcome = match (outcome, lost) {
             // what it computed, or how it failed, is not to be believed
             (_, Some(Loss::GpuFault)) => Outcome::Lost(Loss::GpuFault),
@@ -405,6 +425,33 @@ impl<D: Dial> Worker<D> {
             (outcome, _) => outcome,
         };
         self.report(attempt, outcome, result);
+    }
+
+    fn tested(&mut self, id: AttemptId, test: &Test, finished: Finished) {
+        let Finished { outcome: ended, result: _, remains } = finished;
+        let (gpu, outcome) = (&test.gpu.uuid, verdict(&ended));
+        match ended {
+            Outcome::Succeeded => tracing::info!(gpu, "a self-test has passed"),
+            Outcome::Failed(failure) => tracing::warn!(gpu, ?outcome, error = failure.message(), "a self-test"),
+            Outcome::Cancelled | Outcome::Lost(_) => {
+                tracing::warn!(gpu, ?outcome, log = %self.executors.log(id).display(), "a self-test");
+            }
+        }
+        self.gpus.tested(test, outcome);
+        if let Some(process) = remains {
+            self.gpus.test_remains(test, id, process.pid());
+            self.await_end(id, process);
+        }
+    }
+
+    /// Has it told when a process that does not end has ended.
+    fn await_end(&self, attempt: AttemptId, process: Remains) {
+        let tell = self.tell.clone();
+        // ends with the process, or with this one
+        spawn("killed process", async move {
+            process.gone().await;
+            let _ended = tell.send(Event::Gone(attempt));
+        });
     }
 
     fn report(&mut self, attempt: AttemptId, outcome: Outcome, result: TaskResult) {
@@ -440,6 +487,7 @@ impl<D: Dial> Worker<D> {
     /// Has attempts leave GPUs that are not to be trusted, tests those that may be again, and tells what there is.
     fn look_at_the_gpus(&mut self) {
         let is_time = !self.facts.gpus.is_empty() && self.told.elapsed() >= LONGEST_BEAT;
+        self.gpus.list_again();
         if is_time {
             self.gpus.lock();
         }
@@ -454,13 +502,6 @@ impl<D: Dial> Worker<D> {
             self.gpus.tests().into_iter().for_each(|test| self.test(test));
         }
         let facts = self.own_facts();
-        let stuck = facts.room.slots == 0 && self.used.slots == 0 && !self.gpus.is_testing();
-        if stuck && !self.waiting.slots.is_empty() {
-            // another may have what waits here
-            for handout in std::mem::take(&mut self.waiting.slots) {
-                self.report(handout.attempt, Outcome::Lost(Loss::GpuFault), TaskResult::default());
-            }
-        }
         let differs = facts.room != self.facts.room
             || facts.trouble != self.facts.trouble
             || !told(&facts).eq(told(&self.facts))
@@ -473,7 +514,8 @@ impl<D: Dial> Worker<D> {
     }
 
     fn own_facts(&self) -> Facts {
-        let room = Credit { slots: self.gpus.room(), login: self.settings.login_slots };
+        let lost = self.remaining.values().filter(|place| **place == Place::Login).count() as u32;
+        let room = Credit { slots: self.gpus.room(), login: self.settings.login_slots.saturating_sub(lost) };
         Facts { room, gpus: self.gpus.facts(), trouble: self.gpus.trouble().map(str::to_owned) }
     }
 
@@ -482,14 +524,19 @@ impl<D: Dial> Worker<D> {
         let id = AttemptId { task: TaskId::new(uuid::Uuid::now_v7()), number: AttemptNumber::FIRST };
         let work = Work::Computation(Computation::SelfTest);
         let attempt = Attempt { id, work, roots: self.site.roots.clone(), time_limit: Some(TEST) };
-        let slot = Slot { gpu: Some(test.gpu.clone()), ..self.settings.slot.clone() };
+        let slot = self.slot(Some(test.gpu.clone()));
         let (executors, tell) = (self.executors.clone(), self.tell.clone());
         // ends with the test, within its time
         spawn("gpu test", async move {
             let watch = Watch { progress: watch::channel(None).0, stop: CancellationToken::new() };
             let finished = executors.run(attempt, &slot, watch).await;
-            let _ended = tell.send(Event::Tested(test, finished));
+            let _ended = tell.send(Event::Tested(id, test, finished));
         });
+    }
+
+    /// A seat's part, by the seats that there are now: GPUs may be found late.
+    fn slot(&self, gpu: Option<SlotGpu>) -> Slot {
+        Slot { gpu, ..self.settings.slot.clone().shared(self.settings.slots, self.gpus.seats()) }
     }
 
     fn due(&self) -> Instant {
@@ -544,7 +591,7 @@ impl<D: Dial> Worker<D> {
         *self.used.at(place) += 1;
         self.outbox.began.push(attempt);
         let (site, templates) = (Arc::clone(&self.site), Arc::clone(&self.templates));
-        let slot = Slot { gpu: seated.gpu, ..self.settings.slot.clone() };
+        let slot = self.slot(seated.gpu);
         let (executors, tell) = (self.executors.clone(), self.tell.clone());
         // ends with the attempt's process
         spawn("attempt", async move {
@@ -553,7 +600,7 @@ impl<D: Dial> Worker<D> {
                     let attempt = Attempt { id: attempt, work, roots: site.roots.clone(), time_limit: None };
                     watched(executors, attempt, slot, stop, &tell).await
                 }
-                Err(failure) => Finished { outcome: Outcome::Failed(failure), result: TaskResult::default() },
+                Err(failure) => Finished::failed(failure),
             };
             let _ended = tell.send(Event::Finished(attempt, finished));
         });

@@ -2,20 +2,22 @@
 //! which GPU may be used, when it is to be tested, and how GPUs are. Runs nothing itself.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::assignment::SlotGpu;
 use crate::config::endpoint::GpuUse;
 use crate::gpu::health::{Era, Outcome, State, Wanted};
 use crate::gpu::lock::{GpuLock, LockError};
-use crate::gpu::visible::{Order, near_cpus, visible};
+use crate::gpu::visible::{Order, Visible, near_cpus, visible};
 use crate::gpu::{
     Absence, Driver, Gpu, GpuUuid, Identity, Sample, Settings, Snapshot, Standing, UuidError, Watch, WatchError,
     energy_between,
 };
 use crate::ids::AttemptId;
 use crate::task::crew::{GpuFacts, GpuState};
-use crate::task::failure::chain;
+use crate::task::failure::{Fault, Loss, chain};
+use crate::task::life;
 
 /// The driver is given so long to tell which GPUs there are: on a node with eight it takes some seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,11 +40,19 @@ pub struct Choice {
 
 /// The seats.
 pub struct Gpus {
+    choice: Choice,
     watch: Option<Watch>,
     own: Vec<Own>,
     seats: Vec<Seat>,
-    /// Why there are no seats though GPUs may be there.
-    trouble: Option<String>,
+    trouble: Option<Trouble>,
+}
+
+/// Why there may be more GPUs than are listed.
+#[derive(Debug)]
+struct Trouble {
+    words: String,
+    /// What was known then: something else may tell more.
+    seen: Arc<Snapshot>,
 }
 
 /// A GPU, or MIG instance, that is ours.
@@ -54,10 +64,25 @@ struct Own {
     lock: Option<GpuLock>,
     /// Why not.
     refused: Option<String>,
-    /// The test that runs.
-    testing: Option<Era>,
+    testing: Testing,
     /// An attempt says that it does not work, which nobody else has seen: it is tested before the next one.
     distrusted: bool,
+}
+
+/// What of a self-test is on a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Testing {
+    Nothing,
+    Runs,
+    /// Its process, which was killed and does not end.
+    Remains(Remaining),
+}
+
+/// A process that does not end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Remaining {
+    attempt: AttemptId,
+    pid: Option<i32>,
 }
 
 #[derive(Debug)]
@@ -73,6 +98,8 @@ struct Sitting {
     attempt: AttemptId,
     /// What its GPU had used when it sat down.
     before: Option<Sample>,
+    /// It is over, and its process is not.
+    remains: Option<Remaining>,
 }
 
 /// What an attempt has where it sits.
@@ -91,11 +118,18 @@ pub struct Test {
     era: Era,
 }
 
+/// Which GPUs there are for this worker.
+enum Listing {
+    /// A node without GPUs.
+    NoGpus,
+    /// With GPUs, if there is no trouble.
+    Gpus { gpus: Vec<Identity>, trouble: Option<String> },
+}
+
 impl Gpus {
     /// Seats on the CPU alone.
-    pub fn cpus(slots: u32) -> Self {
-        let seats = (0..slots).map(|_| Seat { gpu: None, sits: None }).collect();
-        Self { watch: None, own: Vec::new(), seats, trouble: None }
+    fn cpus(choice: Choice) -> Self {
+        Self { choice, watch: None, own: Vec::new(), seats: on_cpus(choice.slots), trouble: None }
     }
 
     /// Looks what the node has; blocks until its driver has answered, for some time. `changed` is called when something
@@ -105,56 +139,70 @@ impl Gpus {
     /// The threads that watch cannot be started.
     pub fn start(choice: Choice, changed: impl Fn() + Send + Sync + 'static) -> Result<Self, WatchError> {
         match choice.gpus {
-            GpuUse::None => return Ok(Self::cpus(choice.slots)),
+            GpuUse::None => return Ok(Self::cpus(choice)),
             // a worker that is to compute nothing
-            GpuUse::Auto if choice.slots == 0 => return Ok(Self::cpus(0)),
+            GpuUse::Auto if choice.slots == 0 => return Ok(Self::cpus(choice)),
             GpuUse::Auto => {}
         }
         let watch = Watch::start(settings(choice.quiet), move |_| changed())?;
         let told = watch.wait(PATIENCE, |snapshot| snapshot.round > 0);
         let snapshot = told.unwrap_or_else(|| watch.view().snapshot);
-        Ok(Self::found(choice, &snapshot, watch))
+        match listing(&snapshot) {
+            Listing::NoGpus => Ok(Self::cpus(choice)),
+            Listing::Gpus { .. } => Ok(Self::watched(choice, watch, snapshot)),
+        }
     }
 
-    fn found(choice: Choice, snapshot: &Snapshot, watch: Watch) -> Self {
-        let trouble = match &snapshot.driver {
-            // a node without GPUs
-            Driver::Absent { absence: Absence::NoLibrary | Absence::NotLoaded, .. } => return Self::cpus(choice.slots),
-            Driver::Absent { absence, why } => Some(format!("{absence}: {why}")),
-            Driver::Starting => Some(format!("the NVIDIA driver has not answered in {} s", PATIENCE.as_secs())),
-            Driver::Running { .. } => None,
-        };
-        let all: Vec<Identity> = snapshot.gpus.iter().map(|gpu| gpu.identity.clone()).collect();
-        let setting = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-        let order = match std::env::var("CUDA_DEVICE_ORDER").as_deref() {
-            Ok("PCI_BUS_ID") => Order::PciBus,
-            Ok(_) | Err(_) => Order::FastestFirst,
-        };
-        let found = visible(setting.as_deref(), order, &all);
-        let unreadable = snapshot.unreadable.first().map(|gpu| format!("GPU {}: {}", gpu.index, gpu.why));
-        let trouble = trouble.or(found.mistake.map(|mistake| mistake.to_string())).or(unreadable);
-        if found.gpus.is_empty() && trouble.is_none() {
-            return Self::cpus(choice.slots);
-        }
-        let allowed = allowed_cpus();
-        let own: Vec<Own> = found
-            .gpus
-            .into_iter()
-            .map(|identity| {
-                let cpus = near_cpus(&identity, &allowed);
-                Own { identity, cpus, lock: None, refused: None, testing: None, distrusted: false }
-            })
-            .collect();
-        let each = choice.slots_per_gpu as usize;
-        let seats = (0..own.len() * each).map(|seat| Seat { gpu: Some(seat / each), sits: None }).collect();
-        let mut gpus = Self { watch: Some(watch), own, seats, trouble };
-        gpus.lock();
+    fn watched(choice: Choice, watch: Watch, snapshot: Arc<Snapshot>) -> Self {
+        let mut gpus = Self { choice, watch: Some(watch), own: Vec::new(), seats: Vec::new(), trouble: None };
+        gpus.list(snapshot);
         gpus
+    }
+
+    /// Lists the GPUs anew, if there was trouble and something else is known now.
+    pub fn list_again(&mut self) {
+        let (Some(watch), Some(trouble)) = (&self.watch, &self.trouble) else { return };
+        let snapshot = watch.view().snapshot;
+        if !Arc::ptr_eq(&snapshot, &trouble.seen) {
+            self.list(snapshot);
+        }
+    }
+
+    /// Takes in which GPUs there are. Whoever is known keeps its place: attempts sit there.
+    fn list(&mut self, snapshot: Arc<Snapshot>) {
+        let (gpus, trouble) = match listing(&snapshot) {
+            Listing::Gpus { gpus, trouble } => (gpus, trouble),
+            Listing::NoGpus => {
+                if self.own.is_empty() {
+                    self.seats = on_cpus(self.choice.slots);
+                }
+                (Vec::new(), None)
+            }
+        };
+        let allowed = allowed_cpus();
+        for identity in gpus {
+            if self.own.iter().any(|own| own.identity.uuid == identity.uuid) {
+                continue;
+            }
+            let (cpus, gpu) = (near_cpus(&identity, &allowed), Some(self.own.len()));
+            let (lock, refused, testing) = (None, None, Testing::Nothing);
+            self.own.push(Own { identity, cpus, lock, refused, testing, distrusted: false });
+            self.seats.extend((0..self.choice.slots_per_gpu).map(|_| Seat { gpu, sits: None }));
+        }
+        match (&self.trouble, &trouble) {
+            (before, Some(words)) if before.as_ref().map(|before| &before.words) != Some(words) => {
+                tracing::warn!(words, gpus = self.own.len(), "there may be more GPUs than are seen");
+            }
+            (Some(_), None) => tracing::info!(gpus = self.own.len(), "the GPUs are listed after all"),
+            (_, Some(_)) | (None, None) => {}
+        }
+        self.trouble = trouble.map(|words| Trouble { words, seen: snapshot });
+        self.lock();
     }
 
     /// How many attempts may sit at once now.
     pub fn room(&self) -> u32 {
-        self.seats.iter().filter(|seat| self.may_be_used(seat)).count() as u32
+        self.seats.iter().filter(|seat| !seat.is_lost() && self.may_be_used(seat)).count() as u32
     }
 
     /// All seats, usable or not.
@@ -172,8 +220,32 @@ impl Gpus {
         let seat = self.free()?;
         let gpu = self.seats[seat].gpu;
         let before = gpu.and_then(|gpu| self.sample(&self.own[gpu].identity.uuid));
-        self.seats[seat].sits = Some(Sitting { attempt, before });
+        self.seats[seat].sits = Some(Sitting { attempt, before, remains: None });
         Some(Seated { gpu: gpu.map(|gpu| self.own[gpu].slot()) })
+    }
+
+    /// An attempt is over, but its process does not end: the seat is not free before that.
+    pub fn remains(&mut self, attempt: AttemptId, pid: Option<i32>) {
+        let sitting = self.seats.iter_mut().filter_map(|seat| seat.sits.as_mut());
+        for sitting in sitting.filter(|sitting| sitting.attempt == attempt) {
+            sitting.remains = Some(Remaining { attempt, pid });
+        }
+    }
+
+    /// The same of a self-test, of which was told.
+    pub fn test_remains(&mut self, test: &Test, attempt: AttemptId, pid: Option<i32>) {
+        if let Some(own) = self.own.iter_mut().find(|own| own.identity.uuid == test.uuid) {
+            own.testing = Testing::Remains(Remaining { attempt, pid });
+        }
+    }
+
+    /// The process of an attempt or self-test has ended after all.
+    pub fn gone(&mut self, attempt: AttemptId) {
+        let is_its = |testing: Testing| matches!(testing, Testing::Remains(process) if process.attempt == attempt);
+        for own in self.own.iter_mut().filter(|own| is_its(own.testing)) {
+            own.testing = Testing::Nothing;
+        }
+        self.rise(attempt);
     }
 
     /// An attempt has ended.
@@ -206,7 +278,8 @@ impl Gpus {
             let busy = self.seats.iter().any(|seat| seat.gpu == Some(index) && seat.sits.is_some());
             let own = &mut self.own[index];
             let gpu = view.snapshot.gpu(&own.identity.uuid);
-            let (Some(Gpu { health, .. }), None, Some(_), false) = (gpu, own.testing, &own.lock, busy) else {
+            let (Some(Gpu { health, .. }), Testing::Nothing, Some(_), false) = (gpu, own.testing, &own.lock, busy)
+            else {
                 continue;
             };
             let era = match health.wanted {
@@ -214,7 +287,7 @@ impl Gpus {
                 Wanted::Nothing => own.distrusted.then(Era::default),
             };
             if let Some(era) = era {
-                own.testing = Some(era);
+                own.testing = Testing::Runs;
                 wanted.push(Test { gpu: own.slot(), uuid: own.identity.uuid.clone(), era });
             }
         }
@@ -224,16 +297,11 @@ impl Gpus {
     /// How a test ended.
     pub fn tested(&mut self, test: &Test, outcome: Outcome) {
         if let Some(own) = self.own.iter_mut().find(|own| own.identity.uuid == test.uuid) {
-            (own.testing, own.distrusted) = (None, false);
+            (own.testing, own.distrusted) = (Testing::Nothing, false);
         }
         if let Some(watch) = &self.watch {
             watch.self_tested(&test.uuid, test.era, outcome);
         }
-    }
-
-    /// Whether tests are run, after which there may be more room.
-    pub fn is_testing(&self) -> bool {
-        self.own.iter().any(|own| own.testing.is_some())
     }
 
     /// An attempt says that its GPU does not work.
@@ -244,15 +312,15 @@ impl Gpus {
         }
     }
 
-    /// Why there are no seats though there may be GPUs.
+    /// Why there are no seats, or too few, though there may be GPUs.
     pub fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+        self.trouble.as_ref().map(|trouble| trouble.words.as_str())
     }
 
     /// How the GPUs are, for people.
     pub fn facts(&self) -> Vec<GpuFacts> {
         let Some(view) = self.watch.as_ref().map(Watch::view) else { return Vec::new() };
-        let facts = |own: &Own| {
+        let facts = |(index, own): (usize, &Own)| {
             let seen = view.snapshot.gpu(&own.identity.uuid);
             let sample = seen.map(|gpu| gpu.sample.clone()).unwrap_or_default();
             let reasons = seen.into_iter().flat_map(|gpu| &gpu.health.reasons).map(|reason| reason.cause.to_string());
@@ -266,7 +334,7 @@ impl Gpus {
                     Standing::Known(State::Quarantined) => GpuState::Quarantined,
                     Standing::Divided | Standing::Stale | Standing::Unlisted => GpuState::Unknown,
                 },
-                reasons: reasons.chain(own.refused.clone()).collect(),
+                reasons: reasons.chain(own.refused.clone()).chain(self.remaining(index)).collect(),
                 utilization_percent: sample.utilization.map(|used| used.gpu_percent),
                 memory_used: sample.memory.map(|memory| memory.used_bytes),
                 memory_total: sample.memory.map(|memory| memory.total_bytes),
@@ -274,7 +342,21 @@ impl Gpus {
                 power_mw: sample.power_mw,
             }
         };
-        self.own.iter().map(facts).collect()
+        self.own.iter().enumerate().map(facts).collect()
+    }
+
+    /// Processes that keep a GPU, for people.
+    fn remaining(&self, gpu: usize) -> impl Iterator<Item = String> {
+        let seats = self.seats.iter().filter(move |seat| seat.gpu == Some(gpu));
+        let attempts = seats.filter_map(|seat| seat.sits.as_ref()?.remains);
+        let test = match self.own[gpu].testing {
+            Testing::Remains(process) => Some(process),
+            Testing::Nothing | Testing::Runs => None,
+        };
+        attempts.chain(test).map(|process| {
+            let which = process.pid.map_or_else(|| "a process".to_owned(), |pid| format!("process {pid}"));
+            format!("{which} was killed and does not end: the driver holds it")
+        })
     }
 
     fn free(&self) -> Option<usize> {
@@ -284,7 +366,7 @@ impl Gpus {
     fn may_be_used(&self, seat: &Seat) -> bool {
         let Some(own) = seat.gpu.map(|gpu| &self.own[gpu]) else { return true };
         let may = self.watch.as_ref().is_some_and(|watch| watch.may_take_task(&own.identity.uuid));
-        may && own.lock.is_some() && own.testing.is_none() && !own.distrusted
+        may && own.lock.is_some() && own.testing == Testing::Nothing && !own.distrusted
     }
 
     fn standing(&self, own: &Own) -> Standing {
@@ -320,8 +402,63 @@ impl Own {
 }
 
 impl Seat {
+    /// Whether it is taken by a process of which nobody waits for anything any more.
+    fn is_lost(&self) -> bool {
+        self.sits.as_ref().is_some_and(|sitting| sitting.remains.is_some())
+    }
+
     fn is_of(&self, attempt: AttemptId) -> bool {
         self.sits.as_ref().is_some_and(|sitting| sitting.attempt == attempt)
+    }
+}
+
+fn on_cpus(slots: u32) -> Vec<Seat> {
+    (0..slots).map(|_| Seat { gpu: None, sits: None }).collect()
+}
+
+fn listing(snapshot: &Snapshot) -> Listing {
+    let trouble = match &snapshot.driver {
+        Driver::Absent { absence: Absence::NoLibrary | Absence::NotLoaded, .. } => return Listing::NoGpus,
+        Driver::Absent { absence, why } => Some(format!("{absence}: {why}")),
+        Driver::Starting | Driver::Running { .. } if snapshot.round == 0 => {
+            Some(format!("the NVIDIA driver has not answered in {} s", PATIENCE.as_secs()))
+        }
+        Driver::Starting | Driver::Running { .. } => {
+            snapshot.unlisted.as_ref().map(|why| format!("the NVIDIA driver does not list its GPUs: {why}"))
+        }
+    };
+    let all: Vec<Identity> = snapshot.gpus.iter().map(|gpu| gpu.identity.clone()).collect();
+    let setting = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+    let order = match std::env::var("CUDA_DEVICE_ORDER").as_deref() {
+        Ok("PCI_BUS_ID") => Order::PciBus,
+        Ok(_) | Err(_) => Order::FastestFirst,
+    };
+    let Visible { gpus, mistake } = visible(setting.as_deref(), order, &all);
+    let unreadable = snapshot.unreadable.first().map(|gpu| format!("GPU {}: {}", gpu.index, gpu.why));
+    let trouble = trouble.or(mistake.map(|mistake| mistake.to_string())).or(unreadable);
+    if gpus.is_empty() && trouble.is_none() { Listing::NoGpus } else { Listing::Gpus { gpus, trouble } }
+}
+
+/// What the end of a self-test's process says of the GPU. A time limit is the program's fault: a GPU that works is done
+/// in seconds. A process that could not be started, or was killed, as for want of memory, says nothing.
+pub fn verdict(ended: &life::Outcome) -> Outcome {
+    match ended {
+        life::Outcome::Succeeded => Outcome::Passed,
+        life::Outcome::Failed(failure) => match failure.fault {
+            Fault::Program | Fault::Deadline | Fault::Crashes => Outcome::Failed,
+            Fault::Input => Outcome::NotRun,
+        },
+        life::Outcome::Lost(Loss::GpuFault) => Outcome::Failed,
+        life::Outcome::Cancelled
+        | life::Outcome::Lost(
+            Loss::LeaseExpired
+            | Loss::Returned
+            | Loss::Walltime
+            | Loss::Preempted
+            | Loss::NodeLost
+            | Loss::Stopped
+            | Loss::Crashed,
+        ) => Outcome::NotRun,
     }
 }
 

@@ -12,7 +12,7 @@
  *
  *   driver 550.54.15           the driver's version
  *   init 0                     what nvmlInit returns, as a number of nvmlReturn_t: 9 is "driver not loaded"
- *   gpus 2                     how many there are
+ *   gpus 2                     how many there are; "gpus error 999": nobody can tell
  *   N.uuid N.name N.serial N.pci N.capability (9.0) N.numa (a node) N.cpus (a mask, hexadecimal)
  *   N.memory TOTAL USED        bytes
  *   N.utilization GPU MEMORY   per cent
@@ -209,6 +209,10 @@ nvmlReturn_t nvmlSystemGetDriverVersion(char *text, unsigned length) {
 
 nvmlReturn_t nvmlDeviceGetCount_v2(unsigned *count) {
     wait_while_hanging(1);
+    char value[LONGEST];
+    nvmlReturn_t error;
+    if (find("gpus", value) && sscanf(value, "error %d", &error) == 1)
+        return error;
     *count = (unsigned)number("gpus", 0);
     return SUCCESS;
 }

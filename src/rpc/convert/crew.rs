@@ -111,6 +111,7 @@ impl TryFrom<wire::ToWorker> for ToWorker {
                 Self::Work(handouts.map_err(|error| error.within("work"))?)
             }
             Wire::Stop(message) => Self::Stop(stops(message)?),
+            Wire::Return(wire::Return { attempts: ids }) => Self::Return(attempts("return.attempts", ids)?),
             Wire::Recorded(wire::Recorded { number: _, attempts: ids }) => {
                 Self::Recorded(attempts("recorded.attempts", ids)?)
             }
@@ -130,6 +131,7 @@ impl From<ToWorker> for wire::ToWorker {
                 Wire::Work(wire::Work { attempts: handouts.into_iter().map(Into::into).collect() })
             }
             ToWorker::Stop(stops) => Wire::Stop(wire::Stop { attempts: stops.into_iter().map(Into::into).collect() }),
+            ToWorker::Return(attempts) => Wire::Return(wire::Return { attempts: wired(attempts) }),
             ToWorker::Recorded(attempts) => Wire::Recorded(wire::Recorded { number: 0, attempts: wired(attempts) }),
             ToWorker::Lease { number, lasts } => {
                 Wire::Lease(wire::WorkerLease { number, lasts_ms: lasts.as_millis() as u64 })

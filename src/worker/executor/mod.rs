@@ -6,8 +6,9 @@
 //!          ◀─ log ──────────── stderr
 //! ```
 //!
-//! An attempt is over when its process has been reaped and its whole group was killed. What it was to do is decided
-//! elsewhere; so is what happens to the task next.
+//! An attempt is over when its process has been reaped and its whole group was killed; or when the process was killed
+//! and the system does not let it end, which is told ([`Remains`]). What it was to do is decided elsewhere; so is what
+//! happens to the task next.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -35,8 +36,9 @@ mod streams;
 mod supervise;
 
 use log::Log;
-use process::{Process, Spawner, StartError};
+use process::{Process, Running, Spawner, StartError};
 use streams::{Form, Streams};
+use supervise::Watched as _;
 
 /// Time between asking a process to stop and killing it.
 pub const GRACE: Duration = Duration::from_secs(10);
@@ -90,13 +92,19 @@ pub struct Watch {
 }
 
 /// How an attempt ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Finished {
     /// How.
     pub outcome: Outcome,
     /// What it left.
     pub result: TaskResult,
+    /// Its process, if that is still there.
+    pub remains: Option<Remains>,
 }
+
+/// A process that was killed and does not end: it runs nothing of its own any more, and keeps what it has.
+#[derive(Debug)]
+pub struct Remains(Running);
 
 /// Why a worker can run no executors.
 #[derive(Debug, Error)]
@@ -147,12 +155,16 @@ impl Executors {
 
     /// Runs an attempt to its end. Dropping this kills the process and its group.
     pub async fn run(&self, attempt: Attempt, slot: &Slot, watch: Watch) -> Finished {
-        let name = format!("{}-{}", attempt.id.task, attempt.id.number);
-        let log = Log::new(self.setup.logs.join(format!("{name}.log")));
-        let cwd = self.setup.scratch.join(&name);
+        let log = Log::new(self.log(attempt.id));
+        let cwd = self.setup.scratch.join(name(attempt.id));
         let finished = self.run_in(cwd.clone(), attempt, slot, watch, log).await;
         self.spawner.remove(cwd);
         finished
+    }
+
+    /// Where an attempt's log is.
+    pub fn log(&self, attempt: AttemptId) -> PathBuf {
+        self.setup.logs.join(format!("{}.log", name(attempt)))
     }
 
     async fn run_in(&self, cwd: PathBuf, attempt: Attempt, slot: &Slot, watch: Watch, mut log: Log) -> Finished {
@@ -188,23 +200,69 @@ impl Executors {
         tracing::debug!(task = %id.task, attempt = %id.number, pid = running.pid(), "executor started");
         let mut streams = Streams::new(form, log);
         let limits = supervise::Limits { time: time_limit, grace: self.setup.grace };
-        let ended = supervise::supervise(running, &mut streams, &watch.stop, limits).await;
+        let (ended, remains) = supervise::supervise(running, &mut streams, &watch.stop, limits).await;
         let Streams { form, mut log } = streams;
         let (outcome, result, words) = outcome::decide(&ended, form);
         if let Some(words) = words {
             log.say(&words).await;
         }
-        finished(outcome, result, log).await
+        let remains = remains.map(Remains);
+        if let Some(process) = &remains {
+            let (task, attempt, pid) = (id.task, id.number, process.pid());
+            tracing::error!(%task, %attempt, pid, "the attempt's process was killed and does not end: it is over without");
+        }
+        Finished { remains, ..finished(outcome, result, log).await }
     }
 }
 
 impl Finished {
     /// An attempt that never got a process: its task asks for what cannot be.
     pub fn refused(error: &dyn std::error::Error) -> Self {
-        Self { outcome: Outcome::Failed(Failure::of(Fault::Input, error)), result: TaskResult::default() }
+        Self::failed(Failure::of(Fault::Input, error))
+    }
+
+    /// An attempt that never got a process, and why.
+    pub fn failed(failure: Failure) -> Self {
+        Self { outcome: Outcome::Failed(failure), result: TaskResult::default(), remains: None }
     }
 }
 
+impl Remains {
+    /// Its number.
+    pub fn pid(&self) -> Option<i32> {
+        self.0.pid()
+    }
+
+    /// Waits until it is gone, and buries it.
+    pub async fn gone(self) {
+        let Self(mut process) = self;
+        // how it ended was told
+        let _status = process.wait().await;
+        process.end();
+    }
+}
+
+impl Slot {
+    /// What each of so many seats may use, which share what so many slots have.
+    #[must_use]
+    pub fn shared(self, slots: u32, seats: u32) -> Self {
+        let slots = slots.max(1);
+        if seats <= slots {
+            return self;
+        }
+        let threads = self.threads.get() * slots as usize / seats as usize;
+        Self {
+            threads: NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN),
+            memory: self.memory / u64::from(seats) * u64::from(slots),
+            gpu: self.gpu,
+        }
+    }
+}
+
+fn name(attempt: AttemptId) -> String {
+    format!("{}-{}", attempt.task, attempt.number)
+}
+
 async fn finished(outcome: Outcome, result: TaskResult, log: Log) -> Finished {
-    Finished { outcome, result: TaskResult { log: log.end().await, ..result } }
+    Finished { outcome, result: TaskResult { log: log.end().await, ..result }, remains: None }
 }

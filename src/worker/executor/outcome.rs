@@ -5,7 +5,7 @@ use std::io;
 use serde_json::{Map, Value};
 
 use super::streams::{Form, Protocol, Words};
-use super::supervise::{Cause, Ended};
+use super::supervise::{Cause, Ended, Status};
 use crate::provider::local::how;
 use crate::task::failure::{Failure, Fault, Loss};
 use crate::task::life::Outcome;
@@ -65,7 +65,7 @@ fn command(ended: &Ended, words: Words) -> (Outcome, TaskResult, Option<String>)
     let outcome = match (ended.cause, &ended.status) {
         (Some(Cause::Stop), _) => Outcome::Cancelled,
         (Some(Cause::TimeLimit(limit)), _) => Outcome::Failed(too_long(&format!("command {name}"), limit)),
-        (None, Ok(status)) if status.success() => {
+        (None, Status::Told(status)) if status.success() => {
             let document = words.stdout.whole().and_then(document);
             return (Outcome::Succeeded, TaskResult { document, ..TaskResult::default() }, None);
         }
@@ -92,7 +92,8 @@ fn document(line: Vec<u8>) -> Option<String> {
 /// `ended with exit code 3`, `was killed by SIGSEGV`.
 fn end(ended: &Ended) -> String {
     match &ended.status {
-        Ok(status) => how(*status),
-        Err(error) => format!("ended, nobody knows how ({error})"),
+        Status::Told(status) => how(*status),
+        Status::Untold(error) => format!("ended, nobody knows how ({error})"),
+        Status::Remains => "was killed and does not end: the system holds it, as a driver that hangs does".to_owned(),
     }
 }

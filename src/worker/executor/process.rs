@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use super::Slot;
 use super::spawn::{Start, Started, Starter};
+use super::supervise::Watched;
 use crate::ids::WorkerId;
 use crate::provider::local::{Handle, MARK};
 use crate::task::template::Rendered;
@@ -147,22 +148,22 @@ impl Running {
         self.output.take()
     }
 
-    /// Its end. Dropping this loses nothing.
-    pub(super) async fn wait(&mut self) -> io::Result<ExitStatus> {
-        self.handle.status().await
-    }
-
-    /// Sends a signal to the group.
-    pub(super) fn signal(&self, signal: Signal) {
-        self.group.signal(signal);
-    }
-
     /// Kills what is left of the group once its leader was reaped. The leader's number stays the group's as long as
     /// one of it lives; that it was given to somebody else since the reaping, a moment ago, would take the whole range
     /// of numbers.
     pub(super) fn end(mut self) {
         self.group.signal(Signal::KILL);
         self.group.0 = None;
+    }
+}
+
+impl Watched for Running {
+    async fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.handle.status().await
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.group.signal(signal);
     }
 }
 
