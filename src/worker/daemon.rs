@@ -19,6 +19,7 @@ use super::gpus::{Gpus, Seated, Test, verdict};
 use super::link::{Dial, Line, LinkError};
 use super::paths::{self, work_of};
 use crate::config::endpoint::Site;
+use crate::gpu::health;
 use crate::ids::{AttemptId, AttemptNumber, BlockId, TaskId, WorkerId};
 use crate::runtime::lease::Lease;
 use crate::runtime::tasks::spawn;
@@ -430,12 +431,15 @@ impl<D: Dial> Worker<D> {
     fn tested(&mut self, id: AttemptId, test: &Test, finished: Finished) {
         let Finished { outcome: ended, result: _, remains } = finished;
         let (gpu, outcome) = (&test.gpu.uuid, verdict(&ended));
-        match ended {
-            Outcome::Succeeded => tracing::info!(gpu, "a self-test has passed"),
-            Outcome::Failed(failure) => tracing::warn!(gpu, ?outcome, error = failure.message(), "a self-test"),
-            Outcome::Cancelled | Outcome::Lost(_) => {
-                tracing::warn!(gpu, ?outcome, log = %self.executors.log(id).display(), "a self-test");
-            }
+        let why = match ended {
+            Outcome::Succeeded => String::new(),
+            Outcome::Failed(failure) => failure.message().to_owned(),
+            Outcome::Cancelled | Outcome::Lost(_) => format!("see {}", self.executors.log(id).display()),
+        };
+        match outcome {
+            health::Outcome::Passed => tracing::info!(gpu, "the GPU has passed its self-test"),
+            health::Outcome::Failed => tracing::error!(gpu, why, "the GPU has failed its self-test"),
+            health::Outcome::NotRun => tracing::warn!(gpu, why, "the self-test of the GPU could not be run"),
         }
         self.gpus.tested(test, outcome);
         if let Some(process) = remains {

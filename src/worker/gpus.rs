@@ -1,29 +1,28 @@
 //! The seats of a worker's computing attempts: one a CPU slot, or some for each GPU, which is theirs while they sit. Says
 //! which GPU may be used, when it is to be tested, and how GPUs are. Runs nothing itself.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::assignment::SlotGpu;
 use crate::config::endpoint::GpuUse;
 use crate::gpu::health::{Era, Outcome, State, Wanted};
-use crate::gpu::lock::{GpuLock, LockError};
+use crate::gpu::lock::GpuLock;
 use crate::gpu::visible::{Order, Visible, near_cpus, visible};
 use crate::gpu::{
-    Absence, Driver, Gpu, GpuUuid, Identity, Sample, Settings, Snapshot, Standing, UuidError, Watch, WatchError,
-    energy_between,
+    Absence, Driver, Gpu, GpuUuid, Identity, Sample, Settings, Snapshot, Standing, Watch, WatchError, energy_between,
 };
 use crate::ids::AttemptId;
 use crate::task::crew::{GpuFacts, GpuState};
 use crate::task::failure::{Fault, Loss, chain};
 use crate::task::life;
 
+mod locks;
+
+pub use locks::{TakeError, lock_gpu};
+
 /// The driver is given so long to tell which GPUs there are: on a node with eight it takes some seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A command waits so long for a GPU: longer than any batch job.
-const LONGEST_WAIT: Duration = Duration::from_secs(30 * 86_400);
 
 /// Where GPUs and seats come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -381,7 +380,7 @@ impl Gpus {
     /// Takes the locks of GPUs that others had; asks the file system.
     pub fn lock(&mut self) {
         for own in self.own.iter_mut().filter(|own| own.lock.is_none()) {
-            match GpuLock::try_take(&lock_directory(), &own.identity.uuid) {
+            match GpuLock::try_take(&locks::directory(), &own.identity.uuid) {
                 Ok(lock) => (own.lock, own.refused) = (Some(lock), None),
                 Err(error) => {
                     let words = chain(&error);
@@ -462,38 +461,6 @@ pub fn verdict(ended: &life::Outcome) -> Outcome {
     }
 }
 
-/// Where the locks of this user's GPUs are: the same for all of the user's processes, whatever their environment, and not
-/// in memory that goes when the user logs out.
-fn lock_directory() -> PathBuf {
-    PathBuf::from(format!("/tmp/speckled-{}", rustix::process::getuid().as_raw()))
-}
-
-/// Why a GPU cannot be locked.
-#[derive(Debug, thiserror::Error)]
-pub enum TakeError {
-    /// Its name.
-    #[error("it has no name that a lock could have")]
-    Name(#[source] UuidError),
-    /// The lock.
-    #[error("its lock cannot be had")]
-    Lock(#[source] LockError),
-}
-
-/// Takes a GPU for this process; `waits` is told who has it, if anybody has.
-///
-/// # Errors
-/// It cannot be locked.
-pub fn lock_gpu(uuid: &str, waits: impl FnOnce(&LockError)) -> Result<GpuLock, TakeError> {
-    let uuid: GpuUuid = uuid.parse().map_err(TakeError::Name)?;
-    match GpuLock::try_take(&lock_directory(), &uuid) {
-        Err(held @ LockError::Held { .. }) => {
-            waits(&held);
-            GpuLock::take(&lock_directory(), &uuid, LONGEST_WAIT).map_err(TakeError::Lock)
-        }
-        other => other.map_err(TakeError::Lock),
-    }
-}
-
 /// The usual settings, as patient as `quiet` says.
 fn settings(quiet: Duration) -> Settings {
     let usual = Settings::default();
@@ -507,3 +474,6 @@ fn allowed_cpus() -> Vec<u32> {
     let Ok(set) = rustix::thread::sched_getaffinity(None) else { return Vec::new() };
     (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).map(|cpu| cpu as u32).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::*;
 use crate::endpoint::book::tests::{attempt, leased, reported, worker};
 use crate::ids::BlockId;
+use crate::task::crew::Facts;
 use crate::task::session::Progress;
 use crate::task::spec::{BatchSetupSpec, TaskSpec};
 
@@ -64,6 +65,12 @@ impl World {
         self.desk.worker_said(worker(by), FromWorker::Over(vec![report]), self.now);
     }
 
+    /// A worker says how much room it has.
+    fn room(&mut self, of: u128, slots: u32) {
+        let facts = Facts { room: Credit { slots, login: 1 }, ..Facts::default() };
+        self.desk.worker_said(worker(of), FromWorker::Facts(facts), self.now);
+    }
+
     fn turn(&mut self) -> Turn {
         let turn = self.desk.turn(self.now);
         self.written.extend(turn.entries.iter().cloned());
@@ -73,6 +80,15 @@ impl World {
     fn later(&mut self, seconds: u64) {
         self.now += Duration::from_secs(seconds);
     }
+}
+
+/// What a worker is asked to give back.
+fn asked_back(turn: &Turn) -> Vec<(WorkerId, AttemptId)> {
+    let back = turn.once_written.iter().filter_map(|act| match act {
+        Act::Tell(worker, ToWorker::Return(attempts)) => Some((*worker, attempts)),
+        Act::Tell(..) | Act::Say(..) => None,
+    });
+    back.flat_map(|(worker, attempts)| attempts.iter().map(move |attempt| (worker, *attempt))).collect()
 }
 
 fn handed(turn: &Turn) -> Vec<(WorkerId, AttemptId)> {
@@ -182,6 +198,64 @@ fn a_worker_that_comes_back_gets_what_it_missed_and_keeps_what_it_has() {
     let turn = world.turn();
     assert_eq!(turn.entries, [], "what is not in the book is not wanted");
     assert!(turn.once_synced.contains(&Act::Tell(worker(1), ToWorker::Recorded(vec![attempt(7, 1)]))));
+}
+
+#[test]
+fn what_does_not_fit_a_worker_any_more_is_asked_back_once_and_goes_to_others() {
+    let mut world = World::open(3);
+    world.take(&[(1, 1), (2, 1), (3, 1), (4, 1)]);
+    assert_eq!(handed(&world.turn()).len(), 3);
+    world.desk.worker_said(worker(1), FromWorker::Began(vec![attempt(2, 1)]), world.now);
+    world.room(1, 2);
+    let turn = world.turn();
+    assert_eq!(asked_back(&turn), [(worker(1), attempt(3, 1))], "who came last of those that have not begun");
+    assert_eq!(handed(&turn), []);
+
+    let lost = Reported { outcome: Outcome::Lost(Loss::Returned), ..reported(attempt(3, 1), "{}") };
+    world.desk.worker_said(worker(1), FromWorker::Over(vec![lost.clone()]), world.now);
+    world.join(2, 1, vec![]);
+    let turn = world.turn();
+    let told = FromEndpoint::Reports(vec![lost]);
+    assert!(turn.at_once.iter().any(|act| matches!(act, Act::Say(_, said) if *said == told)), "{turn:?}");
+    assert_eq!(handed(&turn), [(worker(2), attempt(4, 1))], "nothing goes to the one without room");
+    world.room(1, 2);
+    assert_eq!(asked_back(&world.turn()), [], "it fits");
+
+    world.room(1, 0);
+    assert_eq!(asked_back(&world.turn()), [(worker(1), attempt(1, 1))], "what has begun goes on");
+}
+
+#[test]
+fn a_worker_whose_room_shrinks_is_asked_for_after_what_it_was_given() {
+    let mut world = World::open(2);
+    world.take(&[(1, 1), (2, 1)]);
+    let first = world.turn();
+    assert_eq!(handed(&first).len(), 2);
+    // it has not heard of them yet
+    world.room(1, 1);
+    let turn = world.turn();
+    assert_eq!(asked_back(&turn), [(worker(1), attempt(2, 1))]);
+    assert!(!turn.at_once.iter().any(|act| matches!(act, Act::Tell(_, ToWorker::Return(_)))), "in their order");
+}
+
+#[test]
+fn credit_shrinks_with_the_room() {
+    let mut world = World::open(2);
+    let more = |turn: Turn| {
+        let credits = turn.at_once.into_iter().filter_map(|act| match act {
+            Act::Say(_, FromEndpoint::Credit(more)) => Some(more.slots),
+            Act::Say(..) | Act::Tell(..) => None,
+        });
+        credits.sum::<u32>()
+    };
+    world.room(1, 0);
+    assert_eq!(more(world.turn()), 0);
+    world.take(&[(1, 1), (2, 1)]);
+    assert_eq!(more(world.turn()), 0, "what came is not replaced");
+    world.room(1, 1);
+    assert_eq!(more(world.turn()), 0, "one goes to the slot, one waits");
+    world.over(1, 1, 1);
+    assert_eq!(more(world.turn()), 1);
 }
 
 #[test]
@@ -326,6 +400,7 @@ enum Step {
     Over(u128, u128, u32),
     Progress(u128, u128, u32),
     Beat(u128),
+    Room(u128, u32),
     Stop(u128, u32, StopReason),
     Recorded(u128, u32),
     Open,
@@ -349,6 +424,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (who(), id()).prop_map(|(who, (task, number))| Step::Over(who, task, number)),
         1 => (who(), id()).prop_map(|(who, (task, number))| Step::Progress(who, task, number)),
         1 => who().prop_map(Step::Beat),
+        2 => (who(), 0u32..3).prop_map(|(who, slots)| Step::Room(who, slots)),
         1 => (id(), prop::sample::select(reasons)).prop_map(|((task, number), why)| Step::Stop(task, number, why)),
         2 => id().prop_map(|(task, number)| Step::Recorded(task, number)),
         1 => Just(Step::Open),
@@ -378,6 +454,7 @@ fn apply(world: &mut World, step: &Step) {
             world.desk.worker_said(worker(who), FromWorker::Progress(progress), now);
         }
         Step::Beat(who) => world.desk.worker_said(worker(who), FromWorker::Beat { number: 1 }, now),
+        Step::Room(who, slots) => world.room(who, slots),
         Step::Stop(task, number, reason) => {
             world.hear(ToEndpoint::Stop(vec![Stop { attempt: attempt(task, number), reason }]));
         }
@@ -425,6 +502,17 @@ proptest! {
             prop_assert!(!early, "said before it was written: {:?}", turn.at_once);
             let early = turn.once_written.iter().any(|act| matches!(act, Act::Tell(_, ToWorker::Recorded(_))));
             prop_assert!(!early, "said before it was on the disk: {:?}", turn.once_written);
+            for (worker, attempt) in asked_back(&turn) {
+                // in steps before this turn it may have begun, ended, or gone with its worker
+                prop_assert_eq!(given.get(&attempt), Some(&worker), "{} is not its", attempt);
+            }
+            for entry in &turn.entries {
+                // what is sent again to a worker that missed it is no new entry
+                if let Entry::Handed { attempt, worker } = entry {
+                    let fits = world.desk.crew.get(*worker).is_some_and(|member| member.surplus(Place::Slot) == 0);
+                    prop_assert!(fits, "{} has no room for {}", worker, attempt);
+                }
+            }
             for (worker, attempt) in handed(&turn) {
                 let entry = Entry::Handed { attempt, worker };
                 prop_assert!(world.written.contains(&entry), "{entry:?} is not written");

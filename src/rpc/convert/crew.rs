@@ -209,6 +209,7 @@ mod tests {
         for message in [
             ToWorker::Work(vec![Handout { attempt: attempt(), spec: TaskSpec::Nothing }]),
             ToWorker::Stop(vec![Stop { attempt: attempt(), reason: StopReason::Fenced }]),
+            ToWorker::Return(vec![attempt()]),
             ToWorker::Recorded(vec![attempt()]),
             ToWorker::Lease { number: 3, lasts: Duration::from_millis(90_500) },
             ToWorker::Leave,

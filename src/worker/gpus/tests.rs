@@ -1,0 +1,186 @@
+//! Seats over a library that plays the GPUs: which there are, who has one, and what a self-test's end says.
+
+use super::*;
+use crate::gpu::fake::Fake;
+use crate::ids::{AttemptNumber, TaskId};
+use crate::task::failure::Failure;
+
+/// Longer than anything takes that does not hang.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Never within a test: looks are asked for.
+const NEVER: Duration = Duration::from_secs(100_000);
+
+const CHOICE: Choice = Choice { gpus: GpuUse::Auto, slots: 3, slots_per_gpu: 2, quiet: Duration::from_secs(1) };
+
+/// A node whose GPUs no other test has: locks go by UUID.
+fn node(gpus: u32) -> Fake {
+    let fake = Fake::new(gpus);
+    (0..gpus).for_each(|gpu| fake.set(&format!("{gpu}.uuid"), &format!("GPU-{}", uuid::Uuid::new_v4())));
+    fake
+}
+
+fn watch(fake: &Fake) -> Watch {
+    let settings = Settings { library: fake.library(), interval: NEVER, overdue: NEVER, ..Settings::default() };
+    Watch::start(settings, |_| {}).expect("starts")
+}
+
+/// Seats by what a look has seen.
+fn seats(fake: &Fake) -> Gpus {
+    let watch = watch(fake);
+    let snapshot = watch.wait(LONG, |snapshot| snapshot.round > 0).expect("a look ends");
+    Gpus::watched(CHOICE, watch, snapshot)
+}
+
+impl Gpus {
+    /// Something else may be seen now.
+    fn look_again(&mut self) {
+        self.watch.as_ref().expect("is watched").fresh(LONG).expect("a look ends");
+        self.list_again();
+    }
+
+    /// All tests that are wanted pass.
+    fn pass(&mut self) {
+        for test in self.tests() {
+            self.tested(&test, Outcome::Passed);
+        }
+    }
+}
+
+fn attempt(task: u128) -> AttemptId {
+    AttemptId { task: TaskId::new(uuid::Uuid::from_u128(task)), number: AttemptNumber::FIRST }
+}
+
+fn gpu(seated: Option<Seated>) -> String {
+    seated.expect("a seat").gpu.expect("of a GPU").uuid
+}
+
+#[test]
+fn a_gpu_that_could_not_be_read_gets_its_seats_when_it_can_be() {
+    let fake = node(2);
+    fake.set("0.error", "999");
+    let mut gpus = seats(&fake);
+    gpus.pass();
+    assert_eq!((gpus.seats(), gpus.room()), (2, 2));
+    assert!(gpus.trouble().expect("one is missing").contains("GPU 0"), "{:?}", gpus.trouble());
+    let first = gpu(gpus.sit(attempt(1)));
+    gpus.look_again();
+    assert_eq!(gpus.seats(), 2, "nothing has changed");
+
+    fake.unset("0.error");
+    gpus.look_again();
+    assert_eq!((gpus.seats(), gpus.trouble()), (4, None));
+    gpus.pass();
+    let others = [2, 3, 4].map(|task| gpu(gpus.sit(attempt(task))));
+    assert_eq!(others[0], first, "who sits stays where it is");
+    assert!(others[1] == others[2] && others[1] != first, "{others:?}");
+    assert_eq!(gpus.sit(attempt(5)), None);
+
+    fake.set("0.error", "999");
+    gpus.look_again();
+    assert_eq!(gpus.seats(), 4, "once they are there they stay");
+}
+
+#[test]
+fn a_driver_that_does_not_answer_at_the_start_is_no_node_without_gpus() {
+    let fake = node(1);
+    let hanging = fake.hang(1);
+    let watch = watch(&fake);
+    hanging.wait();
+    let snapshot = watch.view().snapshot;
+    let mut gpus = Gpus::watched(CHOICE, watch, snapshot);
+    assert_eq!(gpus.seats(), 0);
+    assert!(gpus.trouble().expect("it hangs").contains("has not answered"), "{:?}", gpus.trouble());
+    fake.unset("hang");
+    gpus.look_again();
+    assert_eq!((gpus.seats(), gpus.trouble()), (2, None));
+}
+
+#[test]
+fn a_driver_that_does_not_list_its_gpus_is_asked_again() {
+    let fake = node(2);
+    fake.set("gpus", "error 999");
+    let mut gpus = seats(&fake);
+    assert_eq!(gpus.seats(), 0, "none on the CPU");
+    assert!(gpus.trouble().expect("it fails").contains("does not list its GPUs"), "{:?}", gpus.trouble());
+    fake.set("gpus", "2");
+    gpus.look_again();
+    assert_eq!((gpus.seats(), gpus.trouble()), (4, None));
+}
+
+#[test]
+fn a_node_that_has_no_gpus_after_all_computes_on_the_cpu() {
+    let fake = node(0);
+    fake.set("gpus", "error 999");
+    let mut gpus = seats(&fake);
+    assert_eq!(gpus.room(), 0);
+    fake.set("gpus", "0");
+    gpus.look_again();
+    assert_eq!((gpus.room(), gpus.trouble()), (CHOICE.slots, None));
+    assert_eq!(gpus.sit(attempt(1)), Some(Seated { gpu: None }));
+}
+
+#[test]
+fn a_process_that_does_not_end_keeps_its_seat() {
+    let mut gpus = seats(&node(1));
+    gpus.pass();
+    gpu(gpus.sit(attempt(1)));
+    gpus.remains(attempt(1), Some(4711));
+    assert_eq!(gpus.room(), 1);
+    assert!(gpus.facts()[0].reasons.join(" ").contains("process 4711 was killed and does not end"), "it is told");
+    gpu(gpus.sit(attempt(2)));
+    assert_eq!(gpus.sit(attempt(3)), None, "the seat is taken");
+    gpus.rise(attempt(2));
+    gpus.gone(attempt(1));
+    assert_eq!((gpus.room(), gpus.facts()[0].reasons.len()), (2, 0));
+
+    let mut cpus = Gpus::cpus(CHOICE);
+    cpus.sit(attempt(1)).expect("a seat");
+    cpus.remains(attempt(1), None);
+    assert_eq!(cpus.room(), 2);
+    cpus.gone(attempt(1));
+    assert_eq!(cpus.room(), 3);
+}
+
+#[test]
+fn a_self_test_that_does_not_end_keeps_its_gpu() {
+    let mut gpus = seats(&node(1));
+    let [test] = gpus.tests().try_into().expect("one");
+    // another instance of a divided GPU could have passed
+    gpus.tested(&test, Outcome::Passed);
+    gpus.test_remains(&test, attempt(9), Some(4711));
+    assert_eq!((gpus.room(), gpus.sit(attempt(1))), (0, None));
+    assert!(gpus.facts()[0].reasons.join(" ").contains("process 4711"), "it is told");
+    gpus.gone(attempt(9));
+    assert_eq!(gpus.room(), 2);
+}
+
+#[test]
+fn a_self_test_that_could_not_be_run_is_tried_again_later() {
+    let mut gpus = seats(&node(1));
+    let [test] = gpus.tests().try_into().expect("one");
+    gpus.tested(&test, Outcome::NotRun);
+    assert_eq!((gpus.tests(), gpus.room()), (vec![], 0), "not at once");
+    let facts = gpus.facts().remove(0);
+    assert_eq!(facts.state, GpuState::Suspect, "no fault of the GPU");
+    assert!(facts.reasons.join(" ").contains("could not be run"), "{facts:?}");
+}
+
+#[test]
+fn only_what_the_gpu_did_counts_against_it() {
+    let failed = |fault| life::Outcome::Failed(Failure::new(fault, "words"));
+    let cases = [
+        (life::Outcome::Succeeded, Outcome::Passed),
+        // wrong numbers; a time limit
+        (failed(Fault::Program), Outcome::Failed),
+        (life::Outcome::Lost(Loss::GpuFault), Outcome::Failed),
+        // no memory
+        (failed(Fault::Input), Outcome::NotRun),
+        // not started, for want of disk or memory; killed, for want of memory
+        (life::Outcome::Lost(Loss::Crashed), Outcome::NotRun),
+        (life::Outcome::Cancelled, Outcome::NotRun),
+    ];
+    for (ended, wanted) in cases {
+        assert_eq!(verdict(&ended), wanted, "{ended:?}");
+    }
+}
