@@ -734,3 +734,6 @@ impl Beats {
         self.number
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,9 @@
 //! Executors and commands that are ended, from outside or by their worker: what is told, and that nothing is left.
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,6 +20,9 @@ const STUBBORN: &str = r#"trap '' TERM; exec 3>"$1"; sleep 1000 & echo ready >&3
 
 /// Names the test that plays the worker, and its pipe.
 const PIPE_OF_WORKER: &str = "SPECKLED_TEST_PIPE";
+
+/// The same of the worker whose process is held.
+const PIPE_OF_HELD: &str = "SPECKLED_TEST_PIPE_OF_HELD";
 
 #[tokio::test]
 async fn the_signal_of_a_crash_is_named() {
@@ -119,4 +124,80 @@ async fn the_worker_that_is_killed() {
     let Some(pipe) = std::env::var_os(PIPE_OF_WORKER) else { return };
     let site = Site::new(LONG);
     site.run(shell(r#"exec 3>"$1"; echo ready >&3; exec sleep 1000"#, &pipe.to_string_lossy())).await;
+}
+
+/// A process that is traced stays, when it was killed, until its tracer lets it go: so it is with one that waits in the
+/// kernel for a driver that hangs.
+#[tokio::test]
+async fn an_attempt_does_not_wait_for_a_process_that_cannot_be_buried() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let pipe = fifo(dir.path());
+    let mut worker = Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "killed::the_worker_whose_process_is_held", "--nocapture"])
+        .env(PIPE_OF_HELD, &pipe)
+        .env("TMPDIR", dir.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut said = BufReader::new(worker.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    let (_, pid) = Lifeline::open(pipe).await.line().await;
+    let holder = Holder::of(pid.parse().expect("a process"));
+    // its worker stops it now
+    drop(worker.stdin.take());
+    assert!(said.any(|line| line.contains("it remains")), "the attempt waits for its process");
+    drop(holder);
+    assert!(said.any(|line| line.contains("it is gone")), "nobody waits for the process");
+    assert!(worker.wait().expect("it ends").success());
+}
+
+/// Not a test of its own: the worker of the test above.
+#[tokio::test]
+async fn the_worker_whose_process_is_held() {
+    let Some(pipe) = std::env::var_os(PIPE_OF_HELD) else { return };
+    let site = Site::new(SHORT);
+    let (watch, watcher) = watched();
+    let stopped = async {
+        // told by who holds it
+        let mut line = String::new();
+        let read = tokio::task::spawn_blocking(move || std::io::stdin().read_line(&mut line));
+        read.await.expect("it ends").expect("it reads");
+        watcher.stop.cancel();
+    };
+    let work = shell(r#"echo $$ >"$1"; exec sleep 1000"#, &pipe.to_string_lossy());
+    let (finished, ()) = tokio::join!(site.run_watched(work, None, watch), stopped);
+    assert_eq!(finished.outcome, Outcome::Cancelled, "{finished:?}");
+    assert!(tail(&finished).contains("was killed and does not end"), "{finished:?}");
+    println!("it remains");
+    finished.remains.expect("it is held").gone().await;
+    println!("it is gone");
+}
+
+/// Traces a process until it is dropped.
+struct Holder(Option<(mpsc::Sender<()>, std::thread::JoinHandle<()>)>);
+
+impl Holder {
+    fn of(pid: i32) -> Self {
+        let (let_go, end) = mpsc::channel::<()>();
+        let (tell, held) = mpsc::channel();
+        let tracer = std::thread::spawn(move || {
+            // SAFETY: a system call that reads and writes no memory of this process.
+            let traced = unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, 0, 0) };
+            assert_eq!(traced, 0, "{}", std::io::Error::last_os_error());
+            tell.send(()).expect("it is waited for");
+            // ends when it is let go; tracing ends with the thread
+            let _let_go = end.recv();
+        });
+        held.recv().expect("it can be traced");
+        Self(Some((let_go, tracer)))
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        if let Some((let_go, tracer)) = self.0.take() {
+            drop(let_go);
+            tracer.join().expect("no panic");
+        }
+    }
 }

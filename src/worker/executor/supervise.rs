@@ -101,9 +101,7 @@ pub(super) async fn supervise(
         Status::Told(_) | Status::Untold(_) => {
             running.end();
             if ended.1 == Piping::GoesOn && timeout(DRAIN, piping).await.is_err() {
-                tracing::warn!(
-                    "a process that left its group still holds an attempt's output, the rest of it is lost"
-                );
+                tracing::warn!("a process that left its group still holds an attempt's output, the rest of it is lost");
             }
             (ended.0, None)
         }
@@ -260,8 +258,7 @@ mod tests {
             let_go.send(ExitStatus::from_raw(9)).expect("is waited for");
         };
         let piping = pin!(async {});
-        let ((ended, piped), ()) =
-            tokio::join!(until_ended(&mut process, piping, heard, &stop, LIMITS), ending);
+        let ((ended, piped), ()) = tokio::join!(until_ended(&mut process, piping, heard, &stop, LIMITS), ending);
         assert!(matches!(ended.status, Status::Told(status) if status.signal() == Some(9)), "{ended:?}");
         assert_eq!(piped, Piping::Done);
     }
