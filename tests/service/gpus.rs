@@ -101,3 +101,20 @@ async fn a_worker_without_a_gpu_that_can_be_used_says_so_and_fails_no_task() {
     let over = site.until_over(&[task]).await;
     assert!(over[0].state == StateName::Succeeded && over[0].attempt == 1, "{over:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gpu_that_cannot_be_read_when_its_worker_starts_is_used_once_it_can_be() {
+    let mut gpus = Gpus::new(2);
+    gpus.set(1, "error", "999");
+    let site = site(&gpus);
+    let worker = until(&site, |worker| slots(worker) == Some(1));
+    assert!(worker["trouble"].as_str().is_some_and(|words| words.contains("GPU 1")), "{worker}");
+    let task = site.submit(vec![site.seated("a")]).await[0];
+    let held = tokio::task::block_in_place(|| site.let_go("a"));
+    gpus.set(1, "error", "0");
+    let worker = until(&site, |worker| slots(worker) == Some(2));
+    assert!(worker["trouble"].is_null(), "{worker}");
+    drop(held);
+    let over = site.until_over(&[task]).await;
+    assert!(over[0].state == StateName::Succeeded && over[0].attempt == 1, "what ran went on: {over:?}");
+}
