@@ -8,6 +8,9 @@ use crate::config::roots::RawRoots;
 use crate::worker::executor::Setup;
 use crate::worker::gpus::Choice;
 
+/// By the clock of the test: longer than anything takes.
+const LONG: Duration = Duration::from_secs(600);
+
 /// An endpoint that takes one connection.
 struct Endpoint(Mutex<Option<Line>>);
 
@@ -85,6 +88,7 @@ async fn what_waits_is_given_back_when_it_is_asked_for() {
         ends.tell(ToWorker::Recorded(vec![waits.attempt])).await;
         ends.tell(ToWorker::Leave).await;
     };
-    let (ended, ()) = tokio::join!(worker, asking);
+    let done = async { tokio::join!(worker, asking) };
+    let (ended, ()) = tokio::time::timeout(LONG, done).await.expect("it is given back");
     ended.expect("leaves");
 }

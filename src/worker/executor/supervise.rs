@@ -185,6 +185,9 @@ mod tests {
 
     const LIMITS: Limits = Limits { time: Some(Duration::from_secs(60)), grace: Duration::from_secs(10) };
 
+    /// By the clock of the test.
+    const HOUR: Duration = Duration::from_secs(3600);
+
     /// A process in an uninterruptible sleep: signals wait, and its end comes when the kernel lets it go.
     struct Asleep {
         signals: Arc<Mutex<Vec<Signal>>>,
@@ -219,7 +222,8 @@ mod tests {
                 stop.cancel();
             }
         };
-        let ((ended, piped), ()) = tokio::join!(watched, stopping);
+        let both = async { tokio::join!(watched, stopping) };
+        let ((ended, piped), ()) = timeout(HOUR, both).await.expect("it is not waited for");
         assert_eq!(piped, Piping::GoesOn);
         let sent = signals.lock().expect("no panic").clone();
         (ended, began.elapsed(), sent)
