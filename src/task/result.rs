@@ -17,6 +17,9 @@ pub struct TaskResult {
     pub log: Option<LogTail>,
     /// A JSON document of at most [`LARGEST_DOCUMENT`] bytes; kept as text.
     pub document: Option<String>,
+    /// What its GPU has used meanwhile, millijoules, for whomever; None if that is not known, or it had none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_energy_mj: Option<u64>,
 }
 
 /// The end of an attempt's output.

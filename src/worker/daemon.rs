@@ -403,7 +403,7 @@ impl<D: Dial> Worker<D> {
 
     fn finished(&mut self, attempt: AttemptId, finished: Finished) {
         let Some(Running { place, stop: _, lost }) = self.running.remove(&attempt) else { return };
-        let Finished { outcome, result, remains } = finished;
+        let Finished { outcome, mut result, remains } = finished;
         if outcome == Outcome::Lost(Loss::GpuFault) {
             self.gpus.distrust(attempt);
         }
@@ -415,7 +415,7 @@ impl<D: Dial> Worker<D> {
             }
             None => {
                 *self.used.at(place) -= 1;
-                self.gpus.rise(attempt);
+                result.gpu_energy_mj = self.gpus.rise(attempt);
             }
         }
         let outcome = match (outcome, lost) {

@@ -68,7 +68,7 @@ fn correlate(assignment: &Assignment, spec: &CorrelateSpec, observer: &dyn Obser
         return Over::failed(Failure::of(Fault::Program, &error));
     }
     let document = Some(document(&spec, &done));
-    Over::succeeded(TaskResult { files: vec![done.result], log: None, document })
+    Over::succeeded(TaskResult { files: vec![done.result], document, ..TaskResult::default() })
 }
 
 /// Stays on the CPUs near the slot's GPU: threads that are started later do so, too.
@@ -126,7 +126,7 @@ fn made(directories: &[PathBuf]) -> Over {
             return Over::failed(Failure::new(of_directory(&error), &refused(directory, &error)));
         }
     }
-    Over::succeeded(TaskResult { files: directories.to_vec(), log: None, document: None })
+    Over::succeeded(TaskResult { files: directories.to_vec(), ..TaskResult::default() })
 }
 
 fn of_directory(error: &io::Error) -> Fault {

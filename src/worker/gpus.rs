@@ -10,7 +10,7 @@ use crate::gpu::health::{Era, Outcome, State, Wanted};
 use crate::gpu::lock::GpuLock;
 use crate::gpu::visible::{Order, Visible, near_cpus, visible};
 use crate::gpu::{
-    Absence, Driver, Gpu, GpuUuid, Identity, Sample, Settings, Snapshot, Standing, Watch, WatchError, energy_between,
+    Absence, Driver, Gpu, GpuUuid, Identity, Settings, Snapshot, Standing, Watch, WatchError, energy_between,
 };
 use crate::ids::AttemptId;
 use crate::task::crew::{GpuFacts, GpuState};
@@ -95,8 +95,8 @@ struct Seat {
 #[derive(Debug)]
 struct Sitting {
     attempt: AttemptId,
-    /// What its GPU had used when it sat down.
-    before: Option<Sample>,
+    /// What was seen of its GPU when it sat down.
+    before: Option<Gpu>,
     /// It is over, and its process is not.
     remains: Option<Remaining>,
 }
@@ -218,7 +218,7 @@ impl Gpus {
     pub fn sit(&mut self, attempt: AttemptId) -> Option<Seated> {
         let seat = self.free()?;
         let gpu = self.seats[seat].gpu;
-        let before = gpu.and_then(|gpu| self.sample(&self.own[gpu].identity.uuid));
+        let before = gpu.and_then(|gpu| self.seen(gpu));
         self.seats[seat].sits = Some(Sitting { attempt, before, remains: None });
         Some(Seated { gpu: gpu.map(|gpu| self.own[gpu].slot()) })
     }
@@ -244,19 +244,16 @@ impl Gpus {
         for own in self.own.iter_mut().filter(|own| is_its(own.testing)) {
             own.testing = Testing::Nothing;
         }
-        self.rise(attempt);
+        let _used_since_it_was_told = self.rise(attempt);
     }
 
-    /// An attempt has ended.
-    pub fn rise(&mut self, attempt: AttemptId) {
-        let Some(seat) = self.seats.iter_mut().find(|seat| seat.is_of(attempt)) else { return };
+    /// An attempt has ended; returns what its GPU has used meanwhile, millijoules. One that was not looked at since it began
+    /// does not tell.
+    pub fn rise(&mut self, attempt: AttemptId) -> Option<u64> {
+        let seat = self.seats.iter_mut().find(|seat| seat.is_of(attempt))?;
         let (gpu, sitting) = (seat.gpu, seat.sits.take());
-        let after = gpu.and_then(|gpu| self.sample(&self.own[gpu].identity.uuid));
-        if let (Some(Sitting { before: Some(before), .. }), Some(after)) = (sitting, after)
-            && let Some(energy) = energy_between(&before, &after)
-        {
-            tracing::info!(%attempt, energy_mj = energy, "an attempt has used its GPU");
-        }
+        let (before, after) = (sitting?.before?, self.seen(gpu?)?);
+        (before.sampled < after.sampled).then(|| energy_between(&before.sample, &after.sample))?
     }
 
     /// Looks at the GPUs anew; returns the attempts that sit on one that is not to be trusted.
@@ -372,9 +369,9 @@ impl Gpus {
         self.watch.as_ref().map_or(Standing::Unlisted, |watch| watch.view().standing(&own.identity.uuid))
     }
 
-    fn sample(&self, uuid: &GpuUuid) -> Option<Sample> {
+    fn seen(&self, gpu: usize) -> Option<Gpu> {
         let view = self.watch.as_ref()?.view();
-        Some(view.snapshot.gpu(uuid)?.sample.clone())
+        view.snapshot.gpu(&self.own[gpu].identity.uuid).cloned()
     }
 
     /// Takes the locks of GPUs that others had; asks the file system.

@@ -204,6 +204,11 @@ fn described(task: &TaskView) -> String {
     if let Some(result) = result {
         lines.extend(result.files.iter().map(|file| format!("  {}", file.display())));
         lines.extend(result.document.iter().map(|document| format!("  {document}")));
+        lines.extend(
+            result.gpu_energy_mj.map(|energy| {
+                format!("  its GPU used {:.1} J meanwhile, for whatever ran there", energy as f64 / 1000.0)
+            }),
+        );
         if let Some(log) = &result.log {
             lines.push(format!("  output in {}, its end:", log.file.display()));
             // an endpoint's output is not trusted on a terminal

@@ -128,7 +128,7 @@ impl TryFrom<wire::TaskResult> for TaskResult {
     type Error = WireError;
 
     fn try_from(result: wire::TaskResult) -> Result<Self, WireError> {
-        let wire::TaskResult { files, document, log_file, log_tail } = result;
+        let wire::TaskResult { files, document, log_file, log_tail, gpu_energy_mj } = result;
         if files.len() > MOST_FILES {
             return Err(WireError::new("files", format!("{} files; at most {MOST_FILES} are allowed", files.len())));
         }
@@ -150,13 +150,14 @@ impl TryFrom<wire::TaskResult> for TaskResult {
             files: files.into_iter().map(Into::into).collect(),
             log,
             document: (!document.is_empty()).then_some(document),
+            gpu_energy_mj,
         })
     }
 }
 
 impl From<TaskResult> for wire::TaskResult {
     fn from(result: TaskResult) -> Self {
-        let TaskResult { files, log, document } = result;
+        let TaskResult { files, log, document, gpu_energy_mj } = result;
         let (log_file, log_tail) =
             log.map_or_else(Default::default, |LogTail { file, lines }| (file.to_string_lossy().into_owned(), lines));
         Self {
@@ -164,6 +165,7 @@ impl From<TaskResult> for wire::TaskResult {
             document: document.unwrap_or_default(),
             log_file,
             log_tail,
+            gpu_energy_mj,
         }
     }
 }
@@ -214,6 +216,7 @@ mod tests {
             files: vec!["/data/a_results.hdf".into()],
             log: Some(LogTail { file: "/log/1".into(), lines: "a\nb".into() }),
             document: Some(r#"{"frames":3}"#.into()),
+            gpu_energy_mj: Some(0),
         };
         let losses = [
             Loss::LeaseExpired,

@@ -135,6 +135,7 @@ pub(in super::super) async fn a_report_ends_its_attempt_and_leaves_its_result<S:
         files: vec!["/data/a_results.hdf".into()],
         log: Some(crate::task::result::LogTail { file: "/log/1".into(), lines: "one\ntwo\u{0}".to_owned() }),
         document: Some(r#"{"plots": ["a.png"]}"#.to_owned()),
+        gpu_energy_mj: Some(7),
     };
     let failed = Outcome::Failed(Failure::new(Fault::Input, "no such file"));
     let reports = vec![

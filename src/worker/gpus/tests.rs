@@ -143,6 +143,20 @@ fn a_process_that_does_not_end_keeps_its_seat() {
 }
 
 #[test]
+fn what_a_gpu_used_is_told_if_it_was_looked_at_meanwhile() {
+    let fake = node(1);
+    let mut gpus = seats(&fake);
+    gpus.pass();
+    gpu(gpus.sit(attempt(1)));
+    fake.set("0.energy", "7209500");
+    assert_eq!(gpus.rise(attempt(1)), None, "nobody has looked");
+    gpu(gpus.sit(attempt(2)));
+    gpus.watch.as_ref().expect("is watched").fresh(LONG).expect("a look ends");
+    assert_eq!(gpus.rise(attempt(2)), Some(9_500));
+    assert_eq!(gpus.rise(attempt(3)), None, "it did not sit");
+}
+
+#[test]
 fn a_self_test_that_does_not_end_keeps_its_gpu() {
     let mut gpus = seats(&node(1));
     let [test] = gpus.tests().try_into().expect("one");
