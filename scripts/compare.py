@@ -45,10 +45,10 @@ class Run:
     result: Path
 
 
-def cases(folder: Path, quick: bool) -> list[Case]:
-    """The two workloads that the project's speed is stated for."""
-    events, frames = (1000, 200) if quick else (10_000, 2000)
-    size = "quick" if quick else "full"
+def cases(folder: Path, times: float) -> list[Case]:
+    """The two workloads that the project's speed is stated for, with so many times their frames."""
+    events, frames = round(10_000 * times), round(2000 * times)
+    size = {0.1: "quick", 1: "full"}.get(times, f"{times:g}")
     rigaku, dense = folder / f"rigaku500k-{size}", folder / f"hdf5-{size}"
     # Steady light: speed does not depend on the dynamics, and it is the fastest to simulate.
     common = ["--dynamics", "none", "--mask-fraction", "0.35"]
@@ -170,7 +170,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--speckled", required=True)
     parser.add_argument("--boost-corr", required=True)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the frames")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_const", const=0.1, dest="times", help="a tenth of the frames")
+    size.add_argument("--times", type=float, default=1, metavar="N", help="so many times the frames, for a GPU")
+    parser.add_argument("--gpu", type=int, default=-1, metavar="N", help="both on this GPU [default: the CPU]")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="runs of each program; the fastest counts")
     parser.add_argument("--max-memory", type=float, help="GB for boost_corr [default: a quarter of what is free]")
     parser.add_argument("--raw", type=Path, help="a raw file of your own instead of simulated ones")
@@ -190,12 +193,12 @@ def free_memory_gb() -> float:
 def main() -> None:
     options = arguments()
     memory = options.max_memory or round(free_memory_gb() / 4, 1)
-    boost = [options.boost_corr, "-i", "-1", "--max-memory", str(memory)]
-    speckled = [options.speckled, "corr", "-i", "-1"]
+    boost = [options.boost_corr, "-i", str(options.gpu), "--max-memory", str(memory)]
+    speckled = [options.speckled, "corr", "-i", str(options.gpu)]
     if options.raw:
         todo = [Case(str(options.raw), options.raw, options.qmap)]
     else:
-        todo = cases(options.dir, options.quick)
+        todo = cases(options.dir, options.times)
     print(f"{os.cpu_count()} processors, {free_memory_gb():.1f} GB of memory free")
     for case in todo:
         case.corr = options.corr

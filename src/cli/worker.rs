@@ -1,6 +1,6 @@
 //! `speckled worker`, which endpoints and their blocks start: runs attempts until its endpoint has it leave.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +52,7 @@ pub(super) struct WorkerArgs {
     gpus: GpuUse,
     /// Attempts that compute at once on each GPU
     #[arg(long)]
-    slots_per_gpu: u32,
+    slots_per_gpu: NonZeroU32,
     /// Seconds for which a GPU must have been well before it is tested again
     #[arg(long)]
     gpu_quiet_s: u32,

@@ -29,6 +29,12 @@ impl GpuUuid {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What two names of one device have in common: of a MIG instance NVML writes `MIG-` before the digits, CUDA's driver,
+    /// as of any device, `GPU-`. An instance's older name, which has its GPU's digits and slashes, keeps the rest of it.
+    pub fn digits(&self) -> &str {
+        self.0.strip_prefix("GPU-").or_else(|| self.0.strip_prefix("MIG-")).unwrap_or(&self.0)
+    }
 }
 
 impl FromStr for GpuUuid {

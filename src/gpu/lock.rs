@@ -208,12 +208,8 @@ impl Place {
     }
 }
 
-/// By the digits: of a MIG instance NVML writes `MIG-` before them, CUDA's driver, as of any device, `GPU-`. An instance
-/// with an older name, which has its GPU's digits and slashes, keeps the rest of it.
 fn name(gpu: &GpuUuid) -> String {
-    let text = gpu.as_str();
-    let digits = text.strip_prefix("GPU-").or_else(|| text.strip_prefix("MIG-")).unwrap_or(text);
-    format!("{}.lock", digits.replace('/', "."))
+    format!("{}.lock", gpu.digits().replace('/', "."))
 }
 
 fn is_same(one: &Stat, other: &Stat) -> bool {

@@ -3,7 +3,7 @@
 //! Both ends are one program of one version: there is nothing to negotiate, and what is unknown is a defect.
 
 use std::io::BufRead;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -45,6 +45,8 @@ pub struct SlotGpu {
     pub uuid: String,
     /// The CPUs near it; none = any.
     pub cpus: Vec<u32>,
+    /// Attempts that may use it at once, each a part of its memory.
+    pub sharers: NonZeroU32,
 }
 
 /// Work that this program does itself.
@@ -153,7 +155,7 @@ mod tests {
             roots: RawRoots { read: vec!["/data".into()], write: Vec::new() },
             threads: NonZeroUsize::MIN,
             memory: 1 << 40,
-            gpu: Some(SlotGpu { uuid: "GPU-1".into(), cpus: vec![0, 2] }),
+            gpu: Some(SlotGpu { uuid: "GPU-1".into(), cpus: vec![0, 2], sharers: NonZeroU32::MIN }),
         };
         let mut line = serde_json::to_vec(&assignment).expect("json");
         line.extend(b"\nmore");

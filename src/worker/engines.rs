@@ -1,6 +1,6 @@
 //! Which engine a job gets: what `-i` asks for, never the CPU in place of a GPU that was asked for.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 
 use crate::engine::cpu::CpuEngine;
 use crate::engine::cuda::{CudaEngine, DeviceError, NoGpu, SelfTestError};
@@ -22,26 +22,36 @@ impl Chosen {
         Self { gpu: engine.uuid().map(str::to_owned), engine: Box::new(engine), why_cpu: None }
     }
 
-    fn cpu(threads: Option<NonZeroUsize>, why_cpu: Option<NoGpu>) -> Self {
-        Self { engine: Box::new(CpuEngine::new(threads)), gpu: None, why_cpu }
+    /// The CPU.
+    pub fn cpu(threads: Option<NonZeroUsize>) -> Self {
+        Self { engine: Box::new(CpuEngine::new(threads)), gpu: None, why_cpu: None }
     }
 }
 
-/// The engine for `-i`: -1 the CPU, -2 a GPU if there is one, else the GPU of that number.
+/// The engine for `-i`: -1 the CPU, -2 a GPU if there is one, one that `is_free` by its UUID before others, else the GPU of
+/// that number.
 ///
 /// # Errors
 /// The GPU is not there, or cannot be used.
-pub fn choose(gpu: i64, threads: Option<NonZeroUsize>) -> Result<Chosen, NoGpu> {
+pub fn choose(gpu: i64, threads: Option<NonZeroUsize>, is_free: impl FnMut(&str) -> bool) -> Result<Chosen, NoGpu> {
     match (gpu, u32::try_from(gpu)) {
         (_, Ok(number)) => Ok(Chosen::gpu(CudaEngine::new(number, threads)?)),
-        (-2, Err(_)) => match CudaEngine::any(threads) {
+        (-2, Err(_)) => match CudaEngine::any(threads, is_free) {
             Ok(engine) => Ok(Chosen::gpu(engine)),
             // a GPU that is there and broken is not passed over in silence
-            Err(none @ (NoGpu::NoDriver | NoGpu::None)) => Ok(Chosen::cpu(threads, Some(none))),
+            Err(none @ (NoGpu::NoDriver | NoGpu::None)) => Ok(Chosen { why_cpu: Some(none), ..Chosen::cpu(threads) }),
             Err(other @ (NoGpu::Init(_) | NoGpu::Unknown { .. } | NoGpu::Unusable { .. })) => Err(other),
         },
-        (_, Err(_)) => Ok(Chosen::cpu(threads, None)),
+        (_, Err(_)) => Ok(Chosen::cpu(threads)),
     }
+}
+
+/// The engine of a slot that has a GPU, the only one that its process sees, of which it may use a part of the memory.
+///
+/// # Errors
+/// The GPU is not there, or cannot be used.
+pub fn on_seat(sharers: NonZeroU32, threads: Option<NonZeroUsize>) -> Result<Chosen, NoGpu> {
+    Ok(Chosen::gpu(CudaEngine::new(0, threads)?.shared_by(sharers)))
 }
 
 /// Why the GPU of this process is not to be trusted.

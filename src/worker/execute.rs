@@ -73,7 +73,7 @@ fn correlate(assignment: &Assignment, spec: &CorrelateSpec, observer: &dyn Obser
 
 /// Stays on the CPUs near the slot's GPU: threads that are started later do so, too.
 fn near(gpu: Option<&SlotGpu>) {
-    let Some(SlotGpu { uuid, cpus }) = gpu.filter(|gpu| !gpu.cpus.is_empty()) else { return };
+    let Some(SlotGpu { uuid, cpus, sharers: _ }) = gpu.filter(|gpu| !gpu.cpus.is_empty()) else { return };
     let mut set = CpuSet::new();
     cpus.iter().filter(|&&cpu| (cpu as usize) < CpuSet::MAX_CPU).for_each(|&cpu| set.set(cpu as usize));
     if let Err(error) = sched_setaffinity(None, &set) {
@@ -84,8 +84,8 @@ fn near(gpu: Option<&SlotGpu>) {
 /// The engine of the slot that the task asks for: the GPU that a slot has is the only one that its process sees, and
 /// the CPU never takes a GPU's work unasked.
 fn engine(assignment: &Assignment, spec: &CorrelateSpec) -> Result<Box<dyn Engine>, Outcome> {
-    let asked = match (&assignment.gpu, spec.recorded.gpu_id) {
-        (Some(_), 0..) => 0,
+    let found = match (&assignment.gpu, spec.recorded.gpu_id) {
+        (Some(gpu), -2 | 0..) => engines::on_seat(gpu.sharers, spec.threads),
         (None, gpu @ 0..) => {
             let message = format!(
                 "GPU {gpu} was asked for (-i {gpu}), and the slots of this endpoint have no GPU; \
@@ -93,10 +93,9 @@ fn engine(assignment: &Assignment, spec: &CorrelateSpec) -> Result<Box<dyn Engin
             );
             return Err(Outcome::Failed(Failure::new(Fault::Input, &message)));
         }
-        (None, _) => -1,
-        (Some(_), asked) => asked,
+        (_, _) => Ok(engines::Chosen::cpu(spec.threads)),
     };
-    match engines::choose(asked, spec.threads) {
+    match found {
         Ok(chosen) => Ok(chosen.engine),
         // the slot has a GPU: one that cannot be used is the node's fault, not the task's
         Err(error) => {

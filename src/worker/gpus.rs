@@ -1,6 +1,7 @@
 //! The seats of a worker's computing attempts: one a CPU slot, or some for each GPU, which is theirs while they sit. Says
 //! which GPU may be used, when it is to be tested, and how GPUs are. Runs nothing itself.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::task::life;
 
 mod locks;
 
-pub use locks::{TakeError, lock_gpu};
+pub use locks::{TakeError, is_same_gpu, lock_free_gpu, lock_gpu};
 
 /// The driver is given so long to tell which GPUs there are: on a node with eight it takes some seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,7 +33,7 @@ pub struct Choice {
     /// Seats without GPUs.
     pub slots: u32,
     /// Seats of each GPU.
-    pub slots_per_gpu: u32,
+    pub slots_per_gpu: NonZeroU32,
     /// How long a GPU must have been well before it is tested again after a quarantine.
     pub quiet: Duration,
 }
@@ -186,7 +187,7 @@ impl Gpus {
             let (cpus, gpu) = (near_cpus(&identity, &allowed), Some(self.own.len()));
             let (lock, refused, testing) = (None, None, Testing::Nothing);
             self.own.push(Own { identity, cpus, lock, refused, testing, distrusted: false });
-            self.seats.extend((0..self.choice.slots_per_gpu).map(|_| Seat { gpu, sits: None }));
+            self.seats.extend((0..self.choice.slots_per_gpu.get()).map(|_| Seat { gpu, sits: None }));
         }
         match (&self.trouble, &trouble) {
             (before, Some(words)) if before.as_ref().map(|before| &before.words) != Some(words) => {
@@ -220,7 +221,7 @@ impl Gpus {
         let gpu = self.seats[seat].gpu;
         let before = gpu.and_then(|gpu| self.seen(gpu));
         self.seats[seat].sits = Some(Sitting { attempt, before, remains: None });
-        Some(Seated { gpu: gpu.map(|gpu| self.own[gpu].slot()) })
+        Some(Seated { gpu: gpu.map(|gpu| self.own[gpu].slot(self.choice.slots_per_gpu)) })
     }
 
     /// An attempt is over, but its process does not end: the seat is not free before that.
@@ -284,7 +285,7 @@ impl Gpus {
             };
             if let Some(era) = era {
                 own.testing = Testing::Runs;
-                wanted.push(Test { gpu: own.slot(), uuid: own.identity.uuid.clone(), era });
+                wanted.push(Test { gpu: own.slot(self.choice.slots_per_gpu), uuid: own.identity.uuid.clone(), era });
             }
         }
         wanted
@@ -392,8 +393,8 @@ impl Gpus {
 }
 
 impl Own {
-    fn slot(&self) -> SlotGpu {
-        SlotGpu { uuid: self.identity.uuid.to_string(), cpus: self.cpus.clone() }
+    fn slot(&self, sharers: NonZeroU32) -> SlotGpu {
+        SlotGpu { uuid: self.identity.uuid.to_string(), cpus: self.cpus.clone(), sharers }
     }
 }
 

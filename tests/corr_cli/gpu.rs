@@ -2,6 +2,8 @@
 //! result file. The kernels' numbers on random input are proved in `src/engine/cuda/tests.rs`.
 
 use speckled::correlate::bins::Shape;
+use speckled::gpu::lock::GpuLock;
+use speckled::worker::gpus::lock_gpu;
 
 use crate::common::{Measurement, Run, assert_near, command, counts, finish, labels, numbers};
 use crate::cuda;
@@ -73,5 +75,37 @@ fn errors_of_a_gpu_name_the_kernel_and_leave_nothing() {
             assert!(words.iter().all(|word| line.contains(word)), "{line}");
             assert_eq!(measurement.leftovers(), [""; 0]);
         }
+    }
+}
+
+/// The digits of the stand-in's first GPU.
+const FIRST: &str = "00112233-4455-6677-8899-aabbccddee00";
+
+/// Other tests use the GPU, too.
+fn first_gpu() -> GpuLock {
+    lock_gpu(&format!("GPU-{FIRST}"), |_| {}).expect("it can be locked")
+}
+
+#[test]
+fn any_gpu_is_one_that_nobody_has() {
+    let measurement = measurement();
+    let _held = first_gpu();
+    // enough for the other tests, which may have some
+    let run = corr(&measurement, &["-i", "-2"], &[("FAKE_CUDA_GPUS", "8")]);
+    let device = crate::common::text(&run.result(), "/xpcs/provenance/device");
+    assert!(device.contains("Imaginary GPU") && !device.contains(FIRST), "{device}");
+    assert!(!run.stderr.contains("waiting"), "{}", run.stderr);
+}
+
+/// CUDA's driver names an instance as a GPU, the worker as NVML does.
+#[test]
+fn a_command_in_a_slot_of_an_instance_does_not_wait_for_its_worker() {
+    let measurement = measurement();
+    let _of_the_worker = first_gpu();
+    for gpu in ["0", "-2"] {
+        let own = format!("MIG-{FIRST}");
+        let run = corr(&measurement, &["-i", gpu, "--overwrite"], &[("SPECKLED_GPU", &own)]);
+        assert!(crate::common::text(&run.result(), "/xpcs/provenance/device").contains(FIRST), "{gpu}");
+        assert!(!run.stderr.contains("waiting"), "{}", run.stderr);
     }
 }

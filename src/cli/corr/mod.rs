@@ -80,18 +80,28 @@ fn plan(args: CorrArgs) -> Result<Plan, Failure> {
 
 /// The engine for `-i`. A GPU that was asked for is never replaced by the CPU.
 fn engine(job: &CorrelateSpec) -> Result<(Box<dyn Engine>, Option<GpuLock>), Failure> {
-    let Chosen { engine, gpu, why_cpu } = engines::choose(job.recorded.gpu_id, job.threads).map_err(Failure::Gpu)?;
+    let mut taken = None;
+    let is_free = |uuid: &str| {
+        taken = if is_own(uuid) { None } else { gpus::lock_free_gpu(uuid) };
+        is_own(uuid) || taken.is_some()
+    };
+    let Chosen { engine, gpu, why_cpu } =
+        engines::choose(job.recorded.gpu_id, job.threads, is_free).map_err(Failure::Gpu)?;
     if let Some(reason) = why_cpu {
         output::note(format_args!("-i -2: {reason}; it runs on the CPU"));
     }
-    let lock = gpu.and_then(|uuid| lock(&uuid));
+    let lock = taken.or_else(|| lock(&gpu?));
     Ok((engine, lock))
+}
+
+/// Whether the worker that started this command in a slot of a GPU has it.
+fn is_own(uuid: &str) -> bool {
+    std::env::var("SPECKLED_GPU").is_ok_and(|own| gpus::is_same_gpu(&own, uuid))
 }
 
 /// Waits until no other process of this user has the GPU. What cannot be locked is used without, and that is said.
 fn lock(uuid: &str) -> Option<GpuLock> {
-    // the worker that started this command in a slot of its GPU has it
-    if std::env::var("SPECKLED_GPU").is_ok_and(|own| own == uuid) {
+    if is_own(uuid) {
         return None;
     }
     let taken = gpus::lock_gpu(uuid, |held| output::note(format_args!("{held}; waiting until it is free")));

@@ -6,8 +6,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CString, c_void};
+use std::num::NonZeroU32;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
@@ -57,6 +60,10 @@ pub(super) struct Driver {
     functions: RefCell<HashMap<&'static str, sys::CUfunction>>,
     /// The kernel that was started last: errors of kernels come with later calls.
     last: Cell<Option<Kernel>>,
+    /// Programs that take its memory at once, this one among them.
+    sharers: NonZeroU32,
+    /// Bytes of memory that are in use here.
+    used: Arc<AtomicU64>,
     /// Points in the stream before and behind each kernel, where times are wanted.
     times: RefCell<Option<Vec<(Kernel, Event, Event)>>>,
 }
@@ -92,22 +99,21 @@ impl Driver {
         Self::open(gpu).map_err(|source| NoGpu::Unusable { gpu, source })
     }
 
-    /// The GPU with the most free memory.
-    pub(super) fn any() -> Result<Self, NoGpu> {
-        let mut best: Option<(u64, Self)> = None;
-        let mut refused = None;
+    /// Of the GPUs that `is_free` the one with the most free memory; if none is, the one with the most.
+    pub(super) fn any(mut is_free: impl FnMut(&str) -> bool) -> Result<Self, NoGpu> {
+        let (mut found, mut refused) = (Vec::new(), None);
         for gpu in 0..count()? {
-            let found = Self::open(gpu).and_then(|driver| Ok((driver.free_bytes()?, driver)));
-            match found {
-                Ok((free, driver)) if best.as_ref().is_none_or(|(most, _)| free > *most) => best = Some((free, driver)),
-                Ok(_) => {}
+            match Self::open(gpu).and_then(|driver| Ok((driver.free_bytes()?, driver))) {
+                Ok(usable) => found.push(usable),
                 Err(source) => refused = Some(NoGpu::Unusable { gpu, source }),
             }
         }
-        match (best, refused) {
-            (Some((_, driver)), _) => Ok(driver),
-            (None, Some(refused)) => Err(refused),
-            (None, None) => Err(NoGpu::None),
+        // of those that are alike the first
+        found.sort_by_key(|(free, _)| std::cmp::Reverse(*free));
+        let free = found.iter().position(|(_, driver)| driver.uuid().is_none_or(|uuid| is_free(&uuid)));
+        match found.into_iter().nth(free.unwrap_or(0)) {
+            Some((_, driver)) => Ok(driver),
+            None => Err(refused.unwrap_or(NoGpu::None)),
         }
     }
 
@@ -124,6 +130,8 @@ impl Driver {
             modules: RefCell::default(),
             functions: RefCell::default(),
             last: Cell::default(),
+            sharers: NonZeroU32::MIN,
+            used: Arc::default(),
             times: RefCell::default(),
         };
         driver.enter()?;
@@ -139,6 +147,11 @@ impl Driver {
     pub(super) fn enter(&self) -> Result<(), DeviceError> {
         // SAFETY: the context is retained until drop
         unsafe { result::ctx::set_current(self.context) }.map_err(|error| failed("cuCtxSetCurrent", error))
+    }
+
+    /// Has it take no more memory than so many can take at once.
+    pub(super) fn share_with(&mut self, sharers: NonZeroU32) {
+        self.sharers = sharers;
     }
 
     /// Name and UUID, for people.
@@ -280,6 +293,8 @@ impl Drop for Event {
 pub(super) struct DriverMemory {
     start: sys::CUdeviceptr,
     bytes: usize,
+    /// What is in use of all.
+    used: Arc<AtomicU64>,
     /// When what is sent to it is there; None when kernels wait for that already.
     arrival: RefCell<Option<Event>>,
 }
@@ -288,6 +303,7 @@ impl Drop for DriverMemory {
     fn drop(&mut self) {
         // SAFETY: allocate() returned it; the call waits for the kernels that use it
         let _ = unsafe { result::free_sync(self.start) };
+        self.used.fetch_sub(self.bytes as u64, Ordering::Relaxed);
     }
 }
 
@@ -332,8 +348,9 @@ impl Device for Driver {
     type Staging = Pinned;
 
     fn free_bytes(&self) -> Result<u64, DeviceError> {
-        let (free, _) = result::mem_get_info().map_err(|error| self.waited("cuMemGetInfo", error))?;
-        Ok(free as u64)
+        let (free, all) = result::mem_get_info().map_err(|error| self.waited("cuMemGetInfo", error))?;
+        let own = all as u64 / u64::from(self.sharers.get());
+        Ok((free as u64).min(own.saturating_sub(self.used.load(Ordering::Relaxed))))
     }
 
     fn allocate(&self, bytes: usize) -> Result<DriverMemory, DeviceError> {
@@ -346,7 +363,8 @@ impl Device for Driver {
                 self.waited("cuMemAlloc", error)
             }
         })?;
-        Ok(DriverMemory { start, bytes, arrival: RefCell::default() })
+        self.used.fetch_add(bytes as u64, Ordering::Relaxed);
+        Ok(DriverMemory { start, bytes, used: Arc::clone(&self.used), arrival: RefCell::default() })
     }
 
     fn clear(&self, memory: &mut DriverMemory) -> Result<(), DeviceError> {

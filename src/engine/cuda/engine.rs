@@ -1,7 +1,7 @@
 //! The engine: chooses the way by the data, leaves saturated pixels out, turns what a device says into errors of engines.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::{Mutex, MutexGuard};
 
 use super::dense::{self, Read, Way};
@@ -36,12 +36,19 @@ impl CudaEngine {
         Ok(Self::on(Driver::new(gpu)?, threads))
     }
 
-    /// On the GPU with the most free memory.
+    /// On the GPU with the most free memory, of those that `is_free` says of, by their UUIDs; of all if none is.
     ///
     /// # Errors
     /// There is none, or none can be used.
-    pub fn any(threads: Option<NonZeroUsize>) -> Result<Self, NoGpu> {
-        Ok(Self::on(Driver::any()?, threads))
+    pub fn any(threads: Option<NonZeroUsize>, is_free: impl FnMut(&str) -> bool) -> Result<Self, NoGpu> {
+        Ok(Self::on(Driver::any(is_free)?, threads))
+    }
+
+    /// The same, which takes no more of the GPU's memory than so many can take at once.
+    #[must_use]
+    pub fn shared_by(self, sharers: NonZeroU32) -> Self {
+        self.driver.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).share_with(sharers);
+        self
     }
 
     /// The UUID of its GPU, as `nvidia-smi -L` has it.

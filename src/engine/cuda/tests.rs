@@ -6,7 +6,8 @@ use std::process::Command;
 use proptest::prelude::*;
 
 use super::dense::{self, Read, Way};
-use super::device::{DeviceError, Precision};
+use super::device::{Device as _, DeviceError, Precision};
+use super::driver::Driver;
 use super::host::{ADDRESS, compile};
 use super::test_device::{GPU, TestDevice};
 use super::{Call, CudaError, engine, events};
@@ -21,6 +22,18 @@ use crate::engine::{EngineError, MultiTauRequest, Request, TwoTimeRequest, Unobs
 use crate::task::correlate::{Normalization, PixelG2Output};
 
 mod packed;
+
+/// Set where a sanitizer of a GPU makes each case take some hundred times as long.
+const FEW: &str = "SPECKLED_TEST_FEW";
+
+fn are_few() -> bool {
+    [ADDRESS, FEW].into_iter().any(|name| std::env::var_os(name).is_some())
+}
+
+/// So many random cases, or fewer under a sanitizer.
+fn cases(usual: u32, few: u32) -> ProptestConfig {
+    ProptestConfig::with_cases(if are_few() { few } else { usual })
+}
 
 /// Small, since each thread of a device is run by itself; of an odd size.
 const IMAGE: Shape = Shape { rows: 13, cols: 29 };
@@ -59,7 +72,7 @@ fn correlate_events(host: &TestDevice, data: &Data, request: &Request) -> Found 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if std::env::var_os(ADDRESS).is_some() { 2 } else { 8 }))]
+    #![proptest_config(cases(8, 2))]
 
     #[test]
     fn events_agree_with_the_oracle(
@@ -102,7 +115,7 @@ fn correlate_frames(host: &TestDevice, data: &dyn FrameSource, request: &Request
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if std::env::var_os(ADDRESS).is_some() { 2 } else { 12 }))]
+    #![proptest_config(cases(12, 2))]
 
     #[test]
     fn frames_agree_with_the_oracle(
@@ -143,7 +156,7 @@ fn two_time_request(shape: Shape, frames: usize, window: FrameWindow, seed: u64,
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if std::env::var_os(ADDRESS).is_some() { 1 } else { 8 }))]
+    #![proptest_config(cases(8, 1))]
 
     #[test]
     fn two_time_agrees_with_the_oracle(
@@ -243,8 +256,8 @@ fn many_levels_in_small_blocks() {
 /// As long as a burst of the fastest detectors: 15 levels; few pixels, and 12-bit counts.
 #[test]
 fn a_long_series_agrees_with_the_oracle() {
-    // the address sanitizer sees nothing in it that it does not see in less
-    let frames: usize = if std::env::var_os(ADDRESS).is_some() { 1 << 13 } else { 1 << 17 };
+    // a sanitizer sees nothing in it that it does not see in less
+    let frames = if are_few() { 1 << 13 } else { 1 << 17 };
     let shape = Shape { rows: 3, cols: 11 };
     let data = Data::of(shape, PixelType::U16, frames, counts(13, 0.05, 4095));
     let multi_tau =
@@ -361,6 +374,27 @@ fn the_order_of_threads_and_the_memory_change_no_bit() {
     }
     let error = correlate_events(&TestDevice::new(20_000, 5), &data, &request).expect_err("has too little");
     assert!(matches!(error, CudaError::Device(DeviceError::OutOfMemory { .. })), "{error}");
+}
+
+/// Of what a GPU has who shares it plans with a part, less what is in use here; on the host there is nothing to share.
+#[test]
+fn who_shares_a_gpu_leaves_the_others_theirs() {
+    let Ok(number) = std::env::var(GPU) else { return };
+    let open = || {
+        let driver = Driver::new(number.parse().expect("a number")).expect("a GPU");
+        driver.enter().expect("its context");
+        driver
+    };
+    let mut one = open();
+    let all = one.free_bytes().expect("answers");
+    one.share_with(NonZeroU32::new(4).expect("not zero"));
+    let own = one.free_bytes().expect("answers");
+    // a GPU keeps some for itself
+    assert!(own >= all / 4 && own < all / 3, "{own} of {all}");
+    let held = one.allocate(1 << 20).expect("memory");
+    assert_eq!(one.free_bytes().expect("answers"), own - (1 << 20));
+    drop(held);
+    assert_eq!(one.free_bytes().expect("answers"), own);
 }
 
 /// Runs the other tests of this file again, through the driver's calls: a stand-in for its library does nothing before it

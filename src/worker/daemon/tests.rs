@@ -57,7 +57,8 @@ fn worker(slots: u32, directory: &std::path::Path) -> (impl Future<Output = Resu
         worker,
     };
     let executors = Executors::start(setup).expect("executors");
-    let choice = Choice { gpus: GpuUse::None, slots, slots_per_gpu: 1, quiet: Duration::from_secs(300) };
+    let choice =
+        Choice { gpus: GpuUse::None, slots, slots_per_gpu: std::num::NonZeroU32::MIN, quiet: Duration::from_secs(300) };
     let gpus = Gpus::start(choice, || {}).expect("no threads");
     let slot = Slot { threads: std::num::NonZeroUsize::MIN, memory: 1 << 30, gpu: None };
     let block = BlockId::new(uuid::Uuid::from_u128(2));

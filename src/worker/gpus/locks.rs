@@ -26,6 +26,19 @@ pub enum TakeError {
     Lock(#[source] LockError),
 }
 
+/// Whether two names mean one GPU.
+pub fn is_same_gpu(one: &str, other: &str) -> bool {
+    match (one.parse::<GpuUuid>(), other.parse::<GpuUuid>()) {
+        (Ok(one), Ok(other)) => one.digits() == other.digits(),
+        (Err(_), _) | (_, Err(_)) => one == other,
+    }
+}
+
+/// Takes a GPU for this process if nobody has it.
+pub fn lock_free_gpu(uuid: &str) -> Option<GpuLock> {
+    GpuLock::try_take(&directory(), &uuid.parse().ok()?).ok()
+}
+
 /// Takes a GPU for this process; `waits` is told who has it, if anybody has.
 ///
 /// # Errors

@@ -11,7 +11,8 @@ const LONG: Duration = Duration::from_secs(60);
 /// Never within a test: looks are asked for.
 const NEVER: Duration = Duration::from_secs(100_000);
 
-const CHOICE: Choice = Choice { gpus: GpuUse::Auto, slots: 3, slots_per_gpu: 2, quiet: Duration::from_secs(1) };
+const CHOICE: Choice =
+    Choice { gpus: GpuUse::Auto, slots: 3, slots_per_gpu: NonZeroU32::new(2).unwrap(), quiet: Duration::from_secs(1) };
 
 /// A node whose GPUs no other test has: locks go by UUID.
 fn node(gpus: u32) -> Fake {

@@ -71,7 +71,7 @@ impl Quarters for Packed {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if std::env::var_os(ADDRESS).is_some() { 1 } else { 6 }))]
+    #![proptest_config(cases(6, 1))]
 
     #[test]
     fn packed_frames_agree_with_the_oracle(
