@@ -428,6 +428,10 @@ impl Desk {
     /// no retry, and gets nothing else until there is room.
     fn ask_back(&mut self, worker: WorkerId) {
         let surplus = self.crew.get(worker).map_or(0, |member| member.surplus(Place::Slot)) as usize;
+        // told every few seconds, and nearly always there is none
+        if surplus == 0 {
+            return;
+        }
         let unbegun = self.book.placed().filter(|(held, at)| {
             *at == worker && matches!(held.stage, Stage::Handed(_)) && held.leased.spec.kind().place() == Place::Slot
         });

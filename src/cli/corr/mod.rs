@@ -82,8 +82,10 @@ fn plan(args: CorrArgs) -> Result<Plan, Failure> {
 fn engine(job: &CorrelateSpec) -> Result<(Box<dyn Engine>, Option<GpuLock>), Failure> {
     let mut taken = None;
     let is_free = |uuid: &str| {
-        taken = if is_own(uuid) { None } else { gpus::lock_free_gpu(uuid) };
-        is_own(uuid) || taken.is_some()
+        is_own(uuid) || {
+            taken = gpus::lock_free_gpu(uuid);
+            taken.is_some()
+        }
     };
     let Chosen { engine, gpu, why_cpu } =
         engines::choose(job.recorded.gpu_id, job.threads, is_free).map_err(Failure::Gpu)?;

@@ -36,6 +36,9 @@ pub mod xid;
 pub use cause::{Cause, Grade};
 use xid::Meaning;
 
+/// That a GPU was not tested, which is no trouble of its own.
+const UNTESTED: [Cause; 2] = [Cause::Untested, Cause::SelfTestNotRun];
+
 /// How patient the machine is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -387,15 +390,13 @@ impl Machine {
 
     /// Nothing stands, and nothing was seen for so long. A GPU that is merely untested need not wait.
     fn is_quiet(&self, quiet: Duration) -> bool {
-        let untested = [Cause::Untested, Cause::SelfTestNotRun];
-        let mut troubles = self.reasons.values().filter(|reason| !untested.contains(&reason.cause));
+        let mut troubles = self.reasons.values().filter(|reason| !UNTESTED.contains(&reason.cause));
         troubles.all(|reason| !reason.stands && self.now - reason.last >= quiet)
     }
 
     /// Suspicion that nobody looked into ends by itself, but not that of a GPU that was never tested, or cannot be now.
     fn may_end_untested(&self) -> bool {
-        let untested = [Cause::Untested, Cause::SelfTestNotRun];
-        !untested.iter().any(|cause| self.reasons.contains_key(cause)) && self.is_quiet(self.policy.suspect_quiet)
+        !UNTESTED.iter().any(|cause| self.reasons.contains_key(cause)) && self.is_quiet(self.policy.suspect_quiet)
     }
 
     fn quarantine_quiet(&self) -> Duration {
