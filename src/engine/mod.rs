@@ -21,6 +21,7 @@ mod saturated;
 #[cfg(test)]
 mod testing;
 mod two_time;
+mod units;
 mod workers;
 
 /// What is to be computed from one dataset.

@@ -239,7 +239,7 @@ pub(super) trait Device {
     type Memory;
 
     /// Bytes of the host that copies to the device go out of, without waiting.
-    type Staging: DerefMut<Target = [u8]>;
+    type Staging: DerefMut<Target = [u8]> + Send;
 
     /// Bytes that may be allocated.
     fn free_bytes(&self) -> Result<u64, DeviceError>;
@@ -256,8 +256,14 @@ pub(super) trait Device {
     /// Bytes to send.
     fn staging(&self, bytes: usize) -> Result<Self::Staging, DeviceError>;
 
-    /// Begins to copy the first bytes to the device. They must not be touched until they are reclaimed.
-    fn send(&self, memory: &mut Self::Memory, from: &mut Self::Staging, bytes: usize) -> Result<(), DeviceError>;
+    /// Begins to copy the first bytes to byte `at` and on. They must not be touched until they are reclaimed.
+    fn send(
+        &self,
+        memory: &mut Self::Memory,
+        at: usize,
+        from: &mut Self::Staging,
+        bytes: usize,
+    ) -> Result<(), DeviceError>;
 
     /// Waits until what was sent last has left.
     fn reclaim(&self, staging: &mut Self::Staging) -> Result<(), DeviceError>;
@@ -303,10 +309,16 @@ impl<D: Device, T: Pod> Buffer<D, T> {
         device.upload(&mut self.memory, 0, bytemuck::cast_slice(numbers))
     }
 
-    /// Begins to replace the first ones by bytes that are sent.
-    pub(super) fn send(&mut self, device: &D, from: &mut D::Staging, bytes: usize) -> Result<(), DeviceError> {
-        assert!(bytes <= self.len * size_of::<T>(), "{bytes} bytes into a buffer of {}", self.len);
-        device.send(&mut self.memory, from, bytes)
+    /// Begins to replace so many, from one on, by what is sent.
+    pub(super) fn send(
+        &mut self,
+        device: &D,
+        at: usize,
+        from: &mut D::Staging,
+        number: usize,
+    ) -> Result<(), DeviceError> {
+        assert!(at + number <= self.len, "{number} numbers to {at} in a buffer of {}", self.len);
+        device.send(&mut self.memory, at * size_of::<T>(), from, number * size_of::<T>())
     }
 
     /// All numbers.

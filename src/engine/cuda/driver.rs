@@ -9,6 +9,7 @@ use std::ffi::{CString, c_void};
 use std::num::NonZeroU32;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -231,10 +232,26 @@ impl Driver {
     /// Has the kernels wait for what is sent to some memory.
     fn await_arrival(&self, memory: &DriverMemory) -> Result<(), DeviceError> {
         let Some(arrival) = memory.arrival.borrow_mut().take() else { return Ok(()) };
-        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
-        // SAFETY: both are alive
-        unsafe { result::stream::wait_event(self.kernels, arrival.0, flags) }
-            .map_err(|error| failed("cuStreamWaitEvent", error))
+        wait(self.kernels, &arrival)
+    }
+
+    /// Notes that the stream of kernels was asked to use some memory.
+    fn note_use<'a>(&self, all: impl IntoIterator<Item = &'a DriverMemory>) -> Result<(), DeviceError> {
+        let mut end = None;
+        for memory in all {
+            let mut uses = memory.uses.borrow_mut();
+            *uses = match &*uses {
+                Uses::None | Uses::Some => Uses::Some,
+                Uses::Waited | Uses::Until(_) => {
+                    let event = match end.take() {
+                        Some(event) => event,
+                        None => Rc::new(Event::of(self.kernels)?),
+                    };
+                    Uses::Until(Rc::clone(end.insert(event)))
+                }
+            };
+        }
+        Ok(())
     }
 }
 
@@ -297,6 +314,21 @@ pub(super) struct DriverMemory {
     used: Arc<AtomicU64>,
     /// When what is sent to it is there; None when kernels wait for that already.
     arrival: RefCell<Option<Event>>,
+    /// What must be waited for before something is sent to it.
+    uses: RefCell<Uses>,
+}
+
+/// What the stream of kernels was asked to do with some memory.
+#[derive(Debug, Clone)]
+enum Uses {
+    /// Nothing yet.
+    None,
+    /// Something, before anything was sent to it.
+    Some,
+    /// Nothing that was not waited for. It is memory that is sent to.
+    Waited,
+    /// The last kernel ends then. It is memory that is sent to.
+    Until(Rc<Event>),
 }
 
 impl Drop for DriverMemory {
@@ -312,12 +344,18 @@ impl Drop for DriverMemory {
 pub(super) struct Pinned {
     start: NonNull<u8>,
     bytes: usize,
+    context: sys::CUcontext,
     /// When what was sent last has left.
     departure: Option<Event>,
 }
 
+// SAFETY: nothing else points to its bytes; who drops it enters the context first
+unsafe impl Send for Pinned {}
+
 impl Drop for Pinned {
     fn drop(&mut self) {
+        // SAFETY: the driver, which retains the context, outlives what it allocates
+        let _ = unsafe { result::ctx::set_current(self.context) };
         if let Some(event) = self.departure.take() {
             // SAFETY: the event is alive
             let _ = unsafe { result::event::synchronize(event.0) };
@@ -364,7 +402,8 @@ impl Device for Driver {
             }
         })?;
         self.used.fetch_add(bytes as u64, Ordering::Relaxed);
-        Ok(DriverMemory { start, bytes, used: Arc::clone(&self.used), arrival: RefCell::default() })
+        let (arrival, uses) = (RefCell::default(), RefCell::new(Uses::None));
+        Ok(DriverMemory { start, bytes, used: Arc::clone(&self.used), arrival, uses })
     }
 
     fn clear(&self, memory: &mut DriverMemory) -> Result<(), DeviceError> {
@@ -374,7 +413,8 @@ impl Device for Driver {
         }
         // SAFETY: it has so many bytes
         unsafe { result::memset_d8_async(memory.start, 0, memory.bytes, self.kernels) }
-            .map_err(|error| self.waited("cuMemsetD8Async", error))
+            .map_err(|error| self.waited("cuMemsetD8Async", error))?;
+        self.note_use([&*memory])
     }
 
     fn upload(&self, memory: &mut DriverMemory, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
@@ -385,7 +425,8 @@ impl Device for Driver {
         }
         // SAFETY: the range was checked; the driver has read memory that is not pinned when it returns
         unsafe { result::memcpy_htod_async(memory.start + at as u64, bytes, self.kernels) }
-            .map_err(|error| self.waited("cuMemcpyHtoDAsync", error))
+            .map_err(|error| self.waited("cuMemcpyHtoDAsync", error))?;
+        self.note_use([&*memory])
     }
 
     fn staging(&self, bytes: usize) -> Result<Pinned, DeviceError> {
@@ -395,18 +436,21 @@ impl Device for Driver {
         let start = NonNull::new(start.cast::<u8>()).ok_or(DeviceError::OutOfMemory { bytes })?;
         // SAFETY: it has so many bytes
         unsafe { std::ptr::write_bytes(start.as_ptr(), 0, bytes) };
-        Ok(Pinned { start, bytes, departure: None })
+        Ok(Pinned { start, bytes, context: self.context, departure: None })
     }
 
-    fn send(&self, memory: &mut DriverMemory, from: &mut Pinned, bytes: usize) -> Result<(), DeviceError> {
-        assert!(bytes <= memory.bytes && bytes <= from.bytes, "more is sent than there is room for");
-        let used = Event::of(self.kernels)?;
-        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
-        // SAFETY: the stream and the event are alive; kernels asked for so far may use the memory
-        unsafe { result::stream::wait_event(self.copies, used.0, flags) }
-            .map_err(|error| failed("cuStreamWaitEvent", error))?;
+    fn send(&self, memory: &mut DriverMemory, at: usize, from: &mut Pinned, bytes: usize) -> Result<(), DeviceError> {
+        assert!(at + bytes <= memory.bytes && bytes <= from.bytes, "more is sent than there is room for");
+        let used = match memory.uses.replace(Uses::Waited) {
+            Uses::None | Uses::Waited => None,
+            Uses::Some => Some(Rc::new(Event::of(self.kernels)?)),
+            Uses::Until(end) => Some(end),
+        };
+        if let Some(used) = used {
+            wait(self.copies, &used)?;
+        }
         // SAFETY: both ranges were checked; `from` is not written to until it is reclaimed, nor freed: see its drop
-        unsafe { result::memcpy_htod_async(memory.start, &from[..bytes], self.copies) }
+        unsafe { result::memcpy_htod_async(memory.start + at as u64, &from[..bytes], self.copies) }
             .map_err(|error| self.waited("cuMemcpyHtoDAsync", error))?;
         *memory.arrival.borrow_mut() = Some(Event::of(self.copies)?);
         from.departure = Some(Event::of(self.copies)?);
@@ -434,11 +478,13 @@ impl Device for Driver {
 
     fn launch(&self, kernel: Kernel, grid: Grid, arguments: &[Arg<'_, DriverMemory>]) -> Result<(), DeviceError> {
         let function = self.function(kernel)?;
-        for argument in arguments {
-            if let Arg::Memory(memory) | Arg::From(memory, _) = argument {
-                self.await_arrival(memory)?;
-            }
-        }
+        let memories = || {
+            arguments.iter().filter_map(|argument| match argument {
+                Arg::Memory(memory) | Arg::From(memory, _) => Some(*memory),
+                Arg::U32(_) | Arg::U64(_) | Arg::U32x4(_) => None,
+            })
+        };
+        memories().try_for_each(|memory| self.await_arrival(memory))?;
         if grid.blocks == 0 {
             return Ok(());
         }
@@ -456,8 +502,15 @@ impl Device for Driver {
         if let (Some(begin), Some(times)) = (begin, self.times.borrow_mut().as_mut()) {
             times.push((kernel, begin, Event::timed(self.kernels)?));
         }
-        Ok(())
+        self.note_use(memories())
     }
+}
+
+/// Has what a stream is asked for from here on wait for a point in another.
+fn wait(stream: sys::CUstream, event: &Event) -> Result<(), DeviceError> {
+    let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+    // SAFETY: both are alive
+    unsafe { result::stream::wait_event(stream, event.0, flags) }.map_err(|error| failed("cuStreamWaitEvent", error))
 }
 
 fn failed(call: &'static str, error: DriverError) -> DeviceError {

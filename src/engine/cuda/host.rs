@@ -146,9 +146,15 @@ impl Device for Host {
         Ok(HostStaging { bytes: vec![0; bytes], sent: false })
     }
 
-    fn send(&self, memory: &mut HostMemory, from: &mut HostStaging, bytes: usize) -> Result<(), DeviceError> {
+    fn send(
+        &self,
+        memory: &mut HostMemory,
+        at: usize,
+        from: &mut HostStaging,
+        bytes: usize,
+    ) -> Result<(), DeviceError> {
         from.sent = true;
-        self.upload(memory, 0, &from.bytes[..bytes])
+        self.upload(memory, at, &from.bytes[..bytes])
     }
 
     fn reclaim(&self, staging: &mut HostStaging) -> Result<(), DeviceError> {

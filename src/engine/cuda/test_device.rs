@@ -142,10 +142,20 @@ impl Device for TestDevice {
         })
     }
 
-    fn send(&self, memory: &mut TestMemory, from: &mut TestStaging, bytes: usize) -> Result<(), DeviceError> {
+    fn send(
+        &self,
+        memory: &mut TestMemory,
+        at: usize,
+        from: &mut TestStaging,
+        bytes: usize,
+    ) -> Result<(), DeviceError> {
         match (&self.real, &mut memory.real, from) {
-            (Real::Host(device), RealMemory::Host(memory), TestStaging::Host(from)) => device.send(memory, from, bytes),
-            (Real::Gpu(device), RealMemory::Gpu(memory), TestStaging::Gpu(from)) => device.send(memory, from, bytes),
+            (Real::Host(device), RealMemory::Host(memory), TestStaging::Host(from)) => {
+                device.send(memory, at, from, bytes)
+            }
+            (Real::Gpu(device), RealMemory::Gpu(memory), TestStaging::Gpu(from)) => {
+                device.send(memory, at, from, bytes)
+            }
             (Real::Host(_) | Real::Gpu(_), ..) => mixed(),
         }
     }

@@ -118,7 +118,7 @@ impl<D: Device> Run<'_, D> {
         let avg = self.avg();
         let bytes = ((outputs.end - outputs.start) * avg) as usize * self.stored.frame_bytes();
         self.read(outputs.start * avg..outputs.end * avg, &mut slot.staging[..bytes])?;
-        slot.raw.send(self.device, &mut slot.staging, bytes)?;
+        slot.raw.send(self.device, 0, &mut slot.staging, bytes)?;
         Ok(())
     }
 

@@ -1,7 +1,11 @@
 //! Multi-tau of photon events on a device: events go up once, are counted, filed by pixel and sorted there, and each
 //! pixel is correlated by one warp. Pixels are cut into passes when the memory does not hold all at once.
 
+mod feed;
+
 use std::ops::Range;
+
+use feed::{Chunk, Feed, Used};
 
 use super::device::{Arg, Buffer, Device, DeviceError, Grid, Kernel};
 use super::levels::{Level, levels};
@@ -13,18 +17,12 @@ use crate::correlate::delays::DelayPlan;
 use crate::correlate::reduce::{BinSums, CHANNELS};
 use crate::correlate::result::{Correlation, PixelG2, TwoTime};
 use crate::correlate::scattering::{SegmentPlan, Tally};
-use crate::dataset::{Event, EventSource, Scratch};
+use crate::dataset::{Event, EventSource};
 use crate::engine::layout::Layout;
 use crate::engine::multi_tau::{Span, factors, spans};
 use crate::engine::pixel_store::PixelStore;
 use crate::engine::workers::Workers;
-use crate::engine::{EngineError, MapSink, MultiTauRequest, Request};
-
-/// Events that go up at once, enough to keep the bus busy; fewer where that is more than a part of what is free.
-const CHUNK: usize = 1 << 22;
-
-/// That part.
-const CHUNK_SHARE: u64 = 8;
+use crate::engine::{MapSink, MultiTauRequest, Request};
 
 /// Threads of a block whose warps take a place each.
 const PLACE_THREADS: u32 = 128;
@@ -59,14 +57,13 @@ struct Series<D: Device> {
 struct Run<'a, D: Device> {
     device: &'a D,
     source: &'a dyn EventSource,
+    feed: Feed<'a, D>,
     partition: &'a Partition,
     request: &'a Request,
     workers: Workers<'a>,
     layout: Layout,
     pieces: Pieces,
     places: Buffer<D, u32>,
-    /// Events that go up at once.
-    chunk: usize,
 }
 
 /// What the first look at all events yields.
@@ -75,7 +72,7 @@ struct Counted<D: Device> {
     /// Events of each place.
     events: Vec<u32>,
     /// The events, if the device has room for them.
-    chunks: Option<Vec<(Buffer<D, Event>, usize)>>,
+    chunks: Option<Vec<Chunk<D>>>,
 }
 
 /// Correlates the events of `source`.
@@ -86,13 +83,12 @@ pub(super) fn correlate<D: Device>(
     call: Call<'_>,
     maps: &mut MapSink<'_>,
 ) -> Result<Correlation, CudaError> {
-    let request = call.request;
     let layout = Layout::new(partition);
     let places = Buffer::of(device, &layout.place)?;
     let pieces = Pieces::new(&layout);
-    let fits = (device.free_bytes()? / CHUNK_SHARE / size_of::<Event>() as u64).max(1);
-    let chunk = CHUNK.min(usize::try_from(fits).unwrap_or(CHUNK));
-    let run = Run { device, source, partition, request, workers: call.workers, layout, pieces, places, chunk };
+    let (request, workers) = (call.request, call.workers);
+    let feed = Feed::new(device, source, workers)?;
+    let run = Run { device, source, feed, partition, request, workers, layout, pieces, places };
     let counted = run.count()?;
     let scattering = counted.tally.finish(partition, &request.selection);
     let (series, pixel_g2) = match request.multi_tau {
@@ -114,23 +110,6 @@ impl<D: Device> Run<'_, D> {
         numbers.map(|number| u32::try_from(number).unwrap_or(u32::MAX))
     }
 
-    /// Hands all events over, some at a time.
-    fn read(&self, mut take: impl FnMut(&[Event]) -> Result<(), CudaError>) -> Result<(), CudaError> {
-        let (mut scratch, mut block, mut waiting) = (Scratch::default(), Vec::new(), Vec::new());
-        for number in 0..self.source.blocks() {
-            if self.workers.observer.cancelled() {
-                return Err(EngineError::Cancelled.into());
-            }
-            self.source.read_block(number, &mut scratch, &mut block).map_err(EngineError::Read)?;
-            waiting.append(&mut block);
-            if waiting.len() >= self.chunk {
-                waiting.chunks(self.chunk).try_for_each(&mut take)?;
-                waiting.clear();
-            }
-        }
-        waiting.chunks(self.chunk).try_for_each(take)
-    }
-
     /// The sums that need no order, and how many events each place has.
     fn count(&self) -> Result<Counted<D>, CudaError> {
         let device = self.device;
@@ -149,14 +128,13 @@ impl<D: Device> Run<'_, D> {
         let keeps = self.source.events_bound() * size_of::<Event>() as u64 <= device.free_bytes()? / 2;
         let mut chunks = keeps.then(Vec::new);
         self.workers.observer.step("reading", self.source.info().frames);
-        self.read(|chunk| {
-            let sent = Buffer::of(device, chunk)?;
+        self.feed.read(|chunk| {
             device.launch(
                 Kernel::EventsCount,
-                threads(chunk.len()),
+                threads(chunk.number),
                 &[
-                    sent.arg(),
-                    Arg::U32(chunk.len() as u32),
+                    chunk.events.arg(),
+                    Arg::U32(chunk.number as u32),
                     Arg::U32x4(self.selection()),
                     self.places.arg(),
                     statics.arg(),
@@ -169,10 +147,9 @@ impl<D: Device> Run<'_, D> {
                     events.arg(),
                 ],
             )?;
-            if let Some(chunks) = &mut chunks {
-                chunks.push((sent, chunk.len()));
-            }
-            Ok(())
+            let Some(chunks) = &mut chunks else { return Ok(Used::Free(chunk)) };
+            chunks.push(chunk);
+            Ok(Used::Kept)
         })?;
         let mut tally = Tally::new(self.partition, &self.request.selection);
         let wide = |sums: Vec<u64>| sums.into_iter().map(|sum| sum as f64);
@@ -219,8 +196,8 @@ impl<D: Device> Run<'_, D> {
 
     /// Ranges of pieces whose events and sums fit into what is free.
     fn passes(&self, counted: &Counted<D>, delays: usize) -> Result<Vec<Range<usize>>, CudaError> {
-        let chunk = if counted.chunks.is_some() { 0 } else { self.chunk * size_of::<Event>() } as u64;
-        let free = (self.device.free_bytes()?.saturating_sub(chunk) as f64 * SHARE) as u64;
+        let reading = if counted.chunks.is_some() { 0 } else { self.feed.bytes() };
+        let free = (self.device.free_bytes()?.saturating_sub(reading) as f64 * SHARE) as u64;
         let per_place = (delays * CHANNELS * size_of::<f64>() + 4 * size_of::<u32>()) as u64;
         let mut passes: Vec<Range<usize>> = Vec::new();
         let (mut bytes, mut events) = (0, 0u64);
@@ -306,13 +283,13 @@ impl<D: Device> Run<'_, D> {
         cursors: &Buffer<D, u32>,
         filed: &Buffer<D, u64>,
     ) -> Result<(), CudaError> {
-        let file = |chunk: &Buffer<D, Event>, number: usize| {
+        let file = |chunk: &Chunk<D>| {
             self.device.launch(
                 Kernel::EventsFile,
-                threads(number),
+                threads(chunk.number),
                 &[
-                    chunk.arg(),
-                    Arg::U32(number as u32),
+                    chunk.events.arg(),
+                    Arg::U32(chunk.number as u32),
                     Arg::U32x4(self.selection()),
                     map.arg(),
                     Arg::U32(places.start as u32),
@@ -323,8 +300,11 @@ impl<D: Device> Run<'_, D> {
             )
         };
         match &counted.chunks {
-            Some(chunks) => Ok(chunks.iter().try_for_each(|(chunk, number)| file(chunk, *number))?),
-            None => self.read(|chunk| Ok(file(&Buffer::of(self.device, chunk)?, chunk.len())?)),
+            Some(chunks) => Ok(chunks.iter().try_for_each(file)?),
+            None => self.feed.read(|chunk| {
+                file(&chunk)?;
+                Ok(Used::Free(chunk))
+            }),
         }
     }
 
