@@ -13,6 +13,7 @@ use crate::task::correlate::{Normalization, PixelG2Output, SaturatedPolicy};
 pub mod cpu;
 pub mod cuda;
 mod layout;
+mod limit;
 mod multi_tau;
 mod pixel_store;
 mod precision;

@@ -10,7 +10,7 @@ use crate::correlate::bins::Partition;
 use crate::correlate::result::{Correlation, TwoTime};
 use crate::correlate::scattering::{SegmentPlan, Tally};
 use crate::dataset::EventSource;
-use crate::engine::{EngineError, MapSink, MultiTauRequest, Request, TwoTimeRequest};
+use crate::engine::{EngineError, MapSink, Request, TwoTimeRequest, limit};
 use crate::task::correlate::PixelG2Output;
 
 use crate::engine::multi_tau::factors;
@@ -201,17 +201,6 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Bytes of the per-pixel correlations, if they are kept.
-pub(super) fn pixel_g2_bytes(request: &Request, pixels: usize) -> u64 {
-    match request.multi_tau {
-        Some(MultiTauRequest { pixel_g2: PixelG2Output::Keep, .. }) => {
-            let delays = crate::correlate::delays::DelayPlan::new(request.selection.outputs()).len();
-            (delays * crate::correlate::reduce::CHANNELS * pixels * size_of::<f32>()) as u64
-        }
-        _ => 0,
-    }
-}
-
 /// What each thread keeps of the image and what is kept for the result take `needed` bytes, more than allowed.
 pub(super) fn too_little(request: &Request, needed: u64) -> EngineError {
     let (what, remedy) = match request.multi_tau.map(|wanted| wanted.pixel_g2) {
@@ -226,7 +215,7 @@ fn event_limit(request: &Request, layout: &Layout, pool: Pool<'_>) -> Result<u64
     let image = layout.place.len() as u64 * 16;
     let fixed = image * (pool.threads.get() as u64 + 2)
         + request.selection.outputs() * 32
-        + pixel_g2_bytes(request, layout.len());
+        + limit::kept(request, layout.len())?;
     let free = request.memory.saturating_sub(fixed) as f64 * EVENT_SHARE;
     let limit = free as u64 / ENTRY_BYTES;
     if limit < BUCKET as u64 {

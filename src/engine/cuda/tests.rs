@@ -212,6 +212,44 @@ fn a_bin_that_does_not_fit_is_cut() {
     }
 }
 
+/// Neither a map nor what a bin in parts needs beside it may be more than the host's memory that is allowed.
+#[test]
+fn maps_beyond_the_limit_are_refused() {
+    let (raw, frames) = (600, 300u64);
+    let window = FrameWindow { avg: NonZeroU32::new(2).expect("not zero"), ..FrameWindow::default() };
+    let data = Data::of(IMAGE, PixelType::U32, raw, counts(9, 0.3, 700));
+    let mut request = two_time_request(IMAGE, raw, window, 9, Smoothing::None);
+    for (allowed, memory, what) in [
+        (4 * frames * frames - 1, PLENTY, "mostly a two-time map, needs 360000 bytes"),
+        (20 * frames * frames - 1, 680_000, "not fit into the GPU's memory at once needs 1800000 bytes"),
+    ] {
+        request.memory = allowed;
+        let found = correlate_frames(&TestDevice::new(memory, 4), &data, &request, Precision::Double);
+        let error = found.err().map_or(String::new(), |error| error.to_string());
+        assert!(error.contains(what) && error.contains("with -a"), "{error}");
+    }
+    request.memory = 4 * frames * frames - 1;
+    let found = correlate_events(&TestDevice::new(PLENTY, 4), &data, &request);
+    assert!(matches!(found, Err(CudaError::Engine(EngineError::Memory { .. }))));
+}
+
+#[test]
+fn blocks_are_small_where_the_host_has_little_memory() {
+    let frames = 200;
+    let data = Data::of(IMAGE, PixelType::U16, frames, counts(4, 0.2, 30));
+    let multi_tau =
+        MultiTauRequest { normalization: Normalization::FrameMean, parts: 0, pixel_g2: PixelG2Output::Drop };
+    let request = small_request(frames, FrameWindow::default(), 4, multi_tau);
+    let frame = (IMAGE.pixels() * 2) as u64;
+    let launches = [request.memory, 100 * frame].map(|memory| {
+        let (device, request) = (TestDevice::new(PLENTY, 4), Request { memory, ..request.clone() });
+        let found = correlate_frames(&device, &data, &request, Precision::Double).expect("correlates");
+        check(&data, &request, Ok(found));
+        device.launches()
+    });
+    assert!(launches[1] > 4 * launches[0], "{launches:?} kernels");
+}
+
 /// The events of a slice take more memory than its counts.
 #[test]
 fn a_slice_whose_events_do_not_fit_is_cut() {
@@ -397,7 +435,7 @@ fn who_shares_a_gpu_leaves_the_others_theirs() {
     assert_eq!(one.free_bytes().expect("answers"), own);
 }
 
-/// Runs the other tests of this file again, through the driver's calls: a stand-in for its library does nothing before it
+/// Runs the other tests again, through the driver's calls: a stand-in for its library does nothing before it
 /// is waited for.
 #[test]
 fn the_driver_is_waited_for_where_that_is_needed() {
@@ -411,10 +449,10 @@ fn the_driver_is_waited_for_where_that_is_needed() {
     passes(&mut command);
 }
 
-/// This file's tests in a process of their own.
+/// These tests, and those of what feeds events, in a process of their own.
 fn again() -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
-    command.args(["engine::cuda::tests", "--test-threads=2"]);
+    command.args(["engine::cuda::tests", "engine::cuda::events", "--test-threads=2"]);
     command
 }
 
@@ -424,7 +462,7 @@ fn passes(command: &mut Command) {
     assert!(done.status.success(), "{out}{error}");
 }
 
-/// Runs the other tests of this file again, in a process whose memory the address sanitizer watches.
+/// Runs the other tests again, in a process whose memory the address sanitizer watches.
 #[test]
 fn kernels_touch_no_memory_but_their_own() {
     // on a GPU compute-sanitizer does that: see scripts/gpu-check

@@ -3,11 +3,11 @@
 
 use std::ops::Range;
 
-use crate::engine::{EngineError, TwoTimeRequest};
+use crate::engine::{EngineError, TwoTimeRequest, limit};
 
 use super::super::cells::Cell;
 use super::super::dense::{self, DenseSums, Real};
-use super::super::photons::{pixel_g2_bytes, too_little};
+use super::super::photons::too_little;
 use super::Run;
 
 /// Frames in a block: more would only touch more memory, fewer would move the tiles' states more often.
@@ -36,8 +36,7 @@ impl Run<'_> {
         let image = self.partition.shape().pixels() as u64;
         let frame = image * self.source.pixel_type().size() as u64 * self.source.frames_per_chunk().max(1) as u64;
         let threads = self.pool.threads.get() as u64;
-        let fixed =
-            image * 16 + threads * (2 * frame + image * 12) + frames * 32 + pixel_g2_bytes(self.request, pixels);
+        let fixed = image * 16 + threads * (2 * frame + image * 12) + frames * 32 + limit::kept(self.request, pixels)?;
         let mut free = ((self.request.memory as f64 * PLANNED_SHARE) as u64).saturating_sub(fixed);
         let groups = match &self.request.two_time {
             Some(wanted) => {

@@ -20,6 +20,9 @@ use super::stored::Stored;
 /// brings, and few enough that reading the first one is not waited for long.
 const BLOCK: u64 = 256 << 20;
 
+/// A block's part of the host's memory that may be used: there are two, and the threads that decode need some.
+const HOST_SHARE: u64 = 4;
+
 /// No frame has this number.
 const NEVER: u32 = u32::MAX;
 
@@ -77,7 +80,8 @@ impl<D: Device> Run<'_, D> {
         let raw = self.avg() * self.stored.frame_bytes() as u64;
         let by_warp = self.avg() * u64::from(self.warps()) * size_of::<f64>() as u64;
         let handed = Handed::<D>::bytes(ranks, self.way.precision) as u64;
-        let fits = (bytes / (2 * (raw + by_warp) + handed)).min(BLOCK / raw).min(self.request.selection.outputs());
+        let block = BLOCK.min(self.host / HOST_SHARE);
+        let fits = (bytes / (2 * (raw + by_warp) + handed)).min(block / raw).min(self.request.selection.outputs());
         let mut frames = if fits >= STEP { fits / STEP * STEP } else { fits.max(1) };
         loop {
             match self.room_of(frames, ranks) {

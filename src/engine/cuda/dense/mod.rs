@@ -19,7 +19,7 @@ use crate::engine::layout::Layout;
 use crate::engine::multi_tau::{Span, factors, spans};
 use crate::engine::pixel_store::PixelStore;
 use crate::engine::workers::Workers;
-use crate::engine::{EngineError, MapSink, Request};
+use crate::engine::{EngineError, MapSink, Request, limit};
 
 mod band;
 mod blocks;
@@ -69,11 +69,13 @@ pub(super) fn correlate<D: Device>(
     let layout = Layout::new(partition);
     let stored = Stored::new(source, &layout);
     let (places, cells) = stored.places(&layout);
+    let kept = limit::kept(call.request, layout.len())?;
     let run = Run {
         device,
         stored,
         partition,
         request: call.request,
+        host: call.request.memory - kept,
         way,
         workers: call.workers,
         places: Buffer::of(device, &places)?,
@@ -94,6 +96,8 @@ struct Run<'a, D: Device> {
     stored: Stored<'a>,
     partition: &'a Partition,
     request: &'a Request,
+    /// Bytes of the host's memory that may be used beside the result.
+    host: u64,
     way: Way,
     workers: Workers<'a>,
     layout: Layout,
@@ -123,10 +127,9 @@ struct Results {
 
 impl<D: Device> Run<'_, D> {
     fn correlate(&self, maps: &mut MapSink<'_>) -> Result<Read, CudaError> {
-        let outputs = self.request.selection.outputs();
         let wanted = self.request.two_time.as_ref();
         let mut queue = wanted.map(|wanted| Queue::new(&self.layout, &wanted.labels, wanted.smoothing));
-        let mut two_time = wanted.map(|wanted| Maps::new(&self.layout, wanted, outputs as usize));
+        let mut two_time = wanted.map(|wanted| Maps::new(&self.layout, wanted, self.request));
         let mut results = self.results();
         // the next piece that has no band yet
         let mut next = if self.spans.is_empty() { self.pieces.len() } else { 0 };

@@ -22,7 +22,7 @@ use crate::engine::layout::Layout;
 use crate::engine::multi_tau::{Span, factors, spans};
 use crate::engine::pixel_store::PixelStore;
 use crate::engine::workers::Workers;
-use crate::engine::{MapSink, MultiTauRequest, Request};
+use crate::engine::{MapSink, MultiTauRequest, Request, limit};
 
 /// Threads of a block whose warps take a place each.
 const PLACE_THREADS: u32 = 128;
@@ -87,6 +87,7 @@ pub(super) fn correlate<D: Device>(
     let places = Buffer::of(device, &layout.place)?;
     let pieces = Pieces::new(&layout);
     let (request, workers) = (call.request, call.workers);
+    limit::kept(request, layout.len())?;
     let feed = Feed::new(device, source, workers)?;
     let run = Run { device, source, feed, partition, request, workers, layout, pieces, places };
     let counted = run.count()?;
@@ -313,7 +314,7 @@ impl<D: Device> Run<'_, D> {
         let Some(wanted) = &self.request.two_time else { return Ok(None) };
         let device = self.device;
         let mut queue = Queue::new(&self.layout, &wanted.labels, wanted.smoothing);
-        let mut two_time = Maps::new(&self.layout, wanted, self.request.selection.outputs() as usize);
+        let mut two_time = Maps::new(&self.layout, wanted, self.request);
         self.workers.observer.step("two-time", wanted.labels.len() as u64);
         // one digit is enough for most data; a slice that needs more is done anew
         let mut kind = Kind::Whole(1);

@@ -12,7 +12,7 @@ use crate::correlate::result::{TwoTime, TwoTimeMap};
 use crate::correlate::twotime::{BLOCKS, Smoothing, block_means, diagonal_means};
 use crate::engine::layout::Layout;
 use crate::engine::two_time::{add_weighted, empty, scales, weights as weigh};
-use crate::engine::{EngineError, MapSink, Observer, TwoTimeRequest};
+use crate::engine::{EngineError, MapSink, Observer, Request, TwoTimeRequest, limit};
 
 mod columns;
 
@@ -49,11 +49,17 @@ const BAND_BYTES: usize = size_of::<f64>() + size_of::<f32>();
 /// Part of the free memory that a band takes; the diagonals' pieces need some.
 const BAND_SHARE: f64 = 0.8;
 
+/// Bytes of the host's memory for a frame and later frame of a bin that comes in parts: sums of products of the bin and of a
+/// group, and value of the map.
+const OPEN_BYTES: usize = 2 * size_of::<f64>() + size_of::<f32>();
+
 /// Correlates the wanted bins, slice by slice.
 pub(super) struct Maps<'a> {
     layout: &'a Layout,
     wanted: &'a TwoTimeRequest,
     frames: usize,
+    /// Bytes of the host's memory that may be used.
+    memory: u64,
     result: TwoTime,
     open: Option<Open>,
 }
@@ -81,8 +87,10 @@ impl<D: Device> Groups<D> {
 }
 
 impl<'a> Maps<'a> {
-    pub(super) fn new(layout: &'a Layout, wanted: &'a TwoTimeRequest, frames: usize) -> Self {
-        Self { layout, wanted, frames, result: empty(frames, &wanted.labels), open: None }
+    pub(super) fn new(layout: &'a Layout, wanted: &'a TwoTimeRequest, request: &Request) -> Self {
+        let frames = request.selection.outputs() as usize;
+        let result = empty(frames, &wanted.labels);
+        Self { layout, wanted, frames, memory: request.memory, result, open: None }
     }
 
     /// The next slice as a matrix of zeros in at most so many bytes; it shrinks until it fits. `cells`: what shows the pixel
@@ -195,6 +203,7 @@ impl<'a> Maps<'a> {
     /// A part of a bin.
     fn part<D: Device>(&mut self, device: &D, columns: &Columns<D>, shares: &[(&Share, u32)]) -> Result<(), CudaError> {
         let frames = self.frames;
+        self.allow_open()?;
         let empty = || Array2::<f64>::zeros((frames, frames));
         let mut open =
             self.open.take().unwrap_or_else(|| Open { products: empty(), sums: vec![0.0; frames], group: None });
@@ -222,6 +231,17 @@ impl<'a> Maps<'a> {
         }
         self.open = Some(open);
         Ok(())
+    }
+
+    /// Whether the host's memory may hold what a bin needs that comes in parts.
+    fn allow_open(&self) -> Result<(), EngineError> {
+        let pairs = (self.frames as u64).saturating_mul(self.frames as u64);
+        let needed = pairs.saturating_mul(OPEN_BYTES as u64);
+        if needed <= self.memory {
+            return Ok(());
+        }
+        let what = "a two-time map of a bin whose counts do not fit into the GPU's memory at once";
+        Err(EngineError::Memory { what, needed, allowed: self.memory, remedy: limit::MAP_REMEDY })
     }
 
     /// Pixels of the group that a share is the end of.
