@@ -289,6 +289,11 @@ impl<D: Device, T: Pod> Buffer<D, T> {
         Ok(Self { memory: device.allocate(len * size_of::<T>())?, len, of: PhantomData })
     }
 
+    /// How many there is room for.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Zeros.
     pub(super) fn zeros(device: &D, len: usize) -> Result<Self, DeviceError> {
         let mut buffer = Self::new(device, len)?;

@@ -16,6 +16,8 @@ pub(super) const GPU: &str = "SPECKLED_TEST_GPU";
 pub(super) struct TestDevice {
     real: Real,
     limit: usize,
+    /// Bytes that it says it has.
+    claimed: usize,
     used: Rc<Cell<usize>>,
     launches: Cell<u32>,
 }
@@ -36,7 +38,12 @@ impl TestDevice {
             }
             Err(_) => Real::Host(Host::new(seed)),
         };
-        Self { real, limit, used: Rc::default(), launches: Cell::new(0) }
+        Self { real, limit, claimed: limit, used: Rc::default(), launches: Cell::new(0) }
+    }
+
+    /// One that says that it has more: others take it before it is asked for.
+    pub(super) fn claiming(self, claimed: usize) -> Self {
+        Self { claimed, ..self }
     }
 
     /// Kernels that were run so far.
@@ -112,7 +119,7 @@ impl Device for TestDevice {
     type Staging = TestStaging;
 
     fn free_bytes(&self) -> Result<u64, DeviceError> {
-        Ok((self.limit - self.used.get()) as u64)
+        Ok(self.claimed.saturating_sub(self.used.get()) as u64)
     }
 
     fn allocate(&self, bytes: usize) -> Result<TestMemory, DeviceError> {

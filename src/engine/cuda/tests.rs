@@ -414,6 +414,29 @@ fn the_order_of_threads_and_the_memory_change_no_bit() {
     assert!(matches!(error, CudaError::Device(DeviceError::OutOfMemory { .. })), "{error}");
 }
 
+/// Others take memory that was free when it was asked how much there is.
+#[test]
+fn events_that_do_not_stay_after_all_are_read_again() {
+    let data = Data::of(IMAGE, PixelType::U16, 300, counts(5, 0.1, 9));
+    let multi_tau =
+        MultiTauRequest { normalization: Normalization::FrameMean, parts: 2, pixel_g2: PixelG2Output::Keep };
+    let request = small_request(300, FrameWindow::default(), 5, multi_tau);
+    let (wanted, ..) = correlate_events(&TestDevice::new(PLENTY, 1), &data, &request).expect("correlates");
+    let mut ends = [0; 2];
+    for memory in (50_000..650_000).step_by(50_000) {
+        let device = TestDevice::new(memory, 2).claiming(PLENTY);
+        match correlate_events(&device, &data, &request) {
+            Ok((found, ..)) => {
+                assert_eq!(found, wanted, "with {memory} bytes");
+                ends[0] += 1;
+            }
+            Err(CudaError::Device(DeviceError::OutOfMemory { .. })) => ends[1] += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(ends[0] > 7 && ends[1] > 0, "{ends:?} succeed and do not");
+}
+
 /// Of what a GPU has who shares it plans with a part, less what is in use here; on the host there is nothing to share.
 #[test]
 fn who_shares_a_gpu_leaves_the_others_theirs() {

@@ -14,19 +14,20 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use crate::dataset::{Event, EventSource, Scratch};
 use crate::engine::EngineError;
 use crate::engine::cuda::CudaError;
-use crate::engine::cuda::device::{Buffer, Device};
+use crate::engine::cuda::device::{Buffer, Device, DeviceError};
 use crate::engine::units::Units;
 use crate::engine::workers::Workers;
 
 /// Events that kernels get at once, enough to keep all of the device busy; fewer where that is more than a part of what
 /// is free.
-const CHUNK: usize = 1 << 22;
+const CHUNK: usize = 16 * PIECE;
 
 /// That part.
 const CHUNK_SHARE: u64 = 8;
 
-/// Events that are sent at once: enough for the bus (2 MiB), few enough that a thread's share is filled soon.
-const PIECE: usize = 1 << 18;
+/// Events that are sent at once: enough for the bus (2 MiB), few enough that a thread's share is filled soon. Tests have few
+/// events, and want several pieces of them.
+const PIECE: usize = if cfg!(test) { 1 << 9 } else { 1 << 18 };
 
 /// Pieces that are on their way while the threads fill others.
 const ON_THE_WAY: usize = 2;
@@ -138,11 +139,11 @@ impl<'a, D: Device> Feed<'a, D> {
         for Filled { mut staging, events } in &filled {
             let mut chunk = match filling.take() {
                 Some(chunk) => chunk,
-                None => self.room(&mut free)?,
+                None => Chunk { events: self.room(&mut free)?, number: 0 },
             };
             chunk.events.send(self.device, chunk.number, &mut staging, events)?;
             chunk.number += events;
-            if chunk.number + self.readers.piece > self.chunk {
+            if chunk.number + self.readers.piece > chunk.events.len() {
                 if let Used::Free(chunk) = take(chunk)? {
                     free.push_back(chunk.events);
                 }
@@ -160,14 +161,25 @@ impl<'a, D: Device> Feed<'a, D> {
         on_the_way.into_iter().try_for_each(|staging| self.reclaim(Some(staging), &give_back))
     }
 
-    /// Memory for a chunk: where there are enough for taking turns the one that was used longest ago.
-    fn room(&self, free: &mut VecDeque<Buffer<D, Event>>) -> Result<Chunk<D>, CudaError> {
-        let oldest = if free.len() < TURNS { None } else { free.pop_front() };
-        let events = match oldest {
-            Some(events) => events,
-            None => Buffer::new(self.device, self.chunk)?,
-        };
-        Ok(Chunk { events, number: 0 })
+    /// Memory for a chunk: where there are enough for taking turns the one that was used longest ago. Where there is less
+    /// than was free at first, one waits for its turn, or it is smaller.
+    fn room(&self, free: &mut VecDeque<Buffer<D, Event>>) -> Result<Buffer<D, Event>, DeviceError> {
+        if free.len() == TURNS
+            && let Some(oldest) = free.pop_front()
+        {
+            return Ok(oldest);
+        }
+        let mut size = self.chunk;
+        loop {
+            match Buffer::new(self.device, size) {
+                Err(DeviceError::OutOfMemory { bytes }) => match free.pop_front() {
+                    Some(events) => return Ok(events),
+                    None if size > self.readers.piece => size = (size / 2).max(self.readers.piece),
+                    None => return Err(DeviceError::OutOfMemory { bytes }),
+                },
+                other => return other,
+            }
+        }
     }
 
     fn reclaim(&self, staging: Option<D::Staging>, give_back: &Sender<D::Staging>) -> Result<(), CudaError> {
@@ -373,11 +385,34 @@ mod tests {
         assert_eq!(taken.get(), 5);
     }
 
+    /// With room for a chunk of half the size, and for none beside it.
+    #[test]
+    fn chunks_are_as_large_as_the_memory_allows() {
+        let (device, source) = (TestDevice::new(300, 1), Numbered::new(vec![10; 100]));
+        let (mut seen, mut sizes) = (Vec::new(), Vec::new());
+        let read = feed(&device, &source, 3, (4, 16)).read(|chunk| {
+            seen.extend(frames(&device, &chunk));
+            sizes.push(chunk.events.len());
+            Ok(Used::Free(chunk))
+        });
+        read.expect("there is enough");
+        seen.sort_unstable();
+        assert_eq!(seen, (0..1000).collect::<Vec<_>>());
+        assert!(sizes.iter().all(|&size| size == 32), "{sizes:?}");
+        let read = feed(&device, &source, 3, (64, 1)).read(|chunk| Ok(Used::Free(chunk)));
+        assert!(matches!(read, Err(CudaError::Device(DeviceError::OutOfMemory { bytes: 512 }))), "{read:?}");
+    }
+
     #[test]
     fn as_many_threads_and_as_much_memory_as_the_events_need() {
         let (device, source) = (TestDevice::new(1 << 30, 1), Numbered::new(vec![10; 10]));
         let workers = Workers { threads: NonZeroUsize::new(8).expect("not zero"), observer: &Unobserved };
-        let feed = Feed::new(&device, &source, workers).expect("fits");
-        assert_eq!((feed.readers.workers.threads.get(), feed.readers.piece, feed.chunk), (1, 100, 100));
+        let sizes = |source: &Numbered| {
+            let feed = Feed::new(&device, source, workers).expect("fits");
+            (feed.readers.workers.threads.get(), feed.readers.piece, feed.chunk)
+        };
+        assert_eq!(sizes(&source), (1, 100, 100));
+        assert_eq!(sizes(&Numbered::new(vec![1000; 2])), (4, PIECE, 3 * PIECE));
+        assert_eq!(sizes(&Numbered::new(vec![1000; 100])), (8, PIECE, CHUNK));
     }
 }

@@ -111,8 +111,18 @@ impl<D: Device> Run<'_, D> {
         numbers.map(|number| u32::try_from(number).unwrap_or(u32::MAX))
     }
 
-    /// The sums that need no order, and how many events each place has.
+    /// The sums that need no order, and how many events each place has. The events stay on the device where they fit.
     fn count(&self) -> Result<Counted<D>, CudaError> {
+        let fit = self.source.events_bound() * size_of::<Event>() as u64 <= self.device.free_bytes()? / 2;
+        match self.count_into(fit.then(Vec::new)) {
+            // others have taken the memory in between
+            Err(CudaError::Device(DeviceError::OutOfMemory { .. })) if fit => self.count_into(None),
+            other => other,
+        }
+    }
+
+    /// The same, where it is known whether they are kept.
+    fn count_into(&self, mut chunks: Option<Vec<Chunk<D>>>) -> Result<Counted<D>, CudaError> {
         let device = self.device;
         let blemish = self.partition.blemish();
         let statics: Vec<u32> = std::iter::zip(&self.layout.statics, &self.layout.pixels)
@@ -126,8 +136,6 @@ impl<D: Device> Run<'_, D> {
         let frames = Buffer::<D, u64>::zeros(device, outputs as usize)?;
         let segments = Buffer::<D, u64>::zeros(device, plan.segments * bins)?;
         let events = Buffer::<D, u32>::zeros(device, self.layout.len())?;
-        let keeps = self.source.events_bound() * size_of::<Event>() as u64 <= device.free_bytes()? / 2;
-        let mut chunks = keeps.then(Vec::new);
         self.workers.observer.step("reading", self.source.info().frames);
         self.feed.read(|chunk| {
             device.launch(
