@@ -68,31 +68,71 @@ DEVICE void order(u64 *own, u32 number, u32 low, u32 high) {
     }
 }
 
-// Sorts the events of each place, a warp a place: Batcher's bitonic network in the form whose comparisons all point the
-// same way, so that events past the end need not exist.
+// Events that a warp sorts in shared memory: more would leave a multiprocessor too few warps, fewer would go through the
+// device's memory more often.
+const u32 SORT_TILE = 512;
+
+// Batcher's bitonic network, in the form whose comparisons all point the same way, so that events past the end need not
+// exist, is made of two kinds of stages over `width` events: the first of a run compares it with its mirror image,
+DEVICE void mirror(u64 *own, u32 number, u32 width, u32 run) {
+    for (u32 k = lane(); k < width / 2; k += WARP) {
+        u32 base = k / (run / 2) * run, offset = k % (run / 2);
+        order(own, number, base + offset, base + run - 1 - offset);
+    }
+    __syncwarp();
+}
+
+// the others compare halves of what is twice as long.
+DEVICE void halves(u64 *own, u32 number, u32 width, u32 half) {
+    for (u32 k = lane(); k < width / 2; k += WARP) {
+        u32 low = k / half * 2 * half + k % half;
+        order(own, number, low, low + half);
+    }
+    __syncwarp();
+}
+
+// The least power of two that is not less.
+DEVICE u32 width_of(u32 number) {
+    u32 width = 1;
+    while (width < number) width *= 2;
+    return width;
+}
+
+// Has the tiles of some events go through the stages that stay within a tile: all of the runs `first`..SORT_TILE, or, where
+// `first` is more than that, the last stages of such a run.
+DEVICE void in_tiles(u64 *own, u32 number, u32 first, u64 *tile) {
+    for (u32 base = 0; base < number; base += SORT_TILE) {
+        u32 count = min(SORT_TILE, number - base), width = width_of(count);
+        for (u32 k = lane(); k < count; k += WARP) tile[k] = own[base + k];
+        __syncwarp();
+        for (u32 run = first; run <= width; run *= 2) {
+            mirror(tile, count, width, run);
+            for (u32 half = run / 4; half > 0; half /= 2) halves(tile, count, width, half);
+        }
+        if (first > SORT_TILE) {
+            for (u32 half = width / 2; half > 0; half /= 2) halves(tile, count, width, half);
+        }
+        for (u32 k = lane(); k < count; k += WARP) own[base + k] = tile[k];
+        __syncwarp();
+    }
+}
+
+// Sorts the events of each place, a warp a place. Its tiles take 8 * SORT_TILE bytes of shared memory a warp.
 KERNEL events_sort(const u32 *starts, u32 places, u64 *filed) {
+    SHARED(shared);
     u32 place = warp_index();
     if (place >= places) return;
-    u64 *own = filed + starts[place];
+    u64 *own = filed + starts[place], *tile = reinterpret_cast<u64 *>(shared) + threadIdx.x / WARP * SORT_TILE;
     u32 number = starts[place + 1] - starts[place];
     bool sorted = true;
     for (u32 k = lane() + 1; k < number; k += WARP) sorted = sorted && own[k - 1] <= own[k];
     if (__ballot_sync(ALL, sorted) == ALL) return;
-    u32 width = 1;
-    while (width < number) width *= 2;
-    for (u32 run = 2; run <= width; run *= 2) {
-        for (u32 k = lane(); k < width / 2; k += WARP) {
-            u32 base = k / (run / 2) * run, offset = k % (run / 2);
-            order(own, number, base + offset, base + run - 1 - offset);
-        }
-        __syncwarp();
-        for (u32 half = run / 4; half > 0; half /= 2) {
-            for (u32 k = lane(); k < width / 2; k += WARP) {
-                u32 low = k / half * 2 * half + k % half;
-                order(own, number, low, low + half);
-            }
-            __syncwarp();
-        }
+    u32 width = width_of(number);
+    in_tiles(own, number, 2, tile);
+    for (u32 run = 2 * SORT_TILE; run <= width; run *= 2) {
+        mirror(own, number, width, run);
+        for (u32 half = run / 4; half >= SORT_TILE; half /= 2) halves(own, number, width, half);
+        in_tiles(own, number, run, tile);
     }
 }
 

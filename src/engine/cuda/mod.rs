@@ -12,6 +12,7 @@ mod levels;
 mod ptx;
 mod reduce;
 mod self_test;
+mod sort;
 #[cfg(test)]
 mod test_device;
 #[cfg(test)]

@@ -10,6 +10,7 @@ use feed::{Chunk, Feed, Used};
 use super::device::{Arg, Buffer, Device, DeviceError, Grid, Kernel};
 use super::levels::{Level, levels};
 use super::reduce::{Pieces, starts};
+use super::sort::sort;
 use super::twotime::{Columns, Filed, Kind, Maps, Queue};
 use super::{Call, CudaError, threads};
 use crate::correlate::bins::Partition;
@@ -251,10 +252,9 @@ impl<D: Device> Run<'_, D> {
         let pixels = Buffer::<D, f64>::new(device, count * CHANNELS * delays)?;
         let cursors = starts(device, &numbers, count)?;
         self.file(&self.places, &places, counted, &cursors, &filed)?;
-        let grid = Grid { blocks: (count as u32).div_ceil(WARPS), threads: PLACE_THREADS, shared: 0 };
-        let number = Arg::U32(count as u32);
-        device.launch(Kernel::EventsSort, grid, &[begins.arg(), number, filed.arg()])?;
-        let grid = Grid { shared: WARPS * ROOM * SAMPLE_BYTES, ..grid };
+        sort(device, &begins, count, &filed)?;
+        let shared = WARPS * ROOM * SAMPLE_BYTES;
+        let grid = Grid { blocks: (count as u32).div_ceil(WARPS), threads: PLACE_THREADS, shared };
         for (index, series) in series.iter_mut().enumerate() {
             device.launch(
                 Kernel::EventsMultitau,

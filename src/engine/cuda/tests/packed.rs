@@ -93,9 +93,12 @@ proptest! {
         let packed = Packed { data: data.clone(), missing: 0..0 };
         let found = correlate_frames(&device, &packed, &request, Precision::Double);
         check(&data, &request, Ok(found.expect("correlates")));
-        // as bytes they are added in the same order
-        let run = |source: &dyn FrameSource| correlate_frames(&device, source, &request, Precision::Single);
-        prop_assert_eq!(run(&packed).expect("correlates").0, run(&data).expect("correlates").0);
+        // as bytes they are added in the same order; as text, since a bin without a good pixel has no mean
+        let run = |source: &dyn FrameSource| {
+            let found = correlate_frames(&device, source, &request, Precision::Single);
+            format!("{:?}", found.expect("correlates").0)
+        };
+        prop_assert!(run(&packed) == run(&data));
     }
 }
 

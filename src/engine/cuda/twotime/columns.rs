@@ -8,6 +8,7 @@ use crate::correlate::twotime::Smoothing;
 use crate::dataset::PixelType;
 use crate::engine::cuda::device::{Arg, Buffer, Counts, Device, DeviceError, Grid, Kernel};
 use crate::engine::cuda::reduce::starts;
+use crate::engine::cuda::sort::sort;
 use crate::engine::cuda::threads;
 use crate::engine::layout::Layout;
 use crate::engine::two_time::groups;
@@ -305,8 +306,7 @@ impl<D: Device> Filed<D> {
     /// Sorts them; returns what holds the largest counts of a column and frame.
     pub(in crate::engine::cuda) fn sort(&self, device: &D) -> Result<Kind, DeviceError> {
         let most = Buffer::<D, u64>::zeros(device, 1)?;
-        let number = Arg::U32(self.columns as u32);
-        device.launch(Kernel::EventsSort, self.grid(), &[self.starts.arg(), number, self.events.arg()])?;
+        sort(device, &self.starts, self.columns, &self.events)?;
         let arguments = [self.events.arg(), self.starts.arg(), Arg::U32(self.columns as u32), most.arg()];
         device.launch(Kernel::EventsMost, self.grid(), &arguments)?;
         Ok(Kind::Whole(planes(most.read(device)?[0])))
