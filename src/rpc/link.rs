@@ -18,7 +18,7 @@ use crate::task::session::{FromEndpoint, ToEndpoint};
 const REGISTER: Duration = Duration::from_secs(10);
 
 /// Until the controller has heard a goodbye.
-const GOODBYE: Duration = Duration::from_secs(2);
+const GOODBYE: Duration = Duration::from_secs(10);
 
 /// Dials a controller.
 #[derive(Debug, Clone)]
