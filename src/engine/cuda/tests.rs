@@ -15,7 +15,7 @@ use crate::correlate::bins::{Partition, Shape};
 use crate::correlate::result::{Correlation, TwoTimeMap};
 use crate::correlate::twotime::Smoothing;
 use crate::correlate::window::FrameWindow;
-use crate::dataset::{FrameSource, PixelType, Source};
+use crate::dataset::{Event, EventSource, FrameSource, PixelType, Source};
 use crate::engine::testing::*;
 use crate::engine::workers::Workers;
 use crate::engine::{EngineError, MultiTauRequest, Request, TwoTimeRequest, Unobserved};
@@ -422,19 +422,15 @@ fn events_that_do_not_stay_after_all_are_read_again() {
         MultiTauRequest { normalization: Normalization::FrameMean, parts: 2, pixel_g2: PixelG2Output::Keep };
     let request = small_request(300, FrameWindow::default(), 5, multi_tau);
     let (wanted, ..) = correlate_events(&TestDevice::new(PLENTY, 1), &data, &request).expect("correlates");
-    let mut ends = [0; 2];
-    for memory in (50_000..650_000).step_by(50_000) {
+    // as much as the events alone take
+    let all = DataEvents(data.clone()).events_bound() as usize * size_of::<Event>();
+    for memory in [all, all * 3 / 4] {
         let device = TestDevice::new(memory, 2).claiming(PLENTY);
-        match correlate_events(&device, &data, &request) {
-            Ok((found, ..)) => {
-                assert_eq!(found, wanted, "with {memory} bytes");
-                ends[0] += 1;
-            }
-            Err(CudaError::Device(DeviceError::OutOfMemory { .. })) => ends[1] += 1,
-            Err(error) => panic!("{error}"),
-        }
+        let (found, ..) = correlate_events(&device, &data, &request).expect("correlates");
+        assert_eq!(found, wanted, "with {memory} bytes");
     }
-    assert!(ends[0] > 7 && ends[1] > 0, "{ends:?} succeed and do not");
+    let found = correlate_events(&TestDevice::new(20_000, 2).claiming(PLENTY), &data, &request);
+    assert!(matches!(found, Err(CudaError::Device(DeviceError::OutOfMemory { .. }))));
 }
 
 /// Of what a GPU has who shares it plans with a part, less what is in use here; on the host there is nothing to share.
