@@ -22,7 +22,6 @@ mod saturated;
 #[cfg(test)]
 mod testing;
 mod two_time;
-mod units;
 mod workers;
 
 /// What is to be computed from one dataset.

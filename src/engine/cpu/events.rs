@@ -13,7 +13,6 @@ use crate::engine::EngineError;
 use super::memory::prefetch;
 use super::pool::Pool;
 use crate::engine::layout::{Layout, MASKED};
-use crate::engine::units::Units;
 
 /// log2 of the pixels in a bucket: a bucket's events and results stay in the second-level cache.
 pub(super) const BUCKET_SHIFT: u32 = 9;
@@ -329,6 +328,23 @@ pub(super) fn passes(per_bucket: &[u64], limit: u64) -> Vec<Range<usize>> {
     ranges
 }
 
+/// Frames of progress that each block stands for; they add up to the frames of the file.
+struct Units {
+    frames: u64,
+    blocks: u64,
+}
+
+impl Units {
+    fn new(frames: u64, blocks: usize) -> Self {
+        Self { frames, blocks: blocks as u64 }
+    }
+
+    fn of(&self, block: usize) -> u64 {
+        let upto = |b: u64| self.frames * b / self.blocks;
+        upto(block as u64 + 1) - upto(block as u64)
+    }
+}
+
 fn add(sums: &mut [u64], more: &[u64]) {
     std::iter::zip(sums, more).for_each(|(a, b)| *a += b);
 }
@@ -342,5 +358,11 @@ mod tests {
         assert_eq!(passes(&[3, 3, 3, 9, 1, 1], 6), [0..2, 2..3, 3..4, 4..6]);
         assert_eq!(passes(&[1, 2], 100).first(), Some(&(0..2)));
         assert_eq!(passes(&[], 100).first(), Some(&(0..0)));
+    }
+
+    #[test]
+    fn progress_adds_up_to_the_frames() {
+        let units = Units::new(10_007, 13);
+        assert_eq!((0..13).map(|b| units.of(b)).sum::<u64>(), 10_007);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::process::Command;
+use std::sync::Mutex;
 
 use proptest::prelude::*;
 
@@ -18,7 +19,7 @@ use crate::correlate::window::FrameWindow;
 use crate::dataset::{Event, EventSource, FrameSource, PixelType, Source};
 use crate::engine::testing::*;
 use crate::engine::workers::Workers;
-use crate::engine::{EngineError, MultiTauRequest, Request, TwoTimeRequest, Unobserved};
+use crate::engine::{EngineError, MultiTauRequest, Observer, Request, TwoTimeRequest, Unobserved};
 use crate::task::correlate::{Normalization, PixelG2Output};
 
 mod packed;
@@ -433,6 +434,40 @@ fn events_that_do_not_stay_after_all_are_read_again() {
     assert!(matches!(found, Err(CudaError::Device(DeviceError::OutOfMemory { .. }))));
 }
 
+/// Steps, their units, and what was done of each.
+#[derive(Default)]
+struct Steps(Mutex<Vec<(&'static str, u64, u64)>>);
+
+impl Observer for Steps {
+    fn step(&self, name: &'static str, units: u64) {
+        self.0.lock().expect("no panic").push((name, units, 0));
+    }
+
+    fn advance(&self, units: u64) {
+        self.0.lock().expect("no panic").last_mut().expect("a step").2 += units;
+    }
+
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// Also where all events are read again for each pass.
+#[test]
+fn progress_of_events_adds_up() {
+    let data = Data::of(IMAGE, PixelType::U16, 300, counts(5, 0.1, 9));
+    let multi_tau = MultiTauRequest { normalization: Normalization::None, parts: 0, pixel_g2: PixelG2Output::Drop };
+    let request = small_request(300, FrameWindow::default(), 5, multi_tau);
+    let partition = Partition::new(&request.labels, &[]).expect("bins");
+    let (source, steps) = (DataEvents(data), Steps::default());
+    let workers = Workers { observer: &steps, ..call(&request).workers };
+    let call = Call { request: &request, workers };
+    events::correlate(&TestDevice::new(200_000, 4), &source, &partition, call, &mut |_| Ok(())).expect("correlates");
+    let steps = steps.0.into_inner().expect("no panic");
+    assert_eq!(steps.iter().map(|(name, ..)| *name).collect::<Vec<_>>(), ["reading", "correlating"]);
+    assert!(steps.iter().all(|(_, units, done)| units == done), "{steps:?}");
+}
+
 /// Of what a GPU has who shares it plans with a part, less what is in use here; on the host there is nothing to share.
 #[test]
 fn who_shares_a_gpu_leaves_the_others_theirs() {
@@ -468,10 +503,10 @@ fn the_driver_is_waited_for_where_that_is_needed() {
     passes(&mut command);
 }
 
-/// These tests, and those of what feeds events, in a process of their own.
+/// These tests, and those of what feeds and sorts events, in a process of their own.
 fn again() -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
-    command.args(["engine::cuda::tests", "engine::cuda::events", "--test-threads=2"]);
+    command.args(["engine::cuda::tests", "engine::cuda::events", "engine::cuda::sort", "--test-threads=2"]);
     command
 }
 

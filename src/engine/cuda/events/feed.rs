@@ -15,7 +15,6 @@ use crate::dataset::{Event, EventSource, Scratch};
 use crate::engine::EngineError;
 use crate::engine::cuda::CudaError;
 use crate::engine::cuda::device::{Buffer, Device, DeviceError};
-use crate::engine::units::Units;
 use crate::engine::workers::Workers;
 
 /// Events that kernels get at once, enough to keep all of the device busy; fewer where that is more than a part of what
@@ -151,14 +150,16 @@ impl<'a, D: Device> Feed<'a, D> {
                 filling = Some(chunk);
             }
             on_the_way.push_back(staging);
-            if on_the_way.len() > ON_THE_WAY {
-                self.reclaim(on_the_way.pop_front(), &give_back)?;
+            if on_the_way.len() > ON_THE_WAY
+                && let Some(oldest) = on_the_way.pop_front()
+            {
+                self.reclaim(oldest, &give_back)?;
             }
         }
         if let Some(chunk) = filling {
             take(chunk)?;
         }
-        on_the_way.into_iter().try_for_each(|staging| self.reclaim(Some(staging), &give_back))
+        on_the_way.into_iter().try_for_each(|staging| self.reclaim(staging, &give_back))
     }
 
     /// Memory for a chunk: where there are enough for taking turns the one that was used longest ago. Where there is less
@@ -182,8 +183,7 @@ impl<'a, D: Device> Feed<'a, D> {
         }
     }
 
-    fn reclaim(&self, staging: Option<D::Staging>, give_back: &Sender<D::Staging>) -> Result<(), CudaError> {
-        let Some(mut staging) = staging else { return Ok(()) };
+    fn reclaim(&self, mut staging: D::Staging, give_back: &Sender<D::Staging>) -> Result<(), CudaError> {
         self.device.reclaim(&mut staging)?;
         // the threads may have ended
         give_back.send(staging).unwrap_or_default();
@@ -198,8 +198,6 @@ impl Readers<'_> {
         empty: &Mutex<Receiver<S>>,
         full: Sender<Filled<S>>,
     ) -> Result<(), EngineError> {
-        let blocks = self.source.blocks();
-        let units = Units::new(self.source.info().frames, blocks);
         let reader = || Reader {
             empty,
             full: full.clone(),
@@ -208,11 +206,9 @@ impl Readers<'_> {
             block: Vec::new(),
             filling: None,
         };
-        let readers = self.workers.run(blocks, reader, |reader, number| {
+        let readers = self.workers.run(self.source.blocks(), reader, |reader, number| {
             self.source.read_block(number, &mut reader.scratch, &mut reader.block).map_err(EngineError::Read)?;
-            reader.put()?;
-            self.workers.observer.advance(units.of(number));
-            Ok(())
+            reader.put()
         })?;
         readers.into_iter().try_for_each(Reader::finish)
     }

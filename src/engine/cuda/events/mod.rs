@@ -137,7 +137,7 @@ impl<D: Device> Run<'_, D> {
         let frames = Buffer::<D, u64>::zeros(device, outputs as usize)?;
         let segments = Buffer::<D, u64>::zeros(device, plan.segments * bins)?;
         let events = Buffer::<D, u32>::zeros(device, self.layout.len())?;
-        self.workers.observer.step("reading", self.source.info().frames);
+        self.workers.observer.step("reading", self.source.events_bound());
         self.feed.read(|chunk| {
             device.launch(
                 Kernel::EventsCount,
@@ -157,6 +157,7 @@ impl<D: Device> Run<'_, D> {
                     events.arg(),
                 ],
             )?;
+            self.workers.observer.advance(chunk.number as u64);
             let Some(chunks) = &mut chunks else { return Ok(Used::Free(chunk)) };
             chunks.push(chunk);
             Ok(Used::Kept)
