@@ -62,7 +62,8 @@ impl Frames {
             let what = format!("{name} has frames of {rows} x {cols} pixels, more than 1 GiB");
             return Err(unsupported(what, "write smaller frames"));
         }
-        let fill = ffi::fill_value(dcpl, &dtype).map_err(refused)?;
+        let fill = ffi::fill_value(dcpl, &dtype)
+            .map_err(|source| DatasetError::hdf5(format!("read the fill value of {name}"), path, source))?;
         Ok(Self { count: count as u64, shape: Shape { rows, cols }, pixel, order, fill })
     }
 

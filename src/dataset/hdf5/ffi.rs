@@ -12,12 +12,12 @@ use std::ptr;
 use hdf5::plist::DatasetCreate;
 use hdf5::sync::sync;
 use hdf5::{Dataset, Dataspace, Datatype, Group, h5check};
-use hdf5_sys::h5d::{H5Dcreate2, H5Dread, H5Dwrite_chunk};
+use hdf5_sys::h5d::{H5D_fill_value_t, H5Dcreate2, H5Dread, H5Dwrite_chunk};
 use hdf5_sys::h5i::hid_t;
 use hdf5_sys::h5l::{H5L_info2_t, H5L_type_t, H5Lget_info2, H5Lget_val, H5Lunpack_elink_val};
 use hdf5_sys::h5p::{
-    H5P_DEFAULT, H5Pget_fill_value, H5Pget_filter2, H5Pget_nfilters, H5Pget_virtual_count, H5Pget_virtual_dsetname,
-    H5Pget_virtual_filename, H5Pget_virtual_srcspace, H5Pget_virtual_vspace, H5Pset_filter,
+    H5P_DEFAULT, H5Pfill_value_defined, H5Pget_fill_value, H5Pget_filter2, H5Pget_nfilters, H5Pget_virtual_count,
+    H5Pget_virtual_dsetname, H5Pget_virtual_filename, H5Pget_virtual_srcspace, H5Pget_virtual_vspace, H5Pset_filter,
 };
 use hdf5_sys::h5s::{H5S_ALL, H5S_UNLIMITED, H5S_sel_type, H5Sget_regular_hyperslab, H5Sget_select_type};
 use hdf5_sys::h5t::{
@@ -105,14 +105,27 @@ pub(super) fn filters(dcpl: &DatasetCreate) -> hdf5::Result<Vec<RawFilter>> {
 }
 
 /// Bytes of the fill value, as they would be in the file, at the front.
+///
+/// # Errors
+/// There is none, or a damaged file describes one that cannot be.
 pub(super) fn fill_value(dcpl: &DatasetCreate, dtype: &Datatype) -> hdf5::Result<[u8; 4]> {
     let mut value = [0; 4];
     if dtype.size() > value.len() {
         return Ok(value);
     }
-    // SAFETY: an element of the type fits into `value`, as asked above.
-    sync(|| h5check(unsafe { H5Pget_fill_value(dcpl.id(), dtype.id(), value.as_mut_ptr().cast()) }))?;
-    Ok(value)
+    sync(|| {
+        let mut status = H5D_fill_value_t::H5D_FILL_VALUE_ERROR as c_int;
+        // The library reads a value through a null pointer where a damaged file gives it a negative size. This call
+        // refuses that. The status is read as a number: the library may know one that the enum lacks.
+        // SAFETY: the property list is open, and an enum of C is as large as an int.
+        h5check(unsafe { H5Pfill_value_defined(dcpl.id(), (&raw mut status).cast()) })?;
+        if status == H5D_fill_value_t::H5D_FILL_VALUE_DEFAULT as c_int {
+            return Ok(value);
+        }
+        // SAFETY: an element of the type fits into `value`, as asked above.
+        h5check(unsafe { H5Pget_fill_value(dcpl.id(), dtype.id(), value.as_mut_ptr().cast()) })?;
+        Ok(value)
+    })
 }
 
 /// Reads a whole dataset, of a compact layout, as it is in the file.

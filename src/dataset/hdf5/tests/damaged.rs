@@ -91,6 +91,27 @@ fn a_corrupt_chunk_is_placed() {
     read_whatever(&path);
 }
 
+/// The library ends the process where it is asked for a value of such a size.
+#[test]
+fn a_fill_value_of_no_size_is_refused() {
+    let (_dir, path) = temporary();
+    let file = hdf5::File::create(&path).unwrap();
+    let group = file.create_group("entry/data").unwrap();
+    group.new_dataset::<u16>().shape([4, 6, 5]).chunk([2, 3, 5]).fill_value(258_u16).create("data").unwrap();
+    drop((group, file));
+    let mut bytes = std::fs::read(&path).unwrap();
+    // Its size, in front of the value: "Fill Value Message", HDF5 File Format Specification, IV.A.2.f.
+    let message = [2, 0, 0, 0, 2, 1];
+    let places: Vec<usize> = (0..bytes.len() - message.len()).filter(|&at| bytes[at..].starts_with(&message)).collect();
+    assert!(!places.is_empty());
+    for size in [-2_i32, i32::MIN] {
+        places.iter().for_each(|&at| bytes[at..at + 4].copy_from_slice(&size.to_le_bytes()));
+        std::fs::write(&path, &bytes).unwrap();
+        let message = refusal(&path);
+        assert!(message.contains("frames.h5"), "{message}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
