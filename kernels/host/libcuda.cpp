@@ -2,8 +2,15 @@
 // kernels. Nothing that is asynchronous is done before somebody waits for it, so that whoever forgets to wait computes
 // something else; what is copied out of pinned memory is read as late as that.
 //
-// Environment: FAKE_CUDA_GPUS (1), FAKE_CUDA_MEMORY (bytes of each GPU, 1 GiB), FAKE_CUDA_FAULT=KERNEL:CODE (that kernel
-// ends with that error, which every later call then has, as on a GPU).
+// Environment:
+//   FAKE_CUDA_GPUS=1
+//   FAKE_CUDA_MEMORY=BYTES        of each GPU, 1 GiB
+//   FAKE_CUDA_PINNED=BYTES        of the host's memory that may be pinned, 1 GiB
+//   FAKE_CUDA_CAPABILITY=90       major and minor in one number
+//   FAKE_CUDA_REFUSES=CODE        machine code is refused with this error, as by a driver that is too old for it
+//   FAKE_CUDA_CONTEXTS=FILE       each GPU whose context is made adds its number, a line each
+//   FAKE_CUDA_FAULT=KERNEL:CODE   that kernel ends with that error, which every later call then has, as on a GPU
+//   FAKE_CUDA_HANG=KERNEL         that kernel never ends
 
 #include <array>
 #include <cstdint>
@@ -19,13 +26,19 @@
 #include <string>
 #include <vector>
 
+#include <unistd.h>
+
 extern "C" int speckled_arguments(const char *name);
 extern "C" int speckled_launch(const char *name, unsigned int seed, unsigned int blocks, unsigned int threads,
                                size_t shared_bytes, void **arguments);
 
 namespace {
 
-const int SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, NOT_FOUND = 500;
+const int SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_IMAGE = 200,
+          NO_BINARY_FOR_GPU = 209, NOT_FOUND = 500;
+
+// Attributes of a device.
+const int MAJOR = 75, MINOR = 76;
 
 struct Event;
 
@@ -49,7 +62,7 @@ std::set<Stream *> streams;
 std::map<uint64_t, size_t> memory;
 std::set<std::pair<const unsigned char *, const unsigned char *>> pinned;
 std::map<std::string, std::unique_ptr<Function>> functions;
-size_t used = 0;
+size_t used = 0, used_pinned = 0;
 unsigned int launches = 0;
 int sticky = SUCCESS;
 
@@ -60,6 +73,7 @@ size_t setting(const char *name, size_t usual) {
 
 int gpus() { return int(setting("FAKE_CUDA_GPUS", 1)); }
 size_t limit() { return setting("FAKE_CUDA_MEMORY", size_t(1) << 30); }
+int capability() { return int(setting("FAKE_CUDA_CAPABILITY", 90)); }
 
 void drain(Stream *stream) {
     while (!stream->waiting.empty()) {
@@ -104,6 +118,12 @@ void fault_of(const std::string &name) {
     if (colon != nullptr && name == std::string(wanted, colon)) sticky = atoi(colon + 1);
 }
 
+// The process waits for the GPU until somebody ends it.
+void hang_in(const std::string &name) {
+    const char *wanted = getenv("FAKE_CUDA_HANG");
+    while (wanted != nullptr && name == wanted) pause();
+}
+
 }  // namespace
 
 #define GUARD std::lock_guard<std::mutex> guard(lock)
@@ -144,8 +164,21 @@ CALL cuDeviceGetUuid_v2(unsigned char *uuid, int device) {
     return SUCCESS;
 }
 
+CALL cuDeviceGetAttribute(int *value, int attribute, int) {
+    if (attribute != MAJOR && attribute != MINOR) return INVALID_VALUE;
+    *value = attribute == MAJOR ? capability() / 10 : capability() % 10;
+    return SUCCESS;
+}
+
 CALL cuDevicePrimaryCtxRetain(void **context, int device) {
     *context = reinterpret_cast<void *>(uintptr_t(device) + 1);
+    if (const char *path = getenv("FAKE_CUDA_CONTEXTS")) {
+        FILE *file = fopen(path, "a");
+        if (file != nullptr) {
+            fprintf(file, "%d\n", device);
+            fclose(file);
+        }
+    }
     return SUCCESS;
 }
 
@@ -216,11 +249,20 @@ CALL cuEventDestroy_v2(Event *event) {
     return SUCCESS;
 }
 
+// Machine code is an ELF file whose flags begin with what it is for: 90 for sm_90. It runs on GPUs of its generation from
+// its own on.
+int load_code(const unsigned char *image) {
+    const size_t FLAGS = 48;
+    int made_for = image[FLAGS], gpu = capability();
+    if (int refused = int(setting("FAKE_CUDA_REFUSES", 0))) return refused;
+    return made_for / 10 == gpu / 10 && made_for <= gpu ? SUCCESS : NO_BINARY_FOR_GPU;
+}
+
 CALL cuModuleLoadData(void **module, const void *image) {
-    // a text of PTX
-    if (strstr(static_cast<const char *>(image), ".target sm_70") == nullptr) return INVALID_VALUE;
     *module = const_cast<void *>(image);
-    return SUCCESS;
+    if (memcmp(image, "\x7f" "ELF", 4) == 0) return load_code(static_cast<const unsigned char *>(image));
+    // a text of PTX
+    return strstr(static_cast<const char *>(image), ".target sm_70") == nullptr ? INVALID_IMAGE : SUCCESS;
 }
 
 CALL cuModuleUnload(void *) { return SUCCESS; }
@@ -247,6 +289,7 @@ CALL cuLaunchKernel(Function *function, unsigned int blocks, unsigned int, unsig
         if (sticky != SUCCESS) return;
         std::vector<void *> pointers;
         for (auto &value : values) pointers.push_back(value.data());
+        hang_in(function->name);
         fault_of(function->name);
         if (sticky == SUCCESS) speckled_launch(function->name.c_str(), seed, blocks, threads, shared, pointers.data());
     });
@@ -287,7 +330,9 @@ CALL cuMemFree_v2(uint64_t start) {
 CALL cuMemHostAlloc(void **start, size_t bytes, unsigned int) {
     GUARD;
     if (sticky != SUCCESS) return sticky;
+    if (bytes > setting("FAKE_CUDA_PINNED", size_t(1) << 30) - used_pinned) return OUT_OF_MEMORY;
     unsigned char *found = static_cast<unsigned char *>(malloc(bytes));
+    used_pinned += bytes;
     pinned.insert({found, found + bytes});
     *start = found;
     return SUCCESS;
@@ -298,6 +343,7 @@ CALL cuMemFreeHost(void *start) {
     drain_all();
     for (auto own = pinned.begin(); own != pinned.end(); ++own) {
         if (own->first == start) {
+            used_pinned -= size_t(own->second - own->first);
             pinned.erase(own);
             free(start);
             return SUCCESS;
@@ -323,6 +369,13 @@ CALL cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, Stream *stream)
     GUARD;
     if (!is_device(from, bytes)) return INVALID_VALUE;
     stream->waiting.push_back([=] { memcpy(to, reinterpret_cast<const void *>(from), bytes); });
+    return sticky;
+}
+
+CALL cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, Stream *stream) {
+    GUARD;
+    if (!is_device(to, bytes) || !is_device(from, bytes)) return INVALID_VALUE;
+    stream->waiting.push_back([=] { memcpy(reinterpret_cast<void *>(to), reinterpret_cast<const void *>(from), bytes); });
     return sticky;
 }
 

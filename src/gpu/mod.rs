@@ -15,6 +15,7 @@ use serde::Serializer;
 mod book;
 #[cfg(test)]
 pub(crate) mod fake;
+mod free;
 pub mod health;
 mod identity;
 pub mod lock;
@@ -26,6 +27,7 @@ mod tests;
 pub mod visible;
 mod watch;
 
+pub use free::free_memory;
 pub use identity::{Capability, Extent, GpuUuid, Identity, UuidError};
 pub use sample::{
     EccErrors, Memory, Process, RemappedRows, RetiredPages, Sample, Throttle, Unanswered, Utilization, energy_between,

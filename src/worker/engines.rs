@@ -1,10 +1,14 @@
 //! Which engine a job gets: what `-i` asks for, never the CPU in place of a GPU that was asked for.
 
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::Path;
+use std::time::Duration;
 
+use super::gpus::is_same_gpu;
 use crate::engine::cpu::CpuEngine;
 use crate::engine::cuda::{CudaEngine, DeviceError, NoGpu, SelfTestError};
 use crate::engine::{Engine, EngineError};
+use crate::gpu::{LIBRARY, free_memory};
 use crate::task::failure::Fault;
 
 /// An engine.
@@ -28,15 +32,19 @@ impl Chosen {
     }
 }
 
-/// The engine for `-i`: -1 the CPU, -2 a GPU if there is one, one that `is_free` by its UUID before others, else the GPU of
-/// that number.
+/// How long the driver may take to say how much memory is free: without persistence mode it starts each GPU first, which
+/// takes seconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The engine for `-i`: -1 the CPU; -2 a GPU if there is one, of those that `is_free` says of, by their UUIDs, the one with
+/// the most free memory, of all if none is free; else the GPU of that number.
 ///
 /// # Errors
 /// The GPU is not there, or cannot be used.
 pub fn choose(gpu: i64, threads: Option<NonZeroUsize>, is_free: impl FnMut(&str) -> bool) -> Result<Chosen, NoGpu> {
     match (gpu, u32::try_from(gpu)) {
         (_, Ok(number)) => Ok(Chosen::gpu(CudaEngine::new(number, threads)?)),
-        (-2, Err(_)) => match CudaEngine::any(threads, is_free) {
+        (-2, Err(_)) => match CudaEngine::first(threads, |uuids| order(uuids, &memory(uuids), is_free)) {
             Ok(engine) => Ok(Chosen::gpu(engine)),
             // a GPU that is there and broken is not passed over in silence
             Err(none @ (NoGpu::NoDriver | NoGpu::None)) => Ok(Chosen { why_cpu: Some(none), ..Chosen::cpu(threads) }),
@@ -44,6 +52,28 @@ pub fn choose(gpu: i64, threads: Option<NonZeroUsize>, is_free: impl FnMut(&str)
         },
         (_, Err(_)) => Ok(Chosen::cpu(threads)),
     }
+}
+
+/// Free bytes of each GPU; 0 where the driver does not say. One GPU is not asked: there is nothing to choose.
+fn memory(uuids: &[Option<String>]) -> Vec<u64> {
+    if uuids.len() < 2 {
+        return vec![0; uuids.len()];
+    }
+    let known = free_memory(Path::new(LIBRARY), PATIENCE);
+    let of = |uuid: &String| known.iter().find(|(known, _)| is_same_gpu(known.as_str(), uuid)).map(|(_, bytes)| *bytes);
+    uuids.iter().map(|uuid| uuid.as_ref().and_then(of).unwrap_or_default()).collect()
+}
+
+/// The order in which GPUs are tried: the first free one of those with the most memory, then the others.
+fn order(uuids: &[Option<String>], memory: &[u64], mut is_free: impl FnMut(&str) -> bool) -> Vec<u32> {
+    let mut order: Vec<usize> = (0..uuids.len()).collect();
+    // of those that are alike the first
+    order.sort_by_key(|&gpu| std::cmp::Reverse(memory[gpu]));
+    let free = order.iter().position(|&gpu| uuids[gpu].as_deref().is_none_or(&mut is_free));
+    if let Some(free) = free {
+        order[..=free].rotate_right(1);
+    }
+    order.into_iter().map(|gpu| gpu as u32).collect()
 }
 
 /// The engine of a slot that has a GPU, the only one that its process sees, of which it may use a part of the memory.
@@ -115,6 +145,25 @@ pub fn self_test() -> Result<(), TestError> {
 mod tests {
     use super::*;
     use crate::engine::cuda::Cause;
+
+    #[test]
+    fn the_first_free_gpu_with_the_most_memory_is_tried_first() {
+        let uuids: Vec<Option<String>> = ["a", "b", "c", "d"].map(|uuid| Some(uuid.to_owned())).into();
+        let memory = [1, 4, 3, 4];
+        let tried = |free: &[&str]| {
+            let mut asked = Vec::new();
+            let found = order(&uuids, &memory, |uuid| {
+                asked.push(uuid.to_owned());
+                free.contains(&uuid)
+            });
+            (found, asked.concat())
+        };
+        assert_eq!(tried(&["a", "b", "c", "d"]), (vec![1, 3, 2, 0], "b".to_owned()), "no other is asked: asking locks");
+        assert_eq!(tried(&["a", "c"]), (vec![2, 1, 3, 0], "bdc".to_owned()));
+        assert_eq!(tried(&["a"]), (vec![0, 1, 3, 2], "bdca".to_owned()));
+        assert_eq!(tried(&[]), (vec![1, 3, 2, 0], "bdca".to_owned()));
+        assert_eq!(order(&[], &[], |_| true), Vec::<u32>::new());
+    }
 
     #[test]
     fn memory_that_others_have_is_no_fault_of_a_gpu() {

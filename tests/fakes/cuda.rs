@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// A directory with a `libcuda.so` whose GPUs are played by the host build of the kernels: `kernels/host/libcuda.cpp`
+/// A directory with a `libcuda.so.1` whose GPUs are played by the host build of the kernels: `kernels/host/libcuda.cpp`
 /// tells its environment variables. Programs find it by `LD_LIBRARY_PATH`.
 pub(crate) fn cuda() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
@@ -17,7 +17,7 @@ pub(crate) fn cuda() -> &'static Path {
             .args(["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"])
             .args(["shim.cpp", "kernels.cpp", "libcuda.cpp"].map(|source| sources.join(source)))
             .arg("-o")
-            .arg(folder.join("libcuda.so"))
+            .arg(folder.join("libcuda.so.1"))
             .output()
             .expect("a C++ compiler, which HDF5 needs as well");
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));

@@ -39,7 +39,7 @@ impl Gpus {
             .output()
             .expect("a C compiler, which HDF5 needs as well");
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        std::os::unix::fs::symlink(cuda().join("libcuda.so"), folder.path().join("libcuda.so")).expect("a link");
+        std::os::unix::fs::symlink(cuda().join("libcuda.so.1"), folder.path().join("libcuda.so.1")).expect("a link");
         let mut gpus = Self { folder, script: [("gpus".to_owned(), number.to_string())].into() };
         for gpu in 0..number {
             WELL.iter().for_each(|(key, value)| drop(gpus.script.insert(format!("{gpu}.{key}"), (*value).to_owned())));

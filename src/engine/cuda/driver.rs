@@ -1,23 +1,27 @@
-//! A GPU behind CUDA's driver, which is loaded when it is asked for: the one place that calls it. Knows no correlation.
+//! A GPU behind CUDA's driver, which is loaded when it is first asked for. Knows no correlation.
 //!
 //! Kernels run on one stream, in their order; what is sent goes over another, and a kernel that uses it waits for it. So a
 //! copy overlaps with the kernels that need none of it. All calls are made by the thread that has entered the context.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::{CString, c_void};
 use std::num::NonZeroU32;
-use std::ops::{Deref, DerefMut};
-use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cudarc::driver::result::{self, DriverError};
-use cudarc::driver::sys;
-
+use super::api::{self, Api, CAPABILITY_MAJOR, CAPABILITY_MINOR, Code, Context, DeviceId, STREAM_NON_BLOCKING, Stream};
 use super::device::{Arg, Cause, Device, DeviceError, Grid, Kernel};
-use super::ptx::{Module, module};
+use super::images::{Capability, Form, Module, module};
+
+mod memory;
+mod times;
+
+pub(super) use memory::{DriverMemory, Pinned};
+use memory::{Event, Uses};
+use times::Watch;
+pub use times::{Phase, Spent, Times};
 
 /// Why there is no GPU to compute on.
 #[derive(Debug, thiserror::Error)]
@@ -53,20 +57,21 @@ pub enum NoGpu {
 /// A GPU in whose primary context kernels run.
 #[derive(Debug)]
 pub(super) struct Driver {
-    device: sys::CUdevice,
-    context: sys::CUcontext,
-    kernels: sys::CUstream,
-    copies: sys::CUstream,
-    modules: RefCell<HashMap<Module, sys::CUmodule>>,
-    functions: RefCell<HashMap<&'static str, sys::CUfunction>>,
+    api: &'static Api,
+    device: DeviceId,
+    context: Context,
+    kernels: Stream,
+    copies: Stream,
+    capability: Option<Capability>,
+    modules: RefCell<HashMap<Module, (api::Module, Form)>>,
+    functions: RefCell<HashMap<&'static str, api::Function>>,
     /// The kernel that was started last: errors of kernels come with later calls.
     last: Cell<Option<Kernel>>,
-    /// Programs that take its memory at once, this one among them.
+    /// Programs that use its memory at the same time, this one included.
     sharers: NonZeroU32,
     /// Bytes of memory that are in use here.
     used: Arc<AtomicU64>,
-    /// Points in the stream before and behind each kernel, where times are wanted.
-    times: RefCell<Option<Vec<(Kernel, Event, Event)>>>,
+    watch: Watch,
 }
 
 // SAFETY: the handles may be used by any thread that has entered the context, one at a time, which `&mut` or a lock around
@@ -74,18 +79,21 @@ pub(super) struct Driver {
 unsafe impl Send for Driver {}
 
 /// Starts the driver and counts the GPUs that may be used.
-fn count() -> Result<u32, NoGpu> {
-    // SAFETY: it loads the driver's library and looks whether that works; without it every other call would panic
-    if !unsafe { sys::is_culib_present() } {
-        return Err(NoGpu::NoDriver);
+fn start() -> Result<(&'static Api, u32), NoGpu> {
+    let api = api::api().map_err(|why| {
+        tracing::debug!(%why, "CUDA's driver cannot be loaded");
+        NoGpu::NoDriver
+    })?;
+    // SAFETY: it may be called at any time, by any thread
+    match unsafe { api.init(0) } {
+        Err(Code::NO_DEVICE) => return Err(NoGpu::None),
+        other => other.map_err(|code| NoGpu::Init(failed(api, "cuInit", code)))?,
     }
-    match result::init() {
-        Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => return Err(NoGpu::None),
-        other => other.map_err(|error| NoGpu::Init(failed("cuInit", error)))?,
-    }
-    let count = result::device::get_count().map_err(|error| NoGpu::Init(failed("cuDeviceGetCount", error)))?;
+    let mut count = 0;
+    // SAFETY: the driver writes a number
+    unsafe { api.device_count(&raw mut count) }.map_err(|code| NoGpu::Init(failed(api, "cuDeviceGetCount", code)))?;
     match u32::try_from(count) {
-        Ok(count @ 1..) => Ok(count),
+        Ok(count @ 1..) => Ok((api, count)),
         Ok(0) | Err(_) => Err(NoGpu::None),
     }
 }
@@ -93,146 +101,173 @@ fn count() -> Result<u32, NoGpu> {
 impl Driver {
     /// The GPU of a number.
     pub(super) fn new(gpu: u32) -> Result<Self, NoGpu> {
-        let count = count()?;
+        let (api, count) = start()?;
         if gpu >= count {
             return Err(NoGpu::Unknown { asked: gpu, count });
         }
-        Self::open(gpu).map_err(|source| NoGpu::Unusable { gpu, source })
+        Self::open(api, gpu).map_err(|source| NoGpu::Unusable { gpu, source })
     }
 
-    /// Of the GPUs that `is_free` the one with the most free memory; if none is, the one with the most.
-    pub(super) fn any(mut is_free: impl FnMut(&str) -> bool) -> Result<Self, NoGpu> {
-        let (mut found, mut refused) = (Vec::new(), None);
-        for gpu in 0..count()? {
-            match Self::open(gpu).and_then(|driver| Ok((driver.free_bytes()?, driver))) {
-                Ok(usable) => found.push(usable),
-                Err(source) => refused = Some(NoGpu::Unusable { gpu, source }),
+    /// The first GPU that can be used, in an order of the caller's, which gets their UUIDs as `nvidia-smi -L` has them, by
+    /// number. No other GPU is touched: a context takes some hundred megabytes of it, and time.
+    pub(super) fn first(order: impl FnOnce(&[Option<String>]) -> Vec<u32>) -> Result<Self, NoGpu> {
+        let (api, count) = start()?;
+        let uuid = |gpu: u32| device(api, gpu).ok().and_then(|device| uuid(api, device));
+        let uuids: Vec<_> = (0..count).map(uuid).collect();
+        let mut refused = None;
+        for gpu in order(&uuids).into_iter().filter(|&gpu| gpu < count) {
+            match Self::open(api, gpu) {
+                Ok(driver) => return Ok(driver),
+                Err(source) => refused = refused.or(Some(NoGpu::Unusable { gpu, source })),
             }
         }
-        // of those that are alike the first
-        found.sort_by_key(|(free, _)| std::cmp::Reverse(*free));
-        let free = found.iter().position(|(_, driver)| driver.uuid().is_none_or(|uuid| is_free(&uuid)));
-        match found.into_iter().nth(free.unwrap_or(0)) {
-            Some((_, driver)) => Ok(driver),
-            None => Err(refused.unwrap_or(NoGpu::None)),
-        }
+        Err(refused.unwrap_or(NoGpu::None))
     }
 
-    fn open(gpu: u32) -> Result<Self, DeviceError> {
-        let device = result::device::get(gpu as i32).map_err(|error| failed("cuDeviceGet", error))?;
-        // SAFETY: get() returned the device
-        let context = unsafe { result::primary_ctx::retain(device) }
-            .map_err(|error| failed("cuDevicePrimaryCtxRetain", error))?;
+    fn open(api: &'static Api, gpu: u32) -> Result<Self, DeviceError> {
+        let device = device(api, gpu)?;
+        let mut context = Context::NULL;
+        // SAFETY: the driver writes a handle; it gave the device
+        unsafe { api.context_retain(&raw mut context, device) }
+            .map_err(|code| failed(api, "cuDevicePrimaryCtxRetain", code))?;
         let mut driver = Self {
+            api,
             device,
             context,
-            kernels: result::stream::null(),
-            copies: result::stream::null(),
+            kernels: Stream::NULL,
+            copies: Stream::NULL,
+            capability: capability(api, device),
             modules: RefCell::default(),
             functions: RefCell::default(),
             last: Cell::default(),
             sharers: NonZeroU32::MIN,
             used: Arc::default(),
-            times: RefCell::default(),
+            watch: Watch::default(),
         };
         driver.enter()?;
         let stream = || {
-            result::stream::create(result::stream::StreamKind::NonBlocking)
-                .map_err(|error| failed("cuStreamCreate", error))
+            let mut stream = Stream::NULL;
+            // SAFETY: the driver writes a handle
+            unsafe { api.stream_create(&raw mut stream, STREAM_NON_BLOCKING) }
+                .map_err(|code| failed(api, "cuStreamCreate", code))?;
+            Ok(stream)
         };
-        (driver.kernels, driver.copies) = (stream()?, stream()?);
+        driver.kernels = stream()?;
+        driver.copies = stream()?;
         Ok(driver)
     }
 
     /// Makes the calling thread one that may use it.
     pub(super) fn enter(&self) -> Result<(), DeviceError> {
         // SAFETY: the context is retained until drop
-        unsafe { result::ctx::set_current(self.context) }.map_err(|error| failed("cuCtxSetCurrent", error))
+        unsafe { self.api.context_set(self.context) }.map_err(|code| failed(self.api, "cuCtxSetCurrent", code))
     }
 
-    /// Has it take no more memory than so many can take at once.
+    /// Limits it to its part of the memory, where that many programs use the GPU at the same time.
     pub(super) fn share_with(&mut self, sharers: NonZeroU32) {
         self.sharers = sharers;
     }
 
     /// Name and UUID, for people.
     pub(super) fn describe(&self) -> String {
-        let name = result::device::get_name(self.device).unwrap_or_else(|_| "a GPU".to_owned());
+        let mut name = [0_u8; 256];
+        // SAFETY: the driver writes at most that many bytes, a zero at the end
+        let found = unsafe { self.api.device_name(name.as_mut_ptr().cast(), name.len() as i32, self.device) };
+        let text = std::ffi::CStr::from_bytes_until_nul(&name).ok().filter(|_| found.is_ok());
+        let name = text.map_or_else(|| "a GPU".into(), |text| text.to_string_lossy());
         match self.uuid() {
             Some(uuid) => format!("{name}, {uuid}"),
-            None => name,
+            None => name.into_owned(),
         }
     }
 
     /// `GPU-` and the UUID as `nvidia-smi -L` has it.
     pub(super) fn uuid(&self) -> Option<String> {
-        let mut found = sys::CUuuid { bytes: [0; 16] };
-        // SAFETY: get() returned the device, and it writes 16 bytes
-        unsafe { sys::cuDeviceGetUuid_v2(&raw mut found, self.device) }.result().ok()?;
-        let hex: String = found.bytes.iter().map(|byte| format!("{:02x}", *byte as u8)).collect();
-        let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
-        Some(format!("GPU-{}", parts.join("-")))
+        uuid(self.api, self.device)
     }
 
-    /// Takes the time of each kernel from now on.
+    /// In which form the kernels were loaded so far.
+    pub(super) fn forms(&self) -> BTreeSet<Form> {
+        self.modules.borrow().values().map(|(_, form)| *form).collect()
+    }
+
+    /// Takes the time of each kernel and of the host's calls from now on.
     pub(super) fn take_times(&self) {
-        *self.times.borrow_mut() = Some(Vec::new());
+        self.watch.begin();
     }
 
-    /// Seconds of each kernel that was started since, and how often.
-    pub(super) fn times(&self) -> Result<BTreeMap<&'static str, (u32, f64)>, DeviceError> {
+    /// Where the time went since.
+    pub(super) fn times(&self) -> Result<Times, DeviceError> {
+        self.synchronize()?;
+        self.watch.times()
+    }
+
+    /// Waits for all kernels.
+    fn synchronize(&self) -> Result<(), DeviceError> {
         // SAFETY: the stream is alive
-        unsafe { result::stream::synchronize(self.kernels) }
-            .map_err(|error| self.waited("cuStreamSynchronize", error))?;
-        let mut all: BTreeMap<&'static str, (u32, f64)> = BTreeMap::new();
-        for (kernel, begin, end) in self.times.borrow_mut().replace(Vec::new()).into_iter().flatten() {
-            // SAFETY: both were recorded on the stream, which was waited for
-            let elapsed = unsafe { result::event::elapsed(begin.0, end.0) }
-                .map_err(|error| failed("cuEventElapsedTime", error))?;
-            let own = all.entry(kernel.name()).or_default();
-            *own = (own.0 + 1, own.1 + f64::from(elapsed) / 1000.0);
-        }
-        Ok(all)
+        unsafe { self.api.stream_synchronize(self.kernels) }.map_err(|code| self.waited("cuStreamSynchronize", code))
     }
 
     /// A kernel, whose module is loaded when it is first asked for.
-    fn function(&self, kernel: Kernel) -> Result<sys::CUfunction, DeviceError> {
+    fn function(&self, kernel: Kernel) -> Result<api::Function, DeviceError> {
         let name = kernel.name();
         if let Some(function) = self.functions.borrow().get(name) {
             return Ok(*function);
         }
-        let of = |error| DeviceError::Kernel { kernel: name, source: cause(error) };
-        let source = module(kernel);
-        let known = self.modules.borrow().get(&source).copied();
+        let of = |code| DeviceError::Kernel { kernel: name, source: cause(self.api, code) };
+        let wanted = module(kernel);
+        let known = self.modules.borrow().get(&wanted).map(|(module, _)| *module);
         let module = match known {
             Some(module) => module,
             None => {
-                let text = CString::new(source.ptx()).unwrap_or_default();
-                // SAFETY: it is a text that ends with a zero
-                let loaded = unsafe { result::module::load_data(text.as_ptr().cast()) }.map_err(of)?;
-                self.modules.borrow_mut().insert(source, loaded);
+                let (loaded, form) = self.watch.phase(Phase::Load, || self.load(wanted)).map_err(of)?;
+                self.modules.borrow_mut().insert(wanted, (loaded, form));
                 loaded
             }
         };
-        let name_text = CString::new(name).unwrap_or_default();
-        // SAFETY: the module is loaded, until drop
-        let function = unsafe { result::module::get_function(module, name_text) }.map_err(of)?;
+        let (text, mut function) = (CString::new(name).unwrap_or_default(), api::Function::NULL);
+        // SAFETY: the module is loaded, until drop; the text ends with a zero
+        unsafe { self.api.module_function(&raw mut function, module, text.as_ptr()) }.map_err(of)?;
         self.functions.borrow_mut().insert(name, function);
         Ok(function)
     }
 
-    /// What a call that waits for kernels says: it may be their error.
-    fn waited(&self, call: &'static str, error: DriverError) -> DeviceError {
+    /// Machine code where there is some for this GPU and the driver takes it; else PTX, which the driver compiles.
+    fn load(&self, wanted: Module) -> Result<(api::Module, Form), Code> {
+        let mut module = api::Module::NULL;
+        if let Some((form, image)) = self.capability.and_then(|capability| wanted.machine_code(capability)) {
+            // SAFETY: it is a whole cubin, whose header says how long it is
+            match unsafe { self.api.module_load(&raw mut module, image.as_ptr().cast()) } {
+                Ok(()) => return Ok((module, form)),
+                Err(
+                    code @ (Code::NO_BINARY_FOR_GPU | Code::INVALID_SOURCE | Code::INVALID_IMAGE | Code::INVALID_PTX),
+                ) => {
+                    let (name, _) = self.api.describe(code);
+                    tracing::debug!(code = code.0, name, "the driver does not take machine code: it compiles PTX");
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        let text = CString::new(wanted.ptx()).unwrap_or_default();
+        // SAFETY: it is a text that ends with a zero
+        unsafe { self.api.module_load(&raw mut module, text.as_ptr().cast()) }?;
+        Ok((module, Form::Ptx))
+    }
+
+    /// The error of a call that waits for kernels: it may be theirs.
+    fn waited(&self, call: &'static str, code: Code) -> DeviceError {
         match self.last.get() {
-            Some(kernel) => DeviceError::Kernel { kernel: kernel.name(), source: cause(error) },
-            None => failed(call, error),
+            Some(kernel) => DeviceError::Kernel { kernel: kernel.name(), source: cause(self.api, code) },
+            None => failed(self.api, call, code),
         }
     }
 
-    /// Has the kernels wait for what is sent to some memory.
+    /// Makes the kernels wait for what is sent to some memory.
     fn await_arrival(&self, memory: &DriverMemory) -> Result<(), DeviceError> {
-        let Some(arrival) = memory.arrival.borrow_mut().take() else { return Ok(()) };
-        wait(self.kernels, &arrival)
+        match memory.arrival.borrow_mut().take() {
+            Some(arrival) => arrival.hold_up(self.kernels),
+            None => Ok(()),
+        }
     }
 
     /// Notes that the stream of kernels was asked to use some memory.
@@ -245,13 +280,25 @@ impl Driver {
                 Uses::Waited | Uses::Until(_) => {
                     let event = match end.take() {
                         Some(event) => event,
-                        None => Rc::new(Event::of(self.kernels)?),
+                        None => Rc::new(Event::of(self.api, self.kernels)?),
                     };
                     Uses::Until(Rc::clone(end.insert(event)))
                 }
             };
         }
         Ok(())
+    }
+
+    /// Copies bytes of the GPU's memory within it, for benchmarks.
+    pub(super) fn copy(&self, to: &mut DriverMemory, from: &DriverMemory, bytes: usize) -> Result<(), DeviceError> {
+        assert!(bytes <= to.bytes.min(from.bytes), "a copy beyond its memory");
+        self.await_arrival(to)?;
+        self.await_arrival(from)?;
+        // SAFETY: both ranges were checked, and are of two allocations
+        unsafe { self.api.copy_within(to.start, from.start, bytes, self.kernels) }
+            .map_err(|code| self.waited("cuMemcpyDtoDAsync", code))?;
+        self.note_use([&*to, from])?;
+        self.synchronize()
     }
 }
 
@@ -261,123 +308,16 @@ impl Drop for Driver {
         let _ = self.enter();
         // SAFETY: nothing that was made with the context is used from here on
         unsafe {
-            for module in self.modules.borrow().values() {
-                let _ = result::module::unload(*module);
+            for (module, _) in self.modules.borrow().values() {
+                let _ = self.api.module_unload(*module);
             }
             for stream in [self.kernels, self.copies] {
-                if stream != result::stream::null() {
-                    let _ = result::stream::destroy(stream);
+                if stream != Stream::NULL {
+                    let _ = self.api.stream_destroy(stream);
                 }
             }
-            let _ = result::primary_ctx::release(self.device);
+            let _ = self.api.context_release(self.device);
         }
-    }
-}
-
-/// A point in a stream.
-#[derive(Debug)]
-struct Event(sys::CUevent);
-
-impl Event {
-    /// After all that a stream was asked for.
-    fn of(stream: sys::CUstream) -> Result<Self, DeviceError> {
-        Self::with(stream, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
-    }
-
-    /// The same, with its time.
-    fn timed(stream: sys::CUstream) -> Result<Self, DeviceError> {
-        Self::with(stream, sys::CUevent_flags::CU_EVENT_DEFAULT)
-    }
-
-    fn with(stream: sys::CUstream, flags: sys::CUevent_flags) -> Result<Self, DeviceError> {
-        let event = result::event::create(flags).map_err(|error| failed("cuEventCreate", error))?;
-        let event = Self(event);
-        // SAFETY: both are alive
-        unsafe { result::event::record(event.0, stream) }.map_err(|error| failed("cuEventRecord", error))?;
-        Ok(event)
-    }
-}
-
-impl Drop for Event {
-    fn drop(&mut self) {
-        // SAFETY: it was created, and is not used any more; the driver frees it once it has come to pass
-        let _ = unsafe { result::event::destroy(self.0) };
-    }
-}
-
-/// Memory of the GPU.
-#[derive(Debug)]
-pub(super) struct DriverMemory {
-    start: sys::CUdeviceptr,
-    bytes: usize,
-    /// What is in use of all.
-    used: Arc<AtomicU64>,
-    /// When what is sent to it is there; None when kernels wait for that already.
-    arrival: RefCell<Option<Event>>,
-    /// What must be waited for before something is sent to it.
-    uses: RefCell<Uses>,
-}
-
-/// What the stream of kernels was asked to do with some memory.
-#[derive(Debug, Clone)]
-enum Uses {
-    /// Nothing yet.
-    None,
-    /// Something, before anything was sent to it.
-    Some,
-    /// Nothing that was not waited for. It is memory that is sent to.
-    Waited,
-    /// The last kernel ends then. It is memory that is sent to.
-    Until(Rc<Event>),
-}
-
-impl Drop for DriverMemory {
-    fn drop(&mut self) {
-        // SAFETY: allocate() returned it; the call waits for the kernels that use it
-        let _ = unsafe { result::free_sync(self.start) };
-        self.used.fetch_sub(self.bytes as u64, Ordering::Relaxed);
-    }
-}
-
-/// Memory of the host that the GPU can read by itself.
-#[derive(Debug)]
-pub(super) struct Pinned {
-    start: NonNull<u8>,
-    bytes: usize,
-    context: sys::CUcontext,
-    /// When what was sent last has left.
-    departure: Option<Event>,
-}
-
-// SAFETY: nothing else points to its bytes; who drops it enters the context first
-unsafe impl Send for Pinned {}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        // SAFETY: the driver, which retains the context, outlives what it allocates
-        let _ = unsafe { result::ctx::set_current(self.context) };
-        if let Some(event) = self.departure.take() {
-            // SAFETY: the event is alive
-            let _ = unsafe { result::event::synchronize(event.0) };
-        }
-        // SAFETY: malloc_host() returned it, and no copy reads it any more
-        let _ = unsafe { result::free_host(self.start.as_ptr().cast()) };
-    }
-}
-
-impl Deref for Pinned {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        // SAFETY: it has so many bytes, which were set when it was made; copies only read them
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.bytes) }
-    }
-}
-
-impl DerefMut for Pinned {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above; who writes has reclaimed it, as send() asks for
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.bytes) }
     }
 }
 
@@ -386,24 +326,17 @@ impl Device for Driver {
     type Staging = Pinned;
 
     fn free_bytes(&self) -> Result<u64, DeviceError> {
-        let (free, all) = result::mem_get_info().map_err(|error| self.waited("cuMemGetInfo", error))?;
+        let (mut free, mut all) = (0, 0);
+        // SAFETY: the driver writes two numbers
+        unsafe { self.api.memory_info(&raw mut free, &raw mut all) }
+            .map_err(|code| self.waited("cuMemGetInfo", code))?;
         let own = all as u64 / u64::from(self.sharers.get());
         Ok((free as u64).min(own.saturating_sub(self.used.load(Ordering::Relaxed))))
     }
 
     fn allocate(&self, bytes: usize) -> Result<DriverMemory, DeviceError> {
-        // the driver refuses to allocate nothing
-        // SAFETY: any size may be asked for
-        let start = unsafe { result::malloc_sync(bytes.max(1)) }.map_err(|error| {
-            if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
-                DeviceError::OutOfMemory { bytes }
-            } else {
-                self.waited("cuMemAlloc", error)
-            }
-        })?;
-        self.used.fetch_add(bytes as u64, Ordering::Relaxed);
-        let (arrival, uses) = (RefCell::default(), RefCell::new(Uses::None));
-        Ok(DriverMemory { start, bytes, used: Arc::clone(&self.used), arrival, uses })
+        let allocated = self.watch.phase(Phase::Allocate, || DriverMemory::new(self.api, bytes, &self.used));
+        allocated.map_err(|code| self.refused("cuMemAlloc", code, bytes))
     }
 
     fn clear(&self, memory: &mut DriverMemory) -> Result<(), DeviceError> {
@@ -411,9 +344,9 @@ impl Device for Driver {
         if memory.bytes == 0 {
             return Ok(());
         }
-        // SAFETY: it has so many bytes
-        unsafe { result::memset_d8_async(memory.start, 0, memory.bytes, self.kernels) }
-            .map_err(|error| self.waited("cuMemsetD8Async", error))?;
+        // SAFETY: it has that many bytes
+        unsafe { self.api.fill(memory.start, 0, memory.bytes, self.kernels) }
+            .map_err(|code| self.waited("cuMemsetD8Async", code))?;
         self.note_use([&*memory])
     }
 
@@ -423,44 +356,39 @@ impl Device for Driver {
         if bytes.is_empty() {
             return Ok(());
         }
+        let to = memory.start + at as u64;
         // SAFETY: the range was checked; the driver has read memory that is not pinned when it returns
-        unsafe { result::memcpy_htod_async(memory.start + at as u64, bytes, self.kernels) }
-            .map_err(|error| self.waited("cuMemcpyHtoDAsync", error))?;
+        let copy = || unsafe { self.api.copy_to_device(to, bytes.as_ptr().cast(), bytes.len(), self.kernels) };
+        self.watch.phase(Phase::Upload, copy).map_err(|code| self.waited("cuMemcpyHtoDAsync", code))?;
         self.note_use([&*memory])
     }
 
     fn staging(&self, bytes: usize) -> Result<Pinned, DeviceError> {
-        // SAFETY: any size may be asked for
-        let start =
-            unsafe { result::malloc_host(bytes.max(1), 0) }.map_err(|error| self.waited("cuMemHostAlloc", error))?;
-        let start = NonNull::new(start.cast::<u8>()).ok_or(DeviceError::OutOfMemory { bytes })?;
-        // SAFETY: it has so many bytes
-        unsafe { std::ptr::write_bytes(start.as_ptr(), 0, bytes) };
-        Ok(Pinned { start, bytes, context: self.context, departure: None })
+        let pinned = self.watch.phase(Phase::Pin, || Pinned::new(self.api, self.context, bytes));
+        pinned.map_err(|code| self.refused("cuMemHostAlloc", code, bytes))
     }
 
     fn send(&self, memory: &mut DriverMemory, at: usize, from: &mut Pinned, bytes: usize) -> Result<(), DeviceError> {
-        assert!(at + bytes <= memory.bytes && bytes <= from.bytes, "more is sent than there is room for");
+        assert!(at + bytes <= memory.bytes && bytes <= from.len(), "more is sent than there is room for");
         let used = match memory.uses.replace(Uses::Waited) {
             Uses::None | Uses::Waited => None,
-            Uses::Some => Some(Rc::new(Event::of(self.kernels)?)),
+            Uses::Some => Some(Rc::new(Event::of(self.api, self.kernels)?)),
             Uses::Until(end) => Some(end),
         };
         if let Some(used) = used {
-            wait(self.copies, &used)?;
+            used.hold_up(self.copies)?;
         }
         // SAFETY: both ranges were checked; `from` is not written to until it is reclaimed, nor freed: see its drop
-        unsafe { result::memcpy_htod_async(memory.start + at as u64, &from[..bytes], self.copies) }
-            .map_err(|error| self.waited("cuMemcpyHtoDAsync", error))?;
-        *memory.arrival.borrow_mut() = Some(Event::of(self.copies)?);
-        from.departure = Some(Event::of(self.copies)?);
+        unsafe { self.api.copy_to_device(memory.start + at as u64, from.as_ptr().cast(), bytes, self.copies) }
+            .map_err(|code| self.waited("cuMemcpyHtoDAsync", code))?;
+        *memory.arrival.borrow_mut() = Some(Event::of(self.api, self.copies)?);
+        from.departure = Some(Event::of(self.api, self.copies)?);
         Ok(())
     }
 
     fn reclaim(&self, staging: &mut Pinned) -> Result<(), DeviceError> {
         let Some(event) = staging.departure.take() else { return Ok(()) };
-        // SAFETY: the event is alive
-        unsafe { result::event::synchronize(event.0) }.map_err(|error| self.waited("cuEventSynchronize", error))
+        self.watch.phase(Phase::Wait, || event.wait()).map_err(|code| self.waited("cuEventSynchronize", code))
     }
 
     fn download(&self, memory: &DriverMemory, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
@@ -469,11 +397,15 @@ impl Device for Driver {
         if bytes.is_empty() {
             return Ok(());
         }
-        // SAFETY: the range was checked; the stream is waited for before the bytes are looked at
-        unsafe { result::memcpy_dtoh_async(bytes, memory.start + at as u64, self.kernels) }
-            .map_err(|error| self.waited("cuMemcpyDtoHAsync", error))?;
-        // SAFETY: the stream is alive
-        unsafe { result::stream::synchronize(self.kernels) }.map_err(|error| self.waited("cuStreamSynchronize", error))
+        self.watch.phase(Phase::Download, || {
+            // SAFETY: the range was checked; the stream is waited for before the bytes are looked at
+            unsafe {
+                let (to, from) = (bytes.as_mut_ptr().cast::<c_void>(), memory.start + at as u64);
+                self.api.copy_to_host(to, from, bytes.len(), self.kernels)
+            }
+            .map_err(|code| self.waited("cuMemcpyDtoHAsync", code))?;
+            self.synchronize()
+        })
     }
 
     fn launch(&self, kernel: Kernel, grid: Grid, arguments: &[Arg<'_, DriverMemory>]) -> Result<(), DeviceError> {
@@ -491,36 +423,64 @@ impl Device for Driver {
         let mut values: Vec<[u64; 2]> = arguments.iter().map(|argument| argument.bits(|memory| memory.start)).collect();
         let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|value| value.as_mut_ptr().cast()).collect();
         self.last.set(Some(kernel));
-        let begin = self.times.borrow().is_some().then(|| Event::timed(self.kernels)).transpose()?;
+        let begin = self.watch.point(|| Event::timed(self.api, self.kernels))?;
         let Grid { blocks, threads, shared } = grid;
         // SAFETY: each pointer is to a value of the argument's type, as the kernel's callers see to; memory is freed after
         // the kernels that use it
         unsafe {
-            result::launch_kernel(function, (blocks, 1, 1), (threads, 1, 1), shared, self.kernels, &mut pointers)
+            let (arguments, extra) = (pointers.as_mut_ptr(), std::ptr::null_mut());
+            self.api.launch(function, blocks, 1, 1, threads, 1, 1, shared, self.kernels, arguments, extra)
         }
-        .map_err(|error| DeviceError::Kernel { kernel: kernel.name(), source: cause(error) })?;
-        if let (Some(begin), Some(times)) = (begin, self.times.borrow_mut().as_mut()) {
-            times.push((kernel, begin, Event::timed(self.kernels)?));
+        .map_err(|code| DeviceError::Kernel { kernel: kernel.name(), source: cause(self.api, code) })?;
+        if let Some(begin) = begin {
+            self.watch.ran(kernel, begin, Event::timed(self.api, self.kernels)?);
         }
         self.note_use(memories())
     }
 }
 
-/// Has what a stream is asked for from here on wait for a point in another.
-fn wait(stream: sys::CUstream, event: &Event) -> Result<(), DeviceError> {
-    let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
-    // SAFETY: both are alive
-    unsafe { result::stream::wait_event(stream, event.0, flags) }.map_err(|error| failed("cuStreamWaitEvent", error))
+impl Driver {
+    /// The error of a call that allocates.
+    fn refused(&self, call: &'static str, code: Code, bytes: usize) -> DeviceError {
+        match code {
+            Code::OUT_OF_MEMORY => DeviceError::OutOfMemory { bytes },
+            other => self.waited(call, other),
+        }
+    }
 }
 
-fn failed(call: &'static str, error: DriverError) -> DeviceError {
-    DeviceError::Call { call, source: cause(error) }
+fn device(api: &'static Api, gpu: u32) -> Result<DeviceId, DeviceError> {
+    let (mut device, number) = (0, i32::try_from(gpu).unwrap_or(i32::MAX));
+    // SAFETY: the driver writes a number
+    unsafe { api.device_get(&raw mut device, number) }.map_err(|code| failed(api, "cuDeviceGet", code))?;
+    Ok(device)
+}
+
+fn uuid(api: &'static Api, device: DeviceId) -> Option<String> {
+    let mut bytes = api::Uuid::default();
+    // SAFETY: the driver writes 16 bytes; it gave the device
+    unsafe { api.device_uuid(&raw mut bytes, device) }.ok()?;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
+    Some(format!("GPU-{}", parts.join("-")))
+}
+
+fn capability(api: &'static Api, device: DeviceId) -> Option<Capability> {
+    let number = |attribute| {
+        let mut value = 0;
+        // SAFETY: the driver writes a number; it gave the device
+        unsafe { api.device_attribute(&raw mut value, attribute, device) }.ok()?;
+        u32::try_from(value).ok()
+    };
+    Some(Capability { major: number(CAPABILITY_MAJOR)?, minor: number(CAPABILITY_MINOR)? })
+}
+
+fn failed(api: &Api, call: &'static str, code: Code) -> DeviceError {
+    DeviceError::Call { call, source: cause(api, code) }
 }
 
 /// What the driver says of an error.
-fn cause(error: DriverError) -> Cause {
-    let text = |found: Result<&std::ffi::CStr, DriverError>| {
-        found.map_or_else(|_| "unknown".to_owned(), |text| text.to_string_lossy().into_owned())
-    };
-    Cause { code: error.0 as u32, name: text(error.error_name()), text: text(error.error_string()) }
+fn cause(api: &Api, code: Code) -> Cause {
+    let (name, text) = api.describe(code);
+    Cause { code: code.0, name, text }
 }

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::{Mutex, MutexGuard};
 
+use super::ceilings::{Ceilings, ceilings};
 use super::dense::{self, Read, Way};
 use super::device::{Device, DeviceError, Precision};
-use super::driver::{Driver, NoGpu};
+use super::driver::{Driver, NoGpu, Times};
+use super::images::Form;
 use super::{Call, CudaError, events};
 use crate::correlate::bins::Partition;
 use crate::correlate::result::Correlation;
@@ -36,12 +38,16 @@ impl CudaEngine {
         Ok(Self::on(Driver::new(gpu)?, threads))
     }
 
-    /// On the GPU with the most free memory, of those that `is_free` says of, by their UUIDs; of all if none is.
+    /// On the first GPU that can be used, in an order of the caller's: `order` gets the UUID of each GPU, where it has one,
+    /// and gives numbers. Nothing is asked of the other GPUs.
     ///
     /// # Errors
     /// There is none, or none can be used.
-    pub fn any(threads: Option<NonZeroUsize>, is_free: impl FnMut(&str) -> bool) -> Result<Self, NoGpu> {
-        Ok(Self::on(Driver::any(is_free)?, threads))
+    pub fn first(
+        threads: Option<NonZeroUsize>,
+        order: impl FnOnce(&[Option<String>]) -> Vec<u32>,
+    ) -> Result<Self, NoGpu> {
+        Ok(Self::on(Driver::first(order)?, threads))
     }
 
     /// The same, which takes no more of the GPU's memory than so many can take at once.
@@ -56,7 +62,15 @@ impl CudaEngine {
         self.uuid.as_deref()
     }
 
-    /// Takes the time of each kernel from now on, for benchmarks.
+    /// In which form its kernels were loaded so far, for people.
+    ///
+    /// # Errors
+    /// The GPU does not answer.
+    pub fn forms(&self) -> Result<Vec<&'static str>, DeviceError> {
+        self.entered().map(|driver| driver.forms().into_iter().map(Form::name).collect())
+    }
+
+    /// Takes the time of each kernel and of the host's calls from now on, for benchmarks.
     ///
     /// # Errors
     /// The GPU does not answer.
@@ -64,12 +78,20 @@ impl CudaEngine {
         self.entered().map(|driver| driver.take_times())
     }
 
-    /// How often each kernel was started since, and for how many seconds it ran.
+    /// Where the time went since.
     ///
     /// # Errors
     /// The GPU does not answer.
-    pub fn times(&self) -> Result<BTreeMap<&'static str, (u32, f64)>, DeviceError> {
+    pub fn times(&self) -> Result<Times, DeviceError> {
         self.entered()?.times()
+    }
+
+    /// What copies reach, for benchmarks.
+    ///
+    /// # Errors
+    /// The GPU does not answer, or has no memory left.
+    pub fn ceilings(&self, bytes: usize) -> Result<Ceilings, DeviceError> {
+        ceilings(&*self.entered()?, bytes)
     }
 
     fn on(driver: Driver, threads: Option<NonZeroUsize>) -> Self {

@@ -1,6 +1,8 @@
 //! The CUDA engine: the kernels of `kernels/` and what feeds them. It is generic over the device, so that
 //! the same code runs on a GPU and, in tests, over a host build of the same kernels.
 
+mod api;
+mod ceilings;
 mod dense;
 mod device;
 mod driver;
@@ -8,8 +10,8 @@ mod engine;
 mod events;
 #[cfg(test)]
 mod host;
+mod images;
 mod levels;
-mod ptx;
 mod reduce;
 mod self_test;
 mod sort;
@@ -19,8 +21,9 @@ mod test_device;
 mod tests;
 mod twotime;
 
+pub use ceilings::Ceilings;
 pub use device::{Cause, DeviceError};
-pub use driver::NoGpu;
+pub use driver::{NoGpu, Phase, Spent, Times};
 pub use engine::CudaEngine;
 pub use self_test::SelfTestError;
 

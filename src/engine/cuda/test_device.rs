@@ -24,7 +24,7 @@ pub(super) struct TestDevice {
 
 enum Real {
     Host(Host),
-    Gpu(Driver),
+    Gpu(Box<Driver>),
 }
 
 impl TestDevice {
@@ -34,7 +34,7 @@ impl TestDevice {
             Ok(number) => {
                 let driver = Driver::new(number.parse().expect("a number")).expect("a GPU");
                 driver.enter().expect("its context");
-                Real::Gpu(driver)
+                Real::Gpu(Box::new(driver))
             }
             Err(_) => Real::Host(Host::new(seed)),
         };

@@ -497,7 +497,7 @@ fn the_driver_is_waited_for_where_that_is_needed() {
         return;
     }
     let folder = tempfile::tempdir().expect("a directory");
-    compile(&folder.path().join("libcuda.so"), &["shim.cpp", "kernels.cpp", "libcuda.cpp"]);
+    compile(&folder.path().join("libcuda.so.1"), &["shim.cpp", "kernels.cpp", "libcuda.cpp"]);
     let mut command = again();
     command.env(GPU, "0").env("LD_LIBRARY_PATH", folder.path()).env("FAKE_CUDA_MEMORY", (4 * PLENTY).to_string());
     passes(&mut command);
