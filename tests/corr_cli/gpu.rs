@@ -78,6 +78,54 @@ fn errors_of_a_gpu_name_the_kernel_and_leave_nothing() {
     }
 }
 
+/// Machine code where the program has some for the GPU and the driver takes it, else PTX.
+#[test]
+fn kernels_are_loaded_in_the_form_that_the_gpu_takes() {
+    let measurement = measurement();
+    for (settings, form) in [
+        (&[("FAKE_CUDA_CAPABILITY", "70")][..], "PTX"),
+        (&[("FAKE_CUDA_CAPABILITY", "80")], "machine code for sm_80"),
+        (&[("FAKE_CUDA_CAPABILITY", "89")], "machine code for sm_80"),
+        (&[("FAKE_CUDA_CAPABILITY", "90")], "machine code for sm_90"),
+        (&[("FAKE_CUDA_CAPABILITY", "100")], "PTX"),
+        // no binary for this GPU; not of a form that is known
+        (&[("FAKE_CUDA_REFUSES", "209")], "PTX"),
+        (&[("FAKE_CUDA_REFUSES", "200")], "PTX"),
+    ] {
+        let settings = [settings, &[("RUST_LOG", "speckled=debug")]].concat();
+        let run = corr(&measurement, &["-i", "0", "--overwrite"], &settings);
+        run.result();
+        let loaded: Vec<&str> = run.stderr.lines().filter(|line| line.contains("kernels are loaded")).collect();
+        assert!(!loaded.is_empty() && loaded.iter().all(|line| line.contains(form)), "{form}: {loaded:?}");
+    }
+    let run = corr(&measurement, &["-i", "0", "--overwrite"], &[("FAKE_CUDA_REFUSES", "222")]);
+    assert!(run.error(70).contains("CUDA_ERROR_222"), "{}", run.stderr);
+}
+
+/// Less pinned memory makes smaller pieces; with none, the error says what is missing and blames no kernel.
+#[test]
+fn pinned_memory_that_does_not_suffice() {
+    let measurement = measurement();
+    let wanted = numbers(&measurement.corr(&[]).result(), "/xpcs/multitau/normalized_g2");
+    let run = corr(&measurement, &["-i", "0", "--overwrite"], &[("FAKE_CUDA_PINNED", "40000")]);
+    assert_near("g2", &numbers(&run.result(), "/xpcs/multitau/normalized_g2"), &wanted, 1e-8);
+    let run = corr(&measurement, &["-i", "0", "--overwrite"], &[("FAKE_CUDA_PINNED", "100")]);
+    let line = run.error(70);
+    assert!(line.contains("bytes of memory left") && !line.contains("kernel"), "{line}");
+}
+
+/// A context takes memory of a GPU that others use.
+#[test]
+fn any_gpu_leaves_the_others_alone() {
+    let measurement = measurement();
+    let folder = tempfile::tempdir().expect("a directory");
+    let contexts = folder.path().join("contexts");
+    let settings = [("FAKE_CUDA_GPUS", "8"), ("FAKE_CUDA_CONTEXTS", contexts.to_str().expect("a text"))];
+    corr(&measurement, &["-i", "-2"], &settings).result();
+    let made = std::fs::read_to_string(&contexts).expect("some are made");
+    assert_eq!(made.lines().count(), 1, "{made:?}");
+}
+
 /// The digits of the stand-in's first GPU.
 const FIRST: &str = "00112233-4455-6677-8899-aabbccddee00";
 

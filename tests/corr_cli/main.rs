@@ -9,4 +9,5 @@ mod defects;
 mod disk;
 mod golden;
 mod gpu;
+mod gpu_check;
 mod layouts;

@@ -221,6 +221,7 @@ impl Driver {
             Some(module) => module,
             None => {
                 let (loaded, form) = self.watch.phase(Phase::Load, || self.load(wanted)).map_err(of)?;
+                tracing::debug!(module = ?wanted, form = form.name(), "kernels are loaded");
                 self.modules.borrow_mut().insert(wanted, (loaded, form));
                 loaded
             }
