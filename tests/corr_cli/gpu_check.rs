@@ -75,10 +75,11 @@ fn row<'a>(table: &'a str, name: &str) -> &'a str {
 #[test]
 fn a_hang_and_an_illegal_address_cost_one_group_each() {
     let tests = r#"case "$*" in
-*--skip*) echo "test result: ok" ;;
+*--skip*) echo "test result: ok. 3 passed" ;;
+*sort*) echo "test result: ok. 0 passed" ;;
 *tests::events*) echo "events begin"; exec sleep 600 ;;
 *tests::packed*) echo "thread panicked: CUDA_ERROR_ILLEGAL_ADDRESS (700)" >&2; exit 101 ;;
-*) echo "test result: ok" ;;
+*) echo "test result: ok. 3 passed" ;;
 esac"#;
     let kit = Kit::new(tests, &format!("[ \"$1\" = dense ] && exec sleep 600\n{BENCH}"));
     let done = kit.run("first", &[]);
@@ -91,6 +92,7 @@ esac"#;
     }
     assert!(row(&table, "tests: events").contains("FAILED: not ended after 2 s"), "{table}");
     assert!(row(&table, "tests: packed").contains("CUDA_ERROR_ILLEGAL_ADDRESS (700)"), "{table}");
+    assert!(table.contains("FAILED: no test has these names"), "{table}");
     assert!(row(&table, "bench dense").contains("FAILED: not ended"), "{table}");
     assert!(table.contains("events reaches much") && table.contains("ceilings reaches much"), "{table}");
     assert_eq!(fs::read_to_string(kit.path("out/table.txt")).expect("a table"), table);
@@ -103,12 +105,12 @@ esac"#;
 
 #[test]
 fn steps_that_no_longer_fit_are_not_run_and_that_is_said() {
-    let kit = Kit::new("echo 'test result: ok'", BENCH);
+    let kit = Kit::new("echo 'test result: ok. 3 passed'", BENCH);
     let done = kit.run("first", &[("GPU_CHECK_SECONDS", "4")]);
     let table = String::from_utf8_lossy(&done.stdout);
     assert_eq!(done.status.code(), Some(1), "{table}");
     assert!(row(&table, "tests: events").contains("NOT RUN: no time is left"), "{table}");
-    let kit = Kit::new("echo 'test result: ok'", BENCH);
+    let kit = Kit::new("echo 'test result: ok. 3 passed'", BENCH);
     let done = kit.run("second", &[]);
     let table = String::from_utf8_lossy(&done.stdout);
     assert_eq!(done.status.code(), Some(0), "nothing that it needs is installed\n{table}");
