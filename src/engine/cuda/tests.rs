@@ -7,8 +7,7 @@ use std::sync::Mutex;
 use proptest::prelude::*;
 
 use super::dense::{self, Read, Way};
-use super::device::{Device as _, DeviceError, Precision};
-use super::driver::Driver;
+use super::device::{DeviceError, Precision};
 use super::host::{ADDRESS, compile};
 use super::test_device::{GPU, TestDevice};
 use super::{Call, CudaError, engine, events};
@@ -22,6 +21,7 @@ use crate::engine::workers::Workers;
 use crate::engine::{EngineError, MultiTauRequest, Observer, Request, TwoTimeRequest, Unobserved};
 use crate::task::correlate::{Normalization, PixelG2Output};
 
+mod driver;
 mod packed;
 
 /// Set where a sanitizer of a GPU makes each case take some hundred times as long.
@@ -466,27 +466,6 @@ fn progress_of_events_adds_up() {
     let steps = steps.0.into_inner().expect("no panic");
     assert_eq!(steps.iter().map(|(name, ..)| *name).collect::<Vec<_>>(), ["reading", "correlating"]);
     assert!(steps.iter().all(|(_, units, done)| units == done), "{steps:?}");
-}
-
-/// Of what a GPU has who shares it plans with a part, less what is in use here; on the host there is nothing to share.
-#[test]
-fn who_shares_a_gpu_leaves_the_others_theirs() {
-    let Ok(number) = std::env::var(GPU) else { return };
-    let open = || {
-        let driver = Driver::new(number.parse().expect("a number")).expect("a GPU");
-        driver.enter().expect("its context");
-        driver
-    };
-    let mut one = open();
-    let all = one.free_bytes().expect("answers");
-    one.share_with(NonZeroU32::new(4).expect("not zero"));
-    let own = one.free_bytes().expect("answers");
-    // a GPU keeps some for itself
-    assert!(own >= all / 4 && own < all / 3, "{own} of {all}");
-    let held = one.allocate(1 << 20).expect("memory");
-    assert_eq!(one.free_bytes().expect("answers"), own - (1 << 20));
-    drop(held);
-    assert_eq!(one.free_bytes().expect("answers"), own);
 }
 
 /// Runs the other tests again, through the driver's calls: a stand-in for its library does nothing before it

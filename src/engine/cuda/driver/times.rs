@@ -97,9 +97,9 @@ impl Watch {
         }
     }
 
-    /// What was noted; the kernels have ended.
+    /// What was noted; ends the noting. The kernels have ended.
     pub(super) fn times(&self) -> Result<Times, DeviceError> {
-        let Some(notes) = self.notes.borrow_mut().replace(Notes::default()) else { return Ok(Times::default()) };
+        let Some(notes) = self.notes.borrow_mut().take() else { return Ok(Times::default()) };
         let mut times = Times::default();
         for (kernel, begin, end) in notes.kernels {
             let own = times.kernels.entry(kernel.name()).or_default();
