@@ -11,6 +11,7 @@ mod host;
 mod levels;
 mod ptx;
 mod reduce;
+mod ring;
 mod self_test;
 mod sort;
 #[cfg(test)]
