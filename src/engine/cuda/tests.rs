@@ -23,6 +23,7 @@ use crate::engine::{EngineError, MultiTauRequest, Observer, Request, TwoTimeRequ
 use crate::task::correlate::{Normalization, PixelG2Output};
 
 mod packed;
+mod two_time;
 
 /// Set where a sanitizer of a GPU makes each case take some hundred times as long.
 const FEW: &str = "SPECKLED_TEST_FEW";
