@@ -10,6 +10,8 @@
 #include "host/shim.h"
 #else
 #define KERNEL extern "C" __global__ void
+// One of so many threads a block, of which a multiprocessor is to run so many blocks at once.
+#define KERNEL_OF(threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks)
 #define DEVICE __device__ __forceinline__
 // The block's shared memory.
 #define SHARED(name) extern __shared__ __align__(128) unsigned char name[]
@@ -36,7 +38,7 @@ DEVICE u32 warp_index() { return blockIdx.x * (blockDim.x / WARP) + threadIdx.x 
 DEVICE u32 before(u32 ballot) { return __popc(ballot & ((1u << lane()) - 1u)); }
 
 // Sum over the warp, the same in all lanes and in every run.
-DEVICE double warp_sum(double value) {
+template <typename T> DEVICE T warp_sum(T value) {
     for (u32 distance = WARP / 2; distance > 0; distance /= 2) {
         value += __shfl_xor_sync(ALL, value, distance);
     }

@@ -18,6 +18,14 @@ const u32 STRIDE = DEPTH + 8;
 // Of the products that a block computes in float64.
 const u32 PLAIN = 64, PLAIN_DEPTH = 16;
 
+// Threads of a block that computes products, and such blocks that a multiprocessor is to run at once: one waits for memory
+// while the other multiplies.
+const u32 GRAM_THREADS = 256, GRAM_BLOCKS = 2;
+
+// Blocks that run at the same time should share their rows and columns: so many blocks down by so many across follow one
+// another, 1536 frames by 1408, which is 2 blocks for each of an H100's 132 multiprocessors.
+const u32 GROUP_DOWN = 12, GROUP_ACROSS = 22;
+
 // Rows of a map that are added before those of the next piece.
 const u32 PIECE = 64;
 
@@ -185,20 +193,34 @@ DEVICE void multiply_columns(Fetch &from, u32 begin, u32 end, u16 *a, u16 *b, Pr
     }
 }
 
+// Which of the `down` x `across` blocks of the products a block computes.
+struct Tile {
+    u32 row, col;
+};
+
+DEVICE Tile tile_of(u32 block, u32 down, u32 across) {
+    u32 top = block / (GROUP_DOWN * across) * GROUP_DOWN, height = min(GROUP_DOWN, down - top);
+    u32 within = block % (GROUP_DOWN * across);
+    u32 left = within / (height * GROUP_ACROSS) * GROUP_ACROSS, width = min(GROUP_ACROSS, across - left);
+    within %= height * GROUP_ACROSS;
+    return {top + within / width, left + within % width};
+}
+
 // A frame's weight; 0 behind the last frame.
 DEVICE double weight(const double *weights, u32 frame, u32 frames) { return frame < frames ? weights[frame] : 0.0; }
 
 // Adds to `out`, (frame - first, later frame), the weighted products of the frames first..first + rows with all that are
-// later; what is earlier is anything. 256 threads a block, a block for each ROWS x COLS of rows x frames.
+// later; what is earlier is anything. GRAM_THREADS a block, a block for each ROWS x COLS of rows x frames.
 //
 // groups: begin and end of each; weights: (group, frame). chunk: columns whose sums of products are exact.
-KERNEL gram_digits(const u16 *digits, u64 plane, u32 planes, u32 columns, u32 frames, u32 first, u32 rows,
-                   const u32 *groups, u32 number, const double *weights, u32 chunk, double *out) {
+KERNEL_OF(GRAM_THREADS, GRAM_BLOCKS)
+gram_digits(const u16 *digits, u64 plane, u32 planes, u32 columns, u32 frames, u32 first, u32 rows, const u32 *groups,
+            u32 number, const double *weights, u32 chunk, double *out) {
     SHARED(shared);
     u16 *a = reinterpret_cast<u16 *>(shared), *b = a + ROWS * STRIDE;
     float *own = reinterpret_cast<float *>(b + COLS * STRIDE) + threadIdx.x / WARP * TILE * TILE;
-    u32 across = (frames + COLS - 1) / COLS;
-    u32 row0 = first + blockIdx.x / across * ROWS, col0 = blockIdx.x % across * COLS;
+    Tile tile = tile_of(blockIdx.x, (rows + ROWS - 1) / ROWS, (frames + COLS - 1) / COLS);
+    u32 row0 = first + tile.row * ROWS, col0 = tile.col * COLS;
     if (col0 + COLS <= row0) return;
     u32 row = row0 + warp_row() + lane() / 2, col = col0 + warp_col() + lane() % 2 * 8;
     double sums[4][8] = {};
@@ -243,9 +265,10 @@ KERNEL gram_f32(const float *values, u32 columns, u32 frames, u32 first, u32 row
                 const double *weights, double *out) {
     SHARED(shared);
     const u32 STEP = PLAIN_DEPTH + 1;
-    float *a = reinterpret_cast<float *>(shared), *b = a + PLAIN * STEP;
-    u32 across = (frames + PLAIN - 1) / PLAIN;
-    u32 row0 = first + blockIdx.x / across * PLAIN, col0 = blockIdx.x % across * PLAIN;
+    // in double from here on, so that each value is converted once, not for each product
+    double *a = reinterpret_cast<double *>(shared), *b = a + PLAIN * STEP;
+    Tile tile = tile_of(blockIdx.x, (rows + PLAIN - 1) / PLAIN, (frames + PLAIN - 1) / PLAIN);
+    u32 row0 = first + tile.row * PLAIN, col0 = tile.col * PLAIN;
     if (col0 + PLAIN <= row0) return;
     u32 x = threadIdx.x % 16, y = threadIdx.x / 16;
     double sums[4][4] = {};
@@ -255,14 +278,14 @@ KERNEL gram_f32(const float *values, u32 columns, u32 frames, u32 first, u32 row
             __syncthreads();
             for (u32 k = threadIdx.x; k < PLAIN * PLAIN_DEPTH; k += blockDim.x) {
                 u32 r = k / PLAIN_DEPTH, depth = k % PLAIN_DEPTH;
-                a[r * STEP + depth] = values[u64(row0 + r) * columns + begin + depth];
-                b[r * STEP + depth] = values[u64(col0 + r) * columns + begin + depth];
+                a[r * STEP + depth] = double(values[u64(row0 + r) * columns + begin + depth]);
+                b[r * STEP + depth] = double(values[u64(col0 + r) * columns + begin + depth]);
             }
             __syncthreads();
             for (u32 depth = 0; depth < PLAIN_DEPTH; ++depth) {
 #pragma unroll
                 for (u32 k = 0; k < 16; ++k) {
-                    products[k / 4][k % 4] += double(a[(y + k / 4 * 16) * STEP + depth]) * double(b[(x + k % 4 * 16) * STEP + depth]);
+                    products[k / 4][k % 4] += a[(y + k / 4 * 16) * STEP + depth] * b[(x + k % 4 * 16) * STEP + depth];
                 }
             }
         }

@@ -1,8 +1,15 @@
 //! What a kernel cannot do without: the bytes of the GPU's memory that it reads and writes at least, by formula, from the
 //! size of a case. A kernel's bytes in its seconds, beside what a copy reaches, say how far it is from its bound.
 
-/// Numbers of state of a pixel for each start of a kernel that runs a stage of dense multi-tau: dense.cuh's STAGE and SLOTS.
-const STATE_BYTES: f64 = (4 * 27 * 8) as f64;
+/// Bytes of state of a pixel in a stage of dense multi-tau, by the bytes of a number in which products are added first:
+/// dense.cuh's STAGE and Slots.
+fn state_bytes(real: f64) -> f64 {
+    let slots = if real < 8.0 { 32.0 } else { 27.0 };
+    4.0 * slots * 8.0
+}
+
+/// Bytes that a warp sums of a frame: dense_sums.cuh's words, one a thread; of packed cells a byte.
+const WARP_BYTES: f64 = 32.0 * 4.0;
 
 /// Samples that a stage hands to the next: dense.cuh's STEP.
 const STEP: f64 = 16.0;
@@ -39,9 +46,11 @@ impl Work {
         let Self { pixels, raw, frames, frame_bytes, real, events, delays, series } = *self;
         let correlations = pixels * CHANNELS * delays * 8.0;
         // a reading and a writing of the state each time
-        let state = 2.0 * STATE_BYTES * pixels * starts;
+        let state = 2.0 * state_bytes(real) * pixels * starts;
         // the whole and, if there are any, the parts together
         let passes = if series > 1.0 { 2.0 } else { 1.0 };
+        // the warps' sums of all frames
+        let by_warp = raw * (frame_bytes.max(pixels) / WARP_BYTES) * 8.0;
         Some(match kernel {
             // places and sums of pixels, which are looked up, are counted once
             "events_count" => 8.0 * events + (4.0 + 8.0 + 4.0) * pixels,
@@ -50,12 +59,12 @@ impl Work {
             "events_sort" => (8.0 + 16.0 * (1.0 + (events / pixels / TILE).log2().ceil().max(0.0))) * events,
             "events_multitau" => 8.0 * events * series + correlations * series,
             "reduce_pieces" => correlations * series,
-            "dense_frame_totals" => pixels / 32.0 * raw * 8.0,
+            "dense_frame_totals" => by_warp,
             "dense_stage_f32" | "dense_stage_f64" => {
                 // all stages above the first: a series of which each has a sixteenth
                 passes * frames / (STEP - 1.0) * pixels * real + state
             }
-            "dense_finish" => STATE_BYTES * pixels * starts + correlations * series,
+            "dense_finish_f32" | "dense_finish_f64" => state / 2.0 + correlations * series,
             "gram_digits" => 2.0 * pixels * frames,
             "gram_f32" => 4.0 * pixels * frames,
             "group_totals" => 2.0 * pixels * frames,
@@ -63,7 +72,11 @@ impl Work {
             "map_rows" => (8.0 + 4.0) * frames * frames,
             // the whole map, and a fifth of it in five blocks
             "diagonal_pieces" => 4.0 * frames * frames / 2.0 * 1.2,
-            name if name.starts_with("dense_sums_") => frame_bytes * raw + (4.0 + 8.0 + 8.0) * pixels * starts,
+            name if name.starts_with("dense_sums_") => {
+                frame_bytes * raw + by_warp + (1.0 + 8.0 + 8.0) * pixels * starts
+            }
+            // by segment, of which there are few
+            "dense_segments" | "dense_cell_totals" | "dense_factors_f32" | "dense_factors_f64" => return None,
             "columns_f32" => frame_bytes * raw + 4.0 * pixels * frames,
             name if name.starts_with("columns_") => frame_bytes * raw + 2.0 * pixels * frames,
             name if name.starts_with("dense_") => passes * (frame_bytes * raw + frames / STEP * pixels * real) + state,

@@ -57,6 +57,7 @@ inline unsigned int own_lane() { return place.thread.x % 32; }
 }  // namespace shim
 
 #define KERNEL extern "C" void
+#define KERNEL_OF(threads, blocks) extern "C" void
 #define DEVICE inline
 #define SHARED(name) unsigned char *name = shim::shared_memory()
 

@@ -37,11 +37,15 @@ pub(super) enum Kernel {
     /// Sums of frames.
     DenseSums(Counts),
     DenseFrameTotals,
+    /// What each frame is multiplied with.
+    DenseFactors(Precision),
+    DenseSegments,
+    DenseCellTotals,
     /// The first stage.
     DenseFrames(Counts, Precision),
     /// Another stage.
     DenseStage(Precision),
-    DenseFinish,
+    DenseFinish(Precision),
     ScanBlocks,
     ScanTotals,
     ScanAdd,
@@ -89,11 +93,16 @@ impl Kernel {
             Self::EventsMultitau => "events_multitau",
             Self::DenseSums(counts) => of_counts!(counts, "dense_sums_", ""),
             Self::DenseFrameTotals => "dense_frame_totals",
+            Self::DenseFactors(Precision::Single) => "dense_factors_f32",
+            Self::DenseFactors(Precision::Double) => "dense_factors_f64",
+            Self::DenseSegments => "dense_segments",
+            Self::DenseCellTotals => "dense_cell_totals",
             Self::DenseFrames(counts, Precision::Single) => of_counts!(counts, "dense_", "_f32"),
             Self::DenseFrames(counts, Precision::Double) => of_counts!(counts, "dense_", "_f64"),
             Self::DenseStage(Precision::Single) => "dense_stage_f32",
             Self::DenseStage(Precision::Double) => "dense_stage_f64",
-            Self::DenseFinish => "dense_finish",
+            Self::DenseFinish(Precision::Single) => "dense_finish_f32",
+            Self::DenseFinish(Precision::Double) => "dense_finish_f64",
             Self::ScanBlocks => "scan_blocks",
             Self::ScanTotals => "scan_totals",
             Self::ScanAdd => "scan_add",
@@ -367,7 +376,8 @@ pub(super) fn all_kernels() -> Vec<Kernel> {
         EventsSort,
         EventsMultitau,
         DenseFrameTotals,
-        DenseFinish,
+        DenseSegments,
+        DenseCellTotals,
         ScanBlocks,
         ScanTotals,
         ScanAdd,
@@ -384,5 +394,8 @@ pub(super) fn all_kernels() -> Vec<Kernel> {
         SelfTestWrite,
         SelfTestCheck,
     ];
-    of_counts.chain(precisions.map(DenseStage)).chain(others).collect()
+    let of_precisions = precisions
+        .into_iter()
+        .flat_map(|precision| [DenseStage(precision), DenseFactors(precision), DenseFinish(precision)]);
+    of_counts.chain(of_precisions).chain(others).collect()
 }

@@ -99,7 +99,13 @@ impl Module {
 pub(super) fn module(kernel: Kernel) -> Module {
     match kernel {
         Kernel::EventsCount | Kernel::EventsFile | Kernel::EventsSort | Kernel::EventsMultitau => Module::Events,
-        Kernel::DenseSums(_) | Kernel::DenseFrameTotals | Kernel::DenseStage(_) | Kernel::DenseFinish => Module::Dense,
+        Kernel::DenseSums(_)
+        | Kernel::DenseFrameTotals
+        | Kernel::DenseFactors(_)
+        | Kernel::DenseSegments
+        | Kernel::DenseCellTotals
+        | Kernel::DenseStage(_)
+        | Kernel::DenseFinish(_) => Module::Dense,
         Kernel::DenseFrames(counts, precision) => Module::DenseFrames(counts, precision),
         Kernel::ScanBlocks | Kernel::ScanTotals | Kernel::ScanAdd | Kernel::ReducePieces => Module::Reduce,
         Kernel::SelfTestWrite | Kernel::SelfTestCheck => Module::SelfTest,

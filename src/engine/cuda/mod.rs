@@ -13,6 +13,7 @@ mod host;
 mod images;
 mod levels;
 mod reduce;
+mod ring;
 mod self_test;
 mod sort;
 #[cfg(test)]

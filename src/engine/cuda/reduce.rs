@@ -68,6 +68,11 @@ impl Pieces {
         self.starts.len() - 1
     }
 
+    /// First place of each, and the end.
+    pub(super) fn starts(&self) -> &[u32] {
+        &self.starts
+    }
+
     /// The places of some pieces.
     pub(super) fn places(&self, pieces: &Range<usize>) -> Range<usize> {
         self.starts[pieces.start] as usize..self.starts[pieces.end] as usize

@@ -4,6 +4,8 @@
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::device::{Arg, Device, DeviceError, Grid, Kernel};
 use super::driver::{Driver, DriverMemory, Pinned};
@@ -20,6 +22,11 @@ pub(super) struct TestDevice {
     claimed: usize,
     used: Rc<Cell<usize>>,
     launches: Cell<u32>,
+    /// Bytes to send that it has at most.
+    staging_limit: usize,
+    /// Bytes to send that there are, and the most that there were.
+    staged: Arc<AtomicUsize>,
+    most_staged: Cell<usize>,
 }
 
 enum Real {
@@ -38,7 +45,26 @@ impl TestDevice {
             }
             Err(_) => Real::Host(Host::new(seed)),
         };
-        Self { real, limit, claimed: limit, used: Rc::default(), launches: Cell::new(0) }
+        Self {
+            real,
+            limit,
+            claimed: limit,
+            used: Rc::default(),
+            launches: Cell::new(0),
+            staging_limit: usize::MAX,
+            staged: Arc::default(),
+            most_staged: Cell::new(0),
+        }
+    }
+
+    /// One that has no more than so many bytes to send.
+    pub(super) fn staging_at_most(self, staging_limit: usize) -> Self {
+        Self { staging_limit, ..self }
+    }
+
+    /// The most bytes to send that there were at a time.
+    pub(super) fn most_staged(&self) -> usize {
+        self.most_staged.get()
     }
 
     /// One that says that it has more: others take it before it is asked for.
@@ -74,27 +100,40 @@ impl Drop for TestMemory {
 
 /// Bytes to send.
 #[derive(Debug)]
-pub(super) enum TestStaging {
+pub(super) struct TestStaging {
+    real: RealStaging,
+    bytes: usize,
+    staged: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+enum RealStaging {
     Host(HostStaging),
     Gpu(Pinned),
+}
+
+impl Drop for TestStaging {
+    fn drop(&mut self) {
+        self.staged.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Deref for TestStaging {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        match self {
-            Self::Host(staging) => staging,
-            Self::Gpu(staging) => staging,
+        match &self.real {
+            RealStaging::Host(staging) => staging,
+            RealStaging::Gpu(staging) => staging,
         }
     }
 }
 
 impl DerefMut for TestStaging {
     fn deref_mut(&mut self) -> &mut [u8] {
-        match self {
-            Self::Host(staging) => staging,
-            Self::Gpu(staging) => staging,
+        match &mut self.real {
+            RealStaging::Host(staging) => staging,
+            RealStaging::Gpu(staging) => staging,
         }
     }
 }
@@ -143,10 +182,16 @@ impl Device for TestDevice {
     }
 
     fn staging(&self, bytes: usize) -> Result<TestStaging, DeviceError> {
-        Ok(match &self.real {
-            Real::Host(device) => TestStaging::Host(device.staging(bytes)?),
-            Real::Gpu(device) => TestStaging::Gpu(device.staging(bytes)?),
-        })
+        if bytes > self.staging_limit - self.staged.load(Ordering::Relaxed) {
+            return Err(DeviceError::OutOfMemory { bytes });
+        }
+        let real = match &self.real {
+            Real::Host(device) => RealStaging::Host(device.staging(bytes)?),
+            Real::Gpu(device) => RealStaging::Gpu(device.staging(bytes)?),
+        };
+        let all = self.staged.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.most_staged.set(self.most_staged.get().max(all));
+        Ok(TestStaging { real, bytes, staged: Arc::clone(&self.staged) })
     }
 
     fn send(
@@ -156,11 +201,11 @@ impl Device for TestDevice {
         from: &mut TestStaging,
         bytes: usize,
     ) -> Result<(), DeviceError> {
-        match (&self.real, &mut memory.real, from) {
-            (Real::Host(device), RealMemory::Host(memory), TestStaging::Host(from)) => {
+        match (&self.real, &mut memory.real, &mut from.real) {
+            (Real::Host(device), RealMemory::Host(memory), RealStaging::Host(from)) => {
                 device.send(memory, at, from, bytes)
             }
-            (Real::Gpu(device), RealMemory::Gpu(memory), TestStaging::Gpu(from)) => {
+            (Real::Gpu(device), RealMemory::Gpu(memory), RealStaging::Gpu(from)) => {
                 device.send(memory, at, from, bytes)
             }
             (Real::Host(_) | Real::Gpu(_), ..) => mixed(),
@@ -168,9 +213,9 @@ impl Device for TestDevice {
     }
 
     fn reclaim(&self, staging: &mut TestStaging) -> Result<(), DeviceError> {
-        match (&self.real, staging) {
-            (Real::Host(device), TestStaging::Host(staging)) => device.reclaim(staging),
-            (Real::Gpu(device), TestStaging::Gpu(staging)) => device.reclaim(staging),
+        match (&self.real, &mut staging.real) {
+            (Real::Host(device), RealStaging::Host(staging)) => device.reclaim(staging),
+            (Real::Gpu(device), RealStaging::Gpu(staging)) => device.reclaim(staging),
             (Real::Host(_) | Real::Gpu(_), _) => mixed(),
         }
     }

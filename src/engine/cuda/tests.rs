@@ -21,8 +21,10 @@ use crate::engine::workers::Workers;
 use crate::engine::{EngineError, MultiTauRequest, Observer, Request, TwoTimeRequest, Unobserved};
 use crate::task::correlate::{Normalization, PixelG2Output};
 
+mod dense_frames;
 mod driver;
 mod packed;
+mod two_time;
 
 /// Set where a sanitizer of a GPU makes each case take some hundred times as long.
 const FEW: &str = "SPECKLED_TEST_FEW";
@@ -232,23 +234,6 @@ fn maps_beyond_the_limit_are_refused() {
     request.memory = 4 * frames * frames - 1;
     let found = correlate_events(&TestDevice::new(PLENTY, 4), &data, &request);
     assert!(matches!(found, Err(CudaError::Engine(EngineError::Memory { .. }))));
-}
-
-#[test]
-fn blocks_are_small_where_the_host_has_little_memory() {
-    let frames = 200;
-    let data = Data::of(IMAGE, PixelType::U16, frames, counts(4, 0.2, 30));
-    let multi_tau =
-        MultiTauRequest { normalization: Normalization::FrameMean, parts: 0, pixel_g2: PixelG2Output::Drop };
-    let request = small_request(frames, FrameWindow::default(), 4, multi_tau);
-    let frame = (IMAGE.pixels() * 2) as u64;
-    let launches = [request.memory, 100 * frame].map(|memory| {
-        let (device, request) = (TestDevice::new(PLENTY, 4), Request { memory, ..request.clone() });
-        let found = correlate_frames(&device, &data, &request, Precision::Double).expect("correlates");
-        check(&data, &request, Ok(found));
-        device.launches()
-    });
-    assert!(launches[1] > 4 * launches[0], "{launches:?} kernels");
 }
 
 /// The events of a slice take more memory than its counts.
@@ -482,10 +467,11 @@ fn the_driver_is_waited_for_where_that_is_needed() {
     passes(&mut command);
 }
 
-/// These tests, and those of what feeds and sorts events, in a process of their own.
+/// These tests, and those of what feeds frames and events and sorts events, in a process of their own.
 fn again() -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
-    command.args(["engine::cuda::tests", "engine::cuda::events", "engine::cuda::sort", "--test-threads=2"]);
+    command.args(["tests", "dense", "events", "sort"].map(|own| format!("engine::cuda::{own}")));
+    command.arg("--test-threads=2");
     command
 }
 

@@ -15,18 +15,23 @@ use crate::engine::layout::Layout;
 use crate::engine::multi_tau::Span;
 use crate::engine::pixel_store::PixelStore;
 
-use super::Frames;
+use super::{Frames, Run};
 
-/// Levels of a stage: dense.cu's STAGE.
+/// Levels of a stage: dense.cuh's STAGE.
 const STAGE: usize = 4;
 
 /// Samples of a stage that make one of the next.
 pub(super) const STEP: u64 = 1 << STAGE;
 
-/// Numbers of state of a pixel and level: dense.cu's SLOTS.
-const SLOTS: usize = 27;
+/// Numbers of state of a pixel and level: dense.cuh's Slots.
+const fn slots(precision: Precision) -> usize {
+    match precision {
+        Precision::Single => 32,
+        Precision::Double => 27,
+    }
+}
 
-/// Threads of a block, each with a pixel: few, since each takes many registers.
+/// Threads of a block, each with a pixel: dense.cuh's PIXEL_THREADS.
 const PIXEL_THREADS: u32 = 128;
 
 /// Multi-tau of some pixels.
@@ -37,6 +42,7 @@ pub(super) struct Band<D: Device> {
     cells: Buffer<D, u32>,
     own_places: Buffer<D, u32>,
     chains: Vec<Chain<D>>,
+    precision: Precision,
     /// (place, channel, delay) of a series.
     correlations: Buffer<D, f64>,
 }
@@ -91,33 +97,31 @@ fn stages(plan: &DelayPlan) -> usize {
 }
 
 /// Bytes that a pixel of a band takes.
-pub(super) fn bytes_of_a_pixel(spans: &[Span]) -> usize {
+pub(super) fn bytes_of_a_pixel(spans: &[Span], precision: Precision) -> usize {
     let plans: Vec<DelayPlan> = spans.iter().map(|span| span.plan()).collect();
-    let state: usize = plans.iter().map(|plan| stages(plan) * STAGE * SLOTS * size_of::<f64>()).sum();
+    let level = slots(precision) * size_of::<f64>();
+    let state: usize = plans.iter().map(|plan| stages(plan) * STAGE * level).sum();
     let delays = plans.iter().map(DelayPlan::len).max().unwrap_or(0);
     state + (CHANNELS + SUMS) * delays * size_of::<f64>() + 2 * size_of::<u32>()
 }
 
 impl<D: Device> Band<D> {
-    /// Of the pixels of some pieces; `cells` has those of all places.
-    pub(super) fn new(
-        device: &D,
-        cells: &[u32],
-        all: &Pieces,
-        pieces: Range<usize>,
-        spans: &[Span],
-    ) -> Result<Self, DeviceError> {
-        let places = all.places(&pieces);
-        let mut order: Vec<u32> = (0..places.len() as u32).collect();
-        order.sort_unstable_by_key(|&place| cells[places.start + place as usize]);
-        let own_cells: Vec<u32> = order.iter().map(|&place| cells[places.start + place as usize]).collect();
+    /// Of the pixels of some pieces.
+    pub(super) fn new(run: &Run<'_, D>, pieces: Range<usize>) -> Result<Self, DeviceError> {
+        let (device, precision) = (run.device, run.way.precision);
+        let places = run.pieces.places(&pieces);
+        // cell and place from the first on, in the order of the cells
+        let own = std::iter::zip(0u32.., &run.places).filter(|(_, place)| places.contains(&(**place as usize)));
+        let (own_cells, order): (Vec<u32>, Vec<u32>) =
+            own.map(|(cell, place)| (cell, place - places.start as u32)).unzip();
         let chain = |span: &Span| {
             let plan = span.plan();
-            let stage = |_| Ok(Stage { state: Buffer::zeros(device, STAGE * SLOTS * places.len())?, done: 0 });
+            let stage =
+                |_| Ok(Stage { state: Buffer::zeros(device, STAGE * slots(precision) * places.len())?, done: 0 });
             let stages = (0..stages(&plan)).map(stage).collect::<Result<_, DeviceError>>()?;
             Ok(Chain { span: *span, plan, stages })
         };
-        let chains = spans.iter().map(chain).collect::<Result<Vec<_>, DeviceError>>()?;
+        let chains = run.spans.iter().map(chain).collect::<Result<Vec<_>, DeviceError>>()?;
         let delays = chains.iter().map(|chain| chain.plan.len()).max().unwrap_or(0);
         Ok(Self {
             cells: Buffer::of(device, &own_cells)?,
@@ -126,6 +130,7 @@ impl<D: Device> Band<D> {
             pieces,
             places,
             chains,
+            precision,
         })
     }
 
@@ -134,7 +139,7 @@ impl<D: Device> Band<D> {
         self.places.len()
     }
 
-    /// Correlates a block of frames, which follows the last.
+    /// Correlates a block of frames, which follows the last; `factors` has those of all frames.
     pub(super) fn push(
         &mut self,
         device: &D,
@@ -162,7 +167,7 @@ impl<D: Device> Band<D> {
                         Arg::U32(block.cells as u32),
                         Arg::U32(block.avg as u32),
                         self.cells.arg(),
-                        factors.arg_from(skipped * precision.bytes()),
+                        factors.arg_from(begin as usize * precision.bytes()),
                         done,
                         samples,
                         all,
@@ -202,7 +207,7 @@ impl<D: Device> Band<D> {
                 let [count, levels, delays] = [ranks, own.len(), delays].map(|number| Arg::U32(number as u32));
                 let out = self.correlations.arg();
                 let arguments = [stage.state.arg(), count, self.own_places.arg(), table.arg(), levels, delays, out];
-                device.launch(Kernel::DenseFinish, each(ranks), &arguments)?;
+                device.launch(Kernel::DenseFinish(self.precision), each(ranks), &arguments)?;
             }
             all.add(device, &self.pieces, &self.correlations, delays, layout, sums)?;
             if let (0, Some(store)) = (index, store) {

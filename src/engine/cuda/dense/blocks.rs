@@ -1,30 +1,38 @@
-//! Reads frames block by block and sends them to the device, and sums them there: two blocks are there at a time, one
-//! that is read and sent while the other is computed on. Knows nothing of what else is computed.
+//! Blocks of frames on the device, and their sums: two blocks are there at a time, one that is sent while the other is
+//! computed on. Knows neither where frames come from nor what else is computed.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Mutex;
 
 use crate::correlate::scattering::{SegmentPlan, Tally};
-use crate::correlate::window::FrameSelection;
-use crate::dataset::{PixelType, Scratch};
+use crate::dataset::PixelType;
 use crate::engine::EngineError;
 use crate::engine::cuda::device::{Arg, Buffer, Counts, Device, DeviceError, Grid, Kernel, Precision};
 use crate::engine::cuda::{CudaError, THREADS, each};
+use crate::task::correlate::Normalization;
 
 use super::Run;
 use super::band::{Handed, STEP};
-use super::stored::Stored;
+use super::feed::OPEN;
 
-/// Bytes of a block at most: enough that a pixel's state, which each block reads and writes, is little beside what the bus
-/// brings, and few enough that reading the first one is not waited for long.
-const BLOCK: u64 = 256 << 20;
+/// Bytes of a block at most, where it has more than enough frames: what is computed of the last block waits for all of it.
+const BLOCK: u64 = 1 << 30;
 
-/// A block's part of the host's memory that may be used: there are two, and the threads that decode need some.
-const HOST_SHARE: u64 = 4;
+/// Frames of the analysis that are enough for a block: a pixel's state, of which 1 KiB is read and written for each block,
+/// is then few bytes a frame, beside the one to four of a count.
+const ENOUGH: u64 = 256;
+
+/// Cells of a thread of the kernel that sums frames: dense_sums.cuh's CELLS.
+const CELLS: usize = 4;
+
+/// Threads of a warp.
+const WARP: u32 = 32;
 
 /// No frame has this number.
 const NEVER: u32 = u32::MAX;
+
+/// A place whose counts are not those of a bin: common.cuh's NONE.
+const NONE: u32 = u32::MAX;
 
 /// Some frames of the analysis on the device.
 pub(super) struct Frames<'a, D: Device> {
@@ -45,30 +53,42 @@ impl<D: Device> Frames<'_, D> {
     }
 }
 
-/// What a block needs.
-pub(super) struct Slot<D: Device> {
-    staging: D::Staging,
-    pub(super) raw: Buffer<D, u8>,
-    /// (warp of cells, raw frame): sums.
+/// Room for the blocks that are there at a time.
+pub(super) struct Room<D: Device> {
+    /// Raw frames of a block: those of block k are in slot k % OPEN.
+    raw: [Buffer<D, u8>; OPEN as usize],
+    /// (raw frame, warp of cells): sums.
     by_warp: Buffer<D, f64>,
-    /// Of each raw frame.
-    totals: Buffer<D, f64>,
-    pub(super) factors: Buffer<D, u8>,
+    pub(super) handed: Handed<D>,
+    /// Frames of the analysis of a block.
+    pub(super) frames: u64,
 }
 
-/// Room for two blocks.
-pub(super) struct Room<D: Device> {
-    pub(super) slots: [Slot<D>; 2],
-    pub(super) handed: Handed<D>,
-    /// Frames of a block at most.
-    pub(super) frames: u64,
+impl<D: Device> Room<D> {
+    /// Where a block is that begins with a frame of the analysis.
+    pub(super) fn raw(&self, start: u64) -> &Buffer<D, u8> {
+        &self.raw[(start / self.frames % OPEN) as usize]
+    }
+
+    pub(super) fn raw_mut(&mut self, start: u64) -> &mut Buffer<D, u8> {
+        &mut self.raw[(start / self.frames % OPEN) as usize]
+    }
+}
+
+/// What is known of each frame of the analysis, on the device.
+pub(super) struct Each<D: Device> {
+    /// Sums over the pixels that are correlated.
+    totals: Buffer<D, f64>,
+    /// What its counts are multiplied with.
+    pub(super) factors: Buffer<D, u8>,
 }
 
 /// Sums over all frames that are made block by block.
 pub(super) struct Sums<D: Device> {
-    cells: Buffer<D, f64>,
-    /// (place, segment)
-    segments: Buffer<D, f64>,
+    /// (segment, cell): the frames behind the last segment are one more.
+    counts: Buffer<D, f64>,
+    /// Of each cell, not 0 if it shows a pixel that is correlated.
+    wanted: Buffer<D, u8>,
     saturated: Buffer<D, u32>,
     bad: Buffer<D, u64>,
     plan: SegmentPlan,
@@ -80,8 +100,9 @@ impl<D: Device> Run<'_, D> {
         let raw = self.avg() * self.stored.frame_bytes() as u64;
         let by_warp = self.avg() * u64::from(self.warps()) * size_of::<f64>() as u64;
         let handed = Handed::<D>::bytes(ranks, self.way.precision) as u64;
-        let block = BLOCK.min(self.host / HOST_SHARE);
-        let fits = (bytes / (2 * (raw + by_warp) + handed)).min(block / raw).min(self.request.selection.outputs());
+        let fits = bytes / (OPEN * raw + by_warp + handed);
+        let most = ENOUGH.max(BLOCK / raw).min(self.request.selection.outputs());
+        let fits = fits.min(most);
         let mut frames = if fits >= STEP { fits / STEP * STEP } else { fits.max(1) };
         loop {
             match self.room_of(frames, ranks) {
@@ -93,108 +114,119 @@ impl<D: Device> Run<'_, D> {
 
     fn room_of(&self, frames: u64, ranks: usize) -> Result<Room<D>, DeviceError> {
         let raw = (frames * self.avg()) as usize;
-        let bytes = raw * self.stored.frame_bytes();
-        let slot = || {
-            Ok(Slot {
-                raw: Buffer::new(self.device, bytes)?,
-                by_warp: Buffer::new(self.device, raw * self.warps() as usize)?,
-                totals: Buffer::new(self.device, raw)?,
-                factors: Buffer::new(self.device, frames as usize * self.way.precision.bytes())?,
-                staging: self.device.staging(bytes)?,
-            })
-        };
-        let handed = Handed::new(self.device, frames, ranks, self.way.precision, &self.spans)?;
-        Ok(Room { slots: [slot()?, slot()?], handed, frames })
+        let slot = || Buffer::new(self.device, raw * self.stored.frame_bytes());
+        Ok(Room {
+            raw: [slot()?, slot()?],
+            by_warp: Buffer::new(self.device, raw * self.warps() as usize)?,
+            handed: Handed::new(self.device, frames, ranks, self.way.precision, &self.spans)?,
+            frames,
+        })
     }
 
     pub(super) fn avg(&self) -> u64 {
         self.request.selection.avg()
     }
 
-    /// Warps of the kernel that sums frames.
+    /// The grid of the kernel that sums frames.
+    fn sums_grid(&self) -> Grid {
+        each(self.stored.cells().div_ceil(CELLS))
+    }
+
+    /// Its warps.
     fn warps(&self) -> u32 {
-        each(self.stored.cells()).blocks * THREADS / 32
+        self.sums_grid().blocks * (THREADS / WARP)
     }
 
-    /// Reads frames of the analysis and sends them.
-    pub(super) fn send(&self, slot: &mut Slot<D>, outputs: &Range<u64>) -> Result<(), CudaError> {
-        self.device.reclaim(&mut slot.staging)?;
-        let avg = self.avg();
-        let bytes = ((outputs.end - outputs.start) * avg) as usize * self.stored.frame_bytes();
-        self.read(outputs.start * avg..outputs.end * avg, &mut slot.staging[..bytes])?;
-        slot.raw.send(self.device, 0, &mut slot.staging, bytes)?;
-        Ok(())
+    /// Sends raw frames that are taken to their place in the room.
+    pub(super) fn send(
+        &self,
+        room: &mut Room<D>,
+        frames: &Range<u64>,
+        staging: &mut D::Staging,
+    ) -> Result<(), DeviceError> {
+        let bytes = |frames: u64| frames as usize * self.stored.frame_bytes();
+        let block = room.frames * self.avg();
+        let raw = room.raw_mut(frames.start / self.avg());
+        raw.send(self.device, bytes(frames.start % block), staging, bytes(frames.end - frames.start))
     }
 
-    /// Reads raw frames that are taken, one after the other; many threads decode.
-    fn read(&self, taken: Range<u64>, out: &mut [u8]) -> Result<(), CudaError> {
-        let (stored, selection) = (&self.stored, &self.request.selection);
-        let frame = stored.frame_bytes().max(1);
-        let chunk = stored.frames_per_chunk();
-        // frames that are decoded together are one job's
-        let mut jobs: Vec<Mutex<(Range<u64>, &mut [u8])>> = Vec::new();
-        let mut rest = out;
-        let mut begin = taken.start;
-        while begin < taken.end {
-            let of = |k: u64| selection.raw(k) / chunk;
-            let end = (begin + 1..taken.end).find(|&k| of(k) != of(begin)).unwrap_or(taken.end);
-            let (own, others) = rest.split_at_mut((end - begin) as usize * frame);
-            jobs.push(Mutex::new((begin..end, own)));
-            (rest, begin) = (others, end);
-        }
-        self.workers.run(jobs.len(), Scratch::default, |scratch, number| {
-            let mut job = jobs[number].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let (taken, out) = &mut *job;
-            read_taken(stored, selection, taken.clone(), scratch, out, frame)
-        })?;
-        Ok(())
+    /// What is known of each frame before one is read: its factor, where frames are not normalised.
+    pub(super) fn each_frame(&self) -> Result<Each<D>, DeviceError> {
+        let outputs = self.request.selection.outputs() as usize;
+        let factor = 1.0 / self.avg() as f64;
+        let factors = match self.way.precision {
+            Precision::Single => bytemuck::cast_slice(&vec![factor as f32; outputs]).to_vec(),
+            Precision::Double => bytemuck::cast_slice(&vec![factor; outputs]).to_vec(),
+        };
+        Ok(Each { totals: Buffer::new(self.device, outputs)?, factors: Buffer::of(self.device, &factors)? })
     }
 
     /// Sums over all frames, zero.
     pub(super) fn sums(&self) -> Result<Sums<D>, CudaError> {
         let plan = SegmentPlan::new(self.request.selection.outputs());
+        let cells = self.stored.cells();
+        let wanted: Vec<u8> = self.places.iter().map(|&place| u8::from(place != NONE)).collect();
         Ok(Sums {
-            cells: Buffer::zeros(self.device, self.stored.cells())?,
-            segments: Buffer::zeros(self.device, self.layout.len() * plan.segments)?,
-            saturated: Buffer::of(self.device, &vec![NEVER; self.stored.cells()])?,
+            counts: Buffer::zeros(self.device, (plan.segments + 1) * cells)?,
+            wanted: Buffer::of(self.device, &wanted)?,
+            saturated: Buffer::of(self.device, &vec![NEVER; cells])?,
             bad: Buffer::of(self.device, &[u64::MAX])?,
             plan,
         })
     }
 
-    /// Adds a block to the sums; those of its frames stay in the slot.
-    pub(super) fn sum(&self, slot: &Slot<D>, outputs: &Range<u64>, sums: &Sums<D>) -> Result<(), CudaError> {
+    /// Adds a block to the sums; finds the sums and factors of its frames.
+    pub(super) fn sum(
+        &self,
+        room: &Room<D>,
+        outputs: &Range<u64>,
+        sums: &Sums<D>,
+        each_frame: &Each<D>,
+    ) -> Result<(), DeviceError> {
         let (first, count) = (outputs.start * self.avg(), (outputs.end - outputs.start) * self.avg());
         let per_segment = (1u64 << sums.plan.shift) * self.avg();
         self.device.launch(
             Kernel::DenseSums(self.stored.counts()),
-            each(self.stored.cells()),
+            self.sums_grid(),
             &[
-                slot.raw.arg(),
+                room.raw(outputs.start).arg(),
                 Arg::U32(self.stored.cells() as u32),
                 Arg::U32(count as u32),
                 Arg::U32(first as u32),
-                self.places.arg(),
+                sums.wanted.arg(),
                 Arg::U64(self.way.saturation.map_or(u64::MAX, u64::from)),
                 Arg::U32(u32::try_from(per_segment).unwrap_or(u32::MAX)),
                 Arg::U32(sums.plan.segments as u32),
                 sums.saturated.arg(),
                 sums.bad.arg(),
-                sums.cells.arg(),
-                sums.segments.arg(),
-                slot.by_warp.arg(),
+                sums.counts.arg(),
+                room.by_warp.arg(),
             ],
         )?;
-        let grid = Grid { blocks: count as u32, threads: 32, shared: 0 };
-        let arguments = [slot.by_warp.arg(), Arg::U32(self.warps()), Arg::U32(count as u32), slot.totals.arg()];
-        Ok(self.device.launch(Kernel::DenseFrameTotals, grid, &arguments)?)
+        let [warps, avg] = [u64::from(self.warps()), self.avg()].map(|number| Arg::U32(number as u32));
+        let shared = THREADS / WARP * size_of::<f64>() as u32;
+        let grid = Grid { blocks: (outputs.end - outputs.start) as u32, threads: THREADS, shared };
+        let totals = || each_frame.totals.arg_from(outputs.start as usize);
+        self.device.launch(Kernel::DenseFrameTotals, grid, &[room.by_warp.arg(), warps, avg, totals()])?;
+        self.find_factors(outputs, totals(), each_frame)
     }
 
-    /// Sums of the frames of a block that was summed.
-    pub(super) fn frame_sums(&self, slot: &Slot<D>, outputs: &Range<u64>) -> Result<Vec<f64>, CudaError> {
-        let mut totals = vec![0.0; ((outputs.end - outputs.start) * self.avg()) as usize];
-        slot.totals.read_into(self.device, &mut totals)?;
-        Ok(totals.chunks_exact(self.avg() as usize).map(|raw| raw.iter().sum()).collect())
+    /// Finds the factors of some frames from their sums, where frames are normalised.
+    fn find_factors(
+        &self,
+        outputs: &Range<u64>,
+        totals: Arg<'_, D::Memory>,
+        each_frame: &Each<D>,
+    ) -> Result<(), DeviceError> {
+        match self.request.multi_tau.map(|wanted| wanted.normalization) {
+            Some(Normalization::FrameMean) => {}
+            Some(Normalization::None) | None => return Ok(()),
+        }
+        let count = outputs.end - outputs.start;
+        let numbers = [count, self.layout.len() as u64, self.avg()].map(|number| Arg::U32(number as u32));
+        let factors = each_frame.factors.arg_from(outputs.start as usize * self.way.precision.bytes());
+        let arguments: Vec<_> = [totals].into_iter().chain(numbers).chain([factors]).collect();
+        self.device.launch(Kernel::DenseFactors(self.way.precision), each(count as usize), &arguments)
     }
 
     /// Refuses what cannot be counts; returns the pixels that carry the saturation value.
@@ -215,41 +247,47 @@ impl<D: Device> Run<'_, D> {
             .collect())
     }
 
-    /// What the sums are of each pixel and segment.
-    pub(super) fn finish_tally(&self, tally: &mut Tally, sums: &Sums<D>) -> Result<(), CudaError> {
-        for (cell, sum) in sums.cells.read(self.device)?.into_iter().enumerate() {
-            if let Some(pixel) = self.stored.pixel(cell) {
-                tally.pixels[pixel as usize] = sum;
-            }
-        }
-        let segments = sums.segments.read(self.device)?;
-        for (place, own) in segments.chunks_exact(sums.plan.segments.max(1)).enumerate() {
-            let label = self.layout.statics[place];
-            if label > 0 && self.partition.blemish()[self.layout.pixels[place] as usize] {
+    /// What the sums are of each frame, pixel and segment; they are of no use afterwards.
+    pub(super) fn finish_tally(
+        &self,
+        tally: &mut Tally,
+        sums: &Sums<D>,
+        each_frame: &Each<D>,
+    ) -> Result<(), CudaError> {
+        each_frame.totals.read_into(self.device, &mut tally.frames)?;
+        let (row, segments) = (self.stored.cells(), sums.plan.segments);
+        for (piece, own) in self.segment_sums(sums)?.chunks_exact(segments.max(1)).enumerate() {
+            let label = self.layout.statics[self.pieces.places(&(piece..piece + 1)).start];
+            if label > 0 {
                 for (segment, sum) in own.iter().enumerate() {
                     tally.segments[(segment, label as usize - 1)] += sum;
                 }
             }
         }
+        let numbers = [row, segments + 1].map(|number| Arg::U32(number as u32));
+        let arguments: Vec<_> = [sums.counts.arg()].into_iter().chain(numbers).collect();
+        self.device.launch(Kernel::DenseCellTotals, each(row), &arguments)?;
+        let mut totals = vec![0.0; row];
+        sums.counts.read_into(self.device, &mut totals)?;
+        for (cell, sum) in totals.into_iter().enumerate() {
+            if let Some(pixel) = self.stored.pixel(cell) {
+                tally.pixels[pixel as usize] = sum;
+            }
+        }
         Ok(())
     }
-}
 
-fn read_taken(
-    stored: &Stored<'_>,
-    selection: &FrameSelection,
-    taken: Range<u64>,
-    scratch: &mut Scratch,
-    out: &mut [u8],
-    frame: usize,
-) -> Result<(), EngineError> {
-    if selection.stride() == 1 {
-        let begin = selection.raw(taken.start);
-        return stored.read(begin..begin + (taken.end - taken.start), scratch, out).map_err(EngineError::Read);
+    /// (piece, segment): sums over the good pixels of each piece.
+    fn segment_sums(&self, sums: &Sums<D>) -> Result<Vec<f64>, DeviceError> {
+        let good = std::iter::zip(&self.cells, &self.layout.pixels)
+            .map(|(&cell, &pixel)| if self.partition.blemish()[pixel as usize] { cell } else { NONE });
+        let cells = Buffer::of(self.device, &good.collect::<Vec<u32>>())?;
+        let pieces = Buffer::of(self.device, self.pieces.starts())?;
+        let out = Buffer::<D, f64>::new(self.device, self.pieces.len() * sums.plan.segments)?;
+        let [row, segments] = [self.stored.cells(), sums.plan.segments].map(|number| Arg::U32(number as u32));
+        let grid = Grid { blocks: self.pieces.len() as u32, threads: WARP, shared: 0 };
+        let arguments = [sums.counts.arg(), row, segments, pieces.arg(), cells.arg(), out.arg()];
+        self.device.launch(Kernel::DenseSegments, grid, &arguments)?;
+        out.read(self.device)
     }
-    for (k, out) in std::iter::zip(taken, out.chunks_exact_mut(frame)) {
-        let raw = selection.raw(k);
-        stored.read(raw..raw + 1, scratch, out).map_err(EngineError::Read)?;
-    }
-    Ok(())
 }

@@ -1,12 +1,13 @@
 //! Correlation of dense frames on a device: how often they are read, and what is done with each block.
 //!
 //! Once, when everything fits: each block is summed, which gives the frames' factors, then correlated, and the counts of
-//! the two-time bins are kept. Otherwise pixels are cut into bands and two-time bins into slices, a reading each.
+//! the two-time bins are kept. Otherwise pixels are cut into bands and two-time bins into slices, a reading each. Nothing
+//! is waited for between blocks: what a block needs of the one before stays on the device.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::device::{Buffer, Device, DeviceError, Precision};
+use super::device::{Device, DeviceError, Precision};
 use super::reduce::Pieces;
 use super::twotime::{Columns, Kind, Maps, Queue};
 use super::{Call, CudaError};
@@ -16,17 +17,19 @@ use crate::correlate::result::Correlation;
 use crate::correlate::scattering::Tally;
 use crate::dataset::FrameSource;
 use crate::engine::layout::Layout;
-use crate::engine::multi_tau::{Span, factors, spans};
+use crate::engine::multi_tau::{Span, spans};
 use crate::engine::pixel_store::PixelStore;
 use crate::engine::workers::Workers;
-use crate::engine::{EngineError, MapSink, Request, limit};
+use crate::engine::{MapSink, Request, limit};
 
 mod band;
 mod blocks;
+mod feed;
 mod stored;
 
 use band::{Band, bytes_of_a_pixel};
-use blocks::{Frames, Room, Slot, Sums};
+use blocks::{Each, Frames, Room, Sums};
+use feed::{Fed, Feed, Source};
 use stored::Stored;
 
 /// Part of the free memory that is planned with: allocations are rounded up.
@@ -78,7 +81,7 @@ pub(super) fn correlate<D: Device>(
         host: call.request.memory - kept,
         way,
         workers: call.workers,
-        places: Buffer::of(device, &places)?,
+        places,
         cells,
         pieces: Pieces::new(&layout),
         spans: call
@@ -102,7 +105,7 @@ struct Run<'a, D: Device> {
     workers: Workers<'a>,
     layout: Layout,
     /// Place of each cell.
-    places: Buffer<D, u32>,
+    places: Vec<u32>,
     /// Cell of each place.
     cells: Vec<u32>,
     pieces: Pieces,
@@ -131,6 +134,8 @@ impl<D: Device> Run<'_, D> {
         let mut queue = wanted.map(|wanted| Queue::new(&self.layout, &wanted.labels, wanted.smoothing));
         let mut two_time = wanted.map(|wanted| Maps::new(&self.layout, wanted, self.request));
         let mut results = self.results();
+        let mut feed = Feed::new(self.device, self.source(), self.host)?;
+        let each_frame = self.each_frame()?;
         // the next piece that has no band yet
         let mut next = if self.spans.is_empty() { self.pieces.len() } else { 0 };
         let mut first = true;
@@ -148,14 +153,14 @@ impl<D: Device> Run<'_, D> {
                 _ => None,
             };
             let mut pass = Pass { band, columns, sums };
-            self.read_all(&mut pass, &mut results)?;
+            self.read_all(&mut feed, &mut pass, &each_frame)?;
             let Pass { band, columns, sums } = pass;
             if let Some(sums) = sums {
                 let saturated = self.check(&sums)?;
                 if !saturated.is_empty() {
                     return Ok(Read::Saturated(saturated));
                 }
-                self.finish_tally(&mut results.tally, &sums)?;
+                self.finish_tally(&mut results.tally, &sums, &each_frame)?;
             }
             if let Some(band) = band {
                 band.finish(self.device, &self.layout, &self.pieces, &mut results.bins, results.store.as_ref())?;
@@ -183,85 +188,67 @@ impl<D: Device> Run<'_, D> {
         if first == self.pieces.len() {
             return Ok(None);
         }
-        let pixels = bytes / bytes_of_a_pixel(&self.spans);
+        let pixels = bytes / bytes_of_a_pixel(&self.spans, self.way.precision);
         let mut end = first + 1;
         while end < self.pieces.len() && self.pieces.places(&(first..end + 1)).len() <= pixels {
             end += 1;
         }
         loop {
-            match Band::new(self.device, &self.cells, &self.pieces, first..end, &self.spans) {
+            match Band::new(self, first..end) {
                 Err(DeviceError::OutOfMemory { .. }) if end > first + 1 => end = first + (end - first) / 2,
                 other => return Ok(Some(other?)),
             }
         }
     }
 
+    /// What is read.
+    fn source(&self) -> Source<'_> {
+        Source { stored: &self.stored, selection: &self.request.selection, workers: self.workers }
+    }
+
     /// Reads all frames. While a block is computed on, the next one is read and sent.
-    fn read_all(&self, pass: &mut Pass<D>, results: &mut Results) -> Result<(), CudaError> {
+    fn read_all(&self, feed: &mut Feed<D>, pass: &mut Pass<D>, each_frame: &Each<D>) -> Result<(), CudaError> {
         let (outputs, observer) = (self.request.selection.outputs(), self.workers.observer);
         let ranks = pass.band.as_ref().map_or(0, Band::len);
         let mut room = self.room((self.device.free_bytes()? as f64 * PLANNED) as u64, ranks)?;
         observer.step("correlating", outputs * self.avg());
-        let mut sent: Option<(usize, Range<u64>)> = None;
-        for (number, start) in (0..outputs).step_by(room.frames as usize).enumerate() {
-            if observer.cancelled() {
-                return Err(EngineError::Cancelled.into());
+        let block = room.frames * self.avg();
+        feed.read(self.device, self.source(), block, |fed| {
+            match fed {
+                Fed::Piece(frames, staging) => {
+                    self.send(&mut room, &frames, staging)?;
+                    observer.advance(frames.end - frames.start);
+                }
+                Fed::Block(frames) => {
+                    let outputs = frames.start / self.avg()..frames.end / self.avg();
+                    self.compute(&room, outputs, pass, each_frame)?;
+                }
             }
-            let block = start..(start + room.frames).min(outputs);
-            let slot = &mut room.slots[number % 2];
-            self.send(slot, &block)?;
-            // what was sent before, while this is on its way: nothing that waits for it may come first
-            if let Some((slot, block)) = sent.replace((number % 2, block.clone())) {
-                self.compute(&mut room, slot, &block, pass, results)?;
-            }
-            if let Some(sums) = &pass.sums {
-                self.sum(&room.slots[number % 2], &block, sums)?;
-            }
-        }
-        match sent {
-            Some((slot, block)) => self.compute(&mut room, slot, &block, pass, results),
-            None => Ok(()),
-        }
+            Ok(())
+        })
     }
 
     /// Does with a block that was sent what the pass is for.
     fn compute(
         &self,
-        room: &mut Room<D>,
-        slot: usize,
-        block: &Range<u64>,
+        room: &Room<D>,
+        outputs: Range<u64>,
         pass: &mut Pass<D>,
-        results: &mut Results,
-    ) -> Result<(), CudaError> {
-        let own = block.start as usize..block.end as usize;
-        let slot: &mut Slot<D> = &mut room.slots[slot];
-        if pass.sums.is_some() {
-            results.tally.frames[own.clone()].copy_from_slice(&self.frame_sums(slot, block)?);
+        each_frame: &Each<D>,
+    ) -> Result<(), DeviceError> {
+        let raw = room.raw(outputs.start);
+        if let Some(sums) = &pass.sums {
+            self.sum(room, &outputs, sums, each_frame)?;
         }
         if let Some(columns) = &pass.columns {
             let shape = (self.stored.cells(), self.avg());
-            columns.write(self.device, self.stored.counts(), slot.raw.arg(), shape, block.clone())?;
+            columns.write(self.device, self.stored.counts(), raw.arg(), shape, outputs.clone())?;
         }
-        if let (Some(band), Some(wanted)) = (&mut pass.band, self.request.multi_tau) {
-            let factors = factors(wanted, &results.tally.frames[own], self.partition, self.request);
-            match self.way.precision {
-                Precision::Single => {
-                    let factors: Vec<f32> = factors.into_iter().map(|factor| factor as f32).collect();
-                    slot.factors.write(self.device, bytemuck::cast_slice(&factors))?;
-                }
-                Precision::Double => slot.factors.write(self.device, bytemuck::cast_slice(&factors))?,
-            }
-            let frames = Frames {
-                raw: &slot.raw,
-                counts: self.stored.counts(),
-                cells: self.stored.cells(),
-                avg: self.avg(),
-                outputs: block.clone(),
-                precision: self.way.precision,
-            };
-            band.push(self.device, &frames, &slot.factors, &room.handed)?;
+        if let Some(band) = &mut pass.band {
+            let (cells, avg, precision) = (self.stored.cells(), self.avg(), self.way.precision);
+            let frames = Frames { raw, counts: self.stored.counts(), cells, avg, outputs, precision };
+            band.push(self.device, &frames, &each_frame.factors, &room.handed)?;
         }
-        self.workers.observer.advance((block.end - block.start) * self.avg());
         Ok(())
     }
 

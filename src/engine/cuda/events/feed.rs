@@ -8,13 +8,13 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::ops::DerefMut;
-use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender};
 
 use crate::dataset::{Event, EventSource, Scratch};
 use crate::engine::EngineError;
 use crate::engine::cuda::CudaError;
 use crate::engine::cuda::device::{Buffer, Device, DeviceError};
+use crate::engine::cuda::ring::{Given, ON_THE_WAY, OnTheWay, beside};
 use crate::engine::workers::Workers;
 
 /// Events that kernels get at once, enough to keep all of the device busy; fewer where that is more than a part of what
@@ -27,9 +27,6 @@ const CHUNK_SHARE: u64 = 8;
 /// Events that are sent at once: enough for the bus (2 MiB), few enough that a thread's share is filled soon. Tests have few
 /// events, and want several pieces of them.
 const PIECE: usize = if cfg!(test) { 1 << 9 } else { 1 << 18 };
-
-/// Pieces that are on their way while the threads fill others.
-const ON_THE_WAY: usize = 2;
 
 /// Chunks of memory that take turns, where they are not kept: one is used while the other is filled.
 const TURNS: usize = 2;
@@ -74,7 +71,7 @@ struct Filled<S> {
 
 /// One of the threads.
 struct Reader<'a, S> {
-    empty: &'a Mutex<Receiver<S>>,
+    empty: &'a Given<S>,
     full: Sender<Filled<S>>,
     piece: usize,
     scratch: Scratch,
@@ -108,21 +105,15 @@ impl<'a, D: Device> Feed<'a, D> {
         while stagings.len() < self.readers.workers.threads.get() + ON_THE_WAY + 1 {
             stagings.push(self.device.staging(self.readers.piece * size_of::<Event>())?);
         }
-        let (give_back, empty) = channel();
-        let (full, filled) = channel();
-        stagings.into_iter().for_each(|staging| give_back.send(staging).unwrap_or_default());
-        let empty = Mutex::new(empty);
         let readers = &self.readers;
-        let read = std::thread::scope(|scope| {
-            let readers = scope.spawn(|| readers.fill(&empty, full));
-            // both ends are gone when it returns: a thread that waits for the caller's does so no longer
-            let sent = self.send_all(filled, give_back, take);
-            let read = readers.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            // what the device says comes first: the threads were stopped by that
-            sent.and(read.map_err(CudaError::from))
-        });
-        let empty = empty.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-        *self.stagings.borrow_mut() = empty.try_iter().collect();
+        let (read, stagings) = beside(
+            |empty, full| readers.fill(empty, full),
+            |give_back, filled| {
+                stagings.into_iter().for_each(|staging| give_back.send(staging).unwrap_or_default());
+                self.send_all(filled, give_back, take)
+            },
+        );
+        *self.stagings.borrow_mut() = stagings;
         read
     }
 
@@ -133,7 +124,7 @@ impl<'a, D: Device> Feed<'a, D> {
         give_back: Sender<D::Staging>,
         mut take: impl FnMut(Chunk<D>) -> Result<Used<D>, CudaError>,
     ) -> Result<(), CudaError> {
-        let (mut on_the_way, mut free) = (VecDeque::new(), VecDeque::new());
+        let (mut on_the_way, mut free) = (OnTheWay::new(), VecDeque::new());
         let mut filling: Option<Chunk<D>> = None;
         for Filled { mut staging, events } in &filled {
             let mut chunk = match filling.take() {
@@ -149,17 +140,18 @@ impl<'a, D: Device> Feed<'a, D> {
             } else {
                 filling = Some(chunk);
             }
-            on_the_way.push_back(staging);
-            if on_the_way.len() > ON_THE_WAY
-                && let Some(oldest) = on_the_way.pop_front()
-            {
-                self.reclaim(oldest, &give_back)?;
+            if let Some(oldest) = on_the_way.add(self.device, staging)? {
+                // the threads may have ended
+                give_back.send(oldest).unwrap_or_default();
             }
         }
         if let Some(chunk) = filling {
             take(chunk)?;
         }
-        on_the_way.into_iter().try_for_each(|staging| self.reclaim(staging, &give_back))
+        while let Some(oldest) = on_the_way.oldest(self.device)? {
+            give_back.send(oldest).unwrap_or_default();
+        }
+        Ok(())
     }
 
     /// Memory for a chunk: where there are enough for taking turns the one that was used longest ago. Where there is less
@@ -182,20 +174,13 @@ impl<'a, D: Device> Feed<'a, D> {
             }
         }
     }
-
-    fn reclaim(&self, mut staging: D::Staging, give_back: &Sender<D::Staging>) -> Result<(), CudaError> {
-        self.device.reclaim(&mut staging)?;
-        // the threads may have ended
-        give_back.send(staging).unwrap_or_default();
-        Ok(())
-    }
 }
 
 impl Readers<'_> {
     /// Reads all blocks into pieces.
     fn fill<S: DerefMut<Target = [u8]> + Send>(
         &self,
-        empty: &Mutex<Receiver<S>>,
+        empty: &Given<S>,
         full: Sender<Filled<S>>,
     ) -> Result<(), EngineError> {
         let reader = || Reader {
@@ -224,7 +209,7 @@ impl<S: DerefMut<Target = [u8]> + Send> Reader<'_, S> {
         while !rest.is_empty() {
             let mut filling = match self.filling.take() {
                 Some(filling) => filling,
-                None => Filled { staging: wait(self.empty)?, events: 0 },
+                None => Filled { staging: self.empty.next().ok_or(EngineError::Cancelled)?, events: 0 },
             };
             let (now, later) = rest.split_at(rest.len().min(self.piece - filling.events));
             let at = filling.events * size_of::<Event>();
@@ -245,12 +230,6 @@ impl<S: DerefMut<Target = [u8]> + Send> Reader<'_, S> {
         let Some(filling) = self.filling else { return Ok(()) };
         self.full.send(filling).map_err(|_| EngineError::Cancelled)
     }
-}
-
-/// An empty piece.
-fn wait<S>(empty: &Mutex<Receiver<S>>) -> Result<S, EngineError> {
-    let empty = empty.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    empty.recv().map_err(|_| EngineError::Cancelled)
 }
 
 #[cfg(test)]

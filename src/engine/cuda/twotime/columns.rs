@@ -17,7 +17,7 @@ use crate::engine::two_time::groups;
 pub(super) const DEPTH: usize = 32;
 
 /// Rows are filled up to a multiple of it: twotime.cu's ROWS.
-pub(super) const ROWS: usize = 128;
+pub(in crate::engine::cuda) const ROWS: usize = 128;
 
 /// A digit's base: twotime.cu's BASE.
 const BASE: u64 = 256;

@@ -16,23 +16,23 @@ use crate::engine::{EngineError, MapSink, Observer, Request, TwoTimeRequest, lim
 
 mod columns;
 
-use columns::{Cells, ROWS, Share, rows};
-pub(super) use columns::{Columns, Filed, Kind, Queue};
+use columns::{Cells, Share, rows};
+pub(super) use columns::{Columns, Filed, Kind, Queue, ROWS};
 
 /// Frames of a block's products, and later frames: twotime.cu's ROWS and COLS.
-const COLS: usize = 64;
+pub(super) const COLS: usize = 64;
 
 /// The same for float32: twotime.cu's PLAIN.
-const PLAIN: usize = 64;
+pub(super) const PLAIN: usize = 64;
 
-/// Threads of a block that computes products.
-const GRAM_THREADS: u32 = 256;
+/// Threads of a block that computes products: twotime.cu's GRAM_THREADS.
+pub(super) const GRAM_THREADS: u32 = 256;
 
 /// Bytes of shared memory of such a block: two tiles of 32 columns, which are 40 apart, and 1 KiB for each of 8 warps.
-const GRAM_SHARED: u32 = (ROWS + COLS) as u32 * 40 * 2 + 8 * 1024;
+pub(super) const GRAM_SHARED: u32 = (ROWS + COLS) as u32 * 40 * 2 + 8 * 1024;
 
-/// The same for float32: two tiles of 16 columns, which are 17 apart.
-const PLAIN_SHARED: u32 = 2 * PLAIN as u32 * 17 * 4;
+/// The same for float32: two tiles of 16 columns in double, which are 17 apart.
+pub(super) const PLAIN_SHARED: u32 = 2 * PLAIN as u32 * 17 * size_of::<f64>() as u32;
 
 /// Rows of a map that are added before those of the next piece: twotime.cu's PIECE.
 const PIECE: usize = 64;
