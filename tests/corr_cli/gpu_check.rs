@@ -119,6 +119,28 @@ fn steps_that_no_longer_fit_are_not_run_and_that_is_said() {
     }
 }
 
+/// The profiler and the sanitizer run what they are given; the latter finds something.
+#[test]
+fn the_second_command_profiles_and_sanitizes() {
+    let kit = Kit::new("echo \"tests run $*\"; echo 'test result: ok. 4 passed'", BENCH);
+    kit.program("ncu", r#"while [ "$1" != "$KIT/bench" ]; do shift; done; exec "$@""#);
+    kit.program(
+        "compute-sanitizer",
+        r#"[ "$2" = racecheck ] && { echo "========= ERROR: Potential WAR hazard"; exit 9; }
+while [ "$1" != "$KIT/tests" ]; do shift; done
+exec "$@""#,
+    );
+    let done = kit.run("second", &[("KIT", kit.folder.path().to_str().expect("a text"))]);
+    let table = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert_eq!(done.status.code(), Some(1), "{table}");
+    for name in ["ncu events-500k-5", "ncu dense-u8", "ncu two-time", "memcheck"] {
+        assert!(row(&table, name).contains("passed"), "{table}");
+    }
+    assert!(row(&table, "racecheck").contains("FAILED (code 9): ========= ERROR: Potential WAR hazard"), "{table}");
+    let logs = kit.logs();
+    assert!(logs.contains("dense-u8 reaches much") && logs.contains("tests run engine::cuda::tests::"), "{logs}");
+}
+
 /// With the program itself, on a GPU that is played; needs a Python with h5py.
 #[test]
 fn results_are_compared_number_by_number() {
