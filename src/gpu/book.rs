@@ -156,6 +156,14 @@ impl Book {
         changes
     }
 
+    /// An attempt on a GPU, or on one of its instances, failed.
+    pub(super) fn program_failed(&mut self, now: Duration, gpu: &GpuUuid) -> Vec<Change> {
+        let physical = self.physical_of(gpu);
+        let mut changes: Vec<Change> = self.apply(&physical, now, &Event::ProgramFailed).into_iter().collect();
+        changes.extend(self.tests_wanted());
+        changes
+    }
+
     /// The GPUs that the last look could read: who waits for their Xids asks anew when there are others.
     pub(super) fn readable(&self) -> &BTreeSet<GpuUuid> {
         &self.readable

@@ -4,6 +4,7 @@
 //! for it. It keeps no state but the open library, and judges nothing.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
@@ -39,6 +40,9 @@ const NODE_SCOPE: u32 = 0;
 /// `NVML_ERROR_ARGUMENT_VERSION_MISMATCH` and `NVML_ERROR_DEPRECATED` of nvml.h, which the wrapper has no names for: a
 /// newer driver has the query no more.
 const QUERY_IS_GONE: [u32; 2] = [25, 26];
+
+/// The temperatures at which GPUs slow down: NVIDIA's data sheets have 85 to 105 °C.
+const LIMITS_C: RangeInclusive<u32> = 60..=125;
 
 /// What the wrapper calls an unknown Xid, by the number that the driver has for it.
 const UNKNOWN_XID: u64 = 999;
@@ -302,7 +306,7 @@ fn sample(device: &Device<'_>) -> Result<Sample, Fault> {
         utilization: utilization.map(|rates| Utilization { gpu_percent: rates.gpu, memory_percent: rates.memory }),
         memory: memory.map(|memory| Memory { total_bytes: memory.total, used_bytes: memory.used }),
         temperature_c: wished("temperature", device.temperature(TemperatureSensor::Gpu), &mut unanswered)?,
-        slowdown_c: wished("slowdown temperature", slowdown, &mut unanswered)?,
+        slowdown_c: believed(wished("slowdown temperature", slowdown, &mut unanswered)?, &mut unanswered),
         power_mw: wished("power", device.power_usage(), &mut unanswered)?,
         energy_mj: wished("energy", device.total_energy_consumption(), &mut unanswered)?,
         sm_clock_mhz: wished("clock", device.clock_info(Clock::SM), &mut unanswered)?,
@@ -316,6 +320,18 @@ fn sample(device: &Device<'_>) -> Result<Sample, Fault> {
         processes: wished("processes", device.running_compute_processes(), &mut unanswered)?.map(processes),
         unanswered,
     })
+}
+
+/// A limit that can be one. Newer generations tell a margin instead, and the old query answers 0 or that margin: each GPU would
+/// count as hot.
+fn believed(limit: Option<u32>, unanswered: &mut Vec<Unanswered>) -> Option<u32> {
+    let limit = limit?;
+    if LIMITS_C.contains(&limit) {
+        return Some(limit);
+    }
+    let why = format!("{limit} °C is no temperature at which a GPU slows down");
+    unanswered.push(Unanswered { quantity: "slowdown temperature", why });
+    None
 }
 
 /// None where the GPU has no such thing, or this user or this driver's library may not ask.

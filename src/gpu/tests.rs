@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use super::fake::{self, Fake};
-use super::health::{Cause, Era, Outcome, Policy, State, Wanted};
+use super::health::{self, Cause, Era, Note, Outcome, Policy, State, Wanted};
 use super::*;
 
 /// Longer than anything takes that does not hang.
@@ -217,12 +217,59 @@ fn a_memory_error_quarantines_until_a_test_after_the_quiet_period() {
     assert_eq!((transition.from, transition.to), (State::Quarantined, State::Healthy));
 }
 
+/// A pending replacement does not affect what runs: it is a note.
 #[test]
-fn a_row_that_waits_keeps_a_gpu_out_until_it_is_replaced() {
+fn a_row_that_waits_for_its_replacement_keeps_nobody_out() {
     let bench = Bench::healthy(1);
     bench.fake.set("0.remapped", "1 1 1 0");
     bench.look();
-    assert_eq!(bench.causes(0), [Cause::PendingRemap]);
+    assert_eq!((bench.state(0), bench.causes(0)), (State::Healthy, Vec::new()));
+    assert_eq!(health::notes(&bench.gpu(0).sample), [Note::PendingRemap]);
+    assert!(bench.watch.may_take_task(&name(0)));
+}
+
+/// A driver of a newer generation answers with a margin, or with 0.
+#[test]
+fn a_limit_that_can_be_none_makes_no_gpu_hot() {
+    let bench = Bench::healthy(1);
+    for limit in ["0", "8", "59", "126"] {
+        bench.fake.set("0.slowdown", limit);
+        bench.look();
+        assert_eq!(bench.state(0), State::Healthy, "{limit}");
+        let sample = bench.gpu(0).sample;
+        assert_eq!(sample.slowdown_c, None, "{limit}");
+        assert!(sample.unanswered.iter().any(|unanswered| unanswered.why.contains(limit)), "{:?}", sample.unanswered);
+    }
+    bench.fake.set("0.slowdown", "60");
+    bench.look();
+    assert_eq!(bench.causes(0), [Cause::Hot], "it is at 61");
+}
+
+#[test]
+fn attempts_that_fail_again_and_again_have_the_gpu_tested() {
+    let bench = Bench::healthy(2);
+    for _ in 0..2 {
+        bench.watch.program_failed(&name(1));
+        bench.later(60);
+    }
+    assert_eq!(bench.state(1), State::Healthy);
+    bench.watch.program_failed(&name(1));
+    assert_eq!(
+        (bench.state(0), bench.state(1), bench.causes(1)),
+        (State::Healthy, State::Suspect, vec![Cause::ProgramsFail])
+    );
+    bench.later(60);
+    bench.look();
+    bench.passes(1);
+    assert_eq!(bench.state(1), State::Healthy);
+}
+
+#[test]
+fn a_row_that_cannot_be_replaced_keeps_a_gpu_out_until_it_is() {
+    let bench = Bench::healthy(1);
+    bench.fake.set("0.remapped", "1 1 0 1");
+    bench.look();
+    assert_eq!(bench.causes(0), [Cause::FailedRemap]);
     bench.later(10_000);
     bench.look();
     assert_eq!(bench.gpu(0).health.wanted, Wanted::Nothing);

@@ -200,6 +200,11 @@ impl Watch {
         self.shared.update(|desk, now| desk.book.self_tested(now, gpu, era, outcome));
     }
 
+    /// An attempt that used a GPU or one of its instances failed, and not because of its input.
+    pub fn program_failed(&self, gpu: &GpuUuid) {
+        self.shared.update(|desk, now| desk.book.program_failed(now, gpu));
+    }
+
     /// Ends it, and waits a little for its threads.
     pub fn stop(mut self) -> Stopped {
         self.end()

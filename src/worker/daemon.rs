@@ -404,8 +404,12 @@ impl<D: Dial> Worker<D> {
     fn finished(&mut self, attempt: AttemptId, finished: Finished) {
         let Some(Running { place, stop: _, lost }) = self.running.remove(&attempt) else { return };
         let Finished { outcome, mut result, remains } = finished;
-        if outcome == Outcome::Lost(Loss::GpuFault) {
-            self.gpus.distrust(attempt);
+        match &outcome {
+            Outcome::Lost(Loss::GpuFault) => self.gpus.distrust(attempt),
+            Outcome::Failed(Failure { fault: Fault::Program, .. }) | Outcome::Lost(Loss::Crashed) => {
+                self.gpus.program_failed(attempt);
+            }
+            Outcome::Succeeded | Outcome::Cancelled | Outcome::Failed(_) | Outcome::Lost(_) => {}
         }
         match remains {
             Some(process) => {

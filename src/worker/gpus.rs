@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::assignment::SlotGpu;
 use crate::config::endpoint::GpuUse;
-use crate::gpu::health::{Era, Outcome, State, Wanted};
+use crate::gpu::health::{self, Era, Outcome, State, Wanted};
 use crate::gpu::lock::GpuLock;
 use crate::gpu::visible::{Order, Visible, near_cpus, visible};
 use crate::gpu::{
@@ -301,6 +301,14 @@ impl Gpus {
         }
     }
 
+    /// An attempt on a GPU failed, and not because of its input; on the CPU that says nothing.
+    pub fn program_failed(&self, attempt: AttemptId) {
+        let seat = self.seats.iter().find(|seat| seat.is_of(attempt));
+        if let (Some(gpu), Some(watch)) = (seat.and_then(|seat| seat.gpu), &self.watch) {
+            watch.program_failed(&self.own[gpu].identity.uuid);
+        }
+    }
+
     /// An attempt says that its GPU does not work.
     pub fn distrust(&mut self, attempt: AttemptId) {
         let seat = self.seats.iter().find(|seat| seat.is_of(attempt));
@@ -321,6 +329,7 @@ impl Gpus {
             let seen = view.snapshot.gpu(&own.identity.uuid);
             let sample = seen.map(|gpu| gpu.sample.clone()).unwrap_or_default();
             let reasons = seen.into_iter().flat_map(|gpu| &gpu.health.reasons).map(|reason| reason.cause.to_string());
+            let notes = health::notes(&sample).into_iter().map(|note| note.to_string());
             GpuFacts {
                 uuid: own.identity.uuid.to_string(),
                 name: own.identity.name.clone(),
@@ -331,7 +340,7 @@ impl Gpus {
                     Standing::Known(State::Quarantined) => GpuState::Quarantined,
                     Standing::Divided | Standing::Stale | Standing::Unlisted => GpuState::Unknown,
                 },
-                reasons: reasons.chain(own.refused.clone()).chain(self.remaining(index)).collect(),
+                reasons: reasons.chain(own.refused.clone()).chain(self.remaining(index)).chain(notes).collect(),
                 utilization_percent: sample.utilization.map(|used| used.gpu_percent),
                 memory_used: sample.memory.map(|memory| memory.used_bytes),
                 memory_total: sample.memory.map(|memory| memory.total_bytes),
@@ -462,8 +471,7 @@ pub fn verdict(ended: &life::Outcome) -> Outcome {
 /// The usual settings, as patient as `quiet` says.
 fn settings(quiet: Duration) -> Settings {
     let usual = Settings::default();
-    let policy =
-        crate::gpu::health::Policy { quarantine_quiet: quiet, settle: usual.policy.settle.min(quiet), ..usual.policy };
+    let policy = health::Policy { quarantine_quiet: quiet, settle: usual.policy.settle.min(quiet), ..usual.policy };
     Settings { policy, interval: usual.interval.min(quiet), ..usual }
 }
 

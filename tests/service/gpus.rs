@@ -66,7 +66,7 @@ async fn a_task_is_given_back_by_a_gpu_that_turns_bad_and_the_gpu_returns_when_i
     assert_ne!(bad, good, "two tasks do not share a GPU");
     site.until(tasks[0], |task| task.state == StateName::Running).await;
 
-    gpus.set(gpus.of(&bad), "remapped", "0 1 1 0");
+    gpus.set(gpus.of(&bad), "remapped", "0 1 0 1");
     let queued = site.until(tasks[0], |task| task.state == StateName::Queued).await;
     assert_eq!(queued.attempt, 1);
     let worker = until(&site, |worker| slots(worker) == Some(1));
@@ -91,7 +91,7 @@ async fn a_task_is_given_back_by_a_gpu_that_turns_bad_and_the_gpu_returns_when_i
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_without_a_gpu_that_can_be_used_says_so_and_fails_no_task() {
     let mut gpus = Gpus::new(1);
-    gpus.set(0, "remapped", "0 1 1 0");
+    gpus.set(0, "remapped", "0 1 0 1");
     let site = site(&gpus);
     let worker = until(&site, |worker| worker["gpus"][0]["state"] == "quarantined");
     assert_eq!(slots(&worker), Some(0));

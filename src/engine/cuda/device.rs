@@ -228,16 +228,30 @@ pub enum DeviceError {
     },
 }
 
-/// CUDA's numbers of errors that are the device's fault, not the program's: no such device, not available, an
-/// uncorrectable error of memory or link, a corrupt stack, unknown (CUresult in the driver's documentation).
-const FAULTS: [u32; 6] = [46, 100, 214, 220, 714, 999];
+/// Whether an error of CUDA's is no program's fault, by its number ("CUresult", CUDA Driver API Reference Manual, CUDA 13). A
+/// program's own, as an illegal address (700) or a failed launch (719), may be a GPU that computes wrongly all the same:
+/// the worker has a GPU tested on which attempts fail again and again.
+fn is_no_programs(code: u32) -> bool {
+    match code {
+        // another program has it for itself; there is none
+        46 | 100 => true,
+        // an uncorrectable error of memory or of NVLink; a contained one; a corrupt stack
+        214 | 220 | 226 | 714 => true,
+        // the node: its fabric manager is not ready, driver and library are not of one release, MPS does not answer or has
+        // no room, or has ended this program because of another one's error
+        802..=810 => true,
+        // unknown
+        999 => true,
+        _ => false,
+    }
+}
 
 impl DeviceError {
-    /// Whether the device is at fault, so that another may do.
+    /// Whether device or node are at fault, so that another one may do.
     pub fn is_fault(&self) -> bool {
         match self {
             Self::OutOfMemory { .. } => false,
-            Self::Kernel { source, .. } | Self::Call { source, .. } => FAULTS.contains(&source.code),
+            Self::Kernel { source, .. } | Self::Call { source, .. } => is_no_programs(source.code),
         }
     }
 }
@@ -398,4 +412,24 @@ pub(super) fn all_kernels() -> Vec<Kernel> {
         .into_iter()
         .flat_map(|precision| [DenseStage(precision), DenseFactors(precision), DenseFinish(precision)]);
     of_counts.chain(of_precisions).chain(others).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_fault_an_error_is() {
+        let error = |code| DeviceError::Call {
+            call: "cuStreamSynchronize",
+            source: Cause { code, name: "CUDA_ERROR".into(), text: "in words".into() },
+        };
+        for code in [46, 100, 214, 220, 226, 714, 802, 803, 804, 807, 810, 999] {
+            assert!(error(code).is_fault(), "{code}");
+        }
+        for code in [1, 2, 101, 209, 700, 702, 715, 716, 717, 718, 719, 720, 721, 801, 811] {
+            assert!(!error(code).is_fault(), "{code}");
+        }
+        assert!(!DeviceError::OutOfMemory { bytes: 1 }.is_fault());
+    }
 }

@@ -1,4 +1,5 @@
-//! What can be wrong with a GPU: the causes, how grave each is, and how it is told to people.
+//! What can be wrong with a GPU: the causes, how grave each is, and how it is told to people; and notes, which people should
+//! know and which change nothing.
 
 use std::fmt;
 
@@ -20,8 +21,6 @@ pub enum Cause {
     Untested,
     /// Memory errors that were not corrected.
     UncorrectableEcc,
-    /// A row of memory waits for its replacement.
-    PendingRemap,
     /// A row of memory could not be replaced.
     FailedRemap,
     /// A page of memory waits for its retirement.
@@ -50,6 +49,8 @@ pub enum Cause {
     Hot,
     /// Many packets are sent again over PCIe.
     PcieReplays,
+    /// Programs fail on it again and again, as wrong programs do: so may a GPU that computes wrongly.
+    ProgramsFail,
 }
 
 impl Cause {
@@ -57,7 +58,6 @@ impl Cause {
     pub fn grade(self) -> Grade {
         match self {
             Self::UncorrectableEcc
-            | Self::PendingRemap
             | Self::FailedRemap
             | Self::PendingRetirement
             | Self::FatalXid(_)
@@ -72,15 +72,15 @@ impl Cause {
             | Self::SelfTestNotRun
             | Self::Slowdown
             | Self::Hot
-            | Self::PcieReplays => Grade::Suspect,
+            | Self::PcieReplays
+            | Self::ProgramsFail => Grade::Suspect,
         }
     }
 
     /// Whether it is there until it is seen to have gone; the others happen and are over.
     pub fn stands(self) -> bool {
         match self {
-            Self::PendingRemap
-            | Self::FailedRemap
+            Self::FailedRemap
             | Self::PendingRetirement
             | Self::Lost
             | Self::NeedsReset
@@ -95,7 +95,8 @@ impl Cause {
             | Self::Xid(_)
             | Self::SelfTestFailed
             | Self::SelfTestNotRun
-            | Self::PcieReplays => false,
+            | Self::PcieReplays
+            | Self::ProgramsFail => false,
         }
     }
 }
@@ -105,7 +106,6 @@ impl fmt::Display for Cause {
         let text = match self {
             Self::Untested => "no self-test has passed yet",
             Self::UncorrectableEcc => "uncorrectable memory errors (ECC)",
-            Self::PendingRemap => "a row of its memory waits to be replaced: the GPU needs a reset",
             Self::FailedRemap => "a row of its memory could not be replaced: the GPU is to be exchanged",
             Self::PendingRetirement => "a page of its memory waits to be retired: the GPU needs a reset",
             Self::FatalXid(xid) => return write!(formatter, "the driver reported the fatal error Xid {xid}"),
@@ -120,8 +120,34 @@ impl fmt::Display for Cause {
             Self::Slowdown => "the hardware has slowed the GPU down for long (heat or power)",
             Self::Hot => "the GPU is at the temperature at which it slows down",
             Self::PcieReplays => "many packets had to be sent again over PCIe",
+            Self::ProgramsFail => "attempts fail on the GPU again and again: the self-test decides whose fault it is",
         };
         formatter.write_str(text)
+    }
+}
+
+/// Something that people should know of a GPU that may be used. Its text is a sentence for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Note {
+    /// A row of memory waits for its replacement. "A pending remapping won't affect future work on the GPU since
+    /// error-containment and dynamic page blacklisting will take care of that" (nvml.h, nvmlDeviceGetRemappedRows).
+    PendingRemap,
+    /// The power supply asks for less, as in a rack whose power is capped: the GPU is slower and computes rightly.
+    PowerBrake,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::PendingRemap => "note: a row of its memory is replaced at the next reset; until then it is not used",
+            Self::PowerBrake => "note: the power supply slows the GPU down (power brake)",
+        })
+    }
+}
+
+impl Serialize for Note {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

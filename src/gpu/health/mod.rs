@@ -33,7 +33,7 @@ mod cause;
 mod tests;
 pub mod xid;
 
-pub use cause::{Cause, Grade};
+pub use cause::{Cause, Grade, Note};
 use xid::Meaning;
 
 /// That a GPU was not tested, which is no trouble of its own.
@@ -58,6 +58,13 @@ pub struct Policy {
     pub slowdown_lasts: Duration,
     /// So many samples that failed in a row are a GPU that does not answer.
     pub failed_samples: u32,
+    /// That many failures of programs within `failures_within` have the GPU tested: one is the program's, as may be a
+    /// second.
+    pub program_failures: u32,
+    /// See above: as long as some attempts take.
+    pub failures_within: Duration,
+    /// What follows a failure so soon is part of it: the driver reports several Xids for one.
+    pub one_failure: Duration,
     /// More packets sent again over PCIe in a minute than this are a bad link: 8 is the most that NVIDIA's driver team
     /// recommends (DCGM_LIMIT_MAX_PCIREPLAY_RATE of NVIDIA's DCGM).
     pub replays_a_minute: u64,
@@ -73,6 +80,9 @@ impl Default for Policy {
             forget_after: Duration::from_secs(7 * 24 * 3_600),
             slowdown_lasts: Duration::from_secs(60),
             failed_samples: 5,
+            program_failures: 3,
+            failures_within: Duration::from_secs(3_600),
+            one_failure: Duration::from_secs(10),
             replays_a_minute: 8,
         }
     }
@@ -131,6 +141,8 @@ pub enum Event {
     DriverSilent,
     /// An Xid of this number.
     Xid(u64),
+    /// An attempt that used the GPU failed, and not because of its input.
+    ProgramFailed,
     /// A self-test has ended.
     SelfTest(Era, Outcome),
     /// Time has passed.
@@ -150,16 +162,11 @@ pub struct Facts {
 
 impl From<&Sample> for Facts {
     fn from(sample: &Sample) -> Self {
-        let slow = [Throttle::HardwareSlowdown, Throttle::HardwareThermal, Throttle::PowerBrake];
         let seen = [
-            (Cause::PendingRemap, sample.remapped_rows.is_some_and(|rows| rows.pending)),
             (Cause::FailedRemap, sample.remapped_rows.is_some_and(|rows| rows.failed)),
             (Cause::PendingRetirement, sample.retired_pages.is_some_and(|pages| pages.pending)),
             (Cause::Hot, sample.temperature_c.zip(sample.slowdown_c).is_some_and(|(is, limit)| is >= limit)),
-            (
-                Cause::Slowdown,
-                sample.throttle.as_ref().is_some_and(|reasons| slow.iter().any(|slow| reasons.contains(slow))),
-            ),
+            (Cause::Slowdown, sample.throttle.as_ref().is_some_and(protects_itself)),
         ];
         Self {
             standing: seen.into_iter().filter(|(_, is)| *is).map(|(cause, _)| cause).collect(),
@@ -167,6 +174,22 @@ impl From<&Sample> for Facts {
             replays: sample.pcie_replays,
         }
     }
+}
+
+/// Whether the hardware protects itself. The general reason comes with each special one ("nvmlClocksEventReasons", nvml.h);
+/// the power brake is no danger to the GPU.
+fn protects_itself(reasons: &BTreeSet<Throttle>) -> bool {
+    let general = reasons.contains(&Throttle::HardwareSlowdown) && !reasons.contains(&Throttle::PowerBrake);
+    general || reasons.contains(&Throttle::HardwareThermal)
+}
+
+/// What people should know of a GPU, whatever its state.
+pub fn notes(sample: &Sample) -> Vec<Note> {
+    let seen = [
+        (Note::PendingRemap, sample.remapped_rows.is_some_and(|rows| rows.pending)),
+        (Note::PowerBrake, sample.throttle.as_ref().is_some_and(|reasons| reasons.contains(&Throttle::PowerBrake))),
+    ];
+    seen.into_iter().filter(|(_, is)| *is).map(|(note, _)| note).collect()
 }
 
 /// Why a GPU is not healthy.
@@ -209,6 +232,8 @@ pub struct Machine {
     strikes: u32,
     released: Option<Duration>,
     failed_samples: u32,
+    /// When programs failed, within the last while.
+    failures: Vec<Duration>,
     uncorrected: u64,
     replays: Option<(Duration, u64)>,
     slow_since: Option<Duration>,
@@ -227,6 +252,7 @@ impl Machine {
             strikes: 0,
             released: None,
             failed_samples: 0,
+            failures: Vec::new(),
             uncorrected: 0,
             replays: None,
             slow_since: None,
@@ -246,9 +272,11 @@ impl Machine {
             Event::DriverSilent => self.saw(Cause::DriverSilent, 1),
             Event::Xid(xid) => match xid::meaning(*xid) {
                 Meaning::Application => {}
+                Meaning::Program => self.program_failed(),
                 Meaning::Look => self.saw(Cause::Xid(*xid), 1),
                 Meaning::Fatal => self.saw(Cause::FatalXid(*xid), 1),
             },
+            Event::ProgramFailed => self.program_failed(),
             Event::SelfTest(_, Outcome::Failed) => self.saw(Cause::SelfTestFailed, 1),
             Event::SelfTest(_, Outcome::NotRun) => self.saw(Cause::SelfTestNotRun, 1),
             Event::SelfTest(era, Outcome::Passed) => {
@@ -305,7 +333,7 @@ impl Machine {
             self.gone(cause);
         }
         self.failed_samples = 0;
-        for cause in [Cause::PendingRemap, Cause::FailedRemap, Cause::PendingRetirement, Cause::Hot] {
+        for cause in [Cause::FailedRemap, Cause::PendingRetirement, Cause::Hot] {
             if facts.standing.contains(&cause) { self.saw(cause, 1) } else { self.gone(cause) }
         }
         self.sampled_clocks(facts);
@@ -341,6 +369,21 @@ impl Machine {
         }
         if count < base || more > self.policy.replays_a_minute || self.now - since >= Duration::from_secs(60) {
             self.replays = Some((self.now, count));
+        }
+    }
+
+    /// A program failed: some of these in a while are a reason to test the GPU.
+    fn program_failed(&mut self) {
+        let Policy { program_failures, failures_within, one_failure, .. } = self.policy;
+        if self.failures.last().is_some_and(|last| self.now - *last < one_failure) {
+            return;
+        }
+        self.failures.retain(|failure| self.now - *failure < failures_within);
+        self.failures.push(self.now);
+        if self.failures.len() >= program_failures as usize {
+            self.saw(Cause::ProgramsFail, self.failures.len() as u64);
+            // those that follow count anew: after the test the GPU is trusted again
+            self.failures.clear();
         }
     }
 

@@ -19,6 +19,9 @@ fn policy() -> Policy {
         forget_after: secs(1_000),
         slowdown_lasts: secs(6),
         failed_samples: 3,
+        program_failures: 3,
+        failures_within: secs(100),
+        one_failure: secs(2),
         replays_a_minute: 8,
     }
 }
@@ -82,7 +85,6 @@ fn a_gpu_begins_untested_and_waits_for_its_test_however_long() {
 fn grave_causes_quarantine_at_once() {
     let events = [
         (counted(1, 0), Cause::UncorrectableEcc),
-        (standing(Cause::PendingRemap), Cause::PendingRemap),
         (standing(Cause::FailedRemap), Cause::FailedRemap),
         (standing(Cause::PendingRetirement), Cause::PendingRetirement),
         (Event::Xid(79), Cause::FatalXid(79)),
@@ -125,6 +127,23 @@ fn errors_of_an_application_are_none_of_the_gpu() {
     let mut bench = Bench::healthy();
     for xid in [13, 31, 43, 45] {
         assert_eq!(bench.after(1, Event::Xid(xid)), State::Healthy, "{xid}");
+    }
+}
+
+/// Several Xids of one failure count once; what is long ago does not count.
+#[test]
+fn programs_that_fail_again_and_again_have_the_gpu_tested() {
+    for event in [Event::Xid(13), Event::Xid(31), Event::ProgramFailed] {
+        let mut bench = Bench::healthy();
+        for (wait, wanted) in [(2, State::Healthy), (1, State::Healthy), (99, State::Healthy), (97, State::Healthy)] {
+            assert_eq!(bench.after(wait, event.clone()), wanted, "{event:?}");
+        }
+        assert_eq!(bench.after(1, event.clone()), State::Healthy, "it is the last one's");
+        assert_eq!(bench.after(1, event.clone()), State::Suspect, "{event:?}");
+        assert_eq!(bench.causes(), [Cause::ProgramsFail]);
+        bench.after(3, good());
+        assert_eq!(bench.passes(), State::Healthy);
+        assert_eq!(bench.after(2, event.clone()), State::Healthy, "they count anew");
     }
 }
 
@@ -199,7 +218,7 @@ fn of_a_divided_gpu_one_instance_that_could_be_tested_will_do() {
 fn no_test_helps_while_the_cause_stands() {
     for (event, cause) in [
         (Event::Lost, Cause::Lost),
-        (standing(Cause::PendingRemap), Cause::PendingRemap),
+        (standing(Cause::PendingRetirement), Cause::PendingRetirement),
         (standing(Cause::FailedRemap), Cause::FailedRemap),
     ] {
         let mut bench = Bench::healthy();
@@ -294,15 +313,14 @@ fn the_facts_of_a_sample() {
     let sample = Sample {
         temperature_c: Some(90),
         slowdown_c: Some(90),
-        throttle: Some([Throttle::PowerBrake].into()),
+        throttle: Some([Throttle::HardwareSlowdown].into()),
         ecc_volatile: Some(EccErrors { corrected: 9, uncorrected: 2 }),
         retired_pages: Some(RetiredPages { single_bit: 1, double_bit: 1, pending: true }),
         remapped_rows: Some(RemappedRows { corrected: 0, uncorrected: 1, pending: true, failed: true }),
         pcie_replays: Some(7),
         ..Sample::default()
     };
-    let standing =
-        [Cause::PendingRemap, Cause::FailedRemap, Cause::PendingRetirement, Cause::Hot, Cause::Slowdown].into();
+    let standing = [Cause::FailedRemap, Cause::PendingRetirement, Cause::Hot, Cause::Slowdown].into();
     assert_eq!(Facts::from(&sample), Facts { standing, uncorrected: Some(2), replays: Some(7) });
     let cool = Sample {
         temperature_c: Some(89),
@@ -318,6 +336,25 @@ fn the_facts_of_a_sample() {
 }
 
 #[test]
+fn notes_are_no_facts_of_health() {
+    let reasons = |reasons: &[Throttle]| Some(reasons.iter().copied().collect());
+    let noted = Sample {
+        throttle: reasons(&[Throttle::HardwareSlowdown, Throttle::PowerBrake]),
+        remapped_rows: Some(RemappedRows { corrected: 0, uncorrected: 1, pending: true, failed: false }),
+        ..Sample::default()
+    };
+    assert_eq!(Facts::from(&noted), Facts::default());
+    assert_eq!(notes(&noted), [Note::PendingRemap, Note::PowerBrake]);
+    assert_eq!(notes(&Sample::default()), []);
+    // heat beside it is trouble
+    let hot = Sample {
+        throttle: reasons(&[Throttle::HardwareSlowdown, Throttle::PowerBrake, Throttle::HardwareThermal]),
+        ..noted
+    };
+    assert_eq!(Facts::from(&hot).standing, [Cause::Slowdown].into());
+}
+
+#[test]
 fn causes_are_told_as_sentences() {
     let reason = Reason { cause: Cause::FatalXid(79), since: secs(1), last: secs(2), times: 1, stands: false };
     let told = serde_json::to_value(reason).expect("to JSON");
@@ -329,7 +366,6 @@ fn event() -> impl Strategy<Value = Event> {
     let facts = (
         proptest::collection::btree_set(
             prop_oneof![
-                Just(Cause::PendingRemap),
                 Just(Cause::FailedRemap),
                 Just(Cause::PendingRetirement),
                 Just(Cause::Hot),
@@ -351,6 +387,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => prop_oneof![Just(13), Just(32), Just(48), Just(79)].prop_map(Event::Xid),
         4 => (0..40_u64, outcome).prop_map(|(era, outcome)| Event::SelfTest(Era(era), outcome)),
         2 => Just(Event::Tick),
+        1 => Just(Event::ProgramFailed),
     ]
 }
 
@@ -375,11 +412,13 @@ fn trouble(event: &Event) -> Option<(Grade, bool)> {
         Event::Xid(48 | 79) | Event::SelfTest(_, Outcome::Failed) => Some((Grade::Quarantine, false)),
         Event::Xid(32) => Some((Grade::Suspect, false)),
         Event::Sampled(facts) => {
-            let grave = [Cause::PendingRemap, Cause::FailedRemap, Cause::PendingRetirement];
+            let grave = [Cause::FailedRemap, Cause::PendingRetirement];
             let stands = facts.standing.iter().any(|cause| grave.contains(cause));
             stands.then_some((Grade::Quarantine, true))
         }
-        Event::Xid(_) | Event::SelfTest(_, Outcome::Passed | Outcome::NotRun) | Event::Tick => None,
+        Event::Xid(_) | Event::ProgramFailed | Event::SelfTest(_, Outcome::Passed | Outcome::NotRun) | Event::Tick => {
+            None
+        }
     }
 }
 
