@@ -62,8 +62,8 @@ DEVICE u32 pair_sum(u32 pair) { return (pair & 0xffffu) + (pair >> 16); }
 template <typename T> struct Word;
 
 template <> struct Word<u8> {
-    // 256 * 255 < 2^16
     static const u32 CELLS = 4, RUN = 256;
+    static_assert(RUN * 255u < 1u << 16, "sums of bytes have 16 bits");
     typedef u32 Value;
     typedef u32 Total;
     // Sums of the cells 0 and 2, and 1 and 3: 16 bits each.
@@ -84,8 +84,8 @@ template <> struct Word<u8> {
 template <> struct Word<u2> : Word<u8> {};
 
 template <> struct Word<u16> {
-    // 65536 * 65535 < 2^32
     static const u32 CELLS = 2, RUN = 65536;
+    static_assert(u64(RUN) * 65535u < u64(1) << 32, "sums of 16 bits have 32");
     typedef u32 Value;
     typedef u32 Total;
     u32 sums[2] = {0, 0};
@@ -102,8 +102,8 @@ template <> struct Word<u16> {
 };
 
 template <> struct Word<short> {
-    // -32768 * 65536 = -2^31
     static const u32 CELLS = 2, RUN = 65536;
+    static_assert(u64(RUN) * 32768u <= u64(1) << 31, "sums of 16 bits have 32, of which one is the sign");
     typedef int Value;
     typedef u32 Total;
     int sums[2] = {0, 0};

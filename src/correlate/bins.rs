@@ -106,9 +106,12 @@ impl Partition {
         let (static_labels, dynamic_labels) = (pick(&labels.static_labels), pick(&labels.dynamic_labels));
         let max = |map: &[u32]| map.iter().copied().max().unwrap_or(0) as usize;
         let mut members = vec![BTreeSet::new(); max(&labels.dynamic_labels)];
+        // neighbours mostly share their bins
+        let mut known = (0, 0);
         for (&d, &s) in dynamic_labels.iter().zip(&static_labels) {
-            if d > 0 && s > 0 {
+            if d > 0 && s > 0 && (d, s) != known {
                 members[d as usize - 1].insert(s);
+                known = (d, s);
             }
         }
         if members.iter().all(BTreeSet::is_empty) {

@@ -19,6 +19,9 @@ use crate::engine::saturated::{self, Excluded};
 use crate::engine::workers::Workers;
 use crate::engine::{Engine, EngineError, MapSink, Observer, Request};
 
+/// The frames that are looked at before all are read may take this part of the host's memory: decoding them takes some, too.
+const LOOK_SHARE: u64 = 4;
+
 /// Correlates on a GPU; many threads read and decode for it.
 #[derive(Debug)]
 pub struct CudaEngine {
@@ -170,7 +173,7 @@ fn frames<D: Device>(
     let saturation = saturated::mark(source, request.saturated);
     loop {
         let partition = excluded.partition(request)?;
-        let sample = look(source, &partition, request, saturation)?;
+        let sample = look(source, &partition, call, saturation)?;
         if !sample.saturated.is_empty() {
             excluded.extend(sample.saturated, request)?;
             continue;
@@ -194,26 +197,40 @@ struct Sample {
     saturated: BTreeMap<u32, u64>,
 }
 
+/// Looks at these frames, on as many threads as their bytes allow.
 fn look(
     source: &dyn FrameSource,
     partition: &Partition,
-    request: &Request,
+    call: Call<'_>,
     saturation: Option<u32>,
 ) -> Result<Sample, EngineError> {
-    let frames = sample::frames(&request.selection);
-    let all = frames.len() * partition.pixels().len();
+    let frames: Vec<u64> = sample::frames(&call.request.selection).collect();
     let pixel = source.pixel_type();
-    let (mut sum, mut saturated, mut scratch) = (0.0, BTreeMap::new(), Scratch::default());
-    let mut bytes = vec![0; partition.shape().pixels() * pixel.size()];
-    for frame in frames {
-        source.read_frames(frame..frame + 1, &mut scratch, &mut bytes).map_err(EngineError::Read)?;
-        for &at in partition.pixels() {
-            let value = value(pixel, &bytes[at as usize * pixel.size()..]);
-            if saturation.is_some_and(|mark| value == f64::from(mark)) {
-                saturated.entry(at).or_insert(frame);
+    let bytes = || vec![0; partition.shape().pixels() * pixel.size()];
+    let looks = call.workers.map(
+        frames.len(),
+        || (Scratch::default(), bytes()),
+        |(scratch, bytes), number| {
+            let frame = frames[number];
+            source.read_frames(frame..frame + 1, scratch, bytes).map_err(EngineError::Read)?;
+            let (mut sum, mut saturated) = (0.0, Vec::new());
+            for &at in partition.pixels() {
+                let value = value(pixel, &bytes[at as usize * pixel.size()..]);
+                if saturation.is_some_and(|mark| value == f64::from(mark)) {
+                    saturated.push((at, frame));
+                }
+                sum += value;
             }
-            sum += value;
-        }
+            Ok((sum, saturated))
+        },
+    )?;
+    let all = frames.len() * partition.pixels().len();
+    let (mut sum, mut saturated) = (0.0, BTreeMap::new());
+    for (of_frame, own) in looks {
+        sum += of_frame;
+        own.into_iter().for_each(|(at, frame)| {
+            saturated.entry(at).or_insert(frame);
+        });
     }
     Ok(Sample { mean: sum / all as f64, saturated })
 }
