@@ -86,13 +86,11 @@ impl From<FromWorker> for wire::FromWorker {
                 Wire::Over(wire::Reports { reports: reports.into_iter().map(Into::into).collect() })
             }
             FromWorker::Beat { number } => Wire::Beat(wire::Beat { number }),
-            FromWorker::Facts(Facts { room: Room { slots, login }, gpus, trouble }) => {
-                Wire::Facts(wire::WorkerFacts {
-                    room: Some(wire::Room { slots, login }),
-                    gpus: serde_json::to_string(&gpus).expect("a list of plain fields is JSON"),
-                    trouble: trouble.unwrap_or_default(),
-                })
-            }
+            FromWorker::Facts(Facts { room: Room { slots, login }, gpus, trouble }) => Wire::Facts(wire::WorkerFacts {
+                room: Some(wire::Room { slots, login }),
+                gpus: serde_json::to_string(&gpus).expect("a list of plain fields is JSON"),
+                trouble: trouble.unwrap_or_default(),
+            }),
             FromWorker::Leaving => Wire::Leaving(wire::Leaving {}),
         };
         Self { message: Some(message) }
