@@ -394,7 +394,7 @@ impl Gpus {
     }
 
     fn may_be_used(&self, seat: &Seat) -> bool {
-        let Some(own) = seat.gpu.map(|gpu| &self.own[gpu]) else { return self.own.is_empty() };
+        let Some(own) = seat.gpu.map(|gpu| &self.own[gpu]) else { return true };
         let may = self.watch.as_ref().is_some_and(|watch| watch.may_take_task(&own.identity.uuid));
         may && own.lock.is_some() && own.testing == Testing::Nothing && !own.distrusted
     }
