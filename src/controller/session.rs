@@ -23,7 +23,7 @@ use crate::task::life::{Life, Outcome, Phase, Wish};
 use crate::task::names::{EndpointName, Group};
 use crate::task::result::TaskResult;
 use crate::task::retry;
-use crate::task::session::{Credit, FromEndpoint, Leased, Reported, Stop, StopReason, ToEndpoint};
+use crate::task::session::{Account, CreditChange, FromEndpoint, Leased, Reported, Stop, StopReason, ToEndpoint};
 use crate::task::spec::{Kind, Place};
 
 /// Tasks that are leased in one message.
@@ -58,7 +58,8 @@ pub struct Session<S> {
     mailbox: Arc<Mailbox>,
     endpoint: EndpointId,
     holder: EndpointSession,
-    credit: Credit,
+    /// The tasks that were leased in the session, and how many may be.
+    account: Account,
     queue: Queue,
     /// Attempts that are its own, as far as it has said so or they were leased to it: of others it tells no progress.
     known: HashSet<AttemptId>,
@@ -84,8 +85,8 @@ enum Heard {
 
 impl<S> fmt::Debug for Session<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoint, holder, credit, .. } = self;
-        f.debug_struct("Session").field("endpoint", endpoint).field("holder", holder).field("credit", credit).finish()
+        let Self { endpoint, holder, account, .. } = self;
+        f.debug_struct("Session").field("endpoint", endpoint).field("holder", holder).field("account", account).finish()
     }
 }
 
@@ -160,10 +161,10 @@ impl<S: Store> Session<S> {
         }
         let mailbox = controller.exchange.open(endpoint);
         let holder = EndpointSession { id: session, host, until: controller.name_end() };
-        let (credit, known) = (Credit::default(), HashSet::new());
+        let (account, known) = (Account::default(), HashSet::new());
         let (queue, heard) = (Queue::Unknown, Heard::Nothing);
         let (written, records) = Records::new(Arc::clone(&controller));
-        let session = Self { controller, mailbox, endpoint, holder, credit, queue, known, heard, written };
+        let session = Self { controller, mailbox, endpoint, holder, account, queue, known, heard, written };
         match session.controller.store.endpoints().await?.into_iter().find(|record| record.id == endpoint) {
             Some(EndpointRecord { session: Some(held), .. }) if held.id == session.holder.id => Ok((session, records)),
             Some(_) | None => Err(none),
@@ -177,13 +178,12 @@ impl<S: Store> Session<S> {
     pub async fn heard(&mut self, number: u64, message: FromEndpoint) -> Result<Vec<ToEndpoint>, ControllerError> {
         self.is_newest()?;
         match message {
-            FromEndpoint::Credit(more) => {
-                self.credit = self.credit.and(more);
-                match self.queue {
-                    Queue::Unknown => self.lease().await,
-                    Queue::Empty => Ok(Vec::new()),
+            FromEndpoint::Credit(credit) => match (self.account.hear(credit), self.queue) {
+                (CreditChange::More, Queue::Unknown) => self.lease().await,
+                (CreditChange::More, Queue::Empty) | (CreditChange::NoMore, Queue::Unknown | Queue::Empty) => {
+                    Ok(Vec::new())
                 }
-            }
+            },
             FromEndpoint::Heartbeat { status, attempts } => self.beat(number, status, attempts).await,
             FromEndpoint::Started(attempts) => {
                 at_most("attempts", attempts.len(), MOST_ATTEMPTS)?;
@@ -279,9 +279,8 @@ impl<S: Store> Session<S> {
         let (slots, login) = tokio::join!(controller.lease(slots), controller.lease(login));
         let mut answers = Vec::new();
         for (place, batches) in [(Place::Slot, slots?), (Place::Login, login?)] {
-            let credit = self.credit.at(place);
-            *credit = credit.saturating_sub(batches.iter().map(Vec::len).sum::<usize>() as u32);
-            if *credit == 0 {
+            self.account.count(place, batches.iter().map(Vec::len).sum::<usize>() as u64);
+            if self.account.left(place) == 0 {
                 self.queue = Queue::Unknown;
             }
             for leased in batches {
@@ -299,7 +298,7 @@ impl<S: Store> Session<S> {
         LeaseRequest {
             endpoint: self.endpoint,
             session: self.holder.id,
-            most: self.credit.get(place),
+            most: u32::try_from(self.account.left(place)).unwrap_or(u32::MAX),
             kinds: Kind::ALL.into_iter().filter(|kind| kind.place() == place).collect(),
             until: self.controller.lease_end(),
             now: self.controller.clock.now(),

@@ -74,7 +74,7 @@ fn order(endpoint: &str, specs: Vec<TaskSpec>) -> Order {
     Order { endpoint: endpoint.into(), action: None, group: None, tasks }
 }
 
-fn slots(slots: u32) -> FromEndpoint {
+fn slots(slots: u64) -> FromEndpoint {
     FromEndpoint::Credit(Credit { slots, login: 0 })
 }
 
@@ -132,12 +132,30 @@ async fn all_of_a_large_credit_is_used_at_once() {
 }
 
 #[tokio::test]
+async fn a_credit_that_is_lowered_counts_at_once_and_what_was_leased_stays() {
+    let world = World::new().await;
+    let mut session = world.open().await;
+    assert_eq!(session.heard(1, slots(5)).await.expect("heard"), []);
+    assert_eq!(session.heard(2, slots(2)).await.expect("heard"), []);
+    let tasks = world.submit(vec![TaskSpec::Nothing; 5]).await.tasks;
+    session.nudged().await;
+    assert_eq!(leased(&session.told().await.expect("told")).len(), 2, "by the credit that came last");
+    // lower than what is leased already
+    assert_eq!(session.heard(3, slots(1)).await.expect("heard"), []);
+    assert_eq!(session.heard(4, slots(2)).await.expect("heard"), []);
+    assert_eq!(leased(&session.heard(5, slots(3)).await.expect("heard")).len(), 1, "the leases before are counted");
+    for (task, state) in std::iter::zip(&tasks, [StateName::Leased; 3].into_iter().chain([StateName::Queued; 2])) {
+        assert_eq!(world.state(task.0).await, state, "no attempt ends by it");
+    }
+}
+
+#[tokio::test]
 async fn places_have_credit_of_their_own() {
     let world = World::new().await;
     let mut session = world.open().await;
     world.submit(vec![TaskSpec::BatchSetup(BatchSetupSpec { directories: Vec::new() }), TaskSpec::Nothing]).await;
     assert_eq!(leased(&session.heard(1, slots(9)).await.expect("heard")).len(), 1);
-    let login = FromEndpoint::Credit(Credit { slots: 0, login: 1 });
+    let login = FromEndpoint::Credit(Credit { slots: 9, login: 1 });
     assert_eq!(leased(&session.heard(2, login).await.expect("heard")).len(), 1);
 }
 
@@ -183,7 +201,7 @@ async fn an_endpoint_that_is_gone_loses_its_leases_and_a_late_report_is_fenced()
         answers.contains(&ToEndpoint::Stop(vec![Stop { attempt: first, reason: StopReason::Fenced }])),
         "{answers:?}"
     );
-    let second = leased(&session.heard(3, slots(1)).await.expect("heard"))[0];
+    let second = leased(&session.heard(3, slots(2)).await.expect("heard"))[0];
     assert_eq!((second.task, second.number), (first.task, first.number.next()));
     session.heard(4, report(first, Outcome::Succeeded)).await.expect("heard");
     assert_eq!(world.state(first.task).await, StateName::Leased);

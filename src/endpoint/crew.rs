@@ -7,9 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::ids::{AttemptId, WorkerId};
-use crate::task::crew::{Facts, GpuFacts};
-use crate::task::session::Credit;
-use crate::task::spec::Place;
+use crate::task::crew::{Facts, GpuFacts, Room};
+use crate::task::spec::{ByPlace, Place};
 
 /// Work that is given to a worker ahead of its slots covers so much time: a few journeys between worker and endpoint,
 /// and short enough that no long task waits behind another while a slot is free elsewhere.
@@ -39,7 +38,7 @@ pub(super) struct Member {
     /// Since when it is connected, or is not.
     pub(super) since: Instant,
     /// What it can run at once.
-    pub(super) room: Credit,
+    pub(super) room: Room,
     /// Its GPUs.
     pub(super) gpus: Vec<GpuFacts>,
     /// Why it cannot compute.
@@ -47,7 +46,7 @@ pub(super) struct Member {
     /// The beat that waits for a lease.
     pub(super) unanswered: Option<u64>,
     has: HashMap<AttemptId, Place>,
-    used: Credit,
+    used: ByPlace<u32>,
     pace: Pace,
 }
 
@@ -62,11 +61,11 @@ struct Pace {
 impl Crew {
     /// A worker of an earlier process of the endpoint may come back.
     pub(super) fn expect(&mut self, worker: WorkerId, now: Instant) {
-        self.members.insert(worker, Member::new(None, Credit::default(), now));
+        self.members.insert(worker, Member::new(None, Room::default(), now));
     }
 
     /// A worker has connected: what it had before is forgotten, it says anew what it has.
-    pub(super) fn connect(&mut self, worker: WorkerId, connection: Connection, room: Credit, now: Instant) {
+    pub(super) fn connect(&mut self, worker: WorkerId, connection: Connection, room: Room, now: Instant) {
         self.members.insert(worker, Member::new(Some(connection), room, now));
     }
 
@@ -117,7 +116,7 @@ impl Crew {
 }
 
 impl Member {
-    fn new(connection: Option<Connection>, room: Credit, now: Instant) -> Self {
+    fn new(connection: Option<Connection>, room: Room, now: Instant) -> Self {
         let pace = Pace { since: now, ended: 0, per_second: 0.0 };
         Self {
             connection,
@@ -127,7 +126,7 @@ impl Member {
             trouble: None,
             unanswered: None,
             has: HashMap::new(),
-            used: Credit::default(),
+            used: ByPlace::default(),
             pace,
         }
     }
@@ -154,7 +153,7 @@ impl Member {
     }
 
     /// How many attempts it has, by place.
-    pub(super) fn used(&self) -> Credit {
+    pub(super) fn used(&self) -> ByPlace<u32> {
         self.used
     }
 

@@ -29,7 +29,7 @@ use crate::task::crew::{FromWorker, Handout, Joining, ToWorker};
 use crate::task::failure::Loss;
 use crate::task::life::Outcome;
 use crate::task::result::TaskResult;
-use crate::task::session::{Credit, FromEndpoint, Leased, Reported, Stop, StopReason, ToEndpoint};
+use crate::task::session::{Account, FromEndpoint, Leased, Reported, Stop, StopReason, ToEndpoint};
 use crate::task::spec::Place;
 
 /// Reports in one message.
@@ -89,8 +89,8 @@ pub(super) struct Desk {
     /// How long the controller's leases last.
     lasts: Duration,
     service: Service,
-    /// Credit that the controller was given and has not used; None while there is no session.
-    session: Option<Credit>,
+    /// The tasks that came in the session, and how many may; None while there is no session.
+    session: Option<Account>,
     number: u64,
     turn: Turn,
     reports: Vec<AttemptId>,
@@ -142,7 +142,7 @@ impl Desk {
     pub(super) fn session_opened(&mut self, lease: Duration, status: String, now: Instant) {
         self.lasts = lease;
         self.lease.hung_up();
-        self.session = Some(Credit::default());
+        self.session = Some(Account::default());
         self.reports = self.book.reports().map(|reported| reported.attempt).collect();
         let running = self.book.placed().filter(|(held, _)| matches!(held.stage, Stage::Running(_)));
         self.started = running.map(|(held, _)| (now, held.leased.attempt)).collect();
@@ -297,8 +297,7 @@ impl Desk {
     fn take(&mut self, leased: Leased) {
         let attempt = leased.attempt;
         if let Some(session) = &mut self.session {
-            let credit = session.at(leased.spec.kind().place());
-            *credit = credit.saturating_sub(1);
+            session.count(leased.spec.kind().place(), 1);
         }
         match self.service {
             Service::Open | Service::Drains => {
@@ -461,25 +460,33 @@ impl Desk {
     }
 
     /// Asks for as many tasks as workers can take beside those that wait, and as many again: they are there when the
-    /// first are done.
+    /// first are done. When workers can take fewer than before, or none are to be taken any more, takes back what the
+    /// controller has not used: its tasks are then shown as queued, and stay with the controller.
     fn give_credit(&mut self) {
-        let Some(session) = self.session.filter(|_| self.service == Service::Open) else { return };
-        if self.book.unrecorded() >= MOST_UNRECORDED {
-            return;
-        }
-        let mut more = Credit::default();
+        let Some(mut session) = self.session else { return };
+        let before = session.credit();
         for place in [Place::Slot, Place::Login] {
-            let waiting = self.book.waiting().filter(|leased| leased.spec.kind().place() == place).count() as u32;
-            let wanted = self.crew.takes(place);
-            let has = waiting + session.get(place);
+            let waiting = self.book.waiting().filter(|leased| leased.spec.kind().place() == place).count() as u64;
+            let wanted = self.wanted(place);
+            let has = waiting + session.left(place);
             // in bundles, so that many short tasks do not cost a message each
-            if has < wanted.div_ceil(2) || has == 0 {
-                *more.at(place) = wanted.saturating_sub(has);
+            let is_few = has < wanted.div_ceil(2) && self.book.unrecorded() < MOST_UNRECORDED;
+            let is_many = has > wanted && session.left(place) > 0;
+            if is_few || is_many {
+                session.allow(place, wanted.saturating_sub(waiting));
             }
         }
-        if more != Credit::default() {
-            self.session = Some(session.and(more));
-            self.say(FromEndpoint::Credit(more));
+        if session.credit() != before {
+            self.session = Some(session);
+            self.say(FromEndpoint::Credit(session.credit()));
+        }
+    }
+
+    /// How many tasks are to be there for a place, those that workers have not included.
+    fn wanted(&self, place: Place) -> u64 {
+        match self.service {
+            Service::Open => u64::from(self.crew.takes(place)),
+            Service::Drains | Service::Leaves => 0,
         }
     }
 

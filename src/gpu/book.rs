@@ -10,7 +10,7 @@ use super::health::{Era, Event, Facts, Machine, Outcome, Policy, Wanted};
 use super::identity::{GpuUuid, Identity};
 use super::nvml::{Fault, Reading};
 use super::sample::Sample;
-use super::snapshot::{Change, Driver, Gpu, Health, Snapshot, Unreadable, Xids};
+use super::snapshot::{Absence, Change, Driver, Gpu, Health, Snapshot, Unreadable, Xids};
 use crate::task::failure::chain;
 
 /// What is known.
@@ -42,6 +42,18 @@ struct Listed {
     identity: Identity,
     sample: Sample,
     sampled: Duration,
+}
+
+/// Whether opening the driver's library again may show more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reopen {
+    /// A GPU is not read any more: after a reset the library finds it again only from its start. Or the driver is
+    /// installed and does not work: its kernel module may be loaded later.
+    Soon,
+    /// The driver is not installed, or it works and lists no GPU: that changes when an administrator changes it.
+    Rarely,
+    /// All GPUs are read.
+    NotNeeded,
 }
 
 impl Book {
@@ -169,10 +181,21 @@ impl Book {
         &self.readable
     }
 
-    /// Whether some GPU is not read any more, so that the driver's library might have to begin anew.
-    pub(super) fn has_unread(&self) -> bool {
-        let unread = |gpu: &Listed| gpu.sampled < self.taken;
-        !self.unreadable.is_empty() || self.listed.iter().any(unread)
+    /// Whether there is a GPU to watch.
+    pub(super) fn has_gpus(&self) -> bool {
+        !self.physical.is_empty() || !self.unreadable.is_empty() || self.unlisted.is_some()
+    }
+
+    /// Whether opening the driver's library again may show more.
+    pub(super) fn reopen(&self) -> Reopen {
+        let is_unread = |gpu: &Listed| gpu.sampled < self.taken;
+        match &self.driver {
+            Driver::Absent { absence: Absence::NoLibrary, .. } if !self.has_gpus() => Reopen::Rarely,
+            Driver::Starting | Driver::Absent { .. } => Reopen::Soon,
+            Driver::Running { .. } if !self.unreadable.is_empty() || self.listed.iter().any(is_unread) => Reopen::Soon,
+            Driver::Running { .. } if !self.has_gpus() => Reopen::Rarely,
+            Driver::Running { .. } => Reopen::NotNeeded,
+        }
     }
 
     /// What is known, for readers.

@@ -33,7 +33,7 @@ pub use sample::{
     EccErrors, Memory, Process, RemappedRows, RetiredPages, Sample, Throttle, Unanswered, Utilization, energy_between,
 };
 pub use snapshot::{Absence, Change, Driver, Gpu, Health, Snapshot, Standing, Unreadable, View, Xids};
-pub use watch::{INTERVAL, LIBRARY, OVERDUE, Settings, Stopped, Watch, WatchError};
+pub use watch::{INTERVAL, LIBRARY, OVERDUE, REOPEN, Settings, Stopped, Watch, WatchError};
 
 /// For `serde`: a time since the watch began, in seconds.
 fn as_seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -28,6 +28,7 @@ impl Bench {
             library: fake.library(),
             interval: NEVER,
             overdue: NEVER,
+            reopen: REOPEN,
             policy: Policy { settle: secs(1), quarantine_quiet: secs(300), ..Policy::default() },
         };
         Self::with(fake, settings)
@@ -497,8 +498,44 @@ fn no_library_is_a_state() {
     std::fs::rename(&away, &library).expect("renames");
     bench.look();
     assert!(bench.watch.view().snapshot.gpus.is_empty(), "it is not tried all the time");
-    bench.later(60);
+    bench.later(599);
+    assert!(bench.look().gpus.is_empty(), "an installation is rare");
+    bench.later(1);
     assert_eq!(bench.look().gpus.len(), 1);
+}
+
+#[test]
+fn a_driver_whose_module_is_loaded_late_is_found_in_a_minute() {
+    let fake = Fake::new(2);
+    fake.set("init", "9");
+    let bench = Bench::new(fake);
+    assert!(matches!(bench.look().driver, Driver::Absent { absence: Absence::NotLoaded, .. }));
+    bench.fake.unset("init");
+    bench.later(59);
+    assert!(bench.look().gpus.is_empty(), "it is not tried all the time");
+    bench.later(1);
+    assert_eq!(bench.look().gpus.len(), 2);
+    bench.wait("its Xids are heard", |snapshot| snapshot.gpus.iter().all(|gpu| gpu.xids == Xids::Heard));
+}
+
+/// Without GPUs a look comes only when the library may be opened again: here never, though looks are due all the time.
+#[test]
+fn a_node_without_gpus_is_left_alone() {
+    for (key, value) in [("init", "9"), ("gpus", "0")] {
+        let fake = Fake::new(1);
+        fake.set(key, value);
+        let settings = Settings {
+            library: fake.library(),
+            interval: Duration::ZERO,
+            overdue: NEVER,
+            reopen: NEVER,
+            ..Settings::default()
+        };
+        let bench = Bench::with(fake, settings);
+        bench.wait("a look", |snapshot| snapshot.round > 0);
+        assert_eq!(bench.look().round, 2, "{key}: the one that was asked for");
+        assert_eq!(bench.look().round, 3, "{key}: the one that was asked for");
+    }
 }
 
 #[test]

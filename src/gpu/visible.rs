@@ -88,6 +88,11 @@ pub fn visible(setting: Option<&str>, order: Order, gpus: &[Identity]) -> Visibl
     Visible { gpus: chosen, mistake }
 }
 
+/// Whether the variable leaves no GPU visible, whichever there are.
+pub fn hides_all(setting: &str) -> bool {
+    setting.trim().is_empty() || setting.split(',').next().is_some_and(|first| is_negative(first.trim()))
+}
+
 /// The CPUs for a process that uses a GPU: those near it among the ones that this process may use; all of these where
 /// the driver does not know, or where none of the near ones is ours.
 pub fn near_cpus(gpu: &Identity, allowed: &[u32]) -> Vec<u32> {
@@ -219,6 +224,10 @@ mod tests {
         assert_eq!(seen(&format!("MIG-{C}/9/0,MIG-{C}/7/0")), [C1, C0]);
         assert_eq!(mistake("0,2,-1,1"), None);
         assert_eq!(mistake(""), None);
+        for (setting, hides) in [("", true), (" ", true), ("-1", true), (" -1,0", true), ("0,-1", false), ("7", false)]
+        {
+            assert_eq!(hides_all(setting), hides, "{setting}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use super::book::Book;
+use super::book::{Book, Reopen};
 use super::health::{Era, Event, Outcome, Policy, State};
 use super::identity::GpuUuid;
 use super::nvml::{Fault, Happened, Reading, Session};
@@ -35,8 +35,13 @@ pub const INTERVAL: Duration = Duration::from_secs(5);
 /// each GPU, which takes seconds for each.
 pub const OVERDUE: Duration = Duration::from_secs(30);
 
-/// How long after an attempt a driver that is absent, or that has lost a GPU, is opened anew.
-const REOPEN: Duration = Duration::from_secs(60);
+/// How long after an attempt the library of a driver that does not work, or that has lost a GPU, is opened again. A kernel
+/// module that is loaded late is found within this time; the attempt is an `nvmlInit` that fails at once.
+pub const REOPEN: Duration = Duration::from_secs(60);
+
+/// A library that is not installed, or that lists no GPU, is opened again after so many times `REOPEN`: an installation
+/// is the work of an administrator. What it costs is a few look-ups of files.
+const RARELY: u32 = 10;
 
 /// How long a thread may take to see that it is to end: some waits for events (a quarter of a second each).
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -50,13 +55,21 @@ pub struct Settings {
     pub interval: Duration,
     /// How long a look may take before the driver counts as hanging.
     pub overdue: Duration,
+    /// How long after an attempt the library of a driver that does not work is opened again.
+    pub reopen: Duration,
     /// How patient the judgement is.
     pub policy: Policy,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { library: LIBRARY.into(), interval: INTERVAL, overdue: OVERDUE, policy: Policy::default() }
+        Self {
+            library: LIBRARY.into(),
+            interval: INTERVAL,
+            overdue: OVERDUE,
+            reopen: REOPEN,
+            policy: Policy::default(),
+        }
     }
 }
 
@@ -281,6 +294,22 @@ impl Shared {
         self.desk().stopping
     }
 
+    /// How long after an attempt the library is to be opened again; None if that shows nothing more.
+    fn reopen(&self, desk: &Desk) -> Option<Duration> {
+        match desk.book.reopen() {
+            Reopen::Soon => Some(self.settings.reopen),
+            Reopen::Rarely => Some(self.settings.reopen * RARELY),
+            Reopen::NotNeeded => None,
+        }
+    }
+
+    /// The time until the next look. Where there are no GPUs nothing changes before the library is opened again.
+    fn pause(&self) -> Duration {
+        let desk = self.desk();
+        let reopen = self.reopen(&desk).filter(|_| !desk.book.has_gpus());
+        reopen.map_or(self.settings.interval, |reopen| reopen.max(self.settings.interval))
+    }
+
     /// Takes something in, publishes what it makes of the whole, and tells the changes.
     fn update(&self, take_in: impl FnOnce(&mut Desk, Duration) -> Vec<Change>) {
         let mut desk = self.desk();
@@ -336,8 +365,8 @@ fn look_until_stopped(shared: &Shared) {
         let readings = session.as_ref().map(|session| session.read());
         drop(session);
         end(shared, began, readings);
-        let interval = shared.settings.interval;
-        drop(shared.wait_while(interval, |desk| !desk.look && !desk.stopping));
+        let pause = shared.pause();
+        drop(shared.wait_while(pause, |desk| !desk.look && !desk.stopping));
     }
     // closing may take as long as any call: here, and not where the watch is dropped
     let session = shared.desk().session.take();
@@ -372,14 +401,12 @@ fn end(shared: &Shared, began: Duration, readings: Option<Result<Vec<Reading>, F
     });
 }
 
-/// The session; opened anew when there is none, or when a GPU is not read any more: after a reset the library finds it
-/// again only from its start.
+/// The session; opened again when that may show more and is due.
 fn open_if_due(shared: &Shared, opened: &mut Option<Duration>) -> Option<Arc<Session>> {
     let now = shared.now();
     let mut desk = shared.desk();
-    let wanted = desk.session.is_none() || desk.book.has_unread();
-    let is_due = opened.is_none_or(|at| now.saturating_sub(at) >= REOPEN);
-    if !wanted || !is_due {
+    let is_due = |after| opened.is_none_or(|at| now.saturating_sub(at) >= after);
+    if !shared.reopen(&desk).is_some_and(is_due) {
         return desk.session.clone();
     }
     *opened = Some(now);
@@ -417,13 +444,10 @@ fn open(shared: &Shared) -> Option<Arc<Session>> {
 fn listen_until_stopped(shared: &Shared) {
     let mut heard = 0;
     while !shared.is_stopping() {
+        let is_due = |desk: &Desk| desk.generation != heard && !desk.book.readable().is_empty();
         // it ends by the bell; the limit only has it look again
-        let mut desk = shared.wait_while(shared.settings.interval, |desk| {
-            !desk.stopping && (desk.session.is_none() || desk.generation == heard || desk.snapshot.round == 0)
-        });
-        let Some(session) = desk.session.clone().filter(|_| desk.generation != heard && desk.snapshot.round > 0) else {
-            continue;
-        };
+        let mut desk = shared.wait_while(REOPEN, |desk| !desk.stopping && (desk.session.is_none() || !is_due(desk)));
+        let Some(session) = desk.session.clone().filter(|_| is_due(&desk)) else { continue };
         heard = desk.generation;
         desk.listening = true;
         drop(desk);
@@ -467,6 +491,10 @@ fn take_in(shared: &Shared, happened: Happened) {
 fn guard_until_stopped(shared: &Shared) {
     let overdue = shared.settings.overdue;
     while !shared.is_stopping() {
+        // without GPUs there is nothing to guard; the limit only has it look again
+        if !shared.wait_while(REOPEN, |desk| !desk.stopping && !desk.book.has_gpus()).book.has_gpus() {
+            continue;
+        }
         drop(shared.wait_while(overdue / 4, |desk| !desk.stopping));
         shared.update(|desk, now| {
             let hangs = desk.looking_since.is_some_and(|since| now.saturating_sub(since) > overdue);

@@ -14,9 +14,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::session::{Credit, Progress, Reported, Stop};
-use super::spec::TaskSpec;
+use super::session::{Progress, Reported, Stop};
+use super::spec::{ByPlace, TaskSpec};
 use crate::ids::{AttemptId, BlockId, WorkerId};
+
+/// How many attempts a worker runs at once.
+pub type Room = ByPlace<u32>;
 
 /// A worker as it introduces itself, on each connection anew.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +33,7 @@ pub struct Joining {
     /// Its process there.
     pub pid: u32,
     /// So many attempts run at once.
-    pub room: Credit,
+    pub room: Room,
     /// Attempts that it runs, or whose reports were not recorded yet.
     pub attempts: Vec<AttemptId>,
 }
@@ -68,7 +71,7 @@ pub enum FromWorker {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Facts {
     /// So many attempts run at once; fewer while GPUs are not to be trusted.
-    pub room: Credit,
+    pub room: Room,
     /// Its GPUs.
     pub gpus: Vec<GpuFacts>,
     /// Why it cannot compute, if that is so.

@@ -48,6 +48,33 @@ pub enum Place {
     Login,
 }
 
+/// A number for each place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ByPlace<N> {
+    /// Of tasks that run in slots of workers.
+    pub slots: N,
+    /// Of tasks that run on the endpoint's own node.
+    pub login: N,
+}
+
+impl<N: Copy> ByPlace<N> {
+    /// The number of a place.
+    pub fn get(self, place: Place) -> N {
+        match place {
+            Place::Slot => self.slots,
+            Place::Login => self.login,
+        }
+    }
+
+    /// The number of a place, to be changed.
+    pub fn at(&mut self, place: Place) -> &mut N {
+        match place {
+            Place::Slot => &mut self.slots,
+            Place::Login => &mut self.login,
+        }
+    }
+}
+
 /// Directories that the datasets of a batch need.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

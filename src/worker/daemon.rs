@@ -23,14 +23,14 @@ use crate::gpu::health;
 use crate::ids::{AttemptId, AttemptNumber, BlockId, TaskId, WorkerId};
 use crate::runtime::lease::Lease;
 use crate::runtime::tasks::spawn;
-use crate::task::crew::{Facts, FromWorker, GpuState, Handout, Joining, ToWorker};
+use crate::task::crew::{Facts, FromWorker, GpuState, Handout, Joining, Room, ToWorker};
 use crate::task::failure::{Failure, Fault, Loss, chain};
 use crate::task::life::Outcome;
 use crate::task::names::TemplateName;
 use crate::task::result::TaskResult;
 use crate::task::retry::doubled;
-use crate::task::session::{Credit, Progress, Reported, Stop};
-use crate::task::spec::{Place, TaskSpec};
+use crate::task::session::{Progress, Reported, Stop};
+use crate::task::spec::{ByPlace, Place, TaskSpec};
 use crate::task::template::{TemplateError, Templates};
 
 /// Events that are heard before what they come to is said.
@@ -133,7 +133,7 @@ pub async fn run<D: Dial>(
         waiting: Waiting::default(),
         running: HashMap::new(),
         remaining: HashMap::new(),
-        used: Credit::default(),
+        used: ByPlace::default(),
         over: BTreeMap::new(),
         lease: Lease::default(),
         beats: Beats { number: 0, every: BEAT, next: now },
@@ -175,7 +175,7 @@ struct Worker<D> {
     running: HashMap<AttemptId, Running>,
     /// Where attempts were that are over but for their processes, which do not end.
     remaining: HashMap<AttemptId, Place>,
-    used: Credit,
+    used: ByPlace<u32>,
     /// Reports that the endpoint has not recorded.
     over: BTreeMap<AttemptId, Reported>,
     /// How long attempts may run, by the beats that the endpoint has answered.
@@ -523,7 +523,7 @@ impl<D: Dial> Worker<D> {
 
     fn own_facts(&self) -> Facts {
         let lost = self.remaining.values().filter(|place| **place == Place::Login).count() as u32;
-        let room = Credit { slots: self.gpus.room(), login: self.settings.login_slots.saturating_sub(lost) };
+        let room = Room { slots: self.gpus.room(), login: self.settings.login_slots.saturating_sub(lost) };
         Facts { room, gpus: self.gpus.facts(), trouble: self.gpus.trouble().map(str::to_owned) }
     }
 

@@ -1,5 +1,8 @@
 //! The seats of a worker's computing attempts: one a CPU slot, or some for each GPU, which is theirs while they sit. Says
 //! which GPU may be used, when it is to be tested, and how GPUs are. Runs nothing itself.
+//!
+//! Seats on the CPU are for a node without GPUs. When GPUs appear later, the free ones give way to seats of GPUs, the
+//! others when their attempts end.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -9,7 +12,7 @@ use super::assignment::SlotGpu;
 use crate::config::endpoint::GpuUse;
 use crate::gpu::health::{self, Era, Outcome, State, Wanted};
 use crate::gpu::lock::GpuLock;
-use crate::gpu::visible::{Order, Visible, near_cpus, visible};
+use crate::gpu::visible::{Order, Visible, hides_all, near_cpus, visible};
 use crate::gpu::{
     Absence, Driver, Gpu, GpuUuid, Identity, Settings, Snapshot, Standing, Watch, WatchError, energy_between,
 };
@@ -44,15 +47,21 @@ pub struct Gpus {
     watch: Option<Watch>,
     own: Vec<Own>,
     seats: Vec<Seat>,
-    trouble: Option<Trouble>,
+    list: List,
 }
 
-/// Why there may be more GPUs than are listed.
+/// Whether the list of GPUs may become longer.
 #[derive(Debug)]
-struct Trouble {
-    words: String,
-    /// What was known then: something else may tell more.
-    seen: Arc<Snapshot>,
+enum List {
+    /// All GPUs are in it.
+    Whole,
+    /// There may be more.
+    Open {
+        /// Why; None on a node without GPUs, or without their driver, which may come later.
+        trouble: Option<String>,
+        /// What was known then: something else may tell more.
+        seen: Arc<Snapshot>,
+    },
 }
 
 /// A GPU, or MIG instance, that is ours.
@@ -120,7 +129,7 @@ pub struct Test {
 
 /// Which GPUs there are for this worker.
 enum Listing {
-    /// A node without GPUs.
+    /// A node without GPUs, as far as is known.
     NoGpus,
     /// With GPUs, if there is no trouble.
     Gpus { gpus: Vec<Identity>, trouble: Option<String> },
@@ -129,7 +138,7 @@ enum Listing {
 impl Gpus {
     /// Seats on the CPU alone.
     fn cpus(choice: Choice) -> Self {
-        Self { choice, watch: None, own: Vec::new(), seats: on_cpus(choice.slots), trouble: None }
+        Self { choice, watch: None, own: Vec::new(), seats: on_cpus(choice.slots), list: List::Whole }
     }
 
     /// Looks what the node has; blocks until its driver has answered, for some time. `changed` is called when something
@@ -142,43 +151,46 @@ impl Gpus {
             GpuUse::None => return Ok(Self::cpus(choice)),
             // a worker that is to compute nothing
             GpuUse::Auto if choice.slots == 0 => return Ok(Self::cpus(choice)),
+            // as a batch system sets it for jobs that asked for no GPU
+            GpuUse::Auto if visible_devices().is_some_and(|setting| hides_all(&setting)) => {
+                return Ok(Self::cpus(choice));
+            }
             GpuUse::Auto => {}
         }
         let watch = Watch::start(settings(choice.quiet), move |_| changed())?;
         let told = watch.wait(PATIENCE, |snapshot| snapshot.round > 0);
         let snapshot = told.unwrap_or_else(|| watch.view().snapshot);
-        match listing(&snapshot) {
-            Listing::NoGpus => Ok(Self::cpus(choice)),
-            Listing::Gpus { .. } => Ok(Self::watched(choice, watch, snapshot)),
-        }
+        Ok(Self::watched(choice, watch, snapshot))
     }
 
     fn watched(choice: Choice, watch: Watch, snapshot: Arc<Snapshot>) -> Self {
-        let mut gpus = Self { choice, watch: Some(watch), own: Vec::new(), seats: Vec::new(), trouble: None };
+        let mut gpus = Self { choice, watch: Some(watch), own: Vec::new(), seats: Vec::new(), list: List::Whole };
         gpus.list(snapshot);
         gpus
     }
 
-    /// Lists the GPUs anew, if there was trouble and something else is known now.
+    /// Lists the GPUs again, if there may be more and something else is known now.
     pub fn list_again(&mut self) {
-        let (Some(watch), Some(trouble)) = (&self.watch, &self.trouble) else { return };
+        let (Some(watch), List::Open { seen, .. }) = (&self.watch, &self.list) else { return };
         let snapshot = watch.view().snapshot;
-        if !Arc::ptr_eq(&snapshot, &trouble.seen) {
+        if !Arc::ptr_eq(&snapshot, seen) {
             self.list(snapshot);
         }
     }
 
-    /// Takes in which GPUs there are. Whoever is known keeps its place: attempts sit there.
+    /// Takes in which GPUs there are. A GPU that is known keeps its place: attempts sit there.
     fn list(&mut self, snapshot: Arc<Snapshot>) {
-        let (gpus, trouble) = match listing(&snapshot) {
-            Listing::Gpus { gpus, trouble } => (gpus, trouble),
+        let (gpus, list) = match listing(&snapshot) {
+            Listing::Gpus { gpus, trouble: None } => (gpus, List::Whole),
+            Listing::Gpus { gpus, trouble } => (gpus, List::Open { trouble, seen: snapshot }),
             Listing::NoGpus => {
-                if self.own.is_empty() {
+                if self.own.is_empty() && self.seats.is_empty() {
                     self.seats = on_cpus(self.choice.slots);
                 }
-                (Vec::new(), None)
+                (Vec::new(), List::Open { trouble: None, seen: snapshot })
             }
         };
+        let before = self.own.len();
         let allowed = allowed_cpus();
         for identity in gpus {
             if self.own.iter().any(|own| own.identity.uuid == identity.uuid) {
@@ -189,20 +201,31 @@ impl Gpus {
             self.own.push(Own { identity, cpus, lock, refused, testing, distrusted: false });
             self.seats.extend((0..self.choice.slots_per_gpu.get()).map(|_| Seat { gpu, sits: None }));
         }
-        match (&self.trouble, &trouble) {
-            (before, Some(words)) if before.as_ref().map(|before| &before.words) != Some(words) => {
+        self.remove_cpus();
+        let was = std::mem::replace(&mut self.list, list);
+        match (was.trouble(), self.trouble()) {
+            (was, Some(words)) if was != Some(words) => {
                 tracing::warn!(words, gpus = self.own.len(), "there may be more GPUs than are seen");
             }
             (Some(_), None) => tracing::info!(gpus = self.own.len(), "the GPUs are listed after all"),
+            (None, None) if self.own.len() > before => tracing::info!(gpus = self.own.len(), "the GPUs are used"),
             (_, Some(_)) | (None, None) => {}
         }
-        self.trouble = trouble.map(|words| Trouble { words, seen: snapshot });
         self.lock();
     }
 
-    /// How many attempts may sit at once now.
+    /// Seats on the CPU end where there are GPUs: the free ones now, the others when they are free.
+    fn remove_cpus(&mut self) {
+        if !self.own.is_empty() {
+            self.seats.retain(|seat| seat.gpu.is_some() || seat.sits.is_some());
+        }
+    }
+
+    /// How many attempts may sit at once now. A seat with an attempt is one of them, even if it gets no other one: the
+    /// endpoint counts that attempt, too.
     pub fn room(&self) -> u32 {
-        self.seats.iter().filter(|seat| !seat.is_lost() && self.may_be_used(seat)).count() as u32
+        let has_room = |seat: &&Seat| !seat.is_lost() && (seat.sits.is_some() || self.may_be_used(seat));
+        self.seats.iter().filter(has_room).count() as u32
     }
 
     /// All seats, usable or not.
@@ -253,6 +276,7 @@ impl Gpus {
     pub fn rise(&mut self, attempt: AttemptId) -> Option<u64> {
         let seat = self.seats.iter_mut().find(|seat| seat.is_of(attempt))?;
         let (gpu, sitting) = (seat.gpu, seat.sits.take());
+        self.remove_cpus();
         let (before, after) = (sitting?.before?, self.seen(gpu?)?);
         (before.sampled < after.sampled).then(|| energy_between(&before.sample, &after.sample))?
     }
@@ -319,7 +343,7 @@ impl Gpus {
 
     /// Why there are no seats, or too few, though there may be GPUs.
     pub fn trouble(&self) -> Option<&str> {
-        self.trouble.as_ref().map(|trouble| trouble.words.as_str())
+        self.list.trouble()
     }
 
     /// How the GPUs are, for people.
@@ -401,6 +425,15 @@ impl Gpus {
     }
 }
 
+impl List {
+    fn trouble(&self) -> Option<&str> {
+        match self {
+            Self::Whole => None,
+            Self::Open { trouble, seen: _ } => trouble.as_deref(),
+        }
+    }
+}
+
 impl Own {
     fn slot(&self, sharers: NonZeroU32) -> SlotGpu {
         SlotGpu { uuid: self.identity.uuid.to_string(), cpus: self.cpus.clone(), sharers }
@@ -422,6 +455,10 @@ fn on_cpus(slots: u32) -> Vec<Seat> {
     (0..slots).map(|_| Seat { gpu: None, sits: None }).collect()
 }
 
+fn visible_devices() -> Option<String> {
+    std::env::var("CUDA_VISIBLE_DEVICES").ok()
+}
+
 fn listing(snapshot: &Snapshot) -> Listing {
     let trouble = match &snapshot.driver {
         Driver::Absent { absence: Absence::NoLibrary | Absence::NotLoaded, .. } => return Listing::NoGpus,
@@ -434,7 +471,7 @@ fn listing(snapshot: &Snapshot) -> Listing {
         }
     };
     let all: Vec<Identity> = snapshot.gpus.iter().map(|gpu| gpu.identity.clone()).collect();
-    let setting = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+    let setting = visible_devices();
     let order = match std::env::var("CUDA_DEVICE_ORDER").as_deref() {
         Ok("PCI_BUS_ID") => Order::PciBus,
         Ok(_) | Err(_) => Order::FastestFirst,
@@ -468,11 +505,11 @@ pub fn verdict(ended: &life::Outcome) -> Outcome {
     }
 }
 
-/// The usual settings, as patient as `quiet` says.
+/// The usual settings, no more patient than `quiet` says.
 fn settings(quiet: Duration) -> Settings {
     let usual = Settings::default();
     let policy = health::Policy { quarantine_quiet: quiet, settle: usual.policy.settle.min(quiet), ..usual.policy };
-    Settings { policy, interval: usual.interval.min(quiet), ..usual }
+    Settings { policy, interval: usual.interval.min(quiet), reopen: usual.reopen.min(quiet), ..usual }
 }
 
 /// The CPUs that this process may use.

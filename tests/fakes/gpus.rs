@@ -67,6 +67,12 @@ impl Gpus {
         self.write();
     }
 
+    /// What NVIDIA's library says from now on when a program starts it: an error of nvml.h by its number, 0 for none.
+    pub(crate) fn driver(&mut self, error: u32) {
+        self.script.insert("init".to_owned(), error.to_string());
+        self.write();
+    }
+
     /// Renamed into place: it is never seen half written.
     fn write(&self) {
         let lines: String = self.script.iter().map(|(key, value)| format!("{key} {value}\n")).collect();

@@ -118,3 +118,28 @@ async fn a_gpu_that_cannot_be_read_when_its_worker_starts_is_used_once_it_can_be
     let over = site.until_over(&[task]).await;
     assert!(over[0].state == StateName::Succeeded && over[0].attempt == 1, "what ran went on: {over:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_driver_that_is_loaded_after_its_worker_started_is_used_without_a_restart() {
+    const NOT_LOADED: u32 = 9;
+    let mut gpus = Gpus::new(1);
+    gpus.driver(NOT_LOADED);
+    let site = site(&gpus);
+    let worker = until(&site, |worker| slots(worker) == Some(1));
+    assert!(worker["gpus"] == serde_json::json!([]) && worker["trouble"].is_null(), "it computes on the CPU: {worker}");
+    let on_cpu = site.submit(vec![site.seated("a")]).await[0];
+    let held = tokio::task::block_in_place(|| site.let_go("a"));
+
+    gpus.driver(0);
+    let worker = until(&site, |worker| worker["gpus"][0]["state"] == "healthy" && slots(worker) == Some(2));
+    assert!(worker["trouble"].is_null(), "{worker}");
+    let on_gpu = site.submit(vec![site.seated("b")]).await[0];
+    drop(tokio::task::block_in_place(|| site.let_go("b")));
+    site.until_over(&[on_gpu]).await;
+    assert!(site.marks("b").contains("GPU-"), "{}", site.marks("b"));
+    drop(held);
+    let over = site.until_over(&[on_cpu, on_gpu]).await;
+    assert!(over.iter().all(|task| task.state == StateName::Succeeded && task.attempt == 1), "{over:?}");
+    assert!(!site.marks("a").contains("GPU-"), "what ran went on where it was: {}", site.marks("a"));
+    until(&site, |worker| slots(worker) == Some(1));
+}

@@ -40,6 +40,8 @@ struct Endpoint {
 struct Session {
     said: tokio::sync::mpsc::Sender<wire::FromEndpoint>,
     told: tonic::Streaming<wire::ToEndpoint>,
+    /// Tasks that it has asked for, in all.
+    credit: u64,
 }
 
 impl Endpoint {
@@ -62,7 +64,7 @@ impl Endpoint {
         let hello = wire::Hello { endpoint, session, version: version::NEWEST, host: "login1".into() };
         said.send(wire::FromEndpoint { number: 0, message: Some(Said::Hello(hello)) }).await.expect("room");
         let told = client.endpoints().session(ReceiverStream::new(messages)).await.expect("opens").into_inner();
-        Session { said, told }
+        Session { said, told, credit: 0 }
     }
 }
 
@@ -73,7 +75,8 @@ impl Session {
 
     /// Leases of at least so many tasks.
     async fn take(&mut self, most: u32) -> Vec<wire::AttemptId> {
-        self.say(Said::Credit(wire::Credit { slots: most, login: 0 })).await;
+        self.credit += u64::from(most);
+        self.say(Said::Credit(wire::Credit { slots: self.credit, login: 0 })).await;
         let mut taken = Vec::new();
         while taken.len() < most as usize {
             if let Told::Tasks(wire::Tasks { leases }) = self.hear().await {

@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::*;
 use crate::endpoint::book::tests::{attempt, leased, reported, worker};
 use crate::ids::BlockId;
-use crate::task::crew::Facts;
-use crate::task::session::Progress;
+use crate::task::crew::{Facts, Room};
+use crate::task::session::{Credit, Progress};
 use crate::task::spec::{BatchSetupSpec, TaskSpec};
 
 const LEASE: Duration = Duration::from_secs(100);
@@ -39,7 +39,7 @@ impl World {
         world.hear(ToEndpoint::Renewed { number, until: leased(attempt(1, 1)).until });
         world.join(1, slots, vec![]);
         let credit = world.turn();
-        let wanted = FromEndpoint::Credit(Credit { slots, login: 1 });
+        let wanted = FromEndpoint::Credit(Credit { slots: slots.into(), login: 1 });
         assert!(matches!(&credit.at_once[..], [Act::Say(_, said)] if *said == wanted), "{credit:?}");
         world
     }
@@ -47,7 +47,7 @@ impl World {
     fn join(&mut self, number: u128, slots: u32, attempts: Vec<AttemptId>) {
         self.connections += 1;
         let (worker, block) = (worker(number), BlockId::new(Uuid::from_u128(9)));
-        let room = Credit { slots, login: 1 };
+        let room = Room { slots, login: 1 };
         let joining = Joining { worker, block, host: "nid1".into(), pid: 1, room, attempts };
         self.desk.worker_joined(Connection(self.connections), joining, None, self.now);
     }
@@ -67,7 +67,7 @@ impl World {
 
     /// A worker says how much room it has.
     fn room(&mut self, of: u128, slots: u32) {
-        let facts = Facts { room: Credit { slots, login: 1 }, ..Facts::default() };
+        let facts = Facts { room: Room { slots, login: 1 }, ..Facts::default() };
         self.desk.worker_said(worker(of), FromWorker::Facts(facts), self.now);
     }
 
@@ -238,24 +238,61 @@ fn a_worker_whose_room_shrinks_is_asked_for_after_what_it_was_given() {
     assert!(!turn.at_once.iter().any(|act| matches!(act, Act::Tell(_, ToWorker::Return(_)))), "in their order");
 }
 
+/// The last credit of a turn.
+fn credit(turn: &Turn) -> Option<Credit> {
+    let credits = turn.at_once.iter().filter_map(|act| match act {
+        Act::Say(_, FromEndpoint::Credit(credit)) => Some(*credit),
+        Act::Say(..) | Act::Tell(..) => None,
+    });
+    credits.last()
+}
+
 #[test]
-fn credit_shrinks_with_the_room() {
-    let mut world = World::open(2);
-    let more = |turn: Turn| {
-        let credits = turn.at_once.into_iter().filter_map(|act| match act {
-            Act::Say(_, FromEndpoint::Credit(more)) => Some(more.slots),
-            Act::Say(..) | Act::Tell(..) => None,
-        });
-        credits.sum::<u32>()
-    };
+fn credit_that_is_not_used_is_taken_back_when_the_room_shrinks() {
+    let mut world = World::open(4);
+    world.take(&[(1, 1)]);
+    assert_eq!(credit(&world.turn()), None, "enough are on their way");
+    world.room(1, 2);
+    let lower = Credit { slots: 3, login: 1 };
+    assert_eq!(credit(&world.turn()), Some(lower), "one has come, two may");
+    world.room(1, 2);
+    assert_eq!(credit(&world.turn()), None, "it is said once");
     world.room(1, 0);
-    assert_eq!(more(world.turn()), 0);
-    world.take(&[(1, 1), (2, 1)]);
-    assert_eq!(more(world.turn()), 0, "what came is not replaced");
-    world.room(1, 1);
-    assert_eq!(more(world.turn()), 0, "one goes to the slot, one waits");
-    world.over(1, 1, 1);
-    assert_eq!(more(world.turn()), 1);
+    assert_eq!(credit(&world.turn()), Some(Credit { slots: 1, ..lower }), "none may come any more");
+    // leased before the controller heard it
+    world.take(&[(2, 1), (3, 1), (4, 1)]);
+    let turn = world.turn();
+    assert_eq!((credit(&turn), handed(&turn)), (None, vec![]));
+    assert_eq!(world.desk.book().waiting().count(), 3, "they wait, and none is over");
+    assert_eq!(world.desk.book().unrecorded(), 0);
+    world.room(1, 6);
+    let turn = world.turn();
+    assert_eq!(handed(&turn).len(), 3);
+    assert_eq!(credit(&turn), Some(Credit { slots: 4 + 6, ..lower }), "what came late was counted");
+}
+
+#[test]
+fn the_credit_of_a_worker_that_is_out_of_sight_is_taken_back() {
+    let mut world = World::open(4);
+    world.desk.worker_hung_up(worker(1), Connection(1), world.now);
+    assert_eq!(credit(&world.turn()), Some(Credit { slots: 0, login: 0 }));
+    world.join(1, 4, vec![]);
+    assert_eq!(credit(&world.turn()), Some(Credit { slots: 4, login: 1 }));
+}
+
+#[test]
+fn who_takes_no_more_tasks_takes_its_credit_back() {
+    for stop in [Desk::drain, Desk::leave] {
+        let mut world = World::open(4);
+        world.take(&[(1, 1)]);
+        world.turn();
+        stop(&mut world.desk);
+        assert_eq!(credit(&world.turn()), Some(Credit { slots: 1, login: 0 }));
+        // it was on its way
+        world.take(&[(2, 1)]);
+        assert_eq!(credit(&world.turn()), None);
+        assert!(world.desk.book().get(attempt(2, 1)).is_some(), "it is not lost");
+    }
 }
 
 #[test]
@@ -498,6 +535,16 @@ proptest! {
                     Act::Say(..) | Act::Tell(..) => {}
                 }
             }
+            if let Some(session) = world.desk.session {
+                if let Some(said) = credit(&turn) {
+                    prop_assert_eq!(said, session.credit(), "what was said last counts");
+                }
+                for place in [Place::Slot, Place::Login] {
+                    let waiting = world.desk.book.waiting().filter(|leased| leased.spec.kind().place() == place).count();
+                    let (left, most) = (session.left(place), u64::from(world.desk.crew.takes(place)));
+                    prop_assert!(left == 0 || left + waiting as u64 <= most, "{left} may come, {waiting} wait, for {most}");
+                }
+            }
             let early = turn.at_once.iter().any(|act| matches!(act, Act::Tell(_, ToWorker::Work(_) | ToWorker::Recorded(_))));
             prop_assert!(!early, "said before it was written: {:?}", turn.at_once);
             let early = turn.once_written.iter().any(|act| matches!(act, Act::Tell(_, ToWorker::Recorded(_))));
@@ -522,7 +569,5 @@ proptest! {
         }
         world.turn();
         prop_assert_eq!(&crate::endpoint::book::tests::book(world.written.clone()), world.desk.book());
-        let credit = world.desk.session.unwrap_or_default();
-        prop_assert!(credit.slots <= 2 * 3 * 600 && credit.login <= 3, "{credit:?}");
     }
 }

@@ -1,4 +1,5 @@
-//! Whether a GPU computes what it should: a pattern through its memory, and a small correlation held against the CPU's.
+//! Whether a GPU computes what it should: a pattern through its memory, and small correlations of frames and of events,
+//! compared with the CPU's.
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -10,7 +11,7 @@ use crate::correlate::bins::{Labels, Shape};
 use crate::correlate::result::Correlation;
 use crate::correlate::twotime::Smoothing;
 use crate::correlate::window::FrameWindow;
-use crate::dataset::{DatasetError, FrameSource, PixelType, Scratch, Source, SourceInfo};
+use crate::dataset::{DatasetError, Event, EventSource, FrameSource, PixelType, Scratch, Source, SourceInfo};
 use crate::engine::cpu::CpuEngine;
 use crate::engine::{Engine, EngineError, MultiTauRequest, Request, TwoTimeRequest, Unobserved};
 use crate::task::correlate::{Normalization, PixelG2Output, SaturatedPolicy};
@@ -22,9 +23,21 @@ const SHARE: u64 = 4;
 /// Numbers of the pattern begin with these: each bit is once 0 and once 1 somewhere near.
 const SEEDS: [u64; 2] = [1, 1 << 40];
 
-/// The small dataset.
+/// The image of the small datasets.
 const SHAPE: Shape = Shape { rows: 16, cols: 32 };
+
+/// Frames of the dense dataset.
 const FRAMES: u64 = 96;
+
+/// Frames of the dataset of events: a pixel with an event in each has more than fit one pass of the sort, and more than
+/// shared memory has room for when they are correlated.
+const EVENT_FRAMES: u64 = 640;
+
+/// Frames of a block of events.
+const BLOCK_FRAMES: u64 = 64;
+
+/// One pixel of so many has an event in each frame.
+const BRIGHT: u64 = 64;
 
 /// Why a GPU is not to be trusted.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +57,10 @@ pub enum SelfTestError {
     #[error("a small correlation failed")]
     Correlate(#[source] EngineError),
     /// A correlation with more or fewer numbers.
-    #[error("a small correlation gives {found} times {what}, which should be {wanted} times")]
+    #[error("a small correlation of {data} gives {found} times {what}, which should be {wanted} times")]
     Length {
+        /// Of what.
+        data: &'static str,
         /// What differs.
         what: &'static str,
         /// So many.
@@ -54,8 +69,10 @@ pub enum SelfTestError {
         wanted: usize,
     },
     /// A correlation with other numbers.
-    #[error("a small correlation gives {what} of {found}, which should be {wanted}")]
+    #[error("a small correlation of {data} gives {what} of {found}, which should be {wanted}")]
     Numbers {
+        /// Of what.
+        data: &'static str,
         /// What differs.
         what: &'static str,
         /// What it computes.
@@ -75,15 +92,41 @@ impl CudaEngine {
             let driver = self.entered().map_err(SelfTestError::Device)?;
             memory(&*driver)?;
         }
-        let request = request();
         let cpu = CpuEngine::new(Some(NonZeroUsize::MIN));
-        let run = |engine: &dyn Engine| {
-            let source = Source::Frames(Box::new(Pattern(info())));
-            let done = engine.correlate(&request, &source, &Unobserved, &mut |_| Ok(()));
-            done.map(|(correlation, _)| correlation).map_err(SelfTestError::Correlate)
-        };
-        compare(&run(self)?, &run(&cpu)?)
+        for Trial { data, request, source } in trials() {
+            let run = |engine: &dyn Engine| {
+                let done = engine.correlate(&request, &source, &Unobserved, &mut |_| Ok(()));
+                done.map(|(correlation, _)| correlation).map_err(SelfTestError::Correlate)
+            };
+            compare(data, &run(self)?, &run(&cpu)?)?;
+        }
+        Ok(())
     }
+}
+
+/// A small correlation.
+struct Trial {
+    /// What it correlates, for people.
+    data: &'static str,
+    request: Request,
+    source: Source,
+}
+
+/// Frames use the dense and the two-time kernels; events are counted, filed, sorted and correlated by kernels of their own.
+fn trials() -> [Trial; 2] {
+    let two_time = TwoTimeRequest { smoothing: Smoothing::StaticBins, labels: vec![1, 3] };
+    [
+        Trial {
+            data: "frames",
+            request: request(FRAMES, Some(two_time)),
+            source: Source::Frames(Box::new(Pattern(info(FRAMES)))),
+        },
+        Trial {
+            data: "events",
+            request: request(EVENT_FRAMES, None),
+            source: Source::Events(Box::new(Events(info(EVENT_FRAMES)))),
+        },
+    ]
 }
 
 fn memory<D: Device>(device: &D) -> Result<(), SelfTestError> {
@@ -107,7 +150,7 @@ fn memory<D: Device>(device: &D) -> Result<(), SelfTestError> {
     }
 }
 
-fn compare(found: &Correlation, wanted: &Correlation) -> Result<(), SelfTestError> {
+fn compare(data: &'static str, found: &Correlation, wanted: &Correlation) -> Result<(), SelfTestError> {
     let g2 = |correlation: &Correlation| -> Vec<f64> {
         correlation.multi_tau.iter().flat_map(|multi_tau| multi_tau.g2.iter().copied()).collect()
     };
@@ -121,24 +164,24 @@ fn compare(found: &Correlation, wanted: &Correlation) -> Result<(), SelfTestErro
     ];
     for (what, found, wanted) in pairs {
         if found.len() != wanted.len() {
-            return Err(SelfTestError::Length { what, found: found.len(), wanted: wanted.len() });
+            return Err(SelfTestError::Length { data, what, found: found.len(), wanted: wanted.len() });
         }
         // no number is near what is none
         let near = |(found, wanted): &(f64, f64)| {
             (found - wanted).abs() <= 1e-6 * wanted.abs() || (found.is_nan() && wanted.is_nan())
         };
         if let Some((found, wanted)) = std::iter::zip(found, wanted).find(|pair| !near(pair)) {
-            return Err(SelfTestError::Numbers { what, found, wanted });
+            return Err(SelfTestError::Numbers { data, what, found, wanted });
         }
     }
     Ok(())
 }
 
-fn request() -> Request {
+fn request(frames: u64, two_time: Option<TwoTimeRequest>) -> Request {
     let pixels = SHAPE.pixels();
     let ring = |size: usize| (0..pixels).map(move |pixel| (pixel / size) as u32 + 1).collect();
     Request {
-        selection: FrameWindow::default().select(FRAMES).expect("there are frames"),
+        selection: FrameWindow::default().select(frames).expect("there are frames"),
         labels: Labels {
             shape: SHAPE,
             mask: vec![true; pixels],
@@ -151,14 +194,14 @@ fn request() -> Request {
             parts: 0,
             pixel_g2: PixelG2Output::Drop,
         }),
-        two_time: Some(TwoTimeRequest { smoothing: Smoothing::StaticBins, labels: vec![1, 3] }),
+        two_time,
         saturated: SaturatedPolicy::Keep,
         memory: MOST,
     }
 }
 
-fn info() -> SourceInfo {
-    SourceInfo { format: "pattern".into(), files: Vec::new(), bytes: 0, shape: SHAPE, frames: FRAMES }
+fn info(frames: u64) -> SourceInfo {
+    SourceInfo { format: "pattern".into(), files: Vec::new(), bytes: 0, shape: SHAPE, frames }
 }
 
 /// Frames of counts from 0 to 3.
@@ -184,8 +227,43 @@ impl FrameSource for Pattern {
     fn read_frames(&self, frames: Range<u64>, _: &mut Scratch, out: &mut [u8]) -> Result<(), DatasetError> {
         let first = frames.start * SHAPE.pixels() as u64;
         for (number, count) in (first..).zip(out) {
-            // a multiplicative hash (Knuth), of which the upper bits are the best
-            *count = (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 62) as u8;
+            *count = (hash(number) >> 62) as u8;
+        }
+        Ok(())
+    }
+}
+
+/// A multiplicative hash (Knuth), of which the upper bits are the best.
+fn hash(number: u64) -> u64 {
+    number.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// Events of 1 to 4 photons: in each frame of bright pixels, in a sixteenth of the frames of the others.
+struct Events(SourceInfo);
+
+impl EventSource for Events {
+    fn info(&self) -> &SourceInfo {
+        &self.0
+    }
+
+    fn events_bound(&self) -> u64 {
+        EVENT_FRAMES * SHAPE.pixels() as u64
+    }
+
+    fn blocks(&self) -> usize {
+        EVENT_FRAMES.div_ceil(BLOCK_FRAMES) as usize
+    }
+
+    fn read_block(&self, block: usize, _: &mut Scratch, out: &mut Vec<Event>) -> Result<(), DatasetError> {
+        out.clear();
+        let first = block as u64 * BLOCK_FRAMES;
+        for frame in first..EVENT_FRAMES.min(first + BLOCK_FRAMES) {
+            for pixel in 0..SHAPE.pixels() as u64 {
+                let hash = hash(frame * SHAPE.pixels() as u64 + pixel);
+                if pixel % BRIGHT == 0 || hash >> 60 == 0 {
+                    out.push(Event::new(frame as u32, pixel as u32, (hash >> 58 & 3) as u16 + 1));
+                }
+            }
         }
         Ok(())
     }
@@ -196,6 +274,8 @@ mod tests {
     use super::*;
     use crate::engine::cuda::Call;
     use crate::engine::cuda::engine::correlate;
+    use crate::engine::cuda::events::ROOM;
+    use crate::engine::cuda::sort::TILE;
     use crate::engine::cuda::test_device::TestDevice;
     use crate::engine::workers::Workers;
 
@@ -204,24 +284,52 @@ mod tests {
         memory(&TestDevice::new(1 << 16, 3)).expect("passes");
     }
 
+    /// What the device of the tests and the CPU make of a trial.
+    fn both(trial: &Trial) -> (Correlation, Correlation) {
+        let Trial { data: _, request, source } = trial;
+        let workers = Workers { threads: NonZeroUsize::MIN, observer: &Unobserved };
+        let call = Call { request, workers };
+        let (found, _) = correlate(&TestDevice::new(1 << 28, 3), source, call, &mut |_| Ok(())).expect("correlates");
+        let (wanted, _) =
+            CpuEngine::new(None).correlate(request, source, &Unobserved, &mut |_| Ok(())).expect("correlates");
+        (found, wanted)
+    }
+
     #[test]
     fn a_number_that_differs_is_found() {
-        let request = request();
-        let workers = Workers { threads: NonZeroUsize::MIN, observer: &Unobserved };
-        let source = Source::Frames(Box::new(Pattern(info())));
-        let call = Call { request: &request, workers };
-        let (mut found, _) =
-            correlate(&TestDevice::new(1 << 28, 3), &source, call, &mut |_| Ok(())).expect("correlates");
-        let (wanted, _) =
-            CpuEngine::new(None).correlate(&request, &source, &Unobserved, &mut |_| Ok(())).expect("correlates");
-        compare(&found, &wanted).expect("are the same");
+        let [frames, events] = trials();
+        let (mut found, wanted) = both(&frames);
+        compare("frames", &found, &wanted).expect("are the same");
         let two_time = found.two_time.as_mut().expect("asked for");
         two_time.g2[(5, 1)] *= 1.00001;
-        let error = compare(&found, &wanted).expect_err("differs");
-        assert!(error.to_string().contains("a two-time g2"), "{error}");
+        let error = compare("frames", &found, &wanted).expect_err("differs");
+        assert!(error.to_string().contains("of frames gives a two-time g2"), "{error}");
         found.two_time.as_mut().expect("asked for").g2[(5, 1)] = f64::NAN;
-        assert!(compare(&found, &wanted).is_err(), "no number");
+        assert!(compare("frames", &found, &wanted).is_err(), "no number");
         found.two_time = None;
-        assert!(matches!(compare(&found, &wanted), Err(SelfTestError::Length { .. })), "nothing");
+        assert!(matches!(compare("frames", &found, &wanted), Err(SelfTestError::Length { .. })), "nothing");
+
+        let (mut found, wanted) = both(&events);
+        compare("events", &found, &wanted).expect("are the same");
+        found.multi_tau.as_mut().expect("asked for").g2[(7, 2)] *= 1.00001;
+        let error = compare("events", &found, &wanted).expect_err("differs");
+        assert!(error.to_string().contains("of events gives a g2"), "{error}");
+        let (mut found, _) = both(&events);
+        found.scattering.image[3] *= 1.00001;
+        let error = compare("events", &found, &wanted).expect_err("differs");
+        assert!(error.to_string().contains("of events gives an average"), "{error}");
+    }
+
+    #[test]
+    fn events_have_pixels_that_fit_and_pixels_that_do_not() {
+        let source = Events(info(EVENT_FRAMES));
+        let (mut events, mut block) = (vec![0_u32; SHAPE.pixels()], Vec::new());
+        for number in 0..source.blocks() {
+            source.read_block(number, &mut Scratch::default(), &mut block).expect("reads");
+            block.iter().for_each(|event| events[event.pixel() as usize] += 1);
+        }
+        assert!(events.iter().filter(|&&events| events > TILE.max(ROOM)).count() >= 4, "{events:?}");
+        assert!(events.iter().filter(|&&events| events > 0 && events < ROOM).count() >= 400, "{events:?}");
+        assert!(u64::from(events.iter().sum::<u32>()) <= source.events_bound());
     }
 }

@@ -6,7 +6,7 @@ use super::device::{Arg, Buffer, Device, DeviceError, Grid, Kernel};
 const THREADS: u32 = 128;
 
 /// Numbers that a warp sorts in shared memory: events.cu's SORT_TILE.
-const TILE: u32 = 512;
+pub(super) const TILE: u32 = 512;
 
 /// Sorts `filed` between each of the starts, of which there is one more than there are lists.
 pub(super) fn sort<D: Device>(

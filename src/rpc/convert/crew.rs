@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::session::{attempts, progress, stops, wired, wired_progress};
 use super::{WireError, host_name, named, required};
 use crate::rpc::wire;
-use crate::task::crew::{Facts, FromWorker, Handout, Joining, ToWorker};
-use crate::task::session::{Credit, Reported};
+use crate::task::crew::{Facts, FromWorker, Handout, Joining, Room, ToWorker};
+use crate::task::session::Reported;
 
 /// Bytes of the list of a worker's GPUs: some hundred GPUs, and little beside the status that it goes into.
 const LARGEST_GPUS: usize = 64 << 10;
@@ -20,13 +20,13 @@ impl TryFrom<wire::Joining> for Joining {
     fn try_from(joining: wire::Joining) -> Result<Self, WireError> {
         // the versions were agreed on before
         let wire::Joining { versions: _, worker, block, host, pid, room, attempts: ids } = joining;
-        let wire::Credit { slots, login } = required("joining.room", room)?;
+        let wire::Room { slots, login } = required("joining.room", room)?;
         Ok(Self {
             worker: named("joining.worker", worker)?,
             block: named("joining.block", block)?,
             host: host_name(&host),
             pid,
-            room: Credit { slots, login },
+            room: Room { slots, login },
             attempts: attempts("joining.attempts", ids)?,
         })
     }
@@ -34,14 +34,14 @@ impl TryFrom<wire::Joining> for Joining {
 
 /// The introduction, with the versions that this program speaks.
 pub(in crate::rpc) fn wired_joining(joining: Joining, versions: wire::Versions) -> wire::Joining {
-    let Joining { worker, block, host, pid, room: Credit { slots, login }, attempts } = joining;
+    let Joining { worker, block, host, pid, room: Room { slots, login }, attempts } = joining;
     wire::Joining {
         versions: Some(versions),
         worker: worker.to_string(),
         block: block.to_string(),
         host,
         pid,
-        room: Some(wire::Credit { slots, login }),
+        room: Some(wire::Room { slots, login }),
         attempts: wired(attempts),
     }
 }
@@ -61,7 +61,7 @@ impl TryFrom<wire::FromWorker> for FromWorker {
             }
             Wire::Beat(wire::Beat { number }) => Self::Beat { number },
             Wire::Facts(wire::WorkerFacts { room, gpus, trouble }) => {
-                let wire::Credit { slots, login } = required("facts.room", room)?;
+                let wire::Room { slots, login } = required("facts.room", room)?;
                 if gpus.len() > LARGEST_GPUS {
                     return Err(WireError::new("facts.gpus", "is too long for a list of a computer's GPUs"));
                 }
@@ -69,7 +69,7 @@ impl TryFrom<wire::FromWorker> for FromWorker {
                 let gpus = serde_json::from_str(&gpus)
                     .map_err(|_| WireError::new("facts.gpus", "is no JSON of a list of GPUs"))?;
                 let trouble = Some(trouble).filter(|trouble| !trouble.is_empty());
-                Self::Facts(Facts { room: Credit { slots, login }, gpus, trouble })
+                Self::Facts(Facts { room: Room { slots, login }, gpus, trouble })
             }
             Wire::Leaving(wire::Leaving {}) => Self::Leaving,
         })
@@ -86,13 +86,11 @@ impl From<FromWorker> for wire::FromWorker {
                 Wire::Over(wire::Reports { reports: reports.into_iter().map(Into::into).collect() })
             }
             FromWorker::Beat { number } => Wire::Beat(wire::Beat { number }),
-            FromWorker::Facts(Facts { room: Credit { slots, login }, gpus, trouble }) => {
-                Wire::Facts(wire::WorkerFacts {
-                    room: Some(wire::Credit { slots, login }),
-                    gpus: serde_json::to_string(&gpus).expect("a list of plain fields is JSON"),
-                    trouble: trouble.unwrap_or_default(),
-                })
-            }
+            FromWorker::Facts(Facts { room: Room { slots, login }, gpus, trouble }) => Wire::Facts(wire::WorkerFacts {
+                room: Some(wire::Room { slots, login }),
+                gpus: serde_json::to_string(&gpus).expect("a list of plain fields is JSON"),
+                trouble: trouble.unwrap_or_default(),
+            }),
             FromWorker::Leaving => Wire::Leaving(wire::Leaving {}),
         };
         Self { message: Some(message) }
@@ -182,7 +180,7 @@ mod tests {
             block: BlockId::new(Uuid::from_u128(2)),
             host: "nid001".into(),
             pid: 42,
-            room: Credit { slots: 2, login: 1 },
+            room: Room { slots: 2, login: 1 },
             attempts: vec![attempt()],
         };
         assert_eq!(Joining::try_from(wired_joining(joining.clone(), version::own())).expect("our own"), joining);
@@ -193,7 +191,7 @@ mod tests {
             FromWorker::Over(vec![report]),
             FromWorker::Beat { number: 3 },
             FromWorker::Facts(Facts {
-                room: Credit { slots: 1, login: 2 },
+                room: Room { slots: 1, login: 2 },
                 gpus: Vec::new(),
                 trouble: Some("no".into()),
             }),

@@ -125,7 +125,7 @@ fn message(number: u64, message: wire::from_endpoint::Message) -> wire::FromEndp
     wire::FromEndpoint { number, message: Some(message) }
 }
 
-fn credit(slots: u32) -> wire::from_endpoint::Message {
+fn credit(slots: u64) -> wire::from_endpoint::Message {
     wire::from_endpoint::Message::Credit(wire::Credit { slots, login: 0 })
 }
 

@@ -22,13 +22,25 @@ fn node(gpus: u32) -> Fake {
 }
 
 fn watch(fake: &Fake) -> Watch {
-    let settings = Settings { library: fake.library(), interval: NEVER, overdue: NEVER, ..Settings::default() };
+    watch_with(fake, Settings::default())
+}
+
+fn watch_with(fake: &Fake, settings: Settings) -> Watch {
+    let settings = Settings { library: fake.library(), interval: NEVER, overdue: NEVER, ..settings };
     Watch::start(settings, |_| {}).expect("starts")
 }
 
 /// Seats by what a look has seen.
 fn seats(fake: &Fake) -> Gpus {
-    let watch = watch(fake);
+    seats_by(watch(fake))
+}
+
+/// Seats of a node whose driver is tried again by each look.
+fn seats_without_driver(fake: &Fake) -> Gpus {
+    seats_by(watch_with(fake, Settings { reopen: Duration::ZERO, ..Settings::default() }))
+}
+
+fn seats_by(watch: Watch) -> Gpus {
     let snapshot = watch.wait(LONG, |snapshot| snapshot.round > 0).expect("a look ends");
     Gpus::watched(CHOICE, watch, snapshot)
 }
@@ -119,6 +131,64 @@ fn a_node_that_has_no_gpus_after_all_computes_on_the_cpu() {
     gpus.look_again();
     assert_eq!((gpus.room(), gpus.trouble()), (CHOICE.slots, None));
     assert_eq!(gpus.sit(attempt(1)), Some(Seated { gpu: None }));
+}
+
+#[test]
+fn gpus_that_appear_late_take_the_place_of_the_cpu() {
+    let fake = node(1);
+    fake.set("init", "9");
+    let mut gpus = seats_without_driver(&fake);
+    assert_eq!((gpus.seats(), gpus.room(), gpus.trouble()), (3, 3, None), "no driver is no trouble");
+    for task in [1, 2] {
+        assert_eq!(gpus.sit(attempt(task)), Some(Seated { gpu: None }));
+    }
+    gpus.look_again();
+    assert_eq!((gpus.seats(), gpus.room()), (3, 3), "it is still not there");
+
+    fake.unset("init");
+    gpus.look_again();
+    assert_eq!((gpus.seats(), gpus.room()), (2 + 2, 2), "the free seat on the CPU has gone, the GPU is not tested");
+    assert_eq!(gpus.sit(attempt(3)), None, "nothing new begins on the CPU");
+    gpus.pass();
+    assert_eq!(gpus.room(), 2 + 2);
+    gpu(gpus.sit(attempt(3)));
+    gpus.rise(attempt(1));
+    assert_eq!((gpus.seats(), gpus.room()), (1 + 2, 1 + 2), "the seat ends with its attempt");
+    gpus.remains(attempt(2), None);
+    assert_eq!((gpus.seats(), gpus.room()), (1 + 2, 2));
+    gpus.gone(attempt(2));
+    assert_eq!((gpus.seats(), gpus.room()), (2, 2));
+    gpu(gpus.sit(attempt(4)));
+    assert_eq!(gpus.sit(attempt(5)), None);
+}
+
+#[test]
+fn a_driver_that_comes_late_and_does_not_work_takes_no_seat_away() {
+    let fake = node(1);
+    fake.set("init", "9");
+    let mut gpus = seats_without_driver(&fake);
+    fake.set("init", "18");
+    gpus.look_again();
+    assert!(gpus.trouble().is_some_and(|words| words.contains("was replaced")), "{:?}", gpus.trouble());
+    assert_eq!(gpus.sit(attempt(1)), Some(Seated { gpu: None }));
+    fake.unset("init");
+    gpus.look_again();
+    assert_eq!((gpus.seats(), gpus.trouble()), (1 + 2, None));
+}
+
+#[test]
+fn an_attempt_on_a_suspect_gpu_takes_no_room_of_the_others() {
+    let mut gpus = seats(&node(2));
+    gpus.pass();
+    gpu(gpus.sit(attempt(1)));
+    let suspect = gpus.own[0].identity.uuid.clone();
+    gpus.watch.as_ref().expect("is watched").self_tested(&suspect, Era::default(), Outcome::NotRun);
+    assert_eq!(gpus.room(), 1 + 2, "its own seat, and those of the other GPU");
+    let others = [2, 3].map(|task| gpu(gpus.sit(attempt(task))));
+    assert!(others.iter().all(|other| *other != suspect.to_string()), "{others:?}");
+    assert_eq!(gpus.sit(attempt(4)), None);
+    gpus.rise(attempt(1));
+    assert_eq!(gpus.room(), 2);
 }
 
 #[test]

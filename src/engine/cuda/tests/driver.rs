@@ -71,7 +71,8 @@ fn times_are_noted_where_they_are_wanted() {
     engine.take_times().expect("answers");
     engine.self_test().expect("passes");
     let times = engine.times().expect("answers");
-    for kernel in ["self_test_write", "gram_digits", "reduce_pieces"] {
+    let of_events = ["events_count", "events_file", "events_sort", "events_multitau"];
+    for kernel in ["self_test_write", "gram_digits", "reduce_pieces"].into_iter().chain(of_events) {
         let (starts, seconds) = times.kernels[kernel];
         assert!(starts > 0 && seconds > 0.0, "{kernel}: {starts} x {seconds} s");
     }
