@@ -240,11 +240,11 @@ fn a_worker_whose_room_shrinks_is_asked_for_after_what_it_was_given() {
 
 /// The last credit of a turn.
 fn credit(turn: &Turn) -> Option<Credit> {
-    let credits = turn.at_once.iter().filter_map(|act| match act {
+    let mut credits = turn.at_once.iter().filter_map(|act| match act {
         Act::Say(_, FromEndpoint::Credit(credit)) => Some(*credit),
         Act::Say(..) | Act::Tell(..) => None,
     });
-    credits.last()
+    credits.next_back()
 }
 
 #[test]
