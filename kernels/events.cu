@@ -24,26 +24,59 @@ DEVICE u32 output_of(const Selection &selection, u64 event) {
     return output < selection.outputs ? output : NONE;
 }
 
+// Sums of neighbouring lanes with the same key, in the last lane of each run of them; 0 in the others. All lanes take part.
+DEVICE u32 sum_of_run(u32 key, u32 value) {
+    u32 left = __shfl_up_sync(ALL, key, 1u), right = __shfl_down_sync(ALL, key, 1u);
+    u32 heads = __ballot_sync(ALL, lane() == 0 || left != key);
+    // lanes before this one in its run
+    u32 behind = __clz(heads << (WARP - 1 - lane()));
+#pragma unroll
+    for (u32 distance = 1; distance < WARP; distance *= 2) {
+        u32 other = __shfl_up_sync(ALL, value, distance);
+        if (behind >= distance) value += other;
+    }
+    return lane() == WARP - 1 || right != key ? value : 0;
+}
+
 // Adds the counts of some events to the sums of their pixels, frames and segments, and counts the events of each place.
+//
+// Events of a frame follow one another: their sum is made in the warp, so that not all of the device's threads add to the
+// same few numbers. Sums of segments are made in shared memory where it holds all of them (`shared_cells` of 4 bytes, else
+// 0): a block has few enough events that 32 bits suffice.
 //
 // places: place of each pixel of the image, or NONE. statics: of each place, 1-based; 0 = not in the segments' bins.
 // segment_sums: (segment, static bin).
 KERNEL events_count(const u64 *events, u32 number, Selection selection, const u32 *places, const u32 *statics, u32 segment_shift, u32 segments,
-                    u32 static_bins, u64 *pixel_sums, u64 *frame_sums, u64 *segment_sums, u32 *place_events) {
-    for (u32 k = blockIdx.x * blockDim.x + threadIdx.x; k < number; k += gridDim.x * blockDim.x) {
-        u64 event = events[k];
-        u64 count = count_of(event);
-        u32 frame = output_of(selection, event);
-        if (frame == NONE) continue;
-        atomicAdd(&pixel_sums[pixel_of(event)], count);
-        u32 place = places[pixel_of(event)];
+                    u32 static_bins, u32 shared_cells, u64 *pixel_sums, u64 *frame_sums, u64 *segment_sums, u32 *place_events) {
+    SHARED(shared);
+    u32 *own_segments = reinterpret_cast<u32 *>(shared);
+    for (u32 cell = threadIdx.x; cell < shared_cells; cell += blockDim.x) own_segments[cell] = 0;
+    __syncthreads();
+    // of a warp all lanes go on as long as one of them has an event
+    for (u64 first = u64(warp_index()) * WARP; first < number; first += u64(gridDim.x) * blockDim.x) {
+        u64 k = first + lane();
+        u64 event = k < number ? events[k] : 0;
+        u32 count = count_of(event), frame = k < number ? output_of(selection, event) : NONE, place = NONE;
+        if (frame != NONE) {
+            atomicAdd(&pixel_sums[pixel_of(event)], u64(count));
+            place = places[pixel_of(event)];
+        }
+        u32 sum = sum_of_run(frame, place == NONE ? 0 : count);
+        if (sum > 0) atomicAdd(&frame_sums[frame], u64(sum));
         if (place == NONE) continue;
-        atomicAdd(&frame_sums[frame], count);
         atomicAdd(&place_events[place], 1u);
         u32 segment = frame >> segment_shift;
-        if (statics[place] > 0 && segment < segments) {
-            atomicAdd(&segment_sums[segment * static_bins + statics[place] - 1], count);
+        if (statics[place] == 0 || segment >= segments) continue;
+        u32 cell = segment * static_bins + statics[place] - 1;
+        if (shared_cells > 0) {
+            atomicAdd(&own_segments[cell], count);
+        } else {
+            atomicAdd(&segment_sums[cell], u64(count));
         }
+    }
+    __syncthreads();
+    for (u32 cell = threadIdx.x; cell < shared_cells; cell += blockDim.x) {
+        if (own_segments[cell] > 0) atomicAdd(&segment_sums[cell], u64(own_segments[cell]));
     }
 }
 
@@ -72,20 +105,25 @@ DEVICE void order(u64 *own, u32 number, u32 low, u32 high) {
 // device's memory more often.
 const u32 SORT_TILE = 512;
 
+// Of a power of two.
+DEVICE u32 log2_of(u32 power) { return 31 - __clz(power); }
+
 // Batcher's bitonic network, in the form whose comparisons all point the same way, so that events past the end need not
 // exist, is made of two kinds of stages over `width` events: the first of a run compares it with its mirror image,
 DEVICE void mirror(u64 *own, u32 number, u32 width, u32 run) {
+    u32 shift = log2_of(run);
     for (u32 k = lane(); k < width / 2; k += WARP) {
-        u32 base = k / (run / 2) * run, offset = k % (run / 2);
+        u32 base = k >> (shift - 1) << shift, offset = k & (run / 2 - 1);
         order(own, number, base + offset, base + run - 1 - offset);
     }
     __syncwarp();
 }
 
-// the others compare halves of what is twice as long.
+// the others compare halves of what is twice as long. Both lengths are powers of two.
 DEVICE void halves(u64 *own, u32 number, u32 width, u32 half) {
+    u32 shift = log2_of(half);
     for (u32 k = lane(); k < width / 2; k += WARP) {
-        u32 low = k / half * 2 * half + k % half;
+        u32 low = (k >> shift << (shift + 1)) + (k & (half - 1));
         order(own, number, low, low + half);
     }
     __syncwarp();
@@ -215,8 +253,9 @@ DEVICE void coarsen(Series &series) {
         bool head = k < series.length && time != left;
         if (head && k + 1 < series.length && series.times[k + 1] / 2 == time) value += series.values[k + 1];
         last = __shfl_sync(ALL, time, WARP - 1);
-        // all have read what is written over now
         u32 heads = __ballot_sync(ALL, head);
+        // all have read what is written over now: an exchange of values does not say so
+        __syncwarp();
         if (head) {
             series.times[kept + before(heads)] = time;
             series.values[kept + before(heads)] = value;
@@ -229,17 +268,18 @@ DEVICE void coarsen(Series &series) {
 
 // Multi-tau of the frames start..end of each place, a warp a place.
 //
-// filed: sorted events of the places; starts: one more than there are places. factors: of each frame. times, values:
-// room for as many samples as there are events, used where a place has more than `room`, the samples that shared memory
-// has for each warp (12 bytes each). sums: (place, channel, delay): means of later times earlier, later, earlier.
+// filed: sorted events of the places; starts: one more than there are places. factors: of each frame. room: the samples that
+// shared memory has for each warp (12 bytes each). times, values: room for as many samples as there are events, of the places
+// that have more than that alone; rooms: where it begins for each place. sums: (place, channel, delay): means of later times
+// earlier, later, earlier.
 KERNEL events_multitau(const u64 *filed, const u32 *starts, u32 places, const double *factors, u32 start, u32 end,
-                       const Level *levels, u32 level_count, u32 delays, u32 room, u32 *times, double *values,
-                       double *sums) {
+                       const Level *levels, u32 level_count, u32 delays, u32 room, const u32 *rooms, u32 *times,
+                       double *values, double *sums) {
     SHARED(shared);
     u32 place = warp_index();
     if (place >= places) return;
     u32 number = starts[place + 1] - starts[place];
-    Series series = {times + starts[place], values + starts[place], 0};
+    Series series = {times + rooms[place], values + rooms[place], 0};
     if (number <= room) {
         u32 warps = blockDim.x / WARP, warp = threadIdx.x / WARP;
         series.values = reinterpret_cast<double *>(shared) + warp * room;

@@ -83,6 +83,12 @@ template <typename T> T __shfl_up_sync(unsigned int mask, T value, unsigned int 
     return shim::exchange(mask, value, own < distance ? own : own - distance);
 }
 
+// As on a device, lanes without one that far above keep their own.
+template <typename T> T __shfl_down_sync(unsigned int mask, T value, unsigned int distance) {
+    unsigned int own = shim::own_lane();
+    return shim::exchange(mask, value, own + distance > 31 ? own : own + distance);
+}
+
 inline unsigned int __ballot_sync(unsigned int mask, int predicate) {
     shim::give(mask, predicate != 0);
     unsigned int out = 0;

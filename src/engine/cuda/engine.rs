@@ -206,8 +206,12 @@ fn look(
 ) -> Result<Sample, EngineError> {
     let frames: Vec<u64> = sample::frames(&call.request.selection).collect();
     let pixel = source.pixel_type();
-    let bytes = || vec![0; partition.shape().pixels() * pixel.size()];
-    let looks = call.workers.map(
+    let size = partition.shape().pixels() * pixel.size();
+    let bytes = || vec![0; size];
+    // a frame for each thread
+    let fit = usize::try_from(call.request.memory / LOOK_SHARE / size.max(1) as u64).unwrap_or(usize::MAX);
+    let threads = NonZeroUsize::new(fit.min(call.workers.threads.get())).unwrap_or(NonZeroUsize::MIN);
+    let looks = Workers { threads, ..call.workers }.map(
         frames.len(),
         || (Scratch::default(), bytes()),
         |(scratch, bytes), number| {

@@ -19,7 +19,18 @@ const PIECE: usize = 256;
 /// Sums of a piece for each delay: G2, later, earlier, g2 - 1 and its square.
 pub(super) const SUMS: usize = 5;
 
-/// What came before each number, and the sum of all behind the last; all below 2^32.
+/// How many events are filed at once. Their places in the list are numbers of 32 bits: more of them are refused as what does
+/// not fit into memory is, so that callers file fewer at once.
+///
+/// # Errors
+/// There are more than 2^32 - 1.
+pub(super) fn filed_at_once(events: &[u32]) -> Result<usize, DeviceError> {
+    let all: u64 = events.iter().map(|&events| u64::from(events)).sum();
+    let bytes = usize::try_from(all).unwrap_or(usize::MAX).saturating_mul(size_of::<u64>());
+    u32::try_from(all).map(|all| all as usize).map_err(|_| DeviceError::OutOfMemory { bytes })
+}
+
+/// What came before each number, and the sum of all behind the last; all below 2^32: see [`filed_at_once`].
 pub(super) fn starts<D: Device>(
     device: &D,
     numbers: &Buffer<D, u32>,
@@ -106,5 +117,20 @@ impl Pieces {
             sums.add_sums(label, bin, places.len() as u64, statics, dynamics);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_events_are_filed_at_once_than_can_be_numbered() {
+        let most = u32::MAX;
+        assert!(matches!(filed_at_once(&[]), Ok(0)));
+        assert!(matches!(filed_at_once(&[most - 5, 0, 5]), Ok(all) if all == most as usize));
+        for events in [&[most, 1][..], &[1 << 31, 1 << 31], &[most; 9]] {
+            assert!(matches!(filed_at_once(events), Err(DeviceError::OutOfMemory { .. })), "{events:?}");
+        }
     }
 }

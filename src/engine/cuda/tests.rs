@@ -389,7 +389,7 @@ fn the_order_of_threads_and_the_memory_change_no_bit() {
     let (wanted, ..) = correlate_events(&plenty, &data, &request).expect("correlates");
     // all at once; in some passes over events that stay; over events that are read anew for each pass
     let mut launches = 0;
-    for (memory, seed) in [(PLENTY, 2), (650_000, 3), (200_000, 4)] {
+    for (memory, seed) in [(PLENTY, 2), (400_000, 3), (200_000, 4)] {
         let host = TestDevice::new(memory, seed);
         let (found, ..) = correlate_events(&host, &data, &request).expect("correlates");
         assert_eq!(found, wanted, "with {memory} bytes");

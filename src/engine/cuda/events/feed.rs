@@ -28,6 +28,9 @@ const CHUNK_SHARE: u64 = 8;
 /// events, and want several pieces of them.
 const PIECE: usize = if cfg!(test) { 1 << 9 } else { 1 << 18 };
 
+/// Events of a piece at least, where the host has little memory that it can pin: a page.
+const LEAST_PIECE: usize = 512;
+
 /// Chunks of memory that take turns, where they are not kept: one is used while the other is filled.
 const TURNS: usize = 2;
 
@@ -86,12 +89,19 @@ impl<'a, D: Device> Feed<'a, D> {
         let fits = number(device.free_bytes()? / CHUNK_SHARE / size_of::<Event>() as u64);
         let all = number(source.events_bound());
         let chunk = CHUNK.min(fits).min(all);
-        let piece = PIECE.min(chunk);
+        let mut piece = PIECE.min(chunk);
         // a thread for each piece that there is, at most
         let threads = workers.threads.get().min(all.div_ceil(piece));
         let threads = NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN);
+        let stagings = loop {
+            match fill_up(device, Vec::new(), piece, threads) {
+                // fewer of them would leave threads that wait for each other
+                Err(DeviceError::OutOfMemory { .. }) if piece > LEAST_PIECE => piece = (piece / 2).max(LEAST_PIECE),
+                other => break other?,
+            }
+        };
         let readers = Readers { source, workers: Workers { threads, ..workers }, piece };
-        Ok(Self { device, readers, chunk: chunk / piece * piece, stagings: RefCell::default() })
+        Ok(Self { device, readers, chunk: chunk / piece * piece, stagings: RefCell::new(stagings) })
     }
 
     /// Bytes of the device's memory that reading takes while nothing is kept.
@@ -101,10 +111,9 @@ impl<'a, D: Device> Feed<'a, D> {
 
     /// Reads all events and has each chunk used.
     pub(super) fn read(&self, take: impl FnMut(Chunk<D>) -> Result<Used<D>, CudaError>) -> Result<(), CudaError> {
-        let mut stagings = self.stagings.take();
-        while stagings.len() < self.readers.workers.threads.get() + ON_THE_WAY + 1 {
-            stagings.push(self.device.staging(self.readers.piece * size_of::<Event>())?);
-        }
+        let Readers { workers, piece, .. } = &self.readers;
+        // a reading that failed has lost some
+        let stagings = fill_up(self.device, self.stagings.take(), *piece, workers.threads)?;
         let readers = &self.readers;
         let (read, stagings) = beside(
             |empty, full| readers.fill(empty, full),
@@ -174,6 +183,19 @@ impl<'a, D: Device> Feed<'a, D> {
             }
         }
     }
+}
+
+/// As many pieces as it takes: one that each thread fills, those on their way, and one that waits to be filled.
+fn fill_up<D: Device>(
+    device: &D,
+    mut pieces: Vec<D::Staging>,
+    piece: usize,
+    threads: NonZeroUsize,
+) -> Result<Vec<D::Staging>, DeviceError> {
+    while pieces.len() < threads.get() + ON_THE_WAY + 1 {
+        pieces.push(device.staging(piece * size_of::<Event>())?);
+    }
+    Ok(pieces)
 }
 
 impl Readers<'_> {

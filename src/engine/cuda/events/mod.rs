@@ -9,7 +9,7 @@ use feed::{Chunk, Feed, Used};
 
 use super::device::{Arg, Buffer, Device, DeviceError, Grid, Kernel};
 use super::levels::{Level, levels};
-use super::reduce::{Pieces, starts};
+use super::reduce::{Pieces, filed_at_once, starts};
 use super::sort::sort;
 use super::twotime::{Columns, Filed, Kind, Maps, Queue};
 use super::{Call, CudaError, threads};
@@ -34,8 +34,24 @@ pub(super) const ROOM: u32 = 256;
 /// Bytes of one of them.
 const SAMPLE_BYTES: u32 = 12;
 
-/// Device memory for an event of a pass: filed, and as a sample.
-const EVENT_BYTES: u64 = 8 + SAMPLE_BYTES as u64;
+/// Device memory for a filed event.
+const EVENT_BYTES: u64 = size_of::<u64>() as u64;
+
+/// Samples of a place that need the device's memory.
+fn spilled(events: u32) -> u32 {
+    if events > ROOM { events } else { 0 }
+}
+
+/// Where the samples of each place begin in that memory, and how many there are in all.
+fn rooms(events: &[u32]) -> (Vec<u32>, usize) {
+    let mut all = 0;
+    let begin = |&events: &u32| {
+        let begin = all;
+        all += spilled(events);
+        begin
+    };
+    (events.iter().map(begin).collect(), all as usize)
+}
 
 /// Part of the free memory that a pass takes: allocations are rounded up.
 const SHARE: f64 = 0.9;
@@ -45,6 +61,14 @@ const SLICE: f64 = 0.4;
 
 /// Warps in a block.
 const WARPS: u32 = PLACE_THREADS / 32;
+
+/// Sums of segments that a block adds in shared memory at most, 4 bytes each: all blocks that a multiprocessor can run fit.
+const SHARED_CELLS: usize = if cfg!(test) { 64 } else { 4096 };
+
+/// Sums of segments that a block adds in shared memory: all of them, or none.
+fn shared_cells(cells: usize) -> u32 {
+    if cells <= SHARED_CELLS { cells as u32 } else { 0 }
+}
 
 /// One of the series that multi-tau runs over.
 struct Series<D: Device> {
@@ -137,11 +161,12 @@ impl<D: Device> Run<'_, D> {
         let frames = Buffer::<D, u64>::zeros(device, outputs as usize)?;
         let segments = Buffer::<D, u64>::zeros(device, plan.segments * bins)?;
         let events = Buffer::<D, u32>::zeros(device, self.layout.len())?;
+        let shared = shared_cells(plan.segments * bins);
         self.workers.observer.step("reading", self.source.events_bound());
         self.feed.read(|chunk| {
             device.launch(
                 Kernel::EventsCount,
-                threads(chunk.number),
+                Grid { shared: shared * size_of::<u32>() as u32, ..threads(chunk.number) },
                 &[
                     chunk.events.arg(),
                     Arg::U32(chunk.number as u32),
@@ -151,6 +176,7 @@ impl<D: Device> Run<'_, D> {
                     Arg::U32(plan.shift),
                     Arg::U32(plan.segments as u32),
                     Arg::U32(bins as u32),
+                    Arg::U32(shared),
                     pixels.arg(),
                     frames.arg(),
                     segments.arg(),
@@ -209,13 +235,15 @@ impl<D: Device> Run<'_, D> {
     fn passes(&self, counted: &Counted<D>, delays: usize) -> Result<Vec<Range<usize>>, CudaError> {
         let reading = if counted.chunks.is_some() { 0 } else { self.feed.bytes() };
         let free = (self.device.free_bytes()?.saturating_sub(reading) as f64 * SHARE) as u64;
-        let per_place = (delays * CHANNELS * size_of::<f64>() + 4 * size_of::<u32>()) as u64;
+        let per_place = (delays * CHANNELS * size_of::<f64>() + 5 * size_of::<u32>()) as u64;
         let mut passes: Vec<Range<usize>> = Vec::new();
         let (mut bytes, mut events) = (0, 0u64);
         for piece in 0..self.pieces.len() {
             let places = self.pieces.places(&(piece..piece + 1));
-            let own: u64 = counted.events[places.clone()].iter().map(|&events| u64::from(events)).sum();
-            let needed = own * EVENT_BYTES + places.len() as u64 * per_place;
+            let of_places = &counted.events[places.clone()];
+            let own: u64 = of_places.iter().map(|&events| u64::from(events)).sum();
+            let samples: u64 = of_places.iter().map(|&events| u64::from(spilled(events))).sum();
+            let needed = own * EVENT_BYTES + samples * u64::from(SAMPLE_BYTES) + places.len() as u64 * per_place;
             match passes.last_mut() {
                 Some(last) if bytes + needed <= free && events + own < u64::from(u32::MAX) => {
                     last.end = piece + 1;
@@ -244,11 +272,13 @@ impl<D: Device> Run<'_, D> {
         let device = self.device;
         let places = self.pieces.places(pieces);
         let (count, own) = (places.len(), &counted.events[places.clone()]);
-        let events: usize = own.iter().map(|&events| events as usize).sum();
+        let events = filed_at_once(own)?;
         let numbers = Buffer::of(device, own)?;
         let begins = starts(device, &numbers, count)?;
         let filed = Buffer::<D, u64>::new(device, events)?;
-        let (times, values) = (Buffer::<D, u32>::new(device, events)?, Buffer::<D, f64>::new(device, events)?);
+        let (rooms, samples) = rooms(own);
+        let rooms = Buffer::of(device, &rooms)?;
+        let (times, values) = (Buffer::<D, u32>::new(device, samples)?, Buffer::<D, f64>::new(device, samples)?);
         let delays = series.iter().map(|series| series.plan.len()).max().unwrap_or(0);
         let pixels = Buffer::<D, f64>::new(device, count * CHANNELS * delays)?;
         let cursors = starts(device, &numbers, count)?;
@@ -271,6 +301,7 @@ impl<D: Device> Run<'_, D> {
                     Arg::U32(series.plan.levels().len() as u32),
                     Arg::U32(series.plan.len() as u32),
                     Arg::U32(ROOM),
+                    rooms.arg(),
                     times.arg(),
                     values.arg(),
                     pixels.arg(),

@@ -167,7 +167,9 @@ fn blocks_change_no_bit() {
                 (device.launches(), format!("{found:?}"))
             });
             let launches = found.each_ref().map(|(launches, _)| *launches);
-            assert!(launches.is_sorted_by(|a, b| a < b), "{launches:?} kernels");
+            // more blocks, more kernels: all but one of the memories make a difference, also with few frames
+            let distinct = launches.iter().collect::<std::collections::BTreeSet<_>>().len();
+            assert!(launches.is_sorted() && distinct >= 3, "{launches:?} kernels");
             for (at, (_, text)) in found.iter().enumerate() {
                 assert!(*text == found[0].1, "{pixel:?} in {precision:?}, {at}");
             }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use crate::correlate::twotime::Smoothing;
 use crate::dataset::PixelType;
 use crate::engine::cuda::device::{Arg, Buffer, Counts, Device, DeviceError, Grid, Kernel};
-use crate::engine::cuda::reduce::starts;
+use crate::engine::cuda::reduce::{filed_at_once, starts};
 use crate::engine::cuda::sort::sort;
 use crate::engine::cuda::threads;
 use crate::engine::layout::Layout;
@@ -291,8 +291,8 @@ pub(in crate::engine::cuda) struct Filed<D: Device> {
 impl<D: Device> Filed<D> {
     /// Room for so many events of each column, and the cursors at which they are filed.
     pub(in crate::engine::cuda) fn new(device: &D, events: &[u32]) -> Result<(Self, Buffer<D, u32>), DeviceError> {
+        let all = filed_at_once(events)?;
         let numbers = Buffer::of(device, events)?;
-        let all = events.iter().map(|&number| number as usize).sum();
         let columns = events.len();
         let filed = Self { events: Buffer::new(device, all)?, starts: starts(device, &numbers, columns)?, columns };
         Ok((filed, starts(device, &numbers, columns)?))
