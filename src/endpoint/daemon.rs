@@ -185,7 +185,8 @@ impl Endpoint {
         if introduction.replaces.is_none() {
             desk.return_waiting();
         }
-        tasks.spawn("controller link", link::keep(dial, introduction, line, gate, tasks.stopping()));
+        let dialling = tasks.stopping().child_token();
+        tasks.spawn("controller link", link::keep(dial, introduction, line, gate, dialling.clone()));
         let daemon = Daemon {
             desk,
             journal,
@@ -196,6 +197,7 @@ impl Endpoint {
             host,
             started: Instant::now(),
             line: None,
+            dialling,
             abandon: CancellationToken::new(),
             tells: HashMap::new(),
             unwritten: Turn::default(),
@@ -245,6 +247,8 @@ struct Daemon {
     host: String,
     started: Instant,
     line: Option<mpsc::Sender<(u64, FromEndpoint)>>,
+    /// Cancelled when no further session is wanted.
+    dialling: CancellationToken,
     abandon: CancellationToken,
     tells: HashMap<WorkerId, (Connection, mpsc::Sender<ToWorker>)>,
     /// What is not written yet, and what waits for that: nothing, unless the journal cannot be written.
@@ -542,6 +546,8 @@ impl Daemon {
     }
 
     async fn finish(mut self) -> Result<(), EndpointError> {
+        // else another session is opened while the journal is closed, and the controller shows the endpoint as online
+        self.dialling.cancel();
         // goodbye, said by the wire when nobody can speak any more
         drop(self.line.take());
         self.journal.close().await;
