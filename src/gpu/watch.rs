@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Only the first two call the driver; a call may take forever, and no lock is held meanwhile. Readers get the last
-//! snapshot and its age at once. What is seen is judged by `book.rs`, not here.
+//! snapshot and its age at once. What is seen is judged by `book.rs`, not here. It is one file of 500 lines since the
+//! three threads share one lock: who waits for what is to be read in one place.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -39,8 +40,8 @@ pub const OVERDUE: Duration = Duration::from_secs(30);
 /// module that is loaded late is found within this time; the attempt is an `nvmlInit` that fails at once.
 pub const REOPEN: Duration = Duration::from_secs(60);
 
-/// A library that is not installed, or that lists no GPU, is opened again after so many times `REOPEN`: an installation
-/// is the work of an administrator. What it costs is a few look-ups of files.
+/// A library that is not installed, or that lists no GPU, is opened again after `REOPEN` times this: an installation is the
+/// work of an administrator. It costs a few look-ups of files.
 const RARELY: u32 = 10;
 
 /// How long a thread may take to see that it is to end: some waits for events (a quarter of a second each).

@@ -12,17 +12,17 @@ use super::assignment::SlotGpu;
 use crate::config::endpoint::GpuUse;
 use crate::gpu::health::{self, Era, Outcome, State, Wanted};
 use crate::gpu::lock::GpuLock;
-use crate::gpu::visible::{Order, Visible, hides_all, near_cpus, visible};
-use crate::gpu::{
-    Absence, Driver, Gpu, GpuUuid, Identity, Settings, Snapshot, Standing, Watch, WatchError, energy_between,
-};
+use crate::gpu::visible::near_cpus;
+use crate::gpu::{Gpu, GpuUuid, Identity, Settings, Snapshot, Standing, Watch, WatchError, energy_between};
 use crate::ids::AttemptId;
 use crate::task::crew::{GpuFacts, GpuState};
 use crate::task::failure::{Fault, Loss, chain};
 use crate::task::life;
 
+mod listing;
 mod locks;
 
+use listing::{Listing, listing, sees_none};
 pub use locks::{TakeError, is_same_gpu, lock_free_gpu, lock_gpu};
 
 /// The driver is given so long to tell which GPUs there are: on a node with eight it takes some seconds.
@@ -127,14 +127,6 @@ pub struct Test {
     era: Era,
 }
 
-/// Which GPUs there are for this worker.
-enum Listing {
-    /// A node without GPUs, as far as is known.
-    NoGpus,
-    /// With GPUs, if there is no trouble.
-    Gpus { gpus: Vec<Identity>, trouble: Option<String> },
-}
-
 impl Gpus {
     /// Seats on the CPU alone.
     fn cpus(choice: Choice) -> Self {
@@ -151,10 +143,7 @@ impl Gpus {
             GpuUse::None => return Ok(Self::cpus(choice)),
             // a worker that is to compute nothing
             GpuUse::Auto if choice.slots == 0 => return Ok(Self::cpus(choice)),
-            // as a batch system sets it for jobs that asked for no GPU
-            GpuUse::Auto if visible_devices().is_some_and(|setting| hides_all(&setting)) => {
-                return Ok(Self::cpus(choice));
-            }
+            GpuUse::Auto if sees_none() => return Ok(Self::cpus(choice)),
             GpuUse::Auto => {}
         }
         let watch = Watch::start(settings(choice.quiet), move |_| changed())?;
@@ -453,33 +442,6 @@ impl Seat {
 
 fn on_cpus(slots: u32) -> Vec<Seat> {
     (0..slots).map(|_| Seat { gpu: None, sits: None }).collect()
-}
-
-fn visible_devices() -> Option<String> {
-    std::env::var("CUDA_VISIBLE_DEVICES").ok()
-}
-
-fn listing(snapshot: &Snapshot) -> Listing {
-    let trouble = match &snapshot.driver {
-        Driver::Absent { absence: Absence::NoLibrary | Absence::NotLoaded, .. } => return Listing::NoGpus,
-        Driver::Absent { absence, why } => Some(format!("{absence}: {why}")),
-        Driver::Starting | Driver::Running { .. } if snapshot.round == 0 => {
-            Some(format!("the NVIDIA driver has not answered in {} s", PATIENCE.as_secs()))
-        }
-        Driver::Starting | Driver::Running { .. } => {
-            snapshot.unlisted.as_ref().map(|why| format!("the NVIDIA driver does not list its GPUs: {why}"))
-        }
-    };
-    let all: Vec<Identity> = snapshot.gpus.iter().map(|gpu| gpu.identity.clone()).collect();
-    let setting = visible_devices();
-    let order = match std::env::var("CUDA_DEVICE_ORDER").as_deref() {
-        Ok("PCI_BUS_ID") => Order::PciBus,
-        Ok(_) | Err(_) => Order::FastestFirst,
-    };
-    let Visible { gpus, mistake } = visible(setting.as_deref(), order, &all);
-    let unreadable = snapshot.unreadable.first().map(|gpu| format!("GPU {}: {}", gpu.index, gpu.why));
-    let trouble = trouble.or(mistake.map(|mistake| mistake.to_string())).or(unreadable);
-    if gpus.is_empty() && trouble.is_none() { Listing::NoGpus } else { Listing::Gpus { gpus, trouble } }
 }
 
 /// What the end of a self-test's process says of the GPU. A time limit is the program's fault: a GPU that works is done
