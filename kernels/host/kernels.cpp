@@ -47,9 +47,13 @@ struct Named {
     const char *name;
     shim::Body body;
     size_t arguments;
+    // Whether it may do twice what it does between two waits: see run_grid.
+    bool repeats;
 };
 
-#define NAMED(kernel) {#kernel, body<kernel>, arity(kernel)}
+#define NAMED(kernel) {#kernel, body<kernel>, arity(kernel), true}
+// One that adds to memory between exchanges.
+#define NAMED_ONCE(kernel) {#kernel, body<kernel>, arity(kernel), false}
 
 const Named KERNELS[] = {
     NAMED(events_count),
@@ -69,25 +73,25 @@ const Named KERNELS[] = {
     NAMED(dense_cell_totals),
     NAMED(dense_stage_f32),
     NAMED(dense_stage_f64),
-    NAMED(dense_sums_u2),
+    NAMED_ONCE(dense_sums_u2),
     NAMED(dense_u2_f32),
     NAMED(dense_u2_f64),
-    NAMED(dense_sums_u8),
+    NAMED_ONCE(dense_sums_u8),
     NAMED(dense_u8_f32),
     NAMED(dense_u8_f64),
-    NAMED(dense_sums_u16),
+    NAMED_ONCE(dense_sums_u16),
     NAMED(dense_u16_f32),
     NAMED(dense_u16_f64),
-    NAMED(dense_sums_u32),
+    NAMED_ONCE(dense_sums_u32),
     NAMED(dense_u32_f32),
     NAMED(dense_u32_f64),
-    NAMED(dense_sums_i16),
+    NAMED_ONCE(dense_sums_i16),
     NAMED(dense_i16_f32),
     NAMED(dense_i16_f64),
-    NAMED(dense_sums_i32),
+    NAMED_ONCE(dense_sums_i32),
     NAMED(dense_i32_f32),
     NAMED(dense_i32_f64),
-    NAMED(dense_sums_f32),
+    NAMED_ONCE(dense_sums_f32),
     NAMED(dense_f32_f32),
     NAMED(dense_f32_f64),
     NAMED(columns_u2),
@@ -134,7 +138,8 @@ extern "C" int speckled_launch(const char *name, unsigned int seed, unsigned int
                                size_t shared_bytes, void **arguments) {
     for (const Named &named : KERNELS) {
         if (strcmp(named.name, name) == 0) {
-            shim::run_grid(named.body, arguments, seed, {blocks, 1, 1}, {threads, 1, 1}, shared_bytes);
+            shim::run_grid(named.body, arguments, seed, {blocks, 1, 1}, {threads, 1, 1}, shared_bytes,
+                           named.repeats);
             return 0;
         }
     }

@@ -1,6 +1,7 @@
 // CUDA as far as the kernels use it, for a C++ compiler: a block's threads are fibers of one thread of the system, which
 // run until they wait for each other. Between two waits they run in a random order, so that a kernel that lacks a
-// barrier computes something else; so do the blocks of a grid. Memory that is shared or new holds garbage. For tests.
+// barrier computes something else; so do the blocks of a grid. Exchanges in a warp (shuffles, ballots) are no barriers for
+// memory: see RUN_AHEAD in shim.cpp. Memory that is shared or new holds garbage. For tests.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +23,11 @@ extern thread_local Place place;
 void wait_for_block();
 void wait_for_warp();
 
+// What was done cannot be done again: an atomic.
+void did_once();
+
 // Leaves a value for the warp and waits until all its lanes have; `mask` must name those that have not ended. It stays
-// until the next one is left.
+// until the next one is left. Unlike wait_for_warp it orders no memory.
 void give(unsigned int mask, uint64_t value);
 // What a lane has left.
 uint64_t given(unsigned int lane);
@@ -102,18 +106,21 @@ inline int __popc(unsigned int value) { return __builtin_popcount(value); }
 inline int __clz(unsigned int value) { return value == 0 ? 32 : __builtin_clz(value); }
 
 template <typename T> T atomicAdd(T *address, T value) {
+    shim::did_once();
     T before = *address;
     *address = before + value;
     return before;
 }
 
 template <typename T> T atomicMin(T *address, T value) {
+    shim::did_once();
     T before = *address;
     *address = value < before ? value : before;
     return before;
 }
 
 template <typename T> T atomicMax(T *address, T value) {
+    shim::did_once();
     T before = *address;
     *address = value > before ? value : before;
     return before;
