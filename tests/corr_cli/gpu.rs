@@ -66,7 +66,7 @@ fn errors_of_a_gpu_name_the_kernel_and_leave_nothing() {
     let measurement = measurement();
     for (settings, words) in [
         (("FAKE_CUDA_FAULT", "dense_finish_f64:214"), ["dense_finish_f64", "CUDA_ERROR_214"]),
-        (("FAKE_CUDA_FAULT", "dense_frame_totals:719"), ["dense_frame_totals", "CUDA_ERROR_719"]),
+        (("FAKE_CUDA_FAULT", "dense_frame_totals:719"), ["or what ran before it", "CUDA_ERROR_719"]),
         (("FAKE_CUDA_MEMORY", "9000"), ["bytes of memory left", "Imaginary GPU"]),
     ] {
         for gpu in ["0", "-2"] {
