@@ -3,6 +3,7 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::channel;
 
 use proptest::prelude::*;
 
@@ -145,6 +146,66 @@ proptest! {
             prop_assert_eq!(next, taken);
             Ok(())
         })?;
+    }
+
+    /// Pieces are handed over in any order: a block is used once all its frames were sent, after the one before, and
+    /// nothing is sent to where a block is that was not used.
+    #[test]
+    fn blocks_are_used_in_their_order_and_then_overwritten(
+        taken in 1u64..120,
+        (piece, pieces) in (1u64..8, 1usize..12),
+        block in 1u64..20,
+        picks in proptest::collection::vec(any::<prop::sample::Index>(), 120),
+    ) {
+        let device = TestDevice::new(1 << 20, 1);
+        let selection = every(1, 1).select(taken).expect("frames");
+        let cut = Cut { piece, block, taken, chunk: 1, selection: &selection };
+        let (mut sent, mut used) = (vec![false; taken as usize], 0);
+        let mut turns = Turns {
+            device: &device,
+            empty: (0..pieces).map(|_| device.staging(1).expect("memory")).collect(),
+            on_the_way: OnTheWay::new(),
+            next: 0,
+            given: 0,
+            used: 0,
+            left: [cut.block_frames(0), cut.block_frames(1)],
+            cut,
+            take: |fed: Fed<'_, _>| {
+                match fed {
+                    Fed::Piece(frames, _) => {
+                        assert!(frames.start / block < used / block + OPEN, "{frames:?} when {used} were used");
+                        sent[frames.start as usize..frames.end as usize].fill(true);
+                    }
+                    Fed::Block(frames) => {
+                        assert_eq!(frames, used..(used + block).min(taken));
+                        used = frames.end;
+                        assert!(sent[..used as usize].iter().all(|&sent| sent), "{frames:?} is not whole");
+                    }
+                }
+                Ok(())
+            },
+        };
+        let (give, given) = channel();
+        let mut filling = Vec::new();
+        let mut picks = picks.into_iter();
+        loop {
+            turns.give_out(&give);
+            filling.extend(given.try_iter());
+            prop_assert_eq!(filling.len(), turns.given);
+            if filling.is_empty() {
+                match turns.on_the_way.oldest(&device).expect("leaves") {
+                    Some(piece) => turns.empty.push(piece),
+                    None => break,
+                }
+                continue;
+            }
+            let pick = picks.next().expect("a piece has a frame at least").index(filling.len());
+            let (piece, frames) = filling.swap_remove(pick);
+            turns.given -= 1;
+            turns.send(Filled { piece, frames }).expect("is sent");
+        }
+        prop_assert_eq!(turns.empty.len(), pieces);
+        prop_assert_eq!(used, taken);
     }
 
     #[test]
