@@ -163,15 +163,18 @@ impl Book {
             // it is wanted again after a pause: the owner is told once more
             self.told.remove(&physical);
         }
-        let mut changes: Vec<Change> = self.apply(&physical, now, &Event::SelfTest(era, outcome)).into_iter().collect();
-        changes.extend(self.tests_wanted());
-        changes
+        self.one(&physical, now, &Event::SelfTest(era, outcome))
     }
 
     /// An attempt on a GPU, or on one of its instances, failed.
     pub(super) fn program_failed(&mut self, now: Duration, gpu: &GpuUuid) -> Vec<Change> {
         let physical = self.physical_of(gpu);
-        let mut changes: Vec<Change> = self.apply(&physical, now, &Event::ProgramFailed).into_iter().collect();
+        self.one(&physical, now, &Event::ProgramFailed)
+    }
+
+    /// Something that concerns one GPU, and the tests that are wanted then.
+    fn one(&mut self, physical: &GpuUuid, now: Duration, event: &Event) -> Vec<Change> {
+        let mut changes: Vec<Change> = self.apply(physical, now, event).into_iter().collect();
         changes.extend(self.tests_wanted());
         changes
     }

@@ -91,7 +91,7 @@ impl Account {
         if is_more(Place::Slot) || is_more(Place::Login) { CreditChange::More } else { CreditChange::NoMore }
     }
 
-    /// The endpoint takes so many tasks more at a place, in place of what is left.
+    /// The endpoint takes `tasks` more at a place. That replaces what is left.
     pub fn allow(&mut self, place: Place, tasks: u64) {
         *self.credit.at(place) = self.counted.get(place).saturating_add(tasks);
     }
@@ -109,7 +109,7 @@ pub enum CreditChange {
 /// What an endpoint says.
 #[derive(Debug, Clone, PartialEq)]
 pub enum FromEndpoint {
-    /// It takes so many tasks.
+    /// How many tasks it takes.
     Credit(Credit),
     /// It lives, and so do these attempts.
     Heartbeat {
@@ -203,7 +203,7 @@ mod tests {
         Allow(u64),
         /// The controller hears the next credit.
         Hear,
-        /// The controller has so many tasks to lease.
+        /// The controller has this many tasks to lease.
         Lease(u64),
         /// The next leases come.
         Come,

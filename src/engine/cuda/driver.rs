@@ -263,6 +263,14 @@ impl Driver {
         }
     }
 
+    /// The error of a call that allocates.
+    fn refused(&self, call: &'static str, code: Code, bytes: usize) -> DeviceError {
+        match code {
+            Code::OUT_OF_MEMORY => DeviceError::OutOfMemory { bytes },
+            other => self.waited(call, other),
+        }
+    }
+
     /// Makes the kernels wait for what is sent to some memory.
     fn await_arrival(&self, memory: &DriverMemory) -> Result<(), DeviceError> {
         match memory.arrival.borrow_mut().take() {
@@ -437,16 +445,6 @@ impl Device for Driver {
             self.watch.ran(kernel, begin, Event::timed(self.api, self.kernels)?);
         }
         self.note_use(memories())
-    }
-}
-
-impl Driver {
-    /// The error of a call that allocates.
-    fn refused(&self, call: &'static str, code: Code, bytes: usize) -> DeviceError {
-        match code {
-            Code::OUT_OF_MEMORY => DeviceError::OutOfMemory { bytes },
-            other => self.waited(call, other),
-        }
     }
 }
 

@@ -49,6 +49,9 @@ struct Call<'a> {
     workers: Workers<'a>,
 }
 
+/// No place, no pixel, no cell: common.cuh's NONE.
+const NONE: u32 = u32::MAX;
+
 /// Threads of a block, for kernels whose threads work alone.
 const THREADS: u32 = 256;
 

@@ -36,7 +36,7 @@ const EVENT_FRAMES: u64 = 640;
 /// Frames of a block of events.
 const BLOCK_FRAMES: u64 = 64;
 
-/// One pixel of so many has an event in each frame.
+/// One pixel in this many has an event in each frame.
 const BRIGHT: u64 = 64;
 
 /// Why a GPU is not to be trusted.

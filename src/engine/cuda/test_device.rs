@@ -57,7 +57,7 @@ impl TestDevice {
         }
     }
 
-    /// One that has no more than so many bytes to send.
+    /// One that can pin no more than this many bytes to send from.
     pub(super) fn staging_at_most(self, staging_limit: usize) -> Self {
         Self { staging_limit, ..self }
     }

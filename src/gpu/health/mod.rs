@@ -382,7 +382,7 @@ impl Machine {
         self.failures.push(self.now);
         if self.failures.len() >= program_failures as usize {
             self.saw(Cause::ProgramsFail, self.failures.len() as u64);
-            // those that follow count anew: after the test the GPU is trusted again
+            // the count starts again at zero: after the test the GPU is trusted
             self.failures.clear();
         }
     }

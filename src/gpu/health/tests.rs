@@ -143,7 +143,7 @@ fn programs_that_fail_again_and_again_have_the_gpu_tested() {
         assert_eq!(bench.causes(), [Cause::ProgramsFail]);
         bench.after(3, good());
         assert_eq!(bench.passes(), State::Healthy);
-        assert_eq!(bench.after(2, event.clone()), State::Healthy, "they count anew");
+        assert_eq!(bench.after(2, event.clone()), State::Healthy, "the count started again");
     }
 }
 

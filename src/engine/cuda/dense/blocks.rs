@@ -8,7 +8,7 @@ use crate::correlate::scattering::{SegmentPlan, Tally};
 use crate::dataset::PixelType;
 use crate::engine::EngineError;
 use crate::engine::cuda::device::{Arg, Buffer, Counts, Device, DeviceError, Grid, Kernel, Precision};
-use crate::engine::cuda::{CudaError, THREADS, each};
+use crate::engine::cuda::{CudaError, NONE, THREADS, each};
 use crate::task::correlate::Normalization;
 
 use super::Run;
@@ -30,9 +30,6 @@ const WARP: u32 = 32;
 
 /// No frame has this number.
 const NEVER: u32 = u32::MAX;
-
-/// A place whose counts are not those of a bin: common.cuh's NONE.
-const NONE: u32 = u32::MAX;
 
 /// Some frames of the analysis on the device.
 pub(super) struct Frames<'a, D: Device> {

@@ -117,7 +117,7 @@ struct Size {
 }
 
 impl Size {
-    /// For frames of so many bytes, `chunk` of which are decoded together, `taken` in all, that so many threads read; all
+    /// For `taken` frames of `frame` bytes each, which `threads` threads read; `chunk` of them are decoded together. All
     /// pieces together take no more than `host` bytes, or a frame.
     fn new(frame: u64, chunk: u64, taken: u64, threads: usize, host: u64) -> Self {
         let wanted = (threads + ON_THE_WAY + 1).min(MOST_PIECES);
@@ -150,7 +150,7 @@ impl<D: Device> Feed<D> {
         }
     }
 
-    /// Reads all frames, in blocks of so many, and has the caller send and use them.
+    /// Reads all frames, in blocks of `block`, and lets the caller send and use them.
     pub(super) fn read(
         &mut self,
         device: &D,
@@ -190,7 +190,7 @@ impl<D: Device> Feed<D> {
     }
 }
 
-/// Up to so many pieces, and why there are not all of them.
+/// At most `number` pieces, and why some are missing.
 fn pieces<D: Device>(device: &D, number: usize, bytes: usize) -> (Vec<D::Staging>, Option<DeviceError>) {
     let mut pieces = Vec::new();
     while pieces.len() < number {
@@ -202,7 +202,7 @@ fn pieces<D: Device>(device: &D, number: usize, bytes: usize) -> (Vec<D::Staging
     (pieces, None)
 }
 
-/// Reads into the pieces that are given, on so many threads, until no more are given.
+/// Reads into the pieces that are given, on `threads` threads, until no more are given.
 fn fill<S: DerefMut<Target = [u8]> + Send>(
     source: Source<'_>,
     threads: usize,

@@ -4,11 +4,9 @@
 use std::ops::Range;
 
 use crate::dataset::{DatasetError, FrameSource, Quarters, Scratch};
+use crate::engine::cuda::NONE;
 use crate::engine::cuda::device::Counts;
 use crate::engine::layout::{Layout, MASKED};
-
-/// A cell that shows no pixel.
-const NONE: u32 = u32::MAX;
 
 /// Frames as they come.
 pub(super) enum Stored<'a> {

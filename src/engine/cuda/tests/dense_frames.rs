@@ -132,7 +132,7 @@ proptest! {
 /// More frames of a segment than the sums of bytes have room for.
 #[test]
 fn sums_of_many_frames_are_exact() {
-    // 16 segments of so many
+    // 16 segments of 300
     let frames = 16 * 300;
     for shape in [Shape { rows: 1, cols: 41 }, Shape { rows: 1, cols: 40 }] {
         let request = sums_request(shape, frames, 1, 1);

@@ -13,7 +13,7 @@ const HALF_ONE: u16 = 15 << 10;
 /// Rows of the products that are computed: first, number.
 type Band = (usize, usize);
 
-/// Products of the frames of a band with all frames, whose counts are all 1, from blocks of so many.
+/// Products of the frames of a band with all frames, whose counts are all 1, from blocks of the given size.
 fn products_of_ones(device: &TestDevice, frames: usize, (first, rows): Band) -> Vec<f64> {
     let digits = Buffer::of(device, &vec![HALF_ONE; frames.next_multiple_of(ROWS) * DEPTH]).expect("memory");
     let (groups, out) = (groups(device), Buffer::<_, f64>::zeros(device, rows * frames).expect("memory"));

@@ -9,7 +9,7 @@ use crate::dataset::PixelType;
 use crate::engine::cuda::device::{Arg, Buffer, Counts, Device, DeviceError, Grid, Kernel};
 use crate::engine::cuda::reduce::{filed_at_once, starts};
 use crate::engine::cuda::sort::sort;
-use crate::engine::cuda::threads;
+use crate::engine::cuda::{NONE, threads};
 use crate::engine::layout::Layout;
 use crate::engine::two_time::groups;
 
@@ -24,9 +24,6 @@ const BASE: u64 = 256;
 
 /// Planes of digits at most: all of a 64-bit number.
 const MOST_PLANES: u32 = 8;
-
-/// No pixel.
-const NONE: u32 = u32::MAX;
 
 /// Threads of a block whose warps take a column each.
 const COLUMN_THREADS: u32 = 128;
