@@ -91,6 +91,13 @@ void reach(Event *event) {
     }
 }
 
+// Adds work that takes time; after a fault nothing more of it happens.
+void later(Stream *stream, std::function<void()> work) {
+    stream->waiting.push_back([work = std::move(work)] {
+        if (sticky == SUCCESS) work();
+    });
+}
+
 void drain_all() {
     for (Stream *stream : streams) drain(stream);
 }
@@ -285,8 +292,7 @@ CALL cuLaunchKernel(Function *function, unsigned int blocks, unsigned int, unsig
     std::vector<std::array<uint64_t, 2>> values(size_t(function->arguments));
     for (size_t k = 0; k < values.size(); ++k) memcpy(values[k].data(), arguments[k], sizeof(values[k]));
     unsigned int seed = ++launches;
-    stream->waiting.push_back([=]() mutable {
-        if (sticky != SUCCESS) return;
+    later(stream, [=]() mutable {
         std::vector<void *> pointers;
         for (auto &value : values) pointers.push_back(value.data());
         hang_in(function->name);
@@ -357,10 +363,10 @@ CALL cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, Stream *s
     if (!is_device(to, bytes)) return INVALID_VALUE;
     void *target = reinterpret_cast<void *>(to);
     if (is_pinned(from, bytes)) {
-        stream->waiting.push_back([=] { memcpy(target, from, bytes); });
+        later(stream, [=] { memcpy(target, from, bytes); });
     } else {
         std::string kept(static_cast<const char *>(from), bytes);
-        stream->waiting.push_back([=] { memcpy(target, kept.data(), bytes); });
+        later(stream, [=] { memcpy(target, kept.data(), bytes); });
     }
     return sticky;
 }
@@ -368,20 +374,20 @@ CALL cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, Stream *s
 CALL cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, Stream *stream) {
     GUARD;
     if (!is_device(from, bytes)) return INVALID_VALUE;
-    stream->waiting.push_back([=] { memcpy(to, reinterpret_cast<const void *>(from), bytes); });
+    later(stream, [=] { memcpy(to, reinterpret_cast<const void *>(from), bytes); });
     return sticky;
 }
 
 CALL cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, Stream *stream) {
     GUARD;
     if (!is_device(to, bytes) || !is_device(from, bytes)) return INVALID_VALUE;
-    stream->waiting.push_back([=] { memcpy(reinterpret_cast<void *>(to), reinterpret_cast<const void *>(from), bytes); });
+    later(stream, [=] { memcpy(reinterpret_cast<void *>(to), reinterpret_cast<const void *>(from), bytes); });
     return sticky;
 }
 
 CALL cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, Stream *stream) {
     GUARD;
     if (!is_device(to, bytes)) return INVALID_VALUE;
-    stream->waiting.push_back([=] { memset(reinterpret_cast<void *>(to), value, bytes); });
+    later(stream, [=] { memset(reinterpret_cast<void *>(to), value, bytes); });
     return sticky;
 }

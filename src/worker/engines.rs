@@ -144,7 +144,7 @@ pub fn self_test() -> Result<(), TestError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::cuda::Cause;
+    use crate::engine::cuda::{Cause, MemoryKind};
 
     #[test]
     fn the_first_free_gpu_with_the_most_memory_is_tried_first() {
@@ -171,7 +171,7 @@ mod tests {
             let source = Cause { code, name: "CUDA_ERROR".into(), text: "in words".into() };
             DeviceError::Call { call: "cuDevicePrimaryCtxRetain", source }
         };
-        let full = || DeviceError::OutOfMemory { bytes: 1 << 30 };
+        let full = || DeviceError::OutOfMemory { memory: MemoryKind::Gpu, bytes: 1 << 30 };
         let unusable = |source| TestError::NoGpu(NoGpu::Unusable { gpu: 0, source });
         let correlate = |source| TestError::Failed(SelfTestError::Correlate(source));
         let computing = |source| EngineError::Device { device: "GPU".into(), source: Box::new(source) };

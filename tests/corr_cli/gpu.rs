@@ -67,7 +67,9 @@ fn errors_of_a_gpu_name_the_kernel_and_leave_nothing() {
     for (settings, words) in [
         (("FAKE_CUDA_FAULT", "dense_finish_f64:214"), ["dense_finish_f64", "CUDA_ERROR_214"]),
         (("FAKE_CUDA_FAULT", "dense_frame_totals:719"), ["or what ran before it", "CUDA_ERROR_719"]),
-        (("FAKE_CUDA_MEMORY", "9000"), ["bytes of memory left", "Imaginary GPU"]),
+        // with copies behind it, whose memory is given back before they would have been made
+        (("FAKE_CUDA_FAULT", "dense_sums_u16:700"), ["or what ran before it", "CUDA_ERROR_700"]),
+        (("FAKE_CUDA_MEMORY", "9000"), ["the GPU's memory has no", "Imaginary GPU"]),
     ] {
         for gpu in ["0", "-2"] {
             let run = corr(&measurement, &["-i", gpu], &[settings]);
@@ -111,7 +113,7 @@ fn pinned_memory_that_does_not_suffice() {
     assert_near("g2", &numbers(&run.result(), "/xpcs/multitau/normalized_g2"), &wanted, 1e-8);
     let run = corr(&measurement, &["-i", "0", "--overwrite"], &[("FAKE_CUDA_PINNED", "100")]);
     let line = run.error(70);
-    assert!(line.contains("bytes of memory left") && !line.contains("kernel"), "{line}");
+    assert!(line.contains("the computer's memory for copies to the GPU has no") && !line.contains("kernel"), "{line}");
 }
 
 /// A context takes memory of a GPU that others use.

@@ -225,11 +225,12 @@ async fn a_clock_that_jumps_neither_ends_a_lease_nor_makes_it_last() {
 async fn a_controller_whose_disk_is_full_refuses_and_goes_on_when_there_is_room() {
     let mut site = Site::new(60, 1);
     site.controller.kill();
-    // a file system of its own, seen by this controller alone
+    // a file system of its own, seen by this controller alone. SQLite copies its log into the database when it has 4 MB:
+    // on a smaller file system the log alone would fill it, whatever room is made
     let (state, small) = (site.text("controller"), site.text("small"));
     fs::create_dir(&small).expect("made");
     let program = env!("CARGO_BIN_EXE_speckled");
-    let script = r#"mount -t tmpfs -o size=2m none "$2" && cp -a "$1"/. "$2" && exec "$3" controller serve "$2" --plain --listen 127.0.0.1:0"#;
+    let script = r#"mount -t tmpfs -o size=8m none "$2" && cp -a "$1"/. "$2" && exec "$3" controller serve "$2" --plain --listen 127.0.0.1:0"#;
     let namespaces = if rustix::process::geteuid().is_root() { "-m" } else { "-rm" };
     let mut command = std::process::Command::new("unshare");
     command.args([namespaces, "sh", "-c", script, "sh", &state, &small, program]);

@@ -1,6 +1,7 @@
 //! What the engine asks of a device: memory, copies, kernels, in the order in which they are asked for. Behind it is a
 //! GPU, or, in tests, a host build of the same kernels. Knows no correlation.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::ops::DerefMut;
 
@@ -201,12 +202,32 @@ pub struct Cause {
     pub text: String,
 }
 
+/// Memory that is allocated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryKind {
+    /// The GPU's own.
+    Gpu,
+    /// The computer's, from which copies to the GPU go out.
+    Pinned,
+}
+
+impl fmt::Display for MemoryKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Gpu => "the GPU's memory",
+            Self::Pinned => "the computer's memory for copies to the GPU",
+        })
+    }
+}
+
 /// What went wrong on a device.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// So many bytes are not free.
-    #[error("it has no {bytes} bytes of memory left, however the pixels are cut; other programs may use it")]
+    #[error("{memory} has no {bytes} bytes left, however the work is cut; other programs may use it")]
     OutOfMemory {
+        /// Which.
+        memory: MemoryKind,
         /// Bytes.
         bytes: usize,
     },
@@ -430,6 +451,6 @@ mod tests {
         for code in [1, 2, 101, 209, 700, 702, 715, 716, 717, 718, 719, 720, 721, 801, 811] {
             assert!(!error(code).is_fault(), "{code}");
         }
-        assert!(!DeviceError::OutOfMemory { bytes: 1 }.is_fault());
+        assert!(!DeviceError::OutOfMemory { memory: MemoryKind::Gpu, bytes: 1 }.is_fault());
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::api::{self, Api, CAPABILITY_MAJOR, CAPABILITY_MINOR, Code, Context, DeviceId, STREAM_NON_BLOCKING, Stream};
-use super::device::{Arg, Cause, Device, DeviceError, Grid, Kernel};
+use super::device::{Arg, Cause, Device, DeviceError, Grid, Kernel, MemoryKind};
 use super::images::{Capability, Form, Module, module};
 
 mod memory;
@@ -264,9 +264,9 @@ impl Driver {
     }
 
     /// The error of a call that allocates.
-    fn refused(&self, call: &'static str, code: Code, bytes: usize) -> DeviceError {
+    fn refused(&self, call: &'static str, code: Code, memory: MemoryKind, bytes: usize) -> DeviceError {
         match code {
-            Code::OUT_OF_MEMORY => DeviceError::OutOfMemory { bytes },
+            Code::OUT_OF_MEMORY => DeviceError::OutOfMemory { memory, bytes },
             other => self.waited(call, other),
         }
     }
@@ -345,7 +345,7 @@ impl Device for Driver {
 
     fn allocate(&self, bytes: usize) -> Result<DriverMemory, DeviceError> {
         let allocated = self.watch.phase(Phase::Allocate, || DriverMemory::new(self.api, bytes, &self.used));
-        allocated.map_err(|code| self.refused("cuMemAlloc", code, bytes))
+        allocated.map_err(|code| self.refused("cuMemAlloc", code, MemoryKind::Gpu, bytes))
     }
 
     fn clear(&self, memory: &mut DriverMemory) -> Result<(), DeviceError> {
@@ -374,7 +374,7 @@ impl Device for Driver {
 
     fn staging(&self, bytes: usize) -> Result<Pinned, DeviceError> {
         let pinned = self.watch.phase(Phase::Pin, || Pinned::new(self.api, self.context, bytes));
-        pinned.map_err(|code| self.refused("cuMemHostAlloc", code, bytes))
+        pinned.map_err(|code| self.refused("cuMemHostAlloc", code, MemoryKind::Pinned, bytes))
     }
 
     fn send(&self, memory: &mut DriverMemory, at: usize, from: &mut Pinned, bytes: usize) -> Result<(), DeviceError> {

@@ -23,7 +23,7 @@ mod tests;
 mod twotime;
 
 pub use ceilings::Ceilings;
-pub use device::{Cause, DeviceError};
+pub use device::{Cause, DeviceError, MemoryKind};
 pub use driver::{NoGpu, Phase, Spent, Times};
 pub use engine::CudaEngine;
 pub use self_test::SelfTestError;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::device::{Arg, Buffer, Device, DeviceError, Grid, Kernel};
+use super::device::{Arg, Buffer, Device, DeviceError, Grid, Kernel, MemoryKind};
 use super::{CudaError, THREADS, each};
 use crate::correlate::reduce::BinSums;
 use crate::engine::layout::Layout;
@@ -27,7 +27,7 @@ pub(super) const SUMS: usize = 5;
 pub(super) fn filed_at_once(events: &[u32]) -> Result<usize, DeviceError> {
     let all: u64 = events.iter().map(|&events| u64::from(events)).sum();
     let bytes = usize::try_from(all).unwrap_or(usize::MAX).saturating_mul(size_of::<u64>());
-    u32::try_from(all).map(|all| all as usize).map_err(|_| DeviceError::OutOfMemory { bytes })
+    u32::try_from(all).map(|all| all as usize).map_err(|_| DeviceError::OutOfMemory { memory: MemoryKind::Gpu, bytes })
 }
 
 /// What came before each number, and the sum of all behind the last; all below 2^32: see [`filed_at_once`].

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::device::{Arg, Device, DeviceError, Grid, Kernel};
+use super::device::{Arg, Device, DeviceError, Grid, Kernel, MemoryKind};
 use super::driver::{Driver, DriverMemory, Pinned};
 use super::host::{Host, HostMemory, HostStaging};
 
@@ -163,7 +163,7 @@ impl Device for TestDevice {
 
     fn allocate(&self, bytes: usize) -> Result<TestMemory, DeviceError> {
         if bytes > self.limit - self.used.get() {
-            return Err(DeviceError::OutOfMemory { bytes });
+            return Err(DeviceError::OutOfMemory { memory: MemoryKind::Gpu, bytes });
         }
         let real = match &self.real {
             Real::Host(device) => RealMemory::Host(device.allocate(bytes)?),
@@ -183,7 +183,7 @@ impl Device for TestDevice {
 
     fn staging(&self, bytes: usize) -> Result<TestStaging, DeviceError> {
         if bytes > self.staging_limit - self.staged.load(Ordering::Relaxed) {
-            return Err(DeviceError::OutOfMemory { bytes });
+            return Err(DeviceError::OutOfMemory { memory: MemoryKind::Pinned, bytes });
         }
         let real = match &self.real {
             Real::Host(device) => RealStaging::Host(device.staging(bytes)?),

@@ -174,10 +174,10 @@ impl<'a, D: Device> Feed<'a, D> {
         let mut size = self.chunk;
         loop {
             match Buffer::new(self.device, size) {
-                Err(DeviceError::OutOfMemory { bytes }) => match free.pop_front() {
+                Err(error @ DeviceError::OutOfMemory { .. }) => match free.pop_front() {
                     Some(events) => return Ok(events),
                     None if size > self.readers.piece => size = (size / 2).max(self.readers.piece),
-                    None => return Err(DeviceError::OutOfMemory { bytes }),
+                    None => return Err(error),
                 },
                 other => return other,
             }
@@ -265,7 +265,7 @@ mod tests {
     use crate::correlate::bins::Shape;
     use crate::dataset::{DatasetError, SourceInfo};
     use crate::engine::Unobserved;
-    use crate::engine::cuda::device::DeviceError;
+    use crate::engine::cuda::device::{DeviceError, MemoryKind};
     use crate::engine::cuda::test_device::TestDevice;
 
     /// Blocks of so many events each, numbered in their frames; one may not be readable.
@@ -376,9 +376,13 @@ mod tests {
         let taken = Cell::new(0);
         let read = feed(&device, &source, 3, (4, 2)).read(|chunk| {
             taken.set(taken.get() + 1);
-            if taken.get() == 5 { Err(DeviceError::OutOfMemory { bytes: 1 }.into()) } else { Ok(Used::Free(chunk)) }
+            if taken.get() == 5 {
+                Err(DeviceError::OutOfMemory { memory: MemoryKind::Gpu, bytes: 1 }.into())
+            } else {
+                Ok(Used::Free(chunk))
+            }
         });
-        assert!(matches!(read, Err(CudaError::Device(DeviceError::OutOfMemory { bytes: 1 }))), "{read:?}");
+        assert!(matches!(read, Err(CudaError::Device(DeviceError::OutOfMemory { bytes: 1, .. }))), "{read:?}");
         assert_eq!(taken.get(), 5);
     }
 
@@ -397,7 +401,7 @@ mod tests {
         assert_eq!(seen, (0..1000).collect::<Vec<_>>());
         assert!(sizes.iter().all(|&size| size == 32), "{sizes:?}");
         let read = feed(&device, &source, 3, (64, 1)).read(|chunk| Ok(Used::Free(chunk)));
-        assert!(matches!(read, Err(CudaError::Device(DeviceError::OutOfMemory { bytes: 512 }))), "{read:?}");
+        assert!(matches!(read, Err(CudaError::Device(DeviceError::OutOfMemory { bytes: 512, .. }))), "{read:?}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::*;
 use crate::correlate::bins::Shape;
 use crate::correlate::window::FrameWindow;
 use crate::dataset::{DatasetError, FrameSource, PixelType, SourceInfo};
-use crate::engine::cuda::device::Buffer;
+use crate::engine::cuda::device::{Buffer, MemoryKind};
 use crate::engine::cuda::test_device::TestDevice;
 use crate::engine::{Observer, Unobserved};
 
@@ -297,10 +297,14 @@ fn a_device_that_fails_ends_the_threads() {
     let device = TestDevice::new(1 << 20, 1);
     let read = with_source(&Numbered::new(1000, 1), FrameWindow::default(), |source| {
         feed(&device, (3, 2, 7), source, 16, |own, _| {
-            if own.start == 48 { Err(DeviceError::OutOfMemory { bytes: 1 }.into()) } else { Ok(()) }
+            if own.start == 48 {
+                Err(DeviceError::OutOfMemory { memory: MemoryKind::Gpu, bytes: 1 }.into())
+            } else {
+                Ok(())
+            }
         })
     });
-    assert!(matches!(read, Err(CudaError::Device(DeviceError::OutOfMemory { bytes: 1 }))), "{read:?}");
+    assert!(matches!(read, Err(CudaError::Device(DeviceError::OutOfMemory { bytes: 1, .. }))), "{read:?}");
 }
 
 /// Says that it is to stop when it was asked so often.
