@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 
+use speckled::compute::job::run;
 use speckled::correlate::bins::{Labels, Shape};
 use speckled::correlate::twotime::Smoothing;
 use speckled::correlate::window::FrameSelection;
@@ -22,7 +23,6 @@ use speckled::engine::cpu::CpuEngine;
 use speckled::engine::{Engine, MultiTauRequest, Request, TwoTimeRequest, Unobserved};
 use speckled::simulate::{Dynamics, Scene};
 use speckled::task::correlate::{Analyses, CorrelateSpec, Normalization, Overwrite, PixelG2Output, SaturatedPolicy};
-use speckled::worker::job::run;
 
 /// Runs of each benchmark; each takes seconds.
 const RUNS: usize = 10;

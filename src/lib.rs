@@ -5,6 +5,7 @@
 //! `tests/layering.rs` enforces it.
 
 pub mod cli;
+pub mod compute;
 pub mod config;
 pub mod controller;
 pub mod correlate;
@@ -13,7 +14,7 @@ pub mod endpoint;
 pub mod engine;
 pub mod gpu;
 pub mod ids;
-pub mod provider;
+pub mod protocol;
 pub mod rpc;
 pub mod runtime;
 pub mod simulate;

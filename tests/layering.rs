@@ -3,28 +3,32 @@
 //! It reads source text, not the compiler's view: comments and literals are stripped, paths are followed through
 //! `use` trees, `super` and inline modules. Each rule is shown to fail on a sample below.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 /// The layers, bottom first. A module imports from lower layers, and from its own layer only what `PEERS` lists.
 const LAYERS: [(&str, &[&str]); 5] = [
-    ("pure", &["ids", "correlate", "simulate", "task", "scaling"]),
+    ("pure", &["ids", "correlate", "simulate", "task", "protocol", "scaling"]),
     ("ports", &["config", "dataset", "engine", "gpu", "provider", "store", "render", "runtime"]),
-    ("roles", &["worker", "controller", "endpoint"]),
+    ("roles", &["compute", "worker", "controller", "endpoint"]),
     ("edges", &["rpc", "web", "cli"]),
     ("tests", &["testkit"]),
 ];
 
 /// Imports inside a layer: (module, what it may import).
-const PEERS: [(&str, &str); 10] = [
+const PEERS: [(&str, &str); 13] = [
     ("correlate", "ids"),
     ("simulate", "correlate"),
     ("task", "ids"),
     ("task", "correlate"),
+    ("protocol", "ids"),
+    ("protocol", "task"),
     ("scaling", "ids"),
     ("scaling", "task"),
     ("engine", "dataset"),
     ("store", "runtime"),
+    ("worker", "compute"),
     ("cli", "rpc"),
     ("cli", "web"),
 ];
@@ -82,6 +86,39 @@ fn every_file_keeps_the_rules() {
     assert!(files.iter().any(|(path, _)| path == "src/lib.rs"), "no sources found below {}", root.display());
     let violations: Vec<String> = files.iter().flat_map(|(path, text)| check(path, text)).collect();
     assert!(violations.is_empty(), "{} violations:\n{}", violations.len(), violations.join("\n"));
+}
+
+/// Public types are known by their names alone, in talk and in search: each has one of its own.
+#[test]
+fn no_two_public_types_share_a_name() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    rust_files(root, &root.join("src"), &mut files);
+    let found = shared_names(&files);
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+fn shared_names(files: &[(String, String)]) -> Vec<String> {
+    let mut places: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for (path, text) in files {
+        for window in tokenize(text).windows(3) {
+            let [visibility, kind, name] = [0, 1, 2].map(|index| window[index].text.as_str());
+            let is_type = matches!(kind, "struct" | "enum" | "trait" | "type" | "union");
+            if visibility == "pub" && is_type {
+                places.entry(name.to_owned()).or_default().push(path);
+            }
+        }
+    }
+    let shared = places.into_iter().filter(|(_, places)| places.len() > 1);
+    shared.map(|(name, places)| format!("{name} means different things in {}", places.join(", "))).collect()
+}
+
+#[test]
+fn a_name_of_two_public_types_is_found() {
+    let file = |path: &str, text: &str| (path.to_owned(), text.to_owned());
+    let one = file("src/a.rs", "pub struct Event;\nstruct Line;\npub(super) enum Desk {}");
+    let other = file("src/b.rs", "pub enum Event {}\npub struct Line;\npub(crate) struct Desk;");
+    assert_eq!(shared_names(&[one, other]), ["Event means different things in src/a.rs, src/b.rs"]);
 }
 
 fn rust_files(root: &Path, folder: &Path, files: &mut Vec<(String, String)>) {

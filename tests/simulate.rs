@@ -324,17 +324,17 @@ fn the_metadata_is_found_and_has_the_complete_tree() {
 
 /// Every dataset of a file with its type and rank, and every group.
 fn types(path: &Path) -> BTreeMap<String, String> {
-    fn visit(group: &hdf5::Group, out: &mut BTreeMap<String, String>) {
+    fn connection(group: &hdf5::Group, out: &mut BTreeMap<String, String>) {
         for dataset in group.datasets().expect("datasets") {
             let kind = dataset.dtype().and_then(|t| t.to_descriptor()).expect("type");
             out.insert(dataset.name(), format!("{kind:?} of rank {}", dataset.ndim()));
         }
         for child in group.groups().expect("groups") {
             out.insert(child.name(), format!("group {:?}", child.attr_names().expect("attributes")));
-            visit(&child, out);
+            connection(&child, out);
         }
     }
     let mut out = BTreeMap::new();
-    visit(&hdf5::File::open(path).expect("open"), &mut out);
+    connection(&hdf5::File::open(path).expect("open"), &mut out);
     out
 }

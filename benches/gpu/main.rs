@@ -23,7 +23,7 @@ use speckled::correlate::bins::{Labels, Shape};
 use speckled::correlate::delays::DelayPlan;
 use speckled::correlate::twotime::Smoothing;
 use speckled::correlate::window::FrameWindow;
-use speckled::dataset::{Event, EventSource, Source};
+use speckled::dataset::{EventSource, PhotonEvent, Source};
 use speckled::engine::cuda::{CudaEngine, Times};
 use speckled::engine::{Engine, MultiTauRequest, Observer, Request, TwoTimeRequest};
 use speckled::task::correlate::{Normalization, PixelG2Output, SaturatedPolicy};
@@ -160,7 +160,7 @@ fn measure(case: &Case, size: Size) -> Result<(), Box<dyn Error>> {
             let events = source.events_bound() as f64;
             let (request, work) = request(shape, frames, FEW, 1, parts)?;
             let work = Work { events, ..work };
-            let sent = events * size_of::<Event>() as f64;
+            let sent = events * size_of::<PhotonEvent>() as f64;
             run(&engine, case, size.scale, &Job { source: Source::Events(Box::new(source)), request, work, sent })
         }
         What::Dense(stored, rings, avg, parts) => {

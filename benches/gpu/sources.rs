@@ -4,7 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use speckled::correlate::bins::Shape;
-use speckled::dataset::{DatasetError, Event, EventSource, FrameSource, PixelType, Quarters, Scratch, SourceInfo};
+use speckled::dataset::{
+    DatasetError, EventSource, FrameSource, PackedFrames, PhotonEvent, PixelType, Scratch, SourceInfo,
+};
 
 /// Frames that are made; a dataset repeats them.
 const KEPT: u64 = 64;
@@ -110,12 +112,12 @@ impl FrameSource for Frames {
         Ok(())
     }
 
-    fn quarters(&self) -> Option<&dyn Quarters> {
+    fn packed_frames(&self) -> Option<&dyn PackedFrames> {
         (self.stored == Stored::Packed).then_some(self)
     }
 }
 
-impl Quarters for Frames {
+impl PackedFrames for Frames {
     fn cells(&self) -> usize {
         self.info.shape.pixels()
     }
@@ -161,11 +163,13 @@ impl EventSource for Photons {
         self.info.frames.div_ceil(KEPT) as usize
     }
 
-    fn read_block(&self, block: usize, _: &mut Scratch, out: &mut Vec<Event>) -> Result<(), DatasetError> {
+    fn read_block(&self, block: usize, _: &mut Scratch, out: &mut Vec<PhotonEvent>) -> Result<(), DatasetError> {
         let first = block as u32 * KEPT as u32;
         let own = self.kept.iter().map(|&(frame, pixel)| (first + frame, pixel));
         out.clear();
-        out.extend(own.filter(|(frame, _)| u64::from(*frame) < self.info.frames).map(|(f, p)| Event::new(f, p, 1)));
+        out.extend(
+            own.filter(|(frame, _)| u64::from(*frame) < self.info.frames).map(|(f, p)| PhotonEvent::new(f, p, 1)),
+        );
         Ok(())
     }
 }

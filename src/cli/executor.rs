@@ -8,11 +8,11 @@ use super::exit::{Exit, Failure};
 use super::interrupt::Interrupt;
 use super::logging;
 use super::output::Form;
+use crate::compute::fault;
+use crate::compute::job::JobError;
 use crate::task::result::TaskResult;
-use crate::worker::assignment::{Assignment, Over, Said};
+use crate::worker::assignment::{Assignment, Conclusion, ExecutorLine};
 use crate::worker::execute::execute;
-use crate::worker::fault;
-use crate::worker::job::JobError;
 use crate::worker::reporter::{Reporter, say};
 use crate::worker::watchdog::Watchdog;
 
@@ -24,14 +24,14 @@ pub(super) fn run() -> Result<Exit, Failure> {
     let watchdog = Watchdog::start(endless).map_err(Failure::Watchdog)?;
     let reporter = Reporter::new(io::stdout(), || interrupt.signal().is_some());
     let over = execute(&assignment, &reporter, &watchdog);
-    say(&mut io::stdout(), &Said::Over(over)).map_err(Failure::Stdout)?;
+    say(&mut io::stdout(), &ExecutorLine::Conclusion(over)).map_err(Failure::Stdout)?;
     Ok(Exit::Success)
 }
 
 /// Tells the outcome for the work, which hangs in the HDF5 library, and leaves without waiting for it.
 fn endless(error: JobError) -> ! {
-    let over = Over { outcome: fault::outcome(&error), result: TaskResult::default() };
+    let over = Conclusion { outcome: fault::outcome(&error), result: TaskResult::default() };
     // without a reader there is nobody to tell
-    let _ = say(&mut io::stdout(), &Said::Over(over));
+    let _ = say(&mut io::stdout(), &ExecutorLine::Conclusion(over));
     signal_hook::low_level::exit(Exit::Success.code().into())
 }

@@ -6,13 +6,13 @@ use thiserror::Error as ThisError;
 
 use super::corr::{ConfigError, OptionError};
 use super::service::ServiceError;
-use super::service::endpoint::HomeFailure;
+use super::service::endpoint::StateDirFailure;
 use super::worker::WorkerFailure;
+use crate::compute::job::JobError;
 use crate::dataset::DatasetError;
 use crate::engine::EngineError;
 use crate::engine::cuda::NoGpu;
 use crate::worker::assignment::AssignmentError;
-use crate::worker::job::JobError;
 
 pub(super) use crate::task::failure::chain;
 
@@ -88,7 +88,7 @@ pub(super) enum Failure {
     Service(#[from] ServiceError),
     /// An endpoint of this computer.
     #[error(transparent)]
-    Home(#[from] HomeFailure),
+    StateDir(#[from] StateDirFailure),
     /// A worker.
     #[error(transparent)]
     Worker(#[from] WorkerFailure),
@@ -123,7 +123,7 @@ impl Failure {
             Self::Job(error) => of_job(error),
             Self::Dataset(error) => of_dataset(error),
             Self::Service(error) => error.exit(),
-            Self::Home(error) => error.exit(),
+            Self::StateDir(error) => error.exit(),
             Self::Worker(_) => Exit::Processing,
             Self::Assignment(_) => Exit::Input,
             Self::Signals(_) | Self::Watchdog(_) => Exit::Processing,

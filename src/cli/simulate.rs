@@ -11,7 +11,7 @@ use crate::correlate::bins::Shape;
 use crate::dataset::hdf5::write::FrameFilter;
 use crate::dataset::write::{Format, write_dataset};
 use crate::dataset::{DatasetError, PixelType};
-use crate::simulate::{Binning, Dynamics, Geometry, Relaxation, Scene};
+use crate::simulate::{Binning, Dynamics, Relaxation, Scene, SceneGeometry};
 
 /// Image of formats that do not imply one.
 const DEFAULT_SHAPE: Shape = Shape { rows: 512, cols: 512 };
@@ -231,9 +231,9 @@ impl SimulateArgs {
     fn scene(&self, format: Format) -> Scene {
         let implied = format.shape().unwrap_or(DEFAULT_SHAPE);
         let shape = Shape { rows: self.rows.unwrap_or(implied.rows), cols: self.cols.unwrap_or(implied.cols) };
-        let middle = Geometry::centred(shape);
+        let middle = SceneGeometry::centred(shape);
         Scene {
-            geometry: Geometry {
+            geometry: SceneGeometry {
                 pixel_size: self.pixel_size,
                 distance: self.distance,
                 energy: self.energy,

@@ -15,12 +15,12 @@ use super::output::Form;
 use super::service::{single, until_signalled};
 use crate::config::endpoint::GpuUse;
 use crate::dataset::result::host_name;
-use crate::endpoint::home::{Home, HomeError};
+use crate::endpoint::state_dir::{StateDir, StateDirError};
 use crate::gpu::WatchError;
 use crate::ids::{BlockId, WorkerId};
-use crate::rpc::home::HomeDial;
+use crate::rpc::endpoint_link::EndpointDial;
 use crate::runtime::tasks::Tasks;
-use crate::worker::daemon::{self, Settings};
+use crate::worker::daemon::{self, WorkerSettings};
 use crate::worker::executor::{ExecutorError, Executors, Setup, Slot};
 use crate::worker::gpus::{Choice, Gpus};
 
@@ -68,7 +68,7 @@ fn gpu_use(word: &str) -> Result<GpuUse, String> {
 pub(super) enum WorkerFailure {
     /// The endpoint's directory.
     #[error(transparent)]
-    Home(#[from] HomeError),
+    StateDir(#[from] StateDirError),
     /// Its executors.
     #[error(transparent)]
     Executors(#[from] ExecutorError),
@@ -95,10 +95,10 @@ pub(super) fn run(args: WorkerArgs) -> Result<Exit, Failure> {
 async fn work(args: WorkerArgs) -> Result<Exit, Failure> {
     let WorkerArgs { directory, worker, block, slots, login_slots, threads, memory, gpus, slots_per_gpu, gpu_quiet_s } =
         args;
-    let home = Home::new(directory);
-    let setup = Setup::new(worker, home.logs(), home.scratch()).map_err(WorkerFailure::Program)?;
+    let state_dir = StateDir::new(directory);
+    let setup = Setup::new(worker, state_dir.logs(), state_dir.scratch()).map_err(WorkerFailure::Program)?;
     let executors = Executors::start(setup).map_err(WorkerFailure::Executors)?;
-    let dial = HomeDial { socket: home.socket().map_err(WorkerFailure::Home)? };
+    let dial = EndpointDial { socket: state_dir.socket().map_err(WorkerFailure::StateDir)? };
     let choice = Choice { gpus, slots, slots_per_gpu, quiet: Duration::from_secs(gpu_quiet_s.into()) };
     let changed = Arc::new(Notify::new());
     let tell = Arc::clone(&changed);
@@ -106,7 +106,7 @@ async fn work(args: WorkerArgs) -> Result<Exit, Failure> {
     let gpus = tokio::task::spawn_blocking(move || Gpus::start(choice, move || tell.notify_one()));
     let gpus = gpus.await.map_err(WorkerFailure::Look)?.map_err(WorkerFailure::Gpus)?;
     let slot = Slot { threads, memory, gpu: None };
-    let settings = Settings { worker, block, host: host_name(), slots, login_slots, slot };
+    let settings = WorkerSettings { worker, block, host: host_name(), slots, login_slots, slot };
     let tasks = Tasks::default();
     let asked = tasks.stopping();
     tasks.spawn("signals", {

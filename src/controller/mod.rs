@@ -2,40 +2,40 @@
 //! opens no data file.
 //!
 //! ```text
-//!   flows ─▶ flows.rs ──▶ store ◀── session.rs ◀─▶ endpoints (one session each)
+//!   flows ─▶ tasks.rs ──▶ store ◀── session.rs ◀─▶ endpoints (one session each)
 //!                 │                     ▲
-//!                 └──▶ exchange.rs ─────┘    nudges: there is work, stop this
+//!                 └──▶ bus.rs ─────┘    nudges: there is work, stop this
 //!                          │
 //!                          └──▶ watchers     these tasks changed
 //!            upkeep.rs: leases that ran out, deadlines, retention
 //! ```
 //!
-//! The store decides and remembers; the exchange only says that something is to be looked at. A nudge that is lost
+//! The store decides and remembers; the bus only says that something is to be looked at. A nudge that is lost
 //! costs time (until the next heartbeat), never a task.
 
 pub mod access;
+mod acks;
+mod bus;
 mod directory;
 mod error;
-mod exchange;
-mod flows;
-mod records;
+mod policy;
 pub mod session;
-mod terms;
+mod tasks;
 pub mod token;
 mod upkeep;
 mod watch;
 
+pub use acks::Acks;
 pub use error::ControllerError;
-pub use flows::{Known, Order, OrderedTask, Receipt};
-pub use records::Records;
-pub use terms::Terms;
+pub use policy::Policy;
+pub use tasks::{Known, Receipt, Submission, SubmissionTask};
 pub use watch::{Watched, Watcher};
 
 use std::time::Duration;
 
 use access::{Caller, Denied};
+use bus::Bus;
 use directory::Directory;
-use exchange::Exchange;
 use token::Secret;
 
 use crate::ids::TokenId;
@@ -52,9 +52,9 @@ const WRONG: Duration = Duration::from_secs(2);
 pub struct Controller<S> {
     store: S,
     clock: Clock,
-    terms: Terms,
+    policy: Policy,
     directory: Directory,
-    exchange: Exchange,
+    bus: Bus,
 }
 
 impl<S: Store> Controller<S> {
@@ -62,7 +62,7 @@ impl<S: Store> Controller<S> {
     ///
     /// # Errors
     /// The store fails.
-    pub async fn start(store: S, clock: Clock, terms: Terms) -> Result<Self, StoreError> {
+    pub async fn start(store: S, clock: Clock, policy: Policy) -> Result<Self, StoreError> {
         let directory = Directory::new(store.endpoints().await?);
         let newest = store.newest().await?;
         let behind = newest.since(clock.now());
@@ -74,12 +74,12 @@ impl<S: Store> Controller<S> {
             );
         }
         let clock = clock.not_before(newest);
-        Ok(Self { store, clock, terms, directory, exchange: Exchange::default() })
+        Ok(Self { store, clock, policy, directory, bus: Bus::default() })
     }
 
     /// What holds for all.
-    pub fn terms(&self) -> &Terms {
-        &self.terms
+    pub fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     /// Its clock, by which all its moments are.
@@ -108,12 +108,12 @@ impl<S: Store> Controller<S> {
 
     /// When a lease on a task ends that begins now.
     fn lease_end(&self) -> Moment {
-        self.clock.now().after(self.terms.lease)
+        self.clock.now().after(self.policy.lease)
     }
 
     /// When a lease on an endpoint's name ends that begins now.
     fn name_end(&self) -> Moment {
-        self.clock.now().after(self.terms.name)
+        self.clock.now().after(self.policy.name)
     }
 }
 

@@ -1,18 +1,19 @@
 //! One session of an endpoint: it says what it takes and how it goes, and gets tasks. Whatever carries the messages
-//! calls [`Session::heard`] for each that comes in, waits for [`Session::nudged`], and sends what that and
-//! [`Session::told`] return, and what its [`Records`] have.
+//! calls [`Session::on_message`] for each that comes in, waits for [`Session::nudged`], and sends what that and
+//! [`Session::pending`] return, and what its [`Acks`] have.
 
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
 use super::access::Caller;
+use super::acks::{Acks, Written};
+use super::bus::{Change, Mailbox};
 use super::directory::Entry;
-use super::exchange::{Change, Mailbox};
-use super::flows::at_most;
-use super::records::{Records, Written};
+use super::tasks::at_most;
 use super::{Controller, ControllerError};
 use crate::ids::{AttemptId, EndpointId, SessionId};
+use crate::protocol::session::{Account, CreditChange, FromEndpoint, Leased, Reported, Stop, StopReason, ToEndpoint};
 use crate::runtime::tasks::spawn;
 use crate::store::{
     ChangeError, Changed, Claim, EndpointRecord, EndpointSession, LeaseRequest, Page, Report, Role, StateName, Store,
@@ -23,7 +24,6 @@ use crate::task::life::{Life, Outcome, Phase, Wish};
 use crate::task::names::{EndpointName, Group};
 use crate::task::result::TaskResult;
 use crate::task::retry;
-use crate::task::session::{Account, CreditChange, FromEndpoint, Leased, Reported, Stop, StopReason, ToEndpoint};
 use crate::task::spec::{Kind, Place};
 
 /// Tasks that are leased in one message.
@@ -106,7 +106,7 @@ impl<S: Store> Controller<S> {
             return Err(ControllerError::ForeignEndpoint { name, owner });
         }
         let now = self.clock.now();
-        let holder = EndpointSession { id: session, host, until: now.after(self.terms.name) };
+        let holder = EndpointSession { id: session, host, until: now.after(self.policy.name) };
         let owner = caller.subject().clone();
         let entry = Entry { name: name.clone(), owner: owner.clone(), group: group.clone() };
         let (status, shown) = (String::new(), name.to_string());
@@ -153,17 +153,17 @@ impl<S: Store> Session<S> {
         endpoint: EndpointId,
         session: SessionId,
         host: String,
-    ) -> Result<(Self, Records<S>), ControllerError> {
+    ) -> Result<(Self, Acks<S>), ControllerError> {
         caller.needs(Role::Endpoint)?;
         let none = ControllerError::NoSession { endpoint, session };
         if controller.directory.entry(endpoint).is_none_or(|entry| entry.owner != *caller.subject()) {
             return Err(none);
         }
-        let mailbox = controller.exchange.open(endpoint);
+        let mailbox = controller.bus.open(endpoint);
         let holder = EndpointSession { id: session, host, until: controller.name_end() };
         let (account, known) = (Account::default(), HashSet::new());
         let (queue, heard) = (Queue::Unknown, Heard::Nothing);
-        let (written, records) = Records::new(Arc::clone(&controller));
+        let (written, records) = Acks::new(Arc::clone(&controller));
         let session = Self { controller, mailbox, endpoint, holder, account, queue, known, heard, written };
         match session.controller.store.endpoints().await?.into_iter().find(|record| record.id == endpoint) {
             Some(EndpointRecord { session: Some(held), .. }) if held.id == session.holder.id => Ok((session, records)),
@@ -175,10 +175,10 @@ impl<S: Store> Session<S> {
     ///
     /// # Errors
     /// The store fails, or the message is too large. The session is over then; the endpoint opens another.
-    pub async fn heard(&mut self, number: u64, message: FromEndpoint) -> Result<Vec<ToEndpoint>, ControllerError> {
+    pub async fn on_message(&mut self, number: u64, message: FromEndpoint) -> Result<Vec<ToEndpoint>, ControllerError> {
         self.is_newest()?;
         match message {
-            FromEndpoint::Credit(credit) => match (self.account.hear(credit), self.queue) {
+            FromEndpoint::Credit(credit) => match (self.account.update(credit), self.queue) {
                 (CreditChange::More, Queue::Unknown) => self.lease().await,
                 (CreditChange::More, Queue::Empty) | (CreditChange::NoMore, Queue::Unknown | Queue::Empty) => {
                     Ok(Vec::new())
@@ -192,7 +192,7 @@ impl<S: Store> Session<S> {
             }
             FromEndpoint::Progress(progress) => {
                 if self.known.contains(&progress.attempt) {
-                    self.controller.exchange.set_progress(progress);
+                    self.controller.bus.set_progress(progress);
                 }
                 Ok(Vec::new())
             }
@@ -200,7 +200,7 @@ impl<S: Store> Session<S> {
         }
     }
 
-    /// Waits for a nudge only; [`Self::told`] then says what there is. Nothing is lost when it is dropped.
+    /// Waits for a nudge only; [`Self::pending`] then says what there is. Nothing is lost when it is dropped.
     pub fn nudged(&self) -> impl Future<Output = ()> + Send + 'static {
         let mailbox = Arc::clone(&self.mailbox);
         async move { mailbox.nudged().await }
@@ -210,7 +210,7 @@ impl<S: Store> Session<S> {
     ///
     /// # Errors
     /// The store fails, or a newer session of the endpoint is open.
-    pub async fn told(&mut self) -> Result<Vec<ToEndpoint>, ControllerError> {
+    pub async fn pending(&mut self) -> Result<Vec<ToEndpoint>, ControllerError> {
         self.is_newest()?;
         let stops = self.mailbox.take_stops();
         let mut answers = self.lease().await?;
@@ -267,7 +267,7 @@ impl<S: Store> Session<S> {
                 retry_at: now,
             });
             self.controller.store.report(reports.collect(), now).await?;
-            self.controller.exchange.changed(lost.iter().map(|attempt| Change::of(attempt.task)));
+            self.controller.bus.changed(lost.iter().map(|attempt| Change::of(attempt.task)));
         }
     }
 
@@ -286,8 +286,8 @@ impl<S: Store> Session<S> {
             for leased in batches {
                 self.known.extend(leased.iter().map(|lease| lease.attempt));
                 let tasks = leased.iter().map(|lease| lease.attempt.task);
-                self.controller.exchange.changed(tasks.map(Change::to(StateName::Leased)));
-                answers.push(ToEndpoint::Tasks(leased));
+                self.controller.bus.changed(tasks.map(Change::to(StateName::Leased)));
+                answers.push(ToEndpoint::Leases(leased));
             }
         }
         Ok(answers)
@@ -350,7 +350,7 @@ impl<S: Store> Session<S> {
         let (changes, mark) = self.controller.store.report(reports.collect(), now).await?;
         for (attempt, changed) in std::iter::zip(&attempts, &changes) {
             self.known.remove(attempt);
-            self.controller.exchange.forget_progress(*attempt);
+            self.controller.bus.forget_progress(*attempt);
             match changed {
                 Ok(life) => self.nudge_when_due(life),
                 Err(ChangeError::Unknown | ChangeError::Refused(_)) => {}
@@ -359,7 +359,7 @@ impl<S: Store> Session<S> {
                 }
             }
         }
-        self.controller.exchange.changed(hints(&attempts, &changes));
+        self.controller.bus.changed(hints(&attempts, &changes));
         // whoever has left off sending them has ended the session: the endpoint says it again
         let _ended = self.written.send((mark, ToEndpoint::Recorded { number, attempts })).await;
         Ok(Vec::new())
@@ -373,12 +373,12 @@ impl<S: Store> Session<S> {
         // ends by itself: a retry's delay is bounded; the session may be another by then
         spawn("retry nudge", async move {
             tokio::time::sleep(wait).await;
-            controller.exchange.nudge(endpoint);
+            controller.bus.nudge(endpoint);
         });
     }
 
     fn settle(&self, attempts: &[AttemptId], changes: &[Changed]) -> Vec<ToEndpoint> {
-        self.controller.exchange.changed(hints(attempts, changes));
+        self.controller.bus.changed(hints(attempts, changes));
         stops(attempts, changes)
     }
 }
@@ -386,7 +386,7 @@ impl<S: Store> Session<S> {
 impl<S> Drop for Session<S> {
     fn drop(&mut self) {
         // the next session says anew how far its attempts are
-        self.known.iter().for_each(|attempt| self.controller.exchange.forget_progress(*attempt));
+        self.known.iter().for_each(|attempt| self.controller.bus.forget_progress(*attempt));
     }
 }
 

@@ -8,12 +8,12 @@ use super::access::testing::caller;
 use super::session::{Registration, Session};
 use super::*;
 use crate::ids::{ActionId, AttemptId, EndpointId, SessionId, TaskId};
+use crate::protocol::session::{Credit, FromEndpoint, Progress, Reported, Stop, StopReason, ToEndpoint};
 use crate::runtime::ids;
 use crate::store::{Page, Role, SqliteStore, StateName, TaskFilter, open_sqlite};
 use crate::task::failure::{Failure, Fault};
 use crate::task::life::Outcome;
 use crate::task::result::TaskResult;
-use crate::task::session::{Credit, FromEndpoint, Progress, Reported, Stop, StopReason, ToEndpoint};
 use crate::task::spec::{BatchSetupSpec, TaskSpec};
 
 /// A controller, and an endpoint of ada that has registered.
@@ -30,7 +30,7 @@ impl World {
     async fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let store = open_sqlite(&dir.path().join("controller.db")).await.expect("a store");
-        let controller = Arc::new(Controller::start(store, Clock::start(), Terms::default()).await.expect("starts"));
+        let controller = Arc::new(Controller::start(store, Clock::start(), Policy::default()).await.expect("starts"));
         let world = Self { controller, endpoint: ids::endpoint(), session: ids::session(), _dir: dir };
         let endpoint = caller(&[Role::Endpoint]);
         world.controller.register(&endpoint, world.registration()).await.expect("registers");
@@ -53,7 +53,7 @@ impl World {
         self.open_with_records().await.0
     }
 
-    async fn open_with_records(&self) -> (Session<SqliteStore>, Records<SqliteStore>) {
+    async fn open_with_records(&self) -> (Session<SqliteStore>, Acks<SqliteStore>) {
         let caller = caller(&[Role::Endpoint]);
         let host = "login1".to_owned();
         Session::open(Arc::clone(&self.controller), &caller, self.endpoint, self.session, host).await.expect("opens")
@@ -69,9 +69,9 @@ impl World {
     }
 }
 
-fn order(endpoint: &str, specs: Vec<TaskSpec>) -> Order {
-    let tasks = specs.into_iter().map(OrderedTask::new).collect();
-    Order { endpoint: endpoint.into(), action: None, group: None, tasks }
+fn order(endpoint: &str, specs: Vec<TaskSpec>) -> Submission {
+    let tasks = specs.into_iter().map(SubmissionTask::new).collect();
+    Submission { endpoint: endpoint.into(), action: None, group: None, tasks }
 }
 
 fn slots(slots: u64) -> FromEndpoint {
@@ -81,7 +81,7 @@ fn slots(slots: u64) -> FromEndpoint {
 /// The attempts of the leases among some answers.
 fn leased(answers: &[ToEndpoint]) -> Vec<AttemptId> {
     let tasks = answers.iter().filter_map(|answer| match answer {
-        ToEndpoint::Tasks(leases) => Some(leases),
+        ToEndpoint::Leases(leases) => Some(leases),
         ToEndpoint::Renewed { .. }
         | ToEndpoint::Recorded { .. }
         | ToEndpoint::Stop(_)
@@ -98,28 +98,28 @@ fn report(attempt: AttemptId, outcome: Outcome) -> FromEndpoint {
 async fn a_task_goes_to_the_endpoint_and_its_result_comes_back() {
     let world = World::new().await;
     let (mut session, mut records) = world.open_with_records().await;
-    assert_eq!(session.heard(1, slots(2)).await.expect("heard"), []);
+    assert_eq!(session.on_message(1, slots(2)).await.expect("heard"), []);
     let receipt = world.submit(vec![TaskSpec::Nothing; 3]).await;
     session.nudged().await;
-    let attempts = leased(&session.told().await.expect("told"));
+    let attempts = leased(&session.pending().await.expect("told"));
     assert_eq!(attempts.len(), 2, "as many as there was credit for");
     assert_eq!(world.state(receipt.tasks[0].0).await, StateName::Leased);
-    session.heard(2, FromEndpoint::Started(attempts.clone())).await.expect("heard");
+    session.on_message(2, FromEndpoint::Started(attempts.clone())).await.expect("heard");
     assert_eq!(world.state(receipt.tasks[0].0).await, StateName::Running);
     let progress = Progress { attempt: attempts[0], step: "correlating".into(), done: 3, total: 9 };
-    session.heard(3, FromEndpoint::Progress(progress.clone())).await.expect("heard");
+    session.on_message(3, FromEndpoint::Progress(progress.clone())).await.expect("heard");
     let shown = world.controller.get(&caller(&FLOW), vec![attempts[0].task]).await.expect("known");
     assert_eq!(shown[0].progress, Some(progress));
-    let answers = session.heard(4, report(attempts[0], Outcome::Succeeded)).await.expect("heard");
+    let answers = session.on_message(4, report(attempts[0], Outcome::Succeeded)).await.expect("heard");
     assert_eq!(answers, [], "it is seen, and may not be on disk");
     assert_eq!(world.state(attempts[0].task).await, StateName::Succeeded);
     let recorded = |number| [ToEndpoint::Recorded { number, attempts: vec![attempts[0]] }];
     assert_eq!(records.next().await.expect("is on disk"), recorded(4));
     // said again, since the answer was lost on the way: it changes nothing
-    session.heard(5, report(attempts[0], Outcome::Cancelled)).await.expect("heard");
+    session.on_message(5, report(attempts[0], Outcome::Cancelled)).await.expect("heard");
     assert_eq!(records.next().await.expect("is on disk"), recorded(5));
     assert_eq!(world.state(attempts[0].task).await, StateName::Succeeded);
-    assert_eq!(leased(&session.heard(6, slots(5)).await.expect("heard")).len(), 1, "the third");
+    assert_eq!(leased(&session.on_message(6, slots(5)).await.expect("heard")).len(), 1, "the third");
 }
 
 #[tokio::test]
@@ -127,7 +127,7 @@ async fn all_of_a_large_credit_is_used_at_once() {
     let world = World::new().await;
     let mut session = world.open().await;
     world.submit(vec![TaskSpec::Nothing; 600]).await;
-    let told = session.heard(1, slots(700)).await.expect("heard");
+    let told = session.on_message(1, slots(700)).await.expect("heard");
     assert_eq!(leased(&told).len(), 600, "nobody nudges for the rest");
 }
 
@@ -135,15 +135,19 @@ async fn all_of_a_large_credit_is_used_at_once() {
 async fn a_credit_that_is_lowered_counts_at_once_and_what_was_leased_stays() {
     let world = World::new().await;
     let mut session = world.open().await;
-    assert_eq!(session.heard(1, slots(5)).await.expect("heard"), []);
-    assert_eq!(session.heard(2, slots(2)).await.expect("heard"), []);
+    assert_eq!(session.on_message(1, slots(5)).await.expect("heard"), []);
+    assert_eq!(session.on_message(2, slots(2)).await.expect("heard"), []);
     let tasks = world.submit(vec![TaskSpec::Nothing; 5]).await.tasks;
     session.nudged().await;
-    assert_eq!(leased(&session.told().await.expect("told")).len(), 2, "by the credit that came last");
+    assert_eq!(leased(&session.pending().await.expect("told")).len(), 2, "by the credit that came last");
     // lower than what is leased already
-    assert_eq!(session.heard(3, slots(1)).await.expect("heard"), []);
-    assert_eq!(session.heard(4, slots(2)).await.expect("heard"), []);
-    assert_eq!(leased(&session.heard(5, slots(3)).await.expect("heard")).len(), 1, "the leases before are counted");
+    assert_eq!(session.on_message(3, slots(1)).await.expect("heard"), []);
+    assert_eq!(session.on_message(4, slots(2)).await.expect("heard"), []);
+    assert_eq!(
+        leased(&session.on_message(5, slots(3)).await.expect("heard")).len(),
+        1,
+        "the leases before are counted"
+    );
     for (task, state) in std::iter::zip(&tasks, [StateName::Leased; 3].into_iter().chain([StateName::Queued; 2])) {
         assert_eq!(world.state(task.0).await, state, "no attempt ends by it");
     }
@@ -154,9 +158,9 @@ async fn places_have_credit_of_their_own() {
     let world = World::new().await;
     let mut session = world.open().await;
     world.submit(vec![TaskSpec::BatchSetup(BatchSetupSpec { directories: Vec::new() }), TaskSpec::Nothing]).await;
-    assert_eq!(leased(&session.heard(1, slots(9)).await.expect("heard")).len(), 1);
+    assert_eq!(leased(&session.on_message(1, slots(9)).await.expect("heard")).len(), 1);
     let login = FromEndpoint::Credit(Credit { slots: 9, login: 1 });
-    assert_eq!(leased(&session.heard(2, login).await.expect("heard")).len(), 1);
+    assert_eq!(leased(&session.on_message(2, login).await.expect("heard")).len(), 1);
 }
 
 #[tokio::test]
@@ -164,7 +168,7 @@ async fn a_cancelled_task_is_stopped_where_it_runs() {
     let world = World::new().await;
     let mut session = world.open().await;
     let receipt = world.submit(vec![TaskSpec::Nothing; 2]).await;
-    let attempt = leased(&session.heard(1, slots(1)).await.expect("heard"))[0];
+    let attempt = leased(&session.on_message(1, slots(1)).await.expect("heard"))[0];
     let tasks: Vec<TaskId> = receipt.tasks.iter().map(|(id, _)| *id).collect();
     let foreign = Caller::testing("bob", &FLOW);
     assert_eq!(world.controller.cancel(&foreign, tasks.clone()).await.expect("nothing to see"), []);
@@ -173,13 +177,13 @@ async fn a_cancelled_task_is_stopped_where_it_runs() {
     world.controller.cancel(&caller(&FLOW), tasks.clone()).await.expect("cancelled");
     assert_eq!(world.state(tasks[1]).await, StateName::Cancelled);
     session.nudged().await;
-    let told = session.told().await.expect("told");
+    let told = session.pending().await.expect("told");
     assert_eq!(told, [ToEndpoint::Stop(vec![Stop { attempt, reason: StopReason::Cancelled }])]);
     // the message was lost: the next heartbeat says it again
     let beat = FromEndpoint::Heartbeat { status: "{}".into(), attempts: vec![attempt] };
-    let answers = session.heard(2, beat).await.expect("heard");
+    let answers = session.on_message(2, beat).await.expect("heard");
     assert!(answers.contains(&told[0]), "{answers:?}");
-    session.heard(3, report(attempt, Outcome::Cancelled)).await.expect("heard");
+    session.on_message(3, report(attempt, Outcome::Cancelled)).await.expect("heard");
     assert_eq!(world.state(tasks[0]).await, StateName::Cancelled);
 }
 
@@ -188,22 +192,22 @@ async fn an_endpoint_that_is_gone_loses_its_leases_and_a_late_report_is_fenced()
     let world = World::new().await;
     let mut session = world.open().await;
     let receipt = world.submit(vec![TaskSpec::Nothing]).await;
-    let first = leased(&session.heard(1, slots(1)).await.expect("heard"))[0];
+    let first = leased(&session.on_message(1, slots(1)).await.expect("heard"))[0];
     // the database answers from threads of its own, so the clock is paused for the moment of the jump only
     tokio::time::pause();
-    tokio::time::advance(world.controller.terms.lease + Duration::from_secs(1)).await;
+    tokio::time::advance(world.controller.policy.lease + Duration::from_secs(1)).await;
     tokio::time::resume();
     world.controller.expire().await.expect("expires");
     assert_eq!(world.state(receipt.tasks[0].0).await, StateName::Queued);
     let beat = FromEndpoint::Heartbeat { status: "{}".into(), attempts: vec![first] };
-    let answers = session.heard(2, beat).await.expect("heard");
+    let answers = session.on_message(2, beat).await.expect("heard");
     assert!(
         answers.contains(&ToEndpoint::Stop(vec![Stop { attempt: first, reason: StopReason::Fenced }])),
         "{answers:?}"
     );
-    let second = leased(&session.heard(3, slots(2)).await.expect("heard"))[0];
+    let second = leased(&session.on_message(3, slots(2)).await.expect("heard"))[0];
     assert_eq!((second.task, second.number), (first.task, first.number.next()));
-    session.heard(4, report(first, Outcome::Succeeded)).await.expect("heard");
+    session.on_message(4, report(first, Outcome::Succeeded)).await.expect("heard");
     assert_eq!(world.state(first.task).await, StateName::Leased);
 }
 
@@ -212,13 +216,13 @@ async fn a_failure_is_tried_again_after_its_delay() {
     let world = World::new().await;
     let mut session = world.open().await;
     world.submit(vec![TaskSpec::Nothing]).await;
-    let first = leased(&session.heard(1, slots(2)).await.expect("heard"))[0];
+    let first = leased(&session.on_message(1, slots(2)).await.expect("heard"))[0];
     let failed = Outcome::Failed(Failure::new(Fault::Program, "out of memory"));
     session.nudged().await;
-    session.heard(2, report(first, failed)).await.expect("heard");
-    assert_eq!(session.told().await.expect("told"), [], "not yet");
+    session.on_message(2, report(first, failed)).await.expect("heard");
+    assert_eq!(session.pending().await.expect("told"), [], "not yet");
     session.nudged().await;
-    assert_eq!(leased(&session.told().await.expect("told")), [AttemptId { number: first.number.next(), ..first }]);
+    assert_eq!(leased(&session.pending().await.expect("told")), [AttemptId { number: first.number.next(), ..first }]);
 }
 
 #[tokio::test]
@@ -242,29 +246,33 @@ async fn a_session_that_was_replaced_is_told_so() {
     let world = World::new().await;
     let mut session = world.open().await;
     tokio::time::pause();
-    tokio::time::advance(world.controller.terms.lease + Duration::from_secs(1)).await;
+    tokio::time::advance(world.controller.policy.lease + Duration::from_secs(1)).await;
     tokio::time::resume();
     let second = Registration { session: ids::session(), host: "login2".into(), ..world.registration() };
     let holder = second.session;
     world.controller.register(&caller(&[Role::Endpoint]), second).await.expect("its lease has ended");
     world.submit(vec![TaskSpec::Nothing]).await;
-    assert_eq!(session.heard(1, slots(1)).await.expect("heard"), [], "no task for a session that is not the newest");
+    assert_eq!(
+        session.on_message(1, slots(1)).await.expect("heard"),
+        [],
+        "no task for a session that is not the newest"
+    );
     let beat = FromEndpoint::Heartbeat { status: "{}".into(), attempts: Vec::new() };
-    let answers = session.heard(2, beat).await.expect("heard");
+    let answers = session.on_message(2, beat).await.expect("heard");
     assert_eq!(answers, [ToEndpoint::Replaced { session: holder, host: "login2".into() }]);
 }
 
 #[tokio::test]
 async fn orders_are_held_against_role_group_and_endpoint() {
     let world = World::new().await;
-    let refused = async |caller: &Caller, order: Order| {
+    let refused = async |caller: &Caller, order: Submission| {
         world.controller.submit(caller, order).await.expect_err("refused").to_string()
     };
     let nothing = || vec![TaskSpec::Nothing];
     assert!(refused(&caller(&[Role::View]), order("polaris", nothing())).await.contains("has not the role Submit"));
     assert!(refused(&caller(&FLOW), order("theta", nothing())).await.contains("no endpoint theta"));
     assert!(refused(&Caller::testing("bob", &FLOW), order("polaris", nothing())).await.contains("no endpoint polaris"));
-    let group = Order { group: Some("9-id".parse().expect("a group")), ..order("polaris", nothing()) };
+    let group = Submission { group: Some("9-id".parse().expect("a group")), ..order("polaris", nothing()) };
     assert!(refused(&caller(&FLOW), group).await.contains("not for the group 9-id"));
     assert!(refused(&caller(&FLOW), order("polaris", Vec::new())).await.contains("no task"));
     assert!(refused(&caller(&FLOW), order("polaris", vec![TaskSpec::Nothing; 10_001])).await.contains("at most 10000"));
@@ -275,7 +283,7 @@ async fn a_repeated_request_makes_no_second_task() {
     let world = World::new().await;
     let action: ActionId = ids::action();
     let submit = async |spec: TaskSpec| {
-        let mut order = Order { action: Some(action), ..order("polaris", vec![spec]) };
+        let mut order = Submission { action: Some(action), ..order("polaris", vec![spec]) };
         order.tasks[0].request = Some("r-1".parse().expect("a request id"));
         world.controller.submit(&caller(&FLOW), order).await
     };
@@ -298,9 +306,9 @@ async fn watchers_see_what_they_may_and_each_change() {
         shown.iter().map(|watched| StateName::of(&watched.record.life)).collect::<Vec<_>>()
     };
     assert_eq!(states(&mut watcher).await, [StateName::Queued]);
-    let attempt = leased(&session.heard(1, slots(1)).await.expect("heard"))[0];
+    let attempt = leased(&session.on_message(1, slots(1)).await.expect("heard"))[0];
     assert_eq!(states(&mut watcher).await, [StateName::Leased]);
-    session.heard(2, report(attempt, Outcome::Succeeded)).await.expect("heard");
+    session.on_message(2, report(attempt, Outcome::Succeeded)).await.expect("heard");
     assert_eq!(states(&mut watcher).await, [StateName::Succeeded]);
     let page = Page { before: None, most: 10 };
     let bob = Caller::testing("bob", &FLOW);
@@ -317,17 +325,17 @@ async fn who_waits_for_the_end_hears_of_nothing_else() {
     let filter = TaskFilter { states: StateName::ENDS.into(), ..TaskFilter::default() };
     let mut watcher = world.controller.watch(&caller(&FLOW), filter).expect("may");
     let tasks = world.submit(vec![TaskSpec::Nothing; 2]).await.tasks;
-    let attempts = leased(&session.heard(1, slots(2)).await.expect("heard"));
+    let attempts = leased(&session.on_message(1, slots(2)).await.expect("heard"));
     {
         let mut next = std::pin::pin!(watcher.next(&world.controller));
         let polled = std::future::poll_fn(|context| std::task::Poll::Ready(next.as_mut().poll(context))).await;
         assert!(polled.is_pending(), "neither is over: {polled:?}");
-        session.heard(2, report(attempts[0], Outcome::Succeeded)).await.expect("heard");
+        session.on_message(2, report(attempts[0], Outcome::Succeeded)).await.expect("heard");
         let shown = next.await.expect("shown");
         assert_eq!(shown.iter().map(|watched| watched.record.task.id).collect::<Vec<_>>(), [attempts[0].task]);
     }
     world.controller.cancel(&caller(&FLOW), tasks.iter().map(|(id, _)| *id).collect()).await.expect("may");
-    session.heard(3, report(attempts[1], Outcome::Cancelled)).await.expect("heard");
+    session.on_message(3, report(attempts[1], Outcome::Cancelled)).await.expect("heard");
     let shown = watcher.next(&world.controller).await.expect("shown");
     assert!(shown.iter().any(|watched| watched.record.task.id == attempts[1].task), "{shown:?}");
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Controller;
-use super::exchange::Change;
+use super::bus::Change;
 use crate::runtime::tasks::Tasks;
 use crate::store::{Store, StoreError};
 use crate::task::time::Moment;
@@ -22,7 +22,7 @@ impl<S: Store> Controller<S> {
     pub async fn keep_up(&self, tasks: &Tasks) {
         let stopping = tasks.stopping();
         // Leases that ran out while no controller was there to renew them are not the endpoints' fault.
-        let grace = self.clock.now().after(self.terms.lease);
+        let grace = self.clock.now().after(self.policy.lease);
         let mut forgotten = self.clock.now();
         loop {
             tokio::select! {
@@ -52,8 +52,8 @@ impl<S: Store> Controller<S> {
             let more = changed.len() as u32 >= TOGETHER;
             if !changed.is_empty() {
                 tracing::info!(tasks = changed.len(), "leases or deadlines have run out");
-                self.exchange.changed(changed.into_iter().map(Change::of));
-                self.exchange.nudge_all();
+                self.bus.changed(changed.into_iter().map(Change::of));
+                self.bus.nudge_all();
             }
             if !more {
                 return Ok(());
@@ -62,7 +62,7 @@ impl<S: Store> Controller<S> {
     }
 
     async fn forget(&self) -> Result<(), StoreError> {
-        let age = self.clock.now().since(Moment::START).saturating_sub(self.terms.retention);
+        let age = self.clock.now().since(Moment::START).saturating_sub(self.policy.retention);
         let before = Moment::START.after(age);
         while self.store.forget(before, TOGETHER).await? >= u64::from(TOGETHER) {}
         Ok(())

@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
-use super::exchange::Change;
+use super::bus::Change;
 use super::{Controller, ControllerError};
 use crate::ids::TaskId;
+use crate::protocol::session::Progress;
 use crate::store::{Store, TaskFilter, TaskRecord};
-use crate::task::session::Progress;
 
 /// Tasks that are read at once.
 const TOGETHER: usize = 1000;

@@ -33,9 +33,9 @@ pub use error::DatasetError;
 /// more bits is split over several events of the same frame and pixel, which add.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
-pub struct Event(u64);
+pub struct PhotonEvent(u64);
 
-impl Event {
+impl PhotonEvent {
     /// The most frames that events can number (24 bits, as in Rigaku's format).
     pub const MAX_FRAMES: u64 = 1 << 24;
     /// The most pixels that events can number.
@@ -69,10 +69,10 @@ impl Event {
     }
 }
 
-// SAFETY: `Event` is a transparent wrapper of a u64, for which all bytes are valid.
-unsafe impl bytemuck::Zeroable for Event {}
+// SAFETY: `PhotonEvent` is a transparent wrapper of a u64, for which all bytes are valid.
+unsafe impl bytemuck::Zeroable for PhotonEvent {}
 // SAFETY: as above; no padding, no interior mutability, `Copy` and 'static.
-unsafe impl bytemuck::Pod for Event {}
+unsafe impl bytemuck::Pod for PhotonEvent {}
 
 /// What a raw file is, for messages, `info` and provenance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,7 +107,7 @@ pub trait EventSource: Send + Sync {
     ///
     /// # Errors
     /// Events out of range or out of order, with the byte offset; IO errors with the path.
-    fn read_block(&self, block: usize, scratch: &mut Scratch, out: &mut Vec<Event>) -> Result<(), DatasetError>;
+    fn read_block(&self, block: usize, scratch: &mut Scratch, out: &mut Vec<PhotonEvent>) -> Result<(), DatasetError>;
 }
 
 /// Element type of dense frames, native byte order.
@@ -175,13 +175,13 @@ pub trait FrameSource: Send + Sync {
     fn read_frames(&self, frames: Range<u64>, scratch: &mut Scratch, out: &mut [u8]) -> Result<(), DatasetError>;
 
     /// The same frames as they are stored, if that is four pixels a byte: for who can use them so.
-    fn quarters(&self) -> Option<&dyn Quarters> {
+    fn packed_frames(&self) -> Option<&dyn PackedFrames> {
         None
     }
 }
 
 /// Frames of two bits a pixel, as they are stored: cells, four a byte, the first in the lowest bits.
-pub trait Quarters: Send + Sync {
+pub trait PackedFrames: Send + Sync {
     /// Cells of a frame: a multiple of four.
     fn cells(&self) -> usize;
 

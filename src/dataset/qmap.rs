@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use hdf5::{File, Group};
 use sha2::{Digest, Sha256};
 
-use super::{DatasetError, Event, SourceInfo, plain, values};
+use super::{DatasetError, PhotonEvent, SourceInfo, plain, values};
 use crate::correlate::bins::{Labels, Shape};
 
 /// The group that holds everything.
@@ -196,7 +196,7 @@ impl Image {
         let &[rows, cols] = sizes.as_slice() else {
             return Err(refuse(format!("is of shape {:?} and not an image", dataset.shape())));
         };
-        let values = values::numbers_up_to(Event::MAX_PIXELS, &dataset).map_err(refuse)?;
+        let values = values::numbers_up_to(PhotonEvent::MAX_PIXELS, &dataset).map_err(refuse)?;
         Ok(Self { name, shape: Shape { rows, cols }, values })
     }
 

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::stitch::{self, CANVAS, MODULE, MODULES};
-use super::{DatasetError, Event, EventSource, Scratch, SourceInfo, plain};
+use super::{DatasetError, EventSource, PhotonEvent, Scratch, SourceInfo, plain};
 use crate::correlate::bins::Shape;
 
 /// Events of a block: 2 MiB, large enough that a read costs its bytes, small enough to stay in the cache.
@@ -34,7 +34,7 @@ const OFFSET_QUIRK: u32 = 1 << 20;
 /// An empty file, a size that is not whole events, a shape of more pixels than events can number, IO errors.
 /// Whether the events are in range and order is found when they are read.
 pub fn open_single(path: &Path, shape: Shape) -> Result<Box<dyn EventSource>, DatasetError> {
-    if shape.pixels() == 0 || shape.pixels() > Event::MAX_PIXELS {
+    if shape.pixels() == 0 || shape.pixels() > PhotonEvent::MAX_PIXELS {
         return Err(DatasetError::Unsupported {
             path: path.to_owned(),
             what: format!("an image of {shape} pixels for a Rigaku file, whose events number at most 2^21"),
@@ -102,7 +102,7 @@ impl EventSource for Rigaku {
         self.modules.iter().map(Module::blocks).sum()
     }
 
-    fn read_block(&self, block: usize, _: &mut Scratch, out: &mut Vec<Event>) -> Result<(), DatasetError> {
+    fn read_block(&self, block: usize, _: &mut Scratch, out: &mut Vec<PhotonEvent>) -> Result<(), DatasetError> {
         let mut block = block;
         for module in &self.modules {
             if block < module.blocks() {
@@ -199,12 +199,12 @@ impl Module {
         Ok(u64::from_le_bytes(bytes))
     }
 
-    fn read_block(&self, block: u64, out: &mut Vec<Event>) -> Result<(), DatasetError> {
+    fn read_block(&self, block: u64, out: &mut Vec<PhotonEvent>) -> Result<(), DatasetError> {
         let start = block * BLOCK_EVENTS;
         let events = (self.events - start).min(BLOCK_EVENTS);
         let before = if start == 0 { 0 } else { frame_of(self.raw_event(start - 1)?) };
         // Without clearing first: a buffer that is used again is filled by the reads alone.
-        out.resize(events as usize, Event(0));
+        out.resize(events as usize, PhotonEvent(0));
         let (mut valid, mut last, mut offset) = (true, before, start * EVENT_BYTES);
         for piece in out.chunks_mut(READ_EVENTS) {
             let bytes: &mut [u8] = bytemuck::cast_slice_mut(piece);
@@ -269,7 +269,7 @@ fn index_of(raw: u64) -> u64 {
 /// event's is held against `before`), and then the events mean nothing.
 ///
 /// All checks are sign bits of differences, gathered by OR: the loop has no branch and is vectorised.
-fn decode(events: &mut [Event], before: u64, placement: Placement) -> bool {
+fn decode(events: &mut [PhotonEvent], before: u64, placement: Placement) -> bool {
     let (first, last) = (u64::from(placement.first), u64::from(placement.last()));
     let (mut signs, mut before) = (0, before);
     for event in events {
@@ -277,7 +277,7 @@ fn decode(events: &mut [Event], before: u64, placement: Placement) -> bool {
         let (frame, index) = (frame_of(raw), index_of(raw));
         signs |= frame.wrapping_sub(before) | index.wrapping_sub(first) | last.wrapping_sub(index);
         before = frame;
-        let pixel = placement.image_pixel(index) & (Event::MAX_PIXELS as u64 - 1);
+        let pixel = placement.image_pixel(index) & (PhotonEvent::MAX_PIXELS as u64 - 1);
         event.0 = raw & FRAME_BITS | pixel << PIXEL_SHIFT | raw & COUNT_BITS;
     }
     signs >> 63 == 0
@@ -300,7 +300,7 @@ mod tests {
         std::fs::write(path, bytes).unwrap();
     }
 
-    fn read_all(source: &dyn EventSource) -> Result<Vec<Event>, DatasetError> {
+    fn read_all(source: &dyn EventSource) -> Result<Vec<PhotonEvent>, DatasetError> {
         let (mut all, mut block, mut scratch) = (Vec::new(), Vec::new(), Scratch::default());
         for number in 0..source.blocks() {
             source.read_block(number, &mut scratch, &mut block)?;
@@ -309,7 +309,7 @@ mod tests {
         Ok(all)
     }
 
-    fn single(events: &[u64]) -> Result<Vec<Event>, String> {
+    fn single(events: &[u64]) -> Result<Vec<PhotonEvent>, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         write(file.path(), events);
         let source = open_single(file.path(), SHAPE).map_err(|e| e.to_string())?;
@@ -324,7 +324,7 @@ mod tests {
     #[test]
     fn counts_keep_twelve_bits_and_unused_bits_are_ignored() {
         let events = single(&[raw(0, 5, 300) | 0xf000 | 7 << 37, raw((1 << 24) - 1, 524_287, 4095)]).unwrap();
-        assert_eq!(events, [Event::new(0, 5, 300), Event::new((1 << 24) - 1, 524_287, 4095)]);
+        assert_eq!(events, [PhotonEvent::new(0, 5, 300), PhotonEvent::new((1 << 24) - 1, 524_287, 4095)]);
     }
 
     #[test]
@@ -425,7 +425,7 @@ mod tests {
         assert_eq!(source.info().frames, 600);
         let events = read_all(source.as_ref()).unwrap();
         assert_eq!(events.len(), 361_571);
-        let sum = |of: &dyn Fn(&Event) -> u64| events.iter().map(of).sum::<u64>();
+        let sum = |of: &dyn Fn(&PhotonEvent) -> u64| events.iter().map(of).sum::<u64>();
         assert_eq!(sum(&|e| e.count().into()), 541_174);
         assert_eq!(sum(&|e| u64::from(e.pixel()) * u64::from(e.count())), 141_909_319_959);
         assert_eq!(sum(&|e| u64::from(e.frame()) * u64::from(e.count())), 162_326_978);
@@ -473,7 +473,7 @@ mod tests {
             let mut frames = frames;
             frames.sort_unstable();
             let events: Vec<u64> = frames.iter().map(|&(f, p, c)| raw(f, p, c)).collect();
-            let expected: Vec<Event> = frames.iter().map(|&(f, p, c)| Event::new(f as u32, p as u32, c as u16)).collect();
+            let expected: Vec<PhotonEvent> = frames.iter().map(|&(f, p, c)| PhotonEvent::new(f as u32, p as u32, c as u16)).collect();
             prop_assert_eq!(single(&events).unwrap(), expected);
         }
     }

@@ -1,5 +1,5 @@
-//! The endpoint's main loop: hears one event after the other, has the desk decide, writes the journal, says what is to
-//! be said. The only part that changes the book, and the only one that writes the journal.
+//! The endpoint's main loop: hears one event after the other, has the scheduler decide, writes the journal, says what is to
+//! be said. The only part that changes the ledger, and the only one that writes the journal.
 //!
 //! Shutdown follows one order: no more credit; attempts are finished or stopped; this computer's workers have ended;
 //! all reports are on the disk; the controller has recorded them, or some seconds have passed; the session is closed;
@@ -14,23 +14,23 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::book::Book;
-use super::crew::Connection;
-use super::desk::{Act, Desk, Service, Turn};
-use super::gate::{Event, Gate, LeaveMode};
-use super::home::{Home, HomeError, LastSession};
-use super::journal::{Journal, JournalError, Mark};
-use super::keeper::{Keeper, Known};
-use super::link::{self, Dial, Introduction, Line, LinkError};
+use super::controller_link::{self, ControllerConnection, ControllerLinkError, DialController, Introduction};
+use super::inbox::{Inbox, InboxEvent, LeaveMode};
+use super::journal::{AppendMark, Journal, JournalError};
+use super::ledger::Ledger;
+use super::scheduler::{Outgoing, Scheduler, Service, Turn};
+use super::state_dir::{LastSession, StateDir, StateDirError};
 use super::status::{ControllerStatus, EndpointStatus, JournalStatus, ServiceStatus, TaskCounts, WorkerStatus};
+use super::supervisor::{Known, Supervisor};
+use super::workers::ConnectionId;
 use crate::config::endpoint::EndpointConfig;
 use crate::ids::{EndpointId, SessionId, WorkerId};
-use crate::provider::local::ProcessName;
+use crate::protocol::session::{FromEndpoint, ToEndpoint};
+use crate::protocol::worker::ToWorker;
 use crate::runtime::ids;
+use crate::runtime::process::ProcessName;
 use crate::runtime::tasks::Tasks;
-use crate::task::crew::ToWorker;
 use crate::task::failure::chain;
-use crate::task::session::{FromEndpoint, ToEndpoint};
 
 /// Events that are heard before what they come to is written and said.
 const TOGETHER: usize = 1024;
@@ -73,13 +73,13 @@ const HEARTBEAT: Duration = Duration::from_secs(30);
 pub enum EndpointError {
     /// Its directory.
     #[error(transparent)]
-    Home(#[from] HomeError),
+    StateDir(#[from] StateDirError),
     /// Its journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// Its controller does not want it.
     #[error("the controller refuses this endpoint")]
-    Link(#[source] LinkError),
+    Link(#[source] ControllerLinkError),
     /// This computer's own processes cannot be told apart.
     #[error("the system does not tell when this process started (/proc)")]
     Process,
@@ -97,15 +97,15 @@ pub enum EndpointError {
 /// An endpoint that is about to run.
 #[derive(Debug)]
 pub struct Endpoint {
-    home: Home,
+    state_dir: StateDir,
     config: EndpointConfig,
     id: EndpointId,
     session: SessionId,
     host: String,
-    gate: Gate,
-    heard: mpsc::Receiver<Event>,
+    inbox: Inbox,
+    heard: mpsc::Receiver<InboxEvent>,
     journal: Journal,
-    book: Book,
+    ledger: Ledger,
     introduction: Introduction,
     process: ProcessName,
 }
@@ -115,44 +115,47 @@ impl Endpoint {
     ///
     /// # Errors
     /// Another process has the directory, or what is in it cannot be used.
-    pub fn open(home: Home, config: EndpointConfig, host: String) -> Result<Self, EndpointError> {
-        let id = home.make()?;
-        let (journal, book, recovered) = Journal::open(home.directory())?;
+    pub fn open(state_dir: StateDir, config: EndpointConfig, host: String) -> Result<Self, EndpointError> {
+        let id = state_dir.make()?;
+        let (journal, ledger, recovered) = Journal::open(state_dir.directory())?;
         tracing::info!(entries = recovered.entries, cut_bytes = recovered.cut_bytes, "the journal was read");
         let process = ProcessName::of(std::process::id()).ok_or(EndpointError::Process)?;
         let session = ids::session();
         // the lock on the journal proves that a process of this computer is dead; of another one it does not
-        let before = home.last_session().filter(|last| last.host == host && last.process.boot == process.boot);
+        let before = state_dir.last_session().filter(|last| last.host == host && last.process.boot == process.boot);
         let replaces = before.map(|last| last.session);
         let (name, group) = (config.name.clone(), config.group.clone());
         let introduction = Introduction { endpoint: id, name, group, session, host: host.clone(), replaces };
-        let (gate, heard) = Gate::new(config.site.clone());
-        let endpoint = Self { home, config, id, session, host, gate, heard, journal, book, introduction, process };
+        let (inbox, heard) = Inbox::new(config.site.clone());
+        let endpoint =
+            Self { state_dir, config, id, session, host, inbox, heard, journal, ledger, introduction, process };
         Ok(endpoint)
     }
 
     /// The way to it.
-    pub fn gate(&self) -> Gate {
-        self.gate.clone()
+    pub fn inbox(&self) -> Inbox {
+        self.inbox.clone()
     }
 
     /// Registers with the controller. One that does not answer is no error: it is tried again while the endpoint runs.
     ///
     /// # Errors
     /// The controller does not want it, or another process is this endpoint.
-    pub async fn introduce<D: Dial>(&self, dial: &D) -> Result<Option<Line>, EndpointError> {
+    pub async fn introduce<D: DialController>(&self, dial: &D) -> Result<Option<ControllerConnection>, EndpointError> {
         let line = match dial.dial(&self.introduction).await {
             Ok(line) => Some(line),
-            Err(error @ LinkError::Unreachable(_)) => {
+            Err(error @ ControllerLinkError::Unreachable(_)) => {
                 tracing::warn!(error = chain(&error), "the endpoint starts without its controller");
                 None
             }
-            Err(error @ (LinkError::Held(_) | LinkError::Refused(_))) => return Err(EndpointError::Link(error)),
+            Err(error @ (ControllerLinkError::Held(_) | ControllerLinkError::Refused(_))) => {
+                return Err(EndpointError::Link(error));
+            }
         };
         // from now on a next process may take over the name; before, the last one's session is the one to replace
         if line.is_some() {
             let (process, host) = (self.process.clone(), self.host.clone());
-            self.home.keep_session(&LastSession { session: self.session, process, host })?;
+            self.state_dir.keep_session(&LastSession { session: self.session, process, host })?;
         }
         Ok(line)
     }
@@ -161,36 +164,37 @@ impl Endpoint {
     ///
     /// # Errors
     /// Another process is the endpoint.
-    pub async fn run<D: Dial>(
+    pub async fn run<D: DialController>(
         self,
         dial: D,
-        line: Option<Line>,
+        line: Option<ControllerConnection>,
         asked: CancellationToken,
     ) -> Result<(), EndpointError> {
-        let Self { home, config, id, session, host, gate, heard, journal, book, introduction, process: _ } = self;
+        let Self { state_dir, config, id, session, host, inbox, heard, journal, ledger, introduction, process: _ } =
+            self;
         let tasks = Tasks::default();
-        let known: Known = book
+        let known: Known = ledger
             .workers()
             .filter(|worker| worker.host == host)
             .filter_map(|worker| Some((worker.id, worker.process.clone()?)))
             .collect();
-        let keeper = Keeper::default();
-        tasks.spawn("worker keeper", {
-            let (local, gate) = (config.local, gate.clone());
-            keeper.clone().keep(home.clone(), local, known, gate, tasks.stopping())
+        let supervisor = Supervisor::default();
+        tasks.spawn("worker supervisor", {
+            let (local, inbox) = (config.local, inbox.clone());
+            supervisor.clone().keep(state_dir.clone(), local, known, inbox, tasks.stopping())
         });
-        tasks.spawn("log sweeper", sweep(home.clone(), config.keep_logs, tasks.stopping()));
-        let mut desk = Desk::new(book, Instant::now());
+        tasks.spawn("log sweeper", sweep(state_dir.clone(), config.keep_logs, tasks.stopping()));
+        let mut scheduler = Scheduler::new(ledger, Instant::now());
         // what a process before wrote is in the file as long as the computer went on; else the end may be missing
         if introduction.replaces.is_none() {
-            desk.return_waiting();
+            scheduler.return_waiting();
         }
         let dialling = tasks.stopping().child_token();
-        tasks.spawn("controller link", link::keep(dial, introduction, line, gate, dialling.clone()));
+        tasks.spawn("controller link", controller_link::keep(dial, introduction, line, inbox, dialling.clone()));
         let daemon = Daemon {
-            desk,
+            scheduler,
             journal,
-            keeper,
+            supervisor,
             config,
             id,
             session,
@@ -199,7 +203,7 @@ impl Endpoint {
             line: None,
             dialling,
             abandon: CancellationToken::new(),
-            tells: HashMap::new(),
+            senders: HashMap::new(),
             unwritten: Turn::default(),
             unsynced: VecDeque::new(),
             sync_at: None,
@@ -219,10 +223,10 @@ impl Endpoint {
 }
 
 /// Deletes old logs, now and from time to time.
-async fn sweep(home: Home, age: Duration, stopping: CancellationToken) {
+async fn sweep(state_dir: StateDir, age: Duration, stopping: CancellationToken) {
     loop {
-        let home = home.clone();
-        match tokio::task::spawn_blocking(move || home.sweep_logs(age)).await {
+        let state_dir = state_dir.clone();
+        match tokio::task::spawn_blocking(move || state_dir.sweep_logs(age)).await {
             Ok(Ok(0)) => {}
             Ok(Ok(logs)) => tracing::info!(logs, "old logs were deleted"),
             Ok(Err(error)) => tracing::warn!(error = chain(&error), "old logs stay"),
@@ -238,9 +242,9 @@ async fn sweep(home: Home, age: Duration, stopping: CancellationToken) {
 
 /// What the daemon has while it runs.
 struct Daemon {
-    desk: Desk,
+    scheduler: Scheduler,
     journal: Journal,
-    keeper: Keeper,
+    supervisor: Supervisor,
     config: EndpointConfig,
     id: EndpointId,
     session: SessionId,
@@ -250,11 +254,11 @@ struct Daemon {
     /// Cancelled when no further session is wanted.
     dialling: CancellationToken,
     abandon: CancellationToken,
-    tells: HashMap<WorkerId, (Connection, mpsc::Sender<ToWorker>)>,
+    senders: HashMap<WorkerId, (ConnectionId, mpsc::Sender<ToWorker>)>,
     /// What is not written yet, and what waits for that: nothing, unless the journal cannot be written.
     unwritten: Turn,
     /// What waits for the disk, and for which append.
-    unsynced: VecDeque<(Mark, Act)>,
+    unsynced: VecDeque<(AppendMark, Outgoing)>,
     /// When what is written is brought to the disk.
     sync_at: Option<Instant>,
     journal_error: Option<String>,
@@ -284,7 +288,7 @@ struct Leaving {
 impl Daemon {
     async fn serve(
         mut self,
-        mut heard: mpsc::Receiver<Event>,
+        mut heard: mpsc::Receiver<InboxEvent>,
         asked: CancellationToken,
         broken: &CancellationToken,
     ) -> Result<(), EndpointError> {
@@ -300,10 +304,10 @@ impl Daemon {
                 () = broken.cancelled(), if self.leaving.is_none() => self.begin_to_leave(LeaveMode::KeepWorkers),
             }
             for event in events.drain(..) {
-                self.hear(event);
+                self.handle(event);
             }
             self.look_at_the_clock();
-            let turn = self.desk.turn(Instant::now());
+            let turn = self.scheduler.turn(Instant::now());
             self.carry_out(turn);
             if self.has_left() {
                 break;
@@ -312,62 +316,62 @@ impl Daemon {
         self.finish().await
     }
 
-    fn hear(&mut self, event: Event) {
+    fn handle(&mut self, event: InboxEvent) {
         let now = Instant::now();
         match event {
-            Event::Session { lease, heartbeat, controller, say, abandon } => {
+            InboxEvent::Session { lease, heartbeat, controller, say, abandon } => {
                 tracing::info!(controller, lease_s = lease.as_secs(), "a session with the controller is open");
                 (self.line, self.abandon) = (Some(say), abandon);
                 self.controller = ControllerState { program: Some(controller), error: None, heartbeat };
                 self.next_beat = now + heartbeat;
-                self.desk.session_opened(lease, self.status_text(), now);
+                self.scheduler.session_opened(lease, self.status_text(), now);
             }
-            Event::Controller(ToEndpoint::Replaced { session: _, host }) => {
+            InboxEvent::Controller(ToEndpoint::Replaced { session: _, host }) => {
                 tracing::error!(host, "another process is this endpoint now");
                 self.failed = Some(EndpointError::Replaced { host });
                 self.begin_to_leave(LeaveMode::Now);
             }
-            Event::Controller(said) => self.desk.controller_said(said, now),
-            Event::NoSession(reason) => {
+            InboxEvent::Controller(said) => self.scheduler.on_controller_message(said, now),
+            InboxEvent::NoSession(reason) => {
                 self.line = None;
                 self.controller.error = Some(reason);
-                self.desk.session_closed();
+                self.scheduler.session_closed();
             }
-            Event::Joined { connection, joining, tell } => {
+            InboxEvent::Joined { connection, joining, tell } => {
                 tracing::info!(worker = %joining.worker, host = joining.host, "a worker has joined");
                 let process = ProcessName::of(joining.pid).filter(|_| joining.host == self.host);
-                self.tells.insert(joining.worker, (connection, tell));
+                self.senders.insert(joining.worker, (connection, tell));
                 let worker = joining.worker;
-                self.desk.worker_joined(connection, joining, process, now);
+                self.scheduler.worker_joined(connection, joining, process, now);
                 self.beat_soon(now);
-                if self.desk.service() == Service::Leaves {
-                    self.tell(worker, ToWorker::Leave);
+                if self.scheduler.service() == Service::Leaves {
+                    self.send_to_worker(worker, ToWorker::Leave);
                 }
             }
-            Event::Worker { worker, connection, said } => {
+            InboxEvent::Worker { worker, connection, said } => {
                 // what an earlier connection said is said again on the later one
-                if self.tells.get(&worker).is_some_and(|(current, _)| *current == connection) {
-                    self.desk.worker_said(worker, said, now);
+                if self.senders.get(&worker).is_some_and(|(current, _)| *current == connection) {
+                    self.scheduler.on_worker_message(worker, said, now);
                 }
             }
-            Event::HungUp { worker, connection } => {
-                if self.tells.get(&worker).is_some_and(|(current, _)| *current == connection) {
-                    self.tells.remove(&worker);
+            InboxEvent::Disconnected { worker, connection } => {
+                if self.senders.get(&worker).is_some_and(|(current, _)| *current == connection) {
+                    self.senders.remove(&worker);
                 }
-                self.desk.worker_hung_up(worker, connection, now);
+                self.scheduler.worker_disconnected(worker, connection, now);
                 self.beat_soon(now);
             }
-            Event::Ended { worker, how } => {
+            InboxEvent::Ended { worker, how } => {
                 tracing::info!(%worker, how, "what a worker had is given back");
-                self.tells.remove(&worker);
-                self.desk.worker_ended(worker);
+                self.senders.remove(&worker);
+                self.scheduler.worker_ended(worker);
                 self.beat_soon(now);
             }
-            Event::Status(answer) => {
+            InboxEvent::Status(answer) => {
                 // who asked may have gone
                 let _ = answer.send(serde_json::to_value(self.status()).unwrap_or(Value::Null));
             }
-            Event::Leave { mode, heard } => {
+            InboxEvent::Leave { mode, heard } => {
                 self.begin_to_leave(mode);
                 let _ = heard.send(());
             }
@@ -385,46 +389,46 @@ impl Daemon {
         self.leaving = Some(Leaving { mode, since: Instant::now(), idle: None });
         match mode {
             LeaveMode::Now => {
-                self.keeper.enough();
-                self.desk.leave();
+                self.supervisor.enough();
+                self.scheduler.leave();
             }
-            LeaveMode::Drain | LeaveMode::KeepWorkers => self.desk.drain(),
+            LeaveMode::Drain | LeaveMode::KeepWorkers => self.scheduler.drain(),
         }
     }
 
     fn look_at_the_clock(&mut self) {
         let now = Instant::now();
-        let silent = self.desk.lease().unanswered().filter(|_| self.line.is_some());
+        let silent = self.scheduler.lease().unanswered().filter(|_| self.line.is_some());
         if silent.is_some_and(|since| now.duration_since(since) > self.controller.heartbeat * SILENCE) {
             // the connection may be half-open: nothing says so but that nobody answers
             tracing::warn!("the controller does not answer, the session is opened anew");
             self.abandon.cancel();
             self.line = None;
             self.controller.error = Some("it did not answer heartbeats".to_owned());
-            self.desk.session_closed();
+            self.scheduler.session_closed();
         }
         if now >= self.next_beat {
             self.next_beat = now + self.controller.heartbeat;
             let status = self.status_text();
-            self.desk.beat(status, now);
+            self.scheduler.beat(status, now);
         }
-        let silent = self.desk.crew().members().filter(|(_, member)| {
-            member.connection.is_none() && now.duration_since(member.since) > MISSED + self.desk.lasts()
+        let silent = self.scheduler.workers().all().filter(|(_, state)| {
+            state.connection.is_none() && now.duration_since(state.since) > MISSED + self.scheduler.lasts()
         });
         let silent: Vec<WorkerId> = silent.map(|(worker, _)| worker).collect();
         for worker in silent {
             tracing::error!(%worker, "a worker has not come back and is ended");
-            if let Some(process) = self.desk.book().worker(worker).and_then(|worker| worker.process.as_ref()) {
+            if let Some(process) = self.scheduler.ledger().worker(worker).and_then(|worker| worker.process.as_ref()) {
                 process.kill();
             }
-            self.desk.worker_ended(worker);
+            self.scheduler.worker_ended(worker);
         }
         if let Some(leaving) = &mut self.leaving {
-            if self.desk.idle() {
+            if self.scheduler.idle() {
                 leaving.idle.get_or_insert(now);
             }
-            match (leaving.mode, self.desk.idle()) {
-                (LeaveMode::Now, _) if now.duration_since(leaving.since) >= STOPPING => self.keeper.kill(),
+            match (leaving.mode, self.scheduler.idle()) {
+                (LeaveMode::Now, _) if now.duration_since(leaving.since) >= STOPPING => self.supervisor.kill(),
                 (LeaveMode::Drain, true) => self.begin_to_leave(LeaveMode::Now),
                 (LeaveMode::Now | LeaveMode::Drain | LeaveMode::KeepWorkers, _) => {}
             }
@@ -433,9 +437,10 @@ impl Daemon {
 
     /// When the clock is to be looked at again.
     fn due(&self) -> Instant {
-        let soon = self.leaving.is_some() || self.desk.crew().members().any(|(_, member)| member.connection.is_none());
+        let soon =
+            self.leaving.is_some() || self.scheduler.workers().all().any(|(_, state)| state.connection.is_none());
         let look = soon.then(|| Instant::now() + PERIOD);
-        [Some(self.next_beat), self.retry_at, self.sync_at, look, self.desk.due()]
+        [Some(self.next_beat), self.retry_at, self.sync_at, look, self.scheduler.due()]
             .into_iter()
             .flatten()
             .min()
@@ -443,13 +448,13 @@ impl Daemon {
     }
 
     fn carry_out(&mut self, turn: Turn) {
-        let Turn { entries, at_once, once_written, once_synced } = turn;
-        for act in at_once {
-            self.act(act);
+        let Turn { entries, at_once, after_write, after_sync } = turn;
+        for outgoing in at_once {
+            self.send(outgoing);
         }
         self.unwritten.entries.extend(entries);
-        self.unwritten.once_written.extend(once_written);
-        self.unwritten.once_synced.extend(once_synced);
+        self.unwritten.after_write.extend(after_write);
+        self.unwritten.after_sync.extend(after_sync);
         if self.retry_at.is_none_or(|at| Instant::now() >= at) {
             self.retry_at = None;
             self.write();
@@ -461,29 +466,29 @@ impl Daemon {
     }
 
     fn write(&mut self) {
-        if self.unwritten.entries.is_empty() && self.unwritten.once_synced.is_empty() {
+        if self.unwritten.entries.is_empty() && self.unwritten.after_sync.is_empty() {
             // what needs no entry
-            let acts = std::mem::take(&mut self.unwritten.once_written);
-            return acts.into_iter().for_each(|act| self.act(act));
+            let messages = std::mem::take(&mut self.unwritten.after_write);
+            return messages.into_iter().for_each(|outgoing| self.send(outgoing));
         }
         let mark = match self.journal.append(&self.unwritten.entries) {
             Ok(mark) => mark,
             Err(error) => return self.cannot_write(&error),
         };
-        let Turn { once_written, once_synced, .. } = std::mem::take(&mut self.unwritten);
-        self.unsynced.extend(once_synced.into_iter().map(|act| (mark, act)));
-        once_written.into_iter().for_each(|act| self.act(act));
+        let Turn { after_write, after_sync, .. } = std::mem::take(&mut self.unwritten);
+        self.unsynced.extend(after_sync.into_iter().map(|outgoing| (mark, outgoing)));
+        after_write.into_iter().for_each(|outgoing| self.send(outgoing));
         let due = if self.journal.unsynced() >= UNSYNCED { Instant::now() } else { Instant::now() + SYNC };
         self.sync_at = Some(self.sync_at.map_or(due, |at| at.min(due)));
     }
 
     /// The disk has, or has not, what was written.
-    fn synced(&mut self, synced: Result<Mark, JournalError>) {
+    fn synced(&mut self, synced: Result<AppendMark, JournalError>) {
         match synced {
             Ok(synced) => {
                 self.journal_error = None;
-                while let Some((_, act)) = self.unsynced.pop_front_if(|(mark, _)| *mark <= synced) {
-                    self.act(act);
+                while let Some((_, outgoing)) = self.unsynced.pop_front_if(|(mark, _)| *mark <= synced) {
+                    self.send(outgoing);
                 }
             }
             Err(error @ JournalError::Ended { .. }) => {
@@ -506,29 +511,29 @@ impl Daemon {
         (self.journal_error, self.retry_at) = (Some(error), Some(Instant::now() + AGAIN));
     }
 
-    fn act(&mut self, act: Act) {
-        match act {
-            Act::Say(number, message) => {
+    fn send(&mut self, outgoing: Outgoing) {
+        match outgoing {
+            Outgoing::ToController(number, message) => {
                 if let Some(line) = &self.line
                     && line.try_send((number, message)).is_err()
                 {
                     // what is not said now is said on the next session; dropping it has that opened
                     self.line = None;
-                    self.desk.session_closed();
+                    self.scheduler.session_closed();
                 }
             }
-            Act::Tell(worker, message) => self.tell(worker, message),
+            Outgoing::ToWorker(worker, message) => self.send_to_worker(worker, message),
         }
     }
 
-    fn tell(&mut self, worker: WorkerId, message: ToWorker) {
-        if let Some((connection, tell)) = self.tells.get(&worker)
+    fn send_to_worker(&mut self, worker: WorkerId, message: ToWorker) {
+        if let Some((connection, tell)) = self.senders.get(&worker)
             && tell.try_send(message).is_err()
         {
             // the worker connects again, and what it missed is told then
             let connection = *connection;
-            self.tells.remove(&worker);
-            self.desk.worker_hung_up(worker, connection, Instant::now());
+            self.senders.remove(&worker);
+            self.scheduler.worker_disconnected(worker, connection, Instant::now());
         }
     }
 
@@ -537,11 +542,12 @@ impl Daemon {
         // a disk that stays full keeps nobody: what is not written is known to the controller, or computed again
         let written = self.unwritten.entries.is_empty() && self.unsynced.is_empty();
         let written = written || since.elapsed() >= STOPPING + LAST_WORDS;
-        let said = |since: Instant| self.desk.book().is_empty() || self.line.is_none() || since.elapsed() >= LAST_WORDS;
+        let said =
+            |since: Instant| self.scheduler.ledger().is_empty() || self.line.is_none() || since.elapsed() >= LAST_WORDS;
         match mode {
             LeaveMode::KeepWorkers => true,
             LeaveMode::Drain => false,
-            LeaveMode::Now => !self.keeper.runs() && idle.is_some_and(said) && written,
+            LeaveMode::Now => !self.supervisor.runs() && idle.is_some_and(said) && written,
         }
     }
 
@@ -559,7 +565,7 @@ impl Daemon {
     }
 
     fn status(&self) -> EndpointStatus {
-        let (now, book) = (Instant::now(), self.desk.book());
+        let (now, ledger) = (Instant::now(), self.scheduler.ledger());
         EndpointStatus {
             endpoint: self.id,
             name: self.config.name.clone(),
@@ -568,7 +574,7 @@ impl Daemon {
             pid: std::process::id(),
             session: self.session,
             uptime_s: self.started.elapsed().as_secs(),
-            service: match self.desk.service() {
+            service: match self.scheduler.service() {
                 Service::Open => ServiceStatus::Open,
                 Service::Drains => ServiceStatus::Drains,
                 Service::Leaves => ServiceStatus::Leaves,
@@ -578,34 +584,34 @@ impl Daemon {
                 connected: self.line.is_some(),
                 program: self.controller.program.clone(),
                 error: self.controller.error.clone().filter(|_| self.line.is_none()),
-                lease_left_s: self.desk.lease().left(now).map(|left| left.as_secs()),
+                lease_left_s: self.scheduler.lease().left(now).map(|left| left.as_secs()),
             },
             journal: JournalStatus {
                 error: self.journal_error.clone(),
                 unwritten: self.unwritten.entries.len(),
                 syncs: self.journal.syncs(),
             },
-            tasks: TaskCounts::of(book),
-            workers: book.workers().map(|worker| self.worker_status(worker, now)).collect(),
-            trouble: self.keeper.trouble(),
+            tasks: TaskCounts::of(ledger),
+            workers: ledger.workers().map(|worker| self.worker_status(worker, now)).collect(),
+            trouble: self.supervisor.trouble(),
         }
     }
 
-    fn worker_status(&self, worker: &super::book::Worker, now: Instant) -> WorkerStatus {
-        let member = self.desk.crew().get(worker.id);
-        let room = member.map(|member| member.room).unwrap_or_default();
-        let used = member.map(|member| member.used()).unwrap_or_default();
+    fn worker_status(&self, worker: &super::ledger::Worker, now: Instant) -> WorkerStatus {
+        let state = self.scheduler.workers().get(worker.id);
+        let room = state.map(|state| state.room).unwrap_or_default();
+        let used = state.map(|state| state.used()).unwrap_or_default();
         WorkerStatus {
             worker: worker.id,
             block: worker.block,
             host: worker.host.clone(),
             pid: worker.process.as_ref().map(|process| process.pid),
-            connected: member.is_some_and(|member| member.connection.is_some()),
-            since_s: member.map(|member| now.duration_since(member.since).as_secs()),
+            connected: state.is_some_and(|state| state.connection.is_some()),
+            since_s: state.map(|state| now.duration_since(state.since).as_secs()),
             slots: (room.slots, used.slots.min(room.slots)),
             login_slots: (room.login, used.login.min(room.login)),
-            gpus: member.map(|member| member.gpus.clone()).unwrap_or_default(),
-            trouble: member.and_then(|member| member.trouble.clone()),
+            gpus: state.map(|state| state.gpus.clone()).unwrap_or_default(),
+            trouble: state.and_then(|state| state.trouble.clone()),
         }
     }
 }

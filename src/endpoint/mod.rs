@@ -3,21 +3,21 @@
 //! Knows no wire format.
 //!
 //! ```text
-//!   controller ◀─ link.rs ─▶ daemon.rs ◀─ gate.rs ─▶ workers, commands of the administrator
+//!   controller ◀─ link.rs ─▶ daemon.rs ◀─ inbox.rs ─▶ workers, commands of the administrator
 //!                              │  ▲
-//!                              ▼  │          desk.rs: what is to be done; book.rs: what is remembered
-//!                            journal         keeper.rs: the worker on this computer
+//!                              ▼  │          scheduler.rs: what is to be done; ledger.rs: what is remembered
+//!                            journal         supervisor.rs: the worker on this computer
 //! ```
 
-pub mod book;
-mod crew;
+pub mod controller_link;
 pub mod daemon;
-mod desk;
-pub mod gate;
-pub mod home;
+pub mod inbox;
 pub mod journal;
-mod keeper;
-pub mod link;
+pub mod ledger;
+mod scheduler;
+pub mod state_dir;
 pub mod status;
+mod supervisor;
+mod workers;
 
-pub use crew::Connection;
+pub use workers::ConnectionId;

@@ -3,9 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::book::Book;
+use super::ledger::Ledger;
 use crate::ids::{BlockId, EndpointId, SessionId, WorkerId};
-use crate::task::crew::GpuFacts;
+use crate::protocol::worker::GpuFacts;
 use crate::task::names::EndpointName;
 
 /// An endpoint.
@@ -89,10 +89,10 @@ pub struct TaskCounts {
 }
 
 impl TaskCounts {
-    /// Those of a book.
-    pub fn of(book: &Book) -> Self {
-        let (waiting, placed) = (book.waiting().count(), book.placed().count());
-        Self { waiting, placed, unreported: book.reports().count() }
+    /// Those of a ledger.
+    pub fn of(ledger: &Ledger) -> Self {
+        let (waiting, placed) = (ledger.waiting().count(), ledger.placed().count());
+        Self { waiting, placed, unreported: ledger.reports().count() }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::correlate::oracle;
 use crate::correlate::result::{Correlation, MultiTau, TwoTimeMap};
 use crate::correlate::twotime::Smoothing;
 use crate::correlate::window::FrameWindow;
-use crate::dataset::{DatasetError, Event, EventSource, FrameSource, PixelType, Scratch, SourceInfo};
+use crate::dataset::{DatasetError, EventSource, FrameSource, PhotonEvent, PixelType, Scratch, SourceInfo};
 use crate::task::correlate::{Normalization, PixelG2Output, SaturatedPolicy};
 
 /// Image of most tests.
@@ -102,7 +102,7 @@ impl EventSource for DataEvents {
         self.0.info.frames.div_ceil(7) as usize
     }
 
-    fn read_block(&self, block: usize, _: &mut Scratch, out: &mut Vec<Event>) -> Result<(), DatasetError> {
+    fn read_block(&self, block: usize, _: &mut Scratch, out: &mut Vec<PhotonEvent>) -> Result<(), DatasetError> {
         out.clear();
         for frame in block as u64 * 7..self.0.info.frames.min(block as u64 * 7 + 7) {
             for (pixel, &count) in self.0.range(frame..frame + 1).iter().enumerate() {
@@ -110,8 +110,8 @@ impl EventSource for DataEvents {
                 let (first, second) =
                     if pixel % 2 == 0 { (count as u16, 0) } else { (1, (count - 1.0).max(0.0) as u16) };
                 if count > 0.0 {
-                    out.push(Event::new(frame as u32, pixel as u32, first));
-                    out.push(Event::new(frame as u32, pixel as u32, second));
+                    out.push(PhotonEvent::new(frame as u32, pixel as u32, first));
+                    out.push(PhotonEvent::new(frame as u32, pixel as u32, second));
                 }
             }
         }

@@ -64,7 +64,7 @@ impl fmt::Display for GpuUuid {
 
 /// What the driver says about a GPU that does not change while it runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Identity {
+pub struct GpuIdentity {
     /// Its name for all that is remembered.
     pub uuid: GpuUuid,
     /// NVML's index, in the order of the PCI bus; of a MIG instance, the index in its GPU.
@@ -87,7 +87,7 @@ pub struct Identity {
     pub extent: Extent,
 }
 
-impl Identity {
+impl GpuIdentity {
     /// The physical GPU: a fault of it is a fault of each of its instances.
     pub fn physical(&self) -> &GpuUuid {
         match &self.extent {
@@ -139,6 +139,14 @@ fn is_old_instance(text: &str) -> bool {
     instances.len() == 2
         && gpu.strip_prefix("GPU-").is_some_and(is_uuid)
         && instances.iter().all(|number| number.parse::<u32>().is_ok())
+}
+
+/// Whether two names mean one GPU.
+pub fn is_same_gpu(one: &str, other: &str) -> bool {
+    match (one.parse::<GpuUuid>(), other.parse::<GpuUuid>()) {
+        (Ok(one), Ok(other)) => one.digits() == other.digits(),
+        (Err(_), _) | (_, Err(_)) => one == other,
+    }
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ pub struct GpuLock {
 
 /// A lock that cannot be had.
 #[derive(Debug, Error)]
-pub enum LockError {
+pub enum GpuLockError {
     /// Another process has it.
     #[error("the GPU {gpu} is in use by {}", told(*holder))]
     Held {
@@ -94,12 +94,12 @@ impl GpuLock {
     ///
     /// # Errors
     /// Another process has it, or the directory or the file cannot be used.
-    pub fn try_take(directory: &Path, gpu: &GpuUuid) -> Result<Self, LockError> {
+    pub fn try_take(directory: &Path, gpu: &GpuUuid) -> Result<Self, GpuLockError> {
         let place = Place::open(directory, gpu)?;
         place.take(|file| match file.try_lock() {
             Ok(()) => Ok(()),
             Err(TryLockError::WouldBlock) => Err(place.held()),
-            Err(TryLockError::Error(source)) => Err(LockError::Lock { path: place.path(), source }),
+            Err(TryLockError::Error(source)) => Err(GpuLockError::Lock { path: place.path(), source }),
         })
     }
 
@@ -110,20 +110,20 @@ impl GpuLock {
     ///
     /// # Errors
     /// Another process has it all the time, or the directory or the file cannot be used.
-    pub fn take(directory: &Path, gpu: &GpuUuid, limit: Duration) -> Result<Self, LockError> {
+    pub fn take(directory: &Path, gpu: &GpuUuid, limit: Duration) -> Result<Self, GpuLockError> {
         match Self::try_take(directory, gpu) {
-            Err(LockError::Held { .. }) => {}
+            Err(GpuLockError::Held { .. }) => {}
             done => return done,
         }
         let place = Place::open(directory, gpu)?;
         let held = place.held();
         let (answer, answered) = mpsc::sync_channel(1);
         let wait = move || {
-            let lock = |file: &File| file.lock().map_err(|source| LockError::Lock { path: place.path(), source });
+            let lock = |file: &File| file.lock().map_err(|source| GpuLockError::Lock { path: place.path(), source });
             // nobody listens any more: the lock ends here
             let _told = answer.send(place.take(lock));
         };
-        Builder::new().name("gpu-lock".to_owned()).spawn(wait).map_err(|source| LockError::Thread { source })?;
+        Builder::new().name("gpu-lock".to_owned()).spawn(wait).map_err(|source| GpuLockError::Thread { source })?;
         answered.recv_timeout(limit).unwrap_or(Err(held))
     }
 }
@@ -144,8 +144,9 @@ struct Place {
 }
 
 impl Place {
-    fn open(path: &Path, gpu: &GpuUuid) -> Result<Self, LockError> {
-        let failed = |source: rustix::io::Errno| LockError::Directory { path: path.to_owned(), source: source.into() };
+    fn open(path: &Path, gpu: &GpuUuid) -> Result<Self, GpuLockError> {
+        let failed =
+            |source: rustix::io::Errno| GpuLockError::Directory { path: path.to_owned(), source: source.into() };
         match rustix::fs::mkdir(path, Mode::RWXU) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
             Err(source) => return Err(failed(source)),
@@ -156,7 +157,7 @@ impl Place {
         let others = Mode::RWXG | Mode::RWXO;
         let is_private = !Mode::from_raw_mode(found.st_mode).intersects(others);
         if found.st_uid != rustix::process::geteuid().as_raw() || !is_private {
-            return Err(LockError::NotOurs { path: path.to_owned() });
+            return Err(GpuLockError::NotOurs { path: path.to_owned() });
         }
         Ok(Self { directory, path: path.to_owned(), name: name(gpu), gpu: gpu.clone() })
     }
@@ -166,7 +167,7 @@ impl Place {
     }
 
     /// Locks the file that is there, and not one that was removed meanwhile: that would be a lock for nobody.
-    fn take(&self, lock: impl Fn(&File) -> Result<(), LockError>) -> Result<GpuLock, LockError> {
+    fn take(&self, lock: impl Fn(&File) -> Result<(), GpuLockError>) -> Result<GpuLock, GpuLockError> {
         for _ in 0..REMOVALS {
             let file = self.file()?;
             lock(&file)?;
@@ -178,18 +179,18 @@ impl Place {
                 return Ok(taken);
             }
         }
-        Err(LockError::Removed { path: self.path() })
+        Err(GpuLockError::Removed { path: self.path() })
     }
 
     /// Not truncated: it may be another's.
-    fn file(&self) -> Result<File, LockError> {
+    fn file(&self) -> Result<File, GpuLockError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = rustix::fs::openat(&self.directory, &self.name, flags, Mode::RUSR | Mode::WUSR);
-        opened.map(File::from).map_err(|source| LockError::Open { path: self.path(), source: source.into() })
+        opened.map(File::from).map_err(|source| GpuLockError::Open { path: self.path(), source: source.into() })
     }
 
-    fn is_there(&self, file: &File) -> Result<bool, LockError> {
-        let failed = |source: rustix::io::Errno| LockError::Open { path: self.path(), source: source.into() };
+    fn is_there(&self, file: &File) -> Result<bool, GpuLockError> {
+        let failed = |source: rustix::io::Errno| GpuLockError::Open { path: self.path(), source: source.into() };
         let ours = rustix::fs::fstat(file.as_fd()).map_err(failed)?;
         match rustix::fs::statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) => Ok(is_same(&ours, &found)),
@@ -199,12 +200,12 @@ impl Place {
     }
 
     /// By whom, as the file says.
-    fn held(&self) -> LockError {
-        let text = self
-            .file()
-            .and_then(|file| io::read_to_string(file).map_err(|source| LockError::Open { path: self.path(), source }));
+    fn held(&self) -> GpuLockError {
+        let text = self.file().and_then(|file| {
+            io::read_to_string(file).map_err(|source| GpuLockError::Open { path: self.path(), source })
+        });
         let holder = text.ok().and_then(|text| text.trim().parse().ok());
-        LockError::Held { gpu: self.gpu.clone(), holder }
+        GpuLockError::Held { gpu: self.gpu.clone(), holder }
     }
 }
 
@@ -262,7 +263,7 @@ mod tests {
         let directory = folder.path().join("locks");
         let mut child = another_process(&directory);
         let error = GpuLock::try_take(&directory, &gpu()).expect_err("is held");
-        assert!(matches!(error, LockError::Held { holder: Some(pid), .. } if pid == child.id()), "{error}");
+        assert!(matches!(error, GpuLockError::Held { holder: Some(pid), .. } if pid == child.id()), "{error}");
         assert_eq!(error.to_string(), format!("the GPU {} is in use by process {}", gpu(), child.id()));
         // SIGKILL: it can tidy up nothing
         child.kill().expect("kills");
@@ -276,7 +277,7 @@ mod tests {
         let mut child = another_process(&folder.path().join("locks"));
         let directory = folder.path().join("locks");
         let too_short = GpuLock::take(&directory, &gpu(), Duration::ZERO).expect_err("is held");
-        assert!(matches!(too_short, LockError::Held { .. }), "{too_short}");
+        assert!(matches!(too_short, GpuLockError::Held { .. }), "{too_short}");
         let waiter = std::thread::spawn(move || GpuLock::take(&directory, &gpu(), LONG));
         child.kill().expect("kills");
         child.wait().expect("ends");
@@ -289,7 +290,7 @@ mod tests {
         let directory = folder.path().join("locks");
         let lock = GpuLock::try_take(&directory, &gpu()).expect("is free");
         let _copy = lock.file.try_clone().expect("as a process that is being started has one");
-        assert!(matches!(GpuLock::try_take(&directory, &gpu()), Err(LockError::Held { .. })));
+        assert!(matches!(GpuLock::try_take(&directory, &gpu()), Err(GpuLockError::Held { .. })));
         let other = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6".parse().expect("a UUID");
         GpuLock::try_take(&directory, &other).expect("is another");
         drop(lock);
@@ -312,7 +313,7 @@ mod tests {
         let directory = folder.path().join("locks");
         let [by_nvml, by_cuda] = ["MIG", "GPU"].map(|kind| format!("{kind}-{digits}").parse().expect("a UUID"));
         let _lock = GpuLock::try_take(&directory, &by_nvml).expect("is free");
-        assert!(matches!(GpuLock::try_take(&directory, &by_cuda), Err(LockError::Held { .. })));
+        assert!(matches!(GpuLock::try_take(&directory, &by_cuda), Err(GpuLockError::Held { .. })));
     }
 
     #[test]
@@ -332,13 +333,13 @@ mod tests {
             file.try_lock().map_err(|_error| place.held())
         });
         let lock = lock.expect("the fourth stays");
-        assert!(matches!(GpuLock::try_take(&directory, &gpu()), Err(LockError::Held { .. })));
+        assert!(matches!(GpuLock::try_take(&directory, &gpu()), Err(GpuLockError::Held { .. })));
         drop(lock);
         let forever = place.take(|_| {
             std::fs::remove_file(place.path()).expect("is there");
             Ok(())
         });
-        assert!(matches!(forever, Err(LockError::Removed { .. })));
+        assert!(matches!(forever, Err(GpuLockError::Removed { .. })));
     }
 
     #[test]
@@ -351,19 +352,19 @@ mod tests {
 
         let link = folder.path().join("link");
         symlink(&directory, &link).expect("links");
-        assert!(matches!(GpuLock::try_take(&link, &gpu()), Err(LockError::Directory { .. })), "a link");
+        assert!(matches!(GpuLock::try_take(&link, &gpu()), Err(GpuLockError::Directory { .. })), "a link");
 
         let open = folder.path().join("open");
         std::fs::DirBuilder::new().mode(0o700).create(&open).expect("makes");
         std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o770)).expect("opens");
-        assert!(matches!(GpuLock::try_take(&open, &gpu()), Err(LockError::NotOurs { .. })));
+        assert!(matches!(GpuLock::try_take(&open, &gpu()), Err(GpuLockError::NotOurs { .. })));
 
         let file = directory.join("8932f937-d72c-4106-c12f-20bd9faed9f6.lock");
         symlink(folder.path().join("elsewhere"), file).expect("links");
         let other = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6".parse().expect("a UUID");
-        assert!(matches!(GpuLock::try_take(&directory, &other), Err(LockError::Open { .. })), "a link");
+        assert!(matches!(GpuLock::try_take(&directory, &other), Err(GpuLockError::Open { .. })), "a link");
 
         let nowhere = folder.path().join("no/such/place");
-        assert!(matches!(GpuLock::try_take(&nowhere, &gpu()), Err(LockError::Directory { .. })));
+        assert!(matches!(GpuLock::try_take(&nowhere, &gpu()), Err(GpuLockError::Directory { .. })));
     }
 }

@@ -4,7 +4,7 @@
 //! It computes nothing on a GPU: self-tests are asked for and run elsewhere. It knows no task and no worker. A node
 //! without a driver is a state and not an error.
 //!
-//! - `Watch` samples in threads of its own and publishes a `Snapshot`; readers never wait for the driver.
+//! - `GpuWatch` samples in threads of its own and publishes a `Snapshot`; readers never wait for the driver.
 //! - `health` decides, as a pure state machine, who is suspect and who is quarantined.
 //! - `visible` says which GPUs a process may use, `lock` keeps two processes from using the same.
 
@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use serde::Serializer;
 
-mod book;
 #[cfg(test)]
 pub(crate) mod fake;
 mod free;
@@ -20,6 +19,7 @@ pub mod health;
 mod identity;
 pub mod lock;
 mod nvml;
+mod registry;
 mod sample;
 mod snapshot;
 #[cfg(test)]
@@ -28,12 +28,13 @@ pub mod visible;
 mod watch;
 
 pub use free::free_memory;
-pub use identity::{Capability, Extent, GpuUuid, Identity, UuidError};
+pub use identity::{Capability, Extent, GpuIdentity, GpuUuid, UuidError, is_same_gpu};
 pub use sample::{
-    EccErrors, Memory, Process, RemappedRows, RetiredPages, Sample, Throttle, Unanswered, Utilization, energy_between,
+    EccErrors, GpuProcess, Memory, RemappedRows, RetiredPages, Sample, Throttle, Unanswered, Utilization,
+    energy_between,
 };
 pub use snapshot::{Absence, Change, Driver, Gpu, Health, Snapshot, Standing, Unreadable, View, Xids};
-pub use watch::{INTERVAL, LIBRARY, OVERDUE, REOPEN, Settings, Stopped, Watch, WatchError};
+pub use watch::{GpuWatch, INTERVAL, LIBRARY, OVERDUE, REOPEN, Stopped, WatchError, WatchSettings};
 
 /// For `serde`: a time since the watch began, in seconds.
 fn as_seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -19,9 +19,9 @@ use nvml_wrapper::struct_wrappers::device::ProcessInfo;
 use nvml_wrapper::{Device, EventSet, Nvml};
 use thiserror::Error;
 
-use super::identity::{Capability, Extent, GpuUuid, Identity, UuidError};
+use super::identity::{Capability, Extent, GpuIdentity, GpuUuid, UuidError};
 use super::sample::{
-    EccErrors, Memory, Process, RemappedRows, RetiredPages, Sample, Throttle, Unanswered, Utilization,
+    EccErrors, GpuProcess, Memory, RemappedRows, RetiredPages, Sample, Throttle, Unanswered, Utilization,
 };
 use super::snapshot::Absence;
 
@@ -107,7 +107,7 @@ pub(super) struct Reading {
 /// A GPU or an instance.
 #[derive(Debug)]
 pub(super) struct Found {
-    pub(super) identity: Identity,
+    pub(super) identity: GpuIdentity,
     pub(super) sample: Sample,
 }
 
@@ -254,9 +254,9 @@ fn read_with_instances(device: &Device<'_>, index: u32, uuid: &GpuUuid) -> Resul
     Ok(all)
 }
 
-fn identify(device: &Device<'_>, index: u32, uuid: &GpuUuid, extent: Extent) -> Result<Identity, Fault> {
+fn identify(device: &Device<'_>, index: u32, uuid: &GpuUuid, extent: Extent) -> Result<GpuIdentity, Fault> {
     let capability = known("compute capability", device.cuda_compute_capability())?;
-    Ok(Identity {
+    Ok(GpuIdentity {
         uuid: uuid.clone(),
         index,
         name: known("name", device.name())?.unwrap_or_default(),
@@ -272,7 +272,7 @@ fn identify(device: &Device<'_>, index: u32, uuid: &GpuUuid, extent: Extent) -> 
     })
 }
 
-fn read_instance(instance: &Device<'_>, index: u32, parent: &Identity) -> Result<Found, Fault> {
+fn read_instance(instance: &Device<'_>, index: u32, parent: &GpuIdentity) -> Result<Found, Fault> {
     let extent = Extent::Instance {
         parent: parent.uuid.clone(),
         gpu_instance: instance_id(instance, Level::Gpu).map_err(|source| Fault::of("GPU instance", source))?,
@@ -280,7 +280,7 @@ fn read_instance(instance: &Device<'_>, index: u32, parent: &Identity) -> Result
             .map_err(|source| Fault::of("compute instance", source))?,
     };
     let memory = known("memory", instance.memory_info())?;
-    let identity = Identity {
+    let identity = GpuIdentity {
         uuid: uuid_of(instance)?,
         index,
         name: known("name", instance.name())?.unwrap_or_else(|| parent.name.clone()),
@@ -412,8 +412,8 @@ fn instance_id(instance: &Device<'_>, level: Level) -> Result<u32, NvmlError> {
     Ok(id)
 }
 
-fn processes(found: Vec<ProcessInfo>) -> Vec<Process> {
-    let process = |info: ProcessInfo| Process {
+fn processes(found: Vec<ProcessInfo>) -> Vec<GpuProcess> {
+    let process = |info: ProcessInfo| GpuProcess {
         pid: info.pid,
         memory_bytes: match info.used_gpu_memory {
             UsedGpuMemory::Used(bytes) => Some(bytes),

@@ -38,7 +38,7 @@ pub struct Sample {
     /// Packets that had to be sent again over PCIe, since the driver was loaded.
     pub pcie_replays: Option<u64>,
     /// Who computes on it.
-    pub processes: Option<Vec<Process>>,
+    pub processes: Option<Vec<GpuProcess>>,
     /// Quantities that the driver should have told and did not: for people. None of them quarantines a GPU; where one
     /// of those cannot be read, there is no sample.
     pub unanswered: Vec<Unanswered>,
@@ -121,7 +121,7 @@ pub enum Throttle {
 
 /// A process that computes on a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Process {
+pub struct GpuProcess {
     /// Its number, as this computer's first process sees it.
     pub pid: u32,
     /// What it has of the GPU's memory, bytes; None where the driver does not say.
@@ -139,7 +139,7 @@ pub struct Unanswered {
 
 /// What a GPU has used between two looks, millijoules. None when it does not count, or when the count began anew.
 ///
-/// What a task uses is the difference between a look at its start and one at its end (`Watch::look_now`). Other
+/// What a task uses is the difference between a look at its start and one at its end (`GpuWatch::look_now`). Other
 /// processes on the same GPU are counted with it.
 pub fn energy_between(before: &Sample, after: &Sample) -> Option<u64> {
     after.energy_mj?.checked_sub(before.energy_mj?)

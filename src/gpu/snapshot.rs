@@ -1,6 +1,6 @@
 //! What readers see of the GPUs: a value that never changes, and how old it is.
 //!
-//! Values only. `book.rs` makes them, `watch.rs` publishes them.
+//! Values only. `registry.rs` makes them, `watch.rs` publishes them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::health::{Era, Reason, State, Transition, Wanted};
-use super::identity::{Extent, GpuUuid, Identity};
+use super::identity::{Extent, GpuIdentity, GpuUuid};
 use super::sample::Sample;
 
 /// All GPUs at a moment.
@@ -40,7 +40,7 @@ impl Snapshot {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Gpu {
     /// What it is, as last read.
-    pub identity: Identity,
+    pub identity: GpuIdentity,
     /// What it did, when it was last read.
     pub sample: Sample,
     /// When that was, since the watch began.
@@ -187,7 +187,7 @@ pub enum Change {
         /// From what to what, and why.
         transition: Transition,
     },
-    /// A self-test is wanted; its outcome goes to `Watch::self_tested`.
+    /// A self-test is wanted; its outcome goes to `GpuWatch::self_tested`.
     SelfTest {
         /// Of which GPU.
         gpu: GpuUuid,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use super::fake::{self, Fake};
-use super::health::{self, Cause, Era, Note, Outcome, Policy, State, Wanted};
+use super::health::{self, Era, HealthCause, HealthPolicy, Note, State, TestOutcome, Wanted};
 use super::*;
 
 /// Longer than anything takes that does not hang.
@@ -16,7 +16,7 @@ const NEVER: Duration = Duration::from_secs(100_000);
 
 /// A watch over a fake library, with a clock that a test sets.
 struct Bench {
-    watch: Watch,
+    watch: GpuWatch,
     seconds: Arc<AtomicU64>,
     changes: mpsc::Receiver<Change>,
     fake: Fake,
@@ -24,21 +24,21 @@ struct Bench {
 
 impl Bench {
     fn new(fake: Fake) -> Self {
-        let settings = Settings {
+        let settings = WatchSettings {
             library: fake.library(),
             interval: NEVER,
             overdue: NEVER,
             reopen: REOPEN,
-            policy: Policy { settle: secs(1), quarantine_quiet: secs(300), ..Policy::default() },
+            policy: HealthPolicy { settle: secs(1), quarantine_quiet: secs(300), ..HealthPolicy::default() },
         };
         Self::with(fake, settings)
     }
 
-    fn with(fake: Fake, settings: Settings) -> Self {
+    fn with(fake: Fake, settings: WatchSettings) -> Self {
         let seconds = Arc::new(AtomicU64::new(0));
         let (tell, changes) = mpsc::channel();
         let now = Arc::clone(&seconds);
-        let watch = Watch::with_clock(
+        let watch = GpuWatch::with_clock(
             settings,
             Box::new(move || secs(now.load(Ordering::SeqCst))),
             // the test may have ended
@@ -80,13 +80,13 @@ impl Bench {
         self.gpu(gpu).health.state
     }
 
-    fn causes(&self, gpu: u32) -> Vec<Cause> {
+    fn causes(&self, gpu: u32) -> Vec<HealthCause> {
         self.gpu(gpu).health.reasons.iter().map(|reason| reason.cause).collect()
     }
 
     fn passes(&self, gpu: u32) {
         let Wanted::SelfTest(era) = self.gpu(gpu).health.wanted else { panic!("no test is wanted") };
-        self.watch.self_tested(&name(gpu), era, Outcome::Passed);
+        self.watch.self_tested(&name(gpu), era, TestOutcome::Passed);
     }
 
     /// The next change that the owner was told.
@@ -111,7 +111,7 @@ fn two_gpus_and_all_that_is_known_of_them() {
     let snapshot = bench.look();
     assert_eq!(snapshot.driver, Driver::Running { version: "550.54.15".into() });
     let [first, second] = snapshot.gpus.as_slice() else { panic!("{snapshot:#?}") };
-    let identity = Identity {
+    let identity = GpuIdentity {
         uuid: name(0),
         index: 0,
         name: "NVIDIA H100 80GB HBM3".into(),
@@ -140,8 +140,8 @@ fn two_gpus_and_all_that_is_known_of_them() {
         remapped_rows: Some(RemappedRows { corrected: 1, uncorrected: 0, pending: false, failed: false }),
         pcie_replays: Some(2),
         processes: Some(vec![
-            Process { pid: 4242, memory_bytes: Some(1 << 20) },
-            Process { pid: 4343, memory_bytes: Some(2 << 20) },
+            GpuProcess { pid: 4242, memory_bytes: Some(1 << 20) },
+            GpuProcess { pid: 4343, memory_bytes: Some(2 << 20) },
         ]),
         unanswered: Vec::new(),
     };
@@ -189,7 +189,7 @@ fn pages_that_are_retired() {
     assert_eq!((sample.retired_pages, sample.remapped_rows), (Some(pages), None));
     bench.fake.set("0.retired", "2 1 1");
     bench.look();
-    assert_eq!(bench.causes(0), [Cause::Untested, Cause::PendingRetirement]);
+    assert_eq!(bench.causes(0), [HealthCause::Untested, HealthCause::PendingRetirement]);
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn a_memory_error_quarantines_until_a_test_after_the_quiet_period() {
     }
     bench.fake.set("0.ecc.volatile", "3 1");
     bench.look();
-    assert_eq!((bench.state(0), bench.causes(0)), (State::Quarantined, vec![Cause::UncorrectableEcc]));
+    assert_eq!((bench.state(0), bench.causes(0)), (State::Quarantined, vec![HealthCause::UncorrectableEcc]));
     assert_eq!(bench.state(1), State::Healthy, "the other goes on");
     assert!(!bench.watch.may_take_task(&name(0)) && bench.watch.may_take_task(&name(1)));
     let Change::Health { gpu, transition } = bench.told() else { panic!("of health") };
@@ -212,7 +212,7 @@ fn a_memory_error_quarantines_until_a_test_after_the_quiet_period() {
     bench.later(1);
     bench.look();
     let Change::SelfTest { gpu, era } = bench.told() else { panic!("a test is wanted") };
-    bench.watch.self_tested(&gpu, era, Outcome::Passed);
+    bench.watch.self_tested(&gpu, era, TestOutcome::Passed);
     assert!(bench.watch.may_take_task(&name(0)));
     let Change::Health { transition, .. } = bench.told() else { panic!("of health") };
     assert_eq!((transition.from, transition.to), (State::Quarantined, State::Healthy));
@@ -243,7 +243,7 @@ fn a_limit_that_can_be_none_makes_no_gpu_hot() {
     }
     bench.fake.set("0.slowdown", "60");
     bench.look();
-    assert_eq!(bench.causes(0), [Cause::Hot], "it is at 61");
+    assert_eq!(bench.causes(0), [HealthCause::Hot], "it is at 61");
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn attempts_that_fail_again_and_again_have_the_gpu_tested() {
     bench.watch.program_failed(&name(1));
     assert_eq!(
         (bench.state(0), bench.state(1), bench.causes(1)),
-        (State::Healthy, State::Suspect, vec![Cause::ProgramsFail])
+        (State::Healthy, State::Suspect, vec![HealthCause::ProgramsFail])
     );
     bench.later(60);
     bench.look();
@@ -270,7 +270,7 @@ fn a_row_that_cannot_be_replaced_keeps_a_gpu_out_until_it_is() {
     let bench = Bench::healthy(1);
     bench.fake.set("0.remapped", "1 1 0 1");
     bench.look();
-    assert_eq!(bench.causes(0), [Cause::FailedRemap]);
+    assert_eq!(bench.causes(0), [HealthCause::FailedRemap]);
     bench.later(10_000);
     bench.look();
     assert_eq!(bench.gpu(0).health.wanted, Wanted::Nothing);
@@ -285,8 +285,8 @@ fn a_row_that_cannot_be_replaced_keeps_a_gpu_out_until_it_is() {
 #[test]
 fn a_failed_self_test_counts_before_the_call_returns() {
     let bench = Bench::healthy(1);
-    bench.watch.self_tested(&name(0), Era::default(), Outcome::Failed);
-    assert_eq!((bench.state(0), bench.causes(0)), (State::Quarantined, vec![Cause::SelfTestFailed]));
+    bench.watch.self_tested(&name(0), Era::default(), TestOutcome::Failed);
+    assert_eq!((bench.state(0), bench.causes(0)), (State::Quarantined, vec![HealthCause::SelfTestFailed]));
     assert!(!bench.watch.may_take_task(&name(0)));
 }
 
@@ -299,7 +299,7 @@ fn a_fatal_xid_quarantines_without_waiting_for_a_look() {
     hanging.wait();
     bench.fake.set("xid.1", "1 79");
     bench.wait("the Xid is heard", |snapshot| snapshot.gpus[1].health.state == State::Quarantined);
-    assert_eq!((bench.causes(1), bench.gpu(1).last_xid), (vec![Cause::FatalXid(79)], Some(79)));
+    assert_eq!((bench.causes(1), bench.gpu(1).last_xid), (vec![HealthCause::FatalXid(79)], Some(79)));
     assert_eq!((bench.state(0), bench.gpu(0).last_xid), (State::Healthy, None));
     bench.fake.set("xid.2", "0 31");
     bench.wait("the next one is heard", |snapshot| snapshot.gpus[0].last_xid == Some(31));
@@ -323,7 +323,7 @@ fn a_loss_that_the_wait_for_events_sees_is_looked_into_at_once() {
     bench.fake.set("1.error", "15");
     bench.fake.set("events", "15");
     bench.wait("a look without asking", |snapshot| snapshot.gpus[1].health.state == State::Quarantined);
-    assert_eq!((bench.causes(1), bench.state(0)), (vec![Cause::Lost], State::Healthy));
+    assert_eq!((bench.causes(1), bench.state(0)), (vec![HealthCause::Lost], State::Healthy));
     // the other is heard again, when the driver lets us
     bench.wait("listening has ended", |snapshot| snapshot.gpus.iter().all(|gpu| gpu.xids == Xids::Unheard));
     bench.fake.unset("events");
@@ -366,8 +366,8 @@ fn a_gpu_whose_memory_errors_cannot_be_read_is_suspect_and_then_quarantined() {
     let bench = Bench::healthy(1);
     bench.fake.set("0.ecc.volatile", "error 999");
     bench.look();
-    assert_eq!((bench.state(0), bench.causes(0)), (State::Suspect, vec![Cause::SampleFailed]));
-    for _ in 1..Policy::default().failed_samples {
+    assert_eq!((bench.state(0), bench.causes(0)), (State::Suspect, vec![HealthCause::SampleFailed]));
+    for _ in 1..HealthPolicy::default().failed_samples {
         bench.look();
     }
     assert_eq!(bench.state(0), State::Quarantined);
@@ -380,7 +380,7 @@ fn a_lost_gpu_comes_back_only_by_answering_and_a_test() {
     bench.later(1);
     bench.fake.set("1.error", "15");
     let snapshot = bench.look();
-    assert_eq!((bench.state(1), bench.causes(1)), (State::Quarantined, vec![Cause::Lost]));
+    assert_eq!((bench.state(1), bench.causes(1)), (State::Quarantined, vec![HealthCause::Lost]));
     assert_eq!((snapshot.gpus.len(), bench.state(0)), (2, State::Healthy));
     bench.later(10_000);
     bench.look();
@@ -399,7 +399,7 @@ fn a_gpu_that_is_not_listed_any_more_is_lost() {
     let bench = Bench::healthy(2);
     bench.fake.set("gpus", "1");
     let snapshot = bench.look();
-    assert_eq!((snapshot.gpus.len(), bench.causes(1)), (2, vec![Cause::Lost]));
+    assert_eq!((snapshot.gpus.len(), bench.causes(1)), (2, vec![HealthCause::Lost]));
 }
 
 #[test]
@@ -407,7 +407,7 @@ fn a_gpu_that_needs_a_reset_says_so() {
     let bench = Bench::healthy(1);
     bench.fake.set("0.error", "16");
     bench.look();
-    assert_eq!((bench.state(0), bench.causes(0)), (State::Quarantined, vec![Cause::NeedsReset]));
+    assert_eq!((bench.state(0), bench.causes(0)), (State::Quarantined, vec![HealthCause::NeedsReset]));
 }
 
 #[test]
@@ -425,11 +425,11 @@ fn a_gpu_that_was_lost_before_we_came_has_no_name() {
 #[test]
 fn a_driver_that_hangs_is_noticed_and_nobody_waits_for_it() {
     let fake = Fake::new(1);
-    let settings = Settings {
+    let settings = WatchSettings {
         library: fake.library(),
         interval: NEVER,
         overdue: Duration::from_millis(40),
-        ..Settings::default()
+        ..WatchSettings::default()
     };
     let bench = Bench::with(fake, settings);
     bench.look();
@@ -443,7 +443,7 @@ fn a_driver_that_hangs_is_noticed_and_nobody_waits_for_it() {
     assert!(bench.watch.may_take_task(&name(0)), "nothing is wrong yet");
     bench.later(1);
     bench.wait("the guard notices", |snapshot| snapshot.gpus[0].health.state == State::Suspect);
-    assert_eq!(bench.causes(0), [Cause::DriverSilent]);
+    assert_eq!(bench.causes(0), [HealthCause::DriverSilent]);
     bench.later(NEVER.as_secs());
     let view = bench.watch.view();
     assert!(view.is_stale());
@@ -524,12 +524,12 @@ fn a_node_without_gpus_is_left_alone() {
     for (key, value) in [("init", "9"), ("gpus", "0")] {
         let fake = Fake::new(1);
         fake.set(key, value);
-        let settings = Settings {
+        let settings = WatchSettings {
             library: fake.library(),
             interval: Duration::ZERO,
             overdue: NEVER,
             reopen: NEVER,
-            ..Settings::default()
+            ..WatchSettings::default()
         };
         let bench = Bench::with(fake, settings);
         bench.wait("a look", |snapshot| snapshot.round > 0);
@@ -579,7 +579,7 @@ fn instances_share_the_health_of_their_gpu() {
     // a test in an instance is one of the GPU
     let Wanted::SelfTest(era) = instance.health.wanted else { panic!("is untested") };
     let instance = instance.identity.uuid.clone();
-    bench.watch.self_tested(&instance, era, Outcome::Passed);
+    bench.watch.self_tested(&instance, era, TestOutcome::Passed);
     assert!(bench.watch.may_take_task(&instance));
     assert_eq!(bench.watch.view().standing(&name(0)), Standing::Divided);
     bench.fake.set("xid.1", "0 95");
@@ -597,12 +597,12 @@ fn instance_uuid(instance: u32) -> String {
 #[test]
 fn the_callback_may_call_the_watch() {
     let fake = Fake::new(1);
-    let slot: Arc<Mutex<Option<Arc<Watch>>>> = Arc::default();
+    let slot: Arc<Mutex<Option<Arc<GpuWatch>>>> = Arc::default();
     let (seen, library) = (Arc::clone(&slot), fake.library());
-    let settings = Settings { library, interval: Duration::from_millis(5), ..Settings::default() };
-    let watch = Watch::start(settings, move |change| {
+    let settings = WatchSettings { library, interval: Duration::from_millis(5), ..WatchSettings::default() };
+    let watch = GpuWatch::start(settings, move |change| {
         if let (Change::SelfTest { gpu, era }, Some(watch)) = (change, &*seen.lock().expect("no panic")) {
-            watch.self_tested(gpu, *era, Outcome::Passed);
+            watch.self_tested(gpu, *era, TestOutcome::Passed);
         }
     });
     let watch = Arc::new(watch.expect("starts"));
@@ -610,7 +610,7 @@ fn the_callback_may_call_the_watch() {
     // the first wish may have been told before the watch was there
     let first = watch.wait(LONG, |snapshot| !snapshot.gpus.is_empty()).expect("a look ends");
     if let Wanted::SelfTest(era) = first.gpus[0].health.wanted {
-        watch.self_tested(&name(0), era, Outcome::Passed);
+        watch.self_tested(&name(0), era, TestOutcome::Passed);
     }
     let well = |snapshot: &Snapshot| snapshot.gpus[0].health.state == State::Healthy;
     watch.wait(LONG, well).expect("the test is taken in");

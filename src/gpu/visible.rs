@@ -9,7 +9,7 @@
 
 use thiserror::Error;
 
-use super::identity::{Extent, GpuUuid, Identity};
+use super::identity::{Extent, GpuIdentity, GpuUuid};
 
 /// How CUDA counts GPUs: `CUDA_DEVICE_ORDER`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub enum Order {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Visible {
     /// In the order in which CUDA counts them.
-    pub gpus: Vec<Identity>,
+    pub gpus: Vec<GpuIdentity>,
     /// Why there are not more, if the variable has a mistake.
     pub mistake: Option<Mistake>,
 }
@@ -66,9 +66,9 @@ pub enum Mistake {
 
 /// What the variable stands for. `gpus` are all of the node, as NVML lists them; `setting` is the variable, None where
 /// it is not set.
-pub fn visible(setting: Option<&str>, order: Order, gpus: &[Identity]) -> Visible {
+pub fn visible(setting: Option<&str>, order: Order, gpus: &[GpuIdentity]) -> Visible {
     let Some(setting) = setting else { return Visible { gpus: usable(gpus), mistake: None } };
-    let mut chosen: Vec<Identity> = Vec::new();
+    let mut chosen: Vec<GpuIdentity> = Vec::new();
     let mut mistake = None;
     for entry in setting.split(',').map(str::trim) {
         if setting.trim().is_empty() || is_negative(entry) {
@@ -95,14 +95,14 @@ pub fn hides_all(setting: &str) -> bool {
 
 /// The CPUs for a process that uses a GPU: those near it among the ones that this process may use; all of these where
 /// the driver does not know, or where none of the near ones is ours.
-pub fn near_cpus(gpu: &Identity, allowed: &[u32]) -> Vec<u32> {
+pub fn near_cpus(gpu: &GpuIdentity, allowed: &[u32]) -> Vec<u32> {
     let near: Vec<u32> = allowed.iter().copied().filter(|cpu| gpu.cpus.contains(cpu)).collect();
     if near.is_empty() { allowed.to_vec() } else { near }
 }
 
 /// All that a program can run on.
-fn usable(gpus: &[Identity]) -> Vec<Identity> {
-    let runs = |gpu: &&Identity| match gpu.extent {
+fn usable(gpus: &[GpuIdentity]) -> Vec<GpuIdentity> {
+    let runs = |gpu: &&GpuIdentity| match gpu.extent {
         Extent::Whole | Extent::Instance { .. } => true,
         Extent::Divided => false,
     };
@@ -114,14 +114,14 @@ fn is_negative(entry: &str) -> bool {
 }
 
 /// The GPU that an entry names; of one that is divided, its instances.
-fn find(entry: &str, order: Order, gpus: &[Identity]) -> Result<Vec<Identity>, Mistake> {
+fn find(entry: &str, order: Order, gpus: &[GpuIdentity]) -> Result<Vec<GpuIdentity>, Mistake> {
     let unknown = || Mistake::Unknown { entry: entry.to_owned() };
     if entry.starts_with("MIG-") {
         let found = gpus.iter().find(|gpu| is_instance(entry, gpu)).ok_or_else(unknown)?;
         return Ok(vec![found.clone()]);
     }
-    let physical: Vec<&Identity> = gpus.iter().filter(|gpu| *gpu.physical() == gpu.uuid).collect();
-    let named: Vec<&Identity> = if let Some(digits) = entry.strip_prefix("GPU-") {
+    let physical: Vec<&GpuIdentity> = gpus.iter().filter(|gpu| *gpu.physical() == gpu.uuid).collect();
+    let named: Vec<&GpuIdentity> = if let Some(digits) = entry.strip_prefix("GPU-") {
         let start = format!("GPU-{}", digits.to_ascii_lowercase());
         physical.into_iter().filter(|gpu| gpu.uuid.as_str().starts_with(&start)).collect()
     } else {
@@ -135,7 +135,7 @@ fn find(entry: &str, order: Order, gpus: &[Identity]) -> Result<Vec<Identity>, M
     match named.as_slice() {
         [] => Err(unknown()),
         [gpu] => {
-            let parts: Vec<Identity> = gpus.iter().filter(|part| *part.physical() == gpu.uuid).cloned().collect();
+            let parts: Vec<GpuIdentity> = gpus.iter().filter(|part| *part.physical() == gpu.uuid).cloned().collect();
             Ok(usable(&parts))
         }
         _ => Err(Mistake::Ambiguous { entry: entry.to_owned() }),
@@ -143,7 +143,7 @@ fn find(entry: &str, order: Order, gpus: &[Identity]) -> Result<Vec<Identity>, M
 }
 
 /// By its UUID, or by the older `MIG-<UUID of the GPU>/<GPU instance>/<compute instance>`.
-fn is_instance(entry: &str, gpu: &Identity) -> bool {
+fn is_instance(entry: &str, gpu: &GpuIdentity) -> bool {
     match &gpu.extent {
         Extent::Whole | Extent::Divided => false,
         Extent::Instance { parent, gpu_instance, compute_instance } => {
@@ -159,8 +159,8 @@ mod tests {
 
     use super::*;
 
-    fn gpu(uuid: &str, index: u32, extent: Extent) -> Identity {
-        Identity {
+    fn gpu(uuid: &str, index: u32, extent: Extent) -> GpuIdentity {
+        GpuIdentity {
             uuid: uuid.parse().expect("a UUID"),
             index,
             name: "NVIDIA H100".into(),
@@ -181,7 +181,7 @@ mod tests {
     const C1: &str = "MIG-33333333-d72c-4106-c12f-20bd9faed9f6";
 
     /// Two whole GPUs and one in two parts.
-    fn node() -> Vec<Identity> {
+    fn node() -> Vec<GpuIdentity> {
         let part =
             |gpu_instance| Extent::Instance { parent: C.parse().expect("a UUID"), gpu_instance, compute_instance: 0 };
         vec![
@@ -269,7 +269,7 @@ mod tests {
         let gpu = gpu(A, 0, Extent::Whole);
         assert_eq!(near_cpus(&gpu, &[0, 5, 6, 7]), [5, 6]);
         assert_eq!(near_cpus(&gpu, &[0, 1]), [0, 1]);
-        assert_eq!(near_cpus(&Identity { cpus: vec![], ..gpu }, &[0, 1]), [0, 1]);
+        assert_eq!(near_cpus(&GpuIdentity { cpus: vec![], ..gpu }, &[0, 1]), [0, 1]);
     }
 
     proptest! {

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! gpu-watch   looks at all GPUs every few seconds        ┐                 ┌─▶ on_change
-//! gpu-xid     waits for Xids                             ├─▶ book ─▶ snapshot
+//! gpu-xid     waits for Xids                             ├─▶ registry ─▶ snapshot
 //! gpu-guard   notices that gpu-watch does not come back  ┘                 └─▶ readers
 //! ```
 //!
 //! Only the first two call the driver; a call may take forever, and no lock is held meanwhile. Readers get the last
-//! snapshot and its age at once. What is seen is judged by `book.rs`, not here. It is one file of 500 lines since the
+//! snapshot and its age at once. What is seen is judged by `registry.rs`, not here. It is one file of 500 lines since the
 //! three threads share one lock: who waits for what is to be read in one place.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use super::book::{Book, Reopen};
-use super::health::{Era, Event, Outcome, Policy, State};
+use super::health::{Era, HealthEvent, HealthPolicy, State, TestOutcome};
 use super::identity::GpuUuid;
 use super::nvml::{Fault, Happened, Reading, Session};
+use super::registry::{Registry, Reopen};
 use super::snapshot::{Change, Driver, Snapshot, View};
 use crate::task::failure::chain;
 
@@ -49,7 +49,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How GPUs are watched.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct WatchSettings {
     /// The library of the driver: a path, or a name for the dynamic loader.
     pub library: PathBuf,
     /// The time between two looks.
@@ -59,17 +59,17 @@ pub struct Settings {
     /// How long after an attempt the library of a driver that does not work is opened again.
     pub reopen: Duration,
     /// How patient the judgement is.
-    pub policy: Policy,
+    pub policy: HealthPolicy,
 }
 
-impl Default for Settings {
+impl Default for WatchSettings {
     fn default() -> Self {
         Self {
             library: LIBRARY.into(),
             interval: INTERVAL,
             overdue: OVERDUE,
             reopen: REOPEN,
-            policy: Policy::default(),
+            policy: HealthPolicy::default(),
         }
     }
 }
@@ -97,7 +97,7 @@ pub enum Stopped {
 }
 
 /// The watch. It ends when it is dropped.
-pub struct Watch {
+pub struct GpuWatch {
     shared: Arc<Shared>,
     threads: Vec<(&'static str, JoinHandle<()>)>,
 }
@@ -107,16 +107,16 @@ type Clock = Box<dyn Fn() -> Duration + Send + Sync>;
 type OnChange = Box<dyn Fn(&Change) + Send + Sync>;
 
 struct Shared {
-    settings: Settings,
+    settings: WatchSettings,
     clock: Clock,
     on_change: OnChange,
-    desk: Mutex<Desk>,
-    /// Rings whenever something on the desk has changed.
+    state: Mutex<WatchState>,
+    /// Rings whenever something in the state has changed.
     bell: Condvar,
 }
 
-struct Desk {
-    book: Book,
+struct WatchState {
+    registry: Registry,
     snapshot: Arc<Snapshot>,
     changes: VecDeque<Change>,
     delivery: Delivery,
@@ -140,7 +140,7 @@ enum Delivery {
     UnderWay,
 }
 
-impl Watch {
+impl GpuWatch {
     /// Begins to watch, and returns before anything is known. A node without a driver is no error: the snapshot says
     /// so, and the driver is looked for from time to time.
     ///
@@ -149,16 +149,19 @@ impl Watch {
     ///
     /// # Errors
     /// The system has no thread to give.
-    pub fn start(settings: Settings, on_change: impl Fn(&Change) + Send + Sync + 'static) -> Result<Self, WatchError> {
+    pub fn start(
+        settings: WatchSettings,
+        on_change: impl Fn(&Change) + Send + Sync + 'static,
+    ) -> Result<Self, WatchError> {
         let started = Instant::now();
         Self::with_clock(settings, Box::new(move || started.elapsed()), Box::new(on_change))
     }
 
-    pub(super) fn with_clock(settings: Settings, clock: Clock, on_change: OnChange) -> Result<Self, WatchError> {
-        let book = Book::new(settings.policy.clone());
-        let desk = Desk {
-            snapshot: Arc::new(book.snapshot()),
-            book,
+    pub(super) fn with_clock(settings: WatchSettings, clock: Clock, on_change: OnChange) -> Result<Self, WatchError> {
+        let registry = Registry::new(settings.policy.clone());
+        let state = WatchState {
+            snapshot: Arc::new(registry.snapshot()),
+            registry,
             changes: VecDeque::new(),
             delivery: Delivery::Idle,
             stopping: false,
@@ -170,7 +173,7 @@ impl Watch {
             listening: false,
             ended: BTreeSet::new(),
         };
-        let shared = Arc::new(Shared { settings, clock, on_change, desk: Mutex::new(desk), bell: Condvar::new() });
+        let shared = Arc::new(Shared { settings, clock, on_change, state: Mutex::new(state), bell: Condvar::new() });
         let mut watch = Self { shared, threads: Vec::new() };
         watch.thread("gpu-watch", look_until_stopped)?;
         watch.thread("gpu-xid", listen_until_stopped)?;
@@ -180,7 +183,7 @@ impl Watch {
 
     /// What is known now, and how old it is. Never waits for the driver.
     pub fn view(&self) -> View {
-        let snapshot = Arc::clone(&self.shared.desk().snapshot);
+        let snapshot = Arc::clone(&self.shared.state().snapshot);
         let age = self.shared.now().saturating_sub(snapshot.taken);
         View { snapshot, age, good_for: self.shared.settings.interval + self.shared.settings.overdue }
     }
@@ -192,31 +195,31 @@ impl Watch {
 
     /// Has the next look begin at once, or after the one under way.
     pub fn look_now(&self) {
-        self.shared.desk().look = true;
+        self.shared.state().look = true;
         self.shared.bell.notify_all();
     }
 
     /// Has a look begin now, and waits until it has ended; None when that takes too long.
     pub fn fresh(&self, limit: Duration) -> Option<Arc<Snapshot>> {
-        let next = self.shared.desk().begun + 1;
+        let next = self.shared.state().begun + 1;
         self.look_now();
         self.wait(limit, |snapshot| snapshot.round >= next)
     }
 
     /// Waits until a snapshot is as wished; None when that takes too long. The question must not call the watch.
     pub fn wait(&self, limit: Duration, is_wished: impl Fn(&Snapshot) -> bool) -> Option<Arc<Snapshot>> {
-        let desk = self.shared.wait_while(limit, |desk| !is_wished(&desk.snapshot));
-        Some(Arc::clone(&desk.snapshot)).filter(|snapshot| is_wished(snapshot))
+        let state = self.shared.wait_while(limit, |state| !is_wished(&state.snapshot));
+        Some(Arc::clone(&state.snapshot)).filter(|snapshot| is_wished(snapshot))
     }
 
     /// A self-test of a GPU, or in one of its instances, has ended. It counts before this returns.
-    pub fn self_tested(&self, gpu: &GpuUuid, era: Era, outcome: Outcome) {
-        self.shared.update(|desk, now| desk.book.self_tested(now, gpu, era, outcome));
+    pub fn self_tested(&self, gpu: &GpuUuid, era: Era, outcome: TestOutcome) {
+        self.shared.update(|state, now| state.registry.self_tested(now, gpu, era, outcome));
     }
 
     /// An attempt that used a GPU or one of its instances failed, and not because of its input.
     pub fn program_failed(&self, gpu: &GpuUuid) {
-        self.shared.update(|desk, now| desk.book.program_failed(now, gpu));
+        self.shared.update(|state, now| state.registry.program_failed(now, gpu));
     }
 
     /// Ends it, and waits a little for its threads.
@@ -225,11 +228,11 @@ impl Watch {
     }
 
     fn end(&mut self) -> Stopped {
-        self.shared.desk().stopping = true;
+        self.shared.state().stopping = true;
         self.shared.bell.notify_all();
         let mut abandoned = Vec::new();
         let wanted = self.threads.len();
-        let ended = self.shared.wait_while(PATIENCE, |desk| desk.ended.len() < wanted).ended.clone();
+        let ended = self.shared.wait_while(PATIENCE, |state| state.ended.len() < wanted).ended.clone();
         for (name, thread) in self.threads.drain(..) {
             if !ended.contains(name) {
                 abandoned.push(name);
@@ -255,7 +258,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for GpuWatch {
     fn drop(&mut self) {
         if !self.threads.is_empty() {
             self.end();
@@ -271,7 +274,7 @@ struct Ended<'a> {
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
-        self.shared.desk().ended.insert(self.name);
+        self.shared.state().ended.insert(self.name);
         self.shared.bell.notify_all();
     }
 }
@@ -281,23 +284,23 @@ impl Shared {
         (self.clock)()
     }
 
-    /// A panic elsewhere left it whole: each change of it is one assignment or the book's own.
-    fn desk(&self) -> MutexGuard<'_, Desk> {
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A panic elsewhere left it whole: each change of it is one assignment or the registry's own.
+    fn state(&self) -> MutexGuard<'_, WatchState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait_while(&self, limit: Duration, is_so: impl Fn(&Desk) -> bool) -> MutexGuard<'_, Desk> {
-        let waited = self.bell.wait_timeout_while(self.desk(), limit, |desk| is_so(desk));
+    fn wait_while(&self, limit: Duration, is_so: impl Fn(&WatchState) -> bool) -> MutexGuard<'_, WatchState> {
+        let waited = self.bell.wait_timeout_while(self.state(), limit, |state| is_so(state));
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
     fn is_stopping(&self) -> bool {
-        self.desk().stopping
+        self.state().stopping
     }
 
     /// How long after an attempt the library is to be opened again; None if that shows nothing more.
-    fn reopen(&self, desk: &Desk) -> Option<Duration> {
-        match desk.book.reopen() {
+    fn reopen(&self, state: &WatchState) -> Option<Duration> {
+        match state.registry.reopen() {
             Reopen::Soon => Some(self.settings.reopen),
             Reopen::Rarely => Some(self.settings.reopen * RARELY),
             Reopen::NotNeeded => None,
@@ -306,35 +309,35 @@ impl Shared {
 
     /// The time until the next look. Where there are no GPUs nothing changes before the library is opened again.
     fn pause(&self) -> Duration {
-        let desk = self.desk();
-        let reopen = self.reopen(&desk).filter(|_| !desk.book.has_gpus());
+        let state = self.state();
+        let reopen = self.reopen(&state).filter(|_| !state.registry.has_gpus());
         reopen.map_or(self.settings.interval, |reopen| reopen.max(self.settings.interval))
     }
 
     /// Takes something in, publishes what it makes of the whole, and tells the changes.
-    fn update(&self, take_in: impl FnOnce(&mut Desk, Duration) -> Vec<Change>) {
-        let mut desk = self.desk();
-        let changes = take_in(&mut desk, self.now());
+    fn update(&self, take_in: impl FnOnce(&mut WatchState, Duration) -> Vec<Change>) {
+        let mut state = self.state();
+        let changes = take_in(&mut state, self.now());
         changes.iter().for_each(log);
-        desk.changes.extend(changes);
-        desk.snapshot = Arc::new(desk.book.snapshot());
-        drop(desk);
+        state.changes.extend(changes);
+        state.snapshot = Arc::new(state.registry.snapshot());
+        drop(state);
         self.bell.notify_all();
         self.deliver();
     }
 
     /// Tells what there is to tell, unless another thread does so: that one goes on until there is nothing left.
     fn deliver(&self) {
-        let mut desk = self.desk();
-        if desk.delivery == Delivery::UnderWay {
+        let mut state = self.state();
+        if state.delivery == Delivery::UnderWay {
             return;
         }
-        while let Some(change) = desk.changes.pop_front() {
-            desk.delivery = Delivery::UnderWay;
-            drop(desk);
+        while let Some(change) = state.changes.pop_front() {
+            state.delivery = Delivery::UnderWay;
+            drop(state);
             (self.on_change)(&change);
-            desk = self.desk();
-            desk.delivery = Delivery::Idle;
+            state = self.state();
+            state.delivery = Delivery::Idle;
         }
     }
 }
@@ -367,37 +370,37 @@ fn look_until_stopped(shared: &Shared) {
         drop(session);
         end(shared, began, readings);
         let pause = shared.pause();
-        drop(shared.wait_while(pause, |desk| !desk.look && !desk.stopping));
+        drop(shared.wait_while(pause, |state| !state.look && !state.stopping));
     }
     // closing may take as long as any call: here, and not where the watch is dropped
-    let session = shared.desk().session.take();
+    let session = shared.state().session.take();
     drop(session);
 }
 
 fn begin(shared: &Shared) -> Duration {
     let now = shared.now();
-    let mut desk = shared.desk();
-    desk.begun += 1;
-    desk.look = false;
-    desk.looking_since = Some(now);
+    let mut state = shared.state();
+    state.begun += 1;
+    state.look = false;
+    state.looking_since = Some(now);
     now
 }
 
 fn end(shared: &Shared, began: Duration, readings: Option<Result<Vec<Reading>, Fault>>) {
-    shared.update(|desk, now| {
-        desk.looking_since = None;
+    shared.update(|state, now| {
+        state.looking_since = None;
         match readings {
             Some(Ok(readings)) => {
-                let before = desk.book.readable().clone();
-                let changes = desk.book.read(began, now, readings);
-                desk.generation += u64::from(*desk.book.readable() != before);
+                let before = state.registry.readable().clone();
+                let changes = state.registry.read(began, now, readings);
+                state.generation += u64::from(*state.registry.readable() != before);
                 changes
             }
             Some(Err(fault)) => {
                 tracing::debug!(error = chain(&fault), "the GPUs could not be listed");
-                desk.book.read_nothing(began, now, Some(&fault))
+                state.registry.read_nothing(began, now, Some(&fault))
             }
-            None => desk.book.read_nothing(began, now, None),
+            None => state.registry.read_nothing(began, now, None),
         }
     });
 }
@@ -405,23 +408,23 @@ fn end(shared: &Shared, began: Duration, readings: Option<Result<Vec<Reading>, F
 /// The session; opened again when that may show more and is due.
 fn open_if_due(shared: &Shared, opened: &mut Option<Duration>) -> Option<Arc<Session>> {
     let now = shared.now();
-    let mut desk = shared.desk();
+    let mut state = shared.state();
     let is_due = |after| opened.is_none_or(|at| now.saturating_sub(at) >= after);
-    if !shared.reopen(&desk).is_some_and(is_due) {
-        return desk.session.clone();
+    if !shared.reopen(&state).is_some_and(is_due) {
+        return state.session.clone();
     }
     *opened = Some(now);
-    let old = desk.session.take();
-    desk.generation += 1;
-    drop(desk);
+    let old = state.session.take();
+    state.generation += 1;
+    drop(state);
     shared.bell.notify_all();
     // the library begins anew only when nobody has it any more
-    let mut desk = shared.wait_while(PATIENCE, |desk| desk.listening);
-    if desk.listening {
-        desk.session = old;
-        return desk.session.clone();
+    let mut state = shared.wait_while(PATIENCE, |state| state.listening);
+    if state.listening {
+        state.session = old;
+        return state.session.clone();
     }
-    drop(desk);
+    drop(state);
     drop(old);
     open(shared)
 }
@@ -434,9 +437,9 @@ fn open(shared: &Shared) -> Option<Arc<Session>> {
         }
         Err(error) => (None, Driver::Absent { absence: error.absence(), why: chain(&error) }),
     };
-    shared.update(|desk, _| {
-        desk.session = session.clone();
-        desk.book.driver(driver)
+    shared.update(|state, _| {
+        state.session = session.clone();
+        state.registry.driver(driver)
     });
     session
 }
@@ -445,44 +448,45 @@ fn open(shared: &Shared) -> Option<Arc<Session>> {
 fn listen_until_stopped(shared: &Shared) {
     let mut heard = 0;
     while !shared.is_stopping() {
-        let is_due = |desk: &Desk| desk.generation != heard && !desk.book.readable().is_empty();
+        let is_due = |state: &WatchState| state.generation != heard && !state.registry.readable().is_empty();
         // it ends by the bell; the limit only has it look again
-        let mut desk = shared.wait_while(REOPEN, |desk| !desk.stopping && (desk.session.is_none() || !is_due(desk)));
-        let Some(session) = desk.session.clone().filter(|_| is_due(&desk)) else { continue };
-        heard = desk.generation;
-        desk.listening = true;
-        drop(desk);
+        let mut state =
+            shared.wait_while(REOPEN, |state| !state.stopping && (state.session.is_none() || !is_due(state)));
+        let Some(session) = state.session.clone().filter(|_| is_due(&state)) else { continue };
+        heard = state.generation;
+        state.listening = true;
+        drop(state);
         let goes_on = || {
-            let desk = shared.desk();
-            !desk.stopping && desk.generation == heard
+            let state = shared.state();
+            !state.stopping && state.generation == heard
         };
         let ended = session.events(&goes_on, &|happened| take_in(shared, happened));
         drop(session);
         if let Err(error) = ended {
             tracing::info!(error = chain(&error), "Xids of the GPUs are not heard, samples go on");
         }
-        shared.update(|desk, _| {
-            desk.listening = false;
-            desk.book.heard(&[]);
+        shared.update(|state, _| {
+            state.listening = false;
+            state.registry.heard(&[]);
             Vec::new()
         });
     }
 }
 
 fn take_in(shared: &Shared, happened: Happened) {
-    shared.update(|desk, now| match happened {
+    shared.update(|state, now| match happened {
         Happened::Watching(gpus) => {
-            desk.book.heard(&gpus);
+            state.registry.heard(&gpus);
             Vec::new()
         }
         Happened::Xid(gpu, xid) => {
             let name = gpu.as_ref().map_or("unknown", GpuUuid::as_str);
             tracing::warn!(gpu = name, xid, "the driver reports an Xid");
-            desk.look = true;
-            desk.book.xid(now, gpu.as_ref(), xid)
+            state.look = true;
+            state.registry.xid(now, gpu.as_ref(), xid)
         }
         Happened::SomeLost => {
-            desk.look = true;
+            state.look = true;
             Vec::new()
         }
     });
@@ -493,13 +497,13 @@ fn guard_until_stopped(shared: &Shared) {
     let overdue = shared.settings.overdue;
     while !shared.is_stopping() {
         // without GPUs there is nothing to guard; the limit only has it look again
-        if !shared.wait_while(REOPEN, |desk| !desk.stopping && !desk.book.has_gpus()).book.has_gpus() {
+        if !shared.wait_while(REOPEN, |state| !state.stopping && !state.registry.has_gpus()).registry.has_gpus() {
             continue;
         }
-        drop(shared.wait_while(overdue / 4, |desk| !desk.stopping));
-        shared.update(|desk, now| {
-            let hangs = desk.looking_since.is_some_and(|since| now.saturating_sub(since) > overdue);
-            desk.book.all(now, if hangs { &Event::DriverSilent } else { &Event::Tick })
+        drop(shared.wait_while(overdue / 4, |state| !state.stopping));
+        shared.update(|state, now| {
+            let hangs = state.looking_since.is_some_and(|since| now.saturating_sub(since) > overdue);
+            state.registry.all(now, if hangs { &HealthEvent::DriverSilent } else { &HealthEvent::Tick })
         });
     }
 }

@@ -9,17 +9,17 @@ use thiserror::Error;
 
 /// A certificate chain and its private key, PEM: what one shows to prove who one is.
 #[derive(Clone)]
-pub struct Identity {
+pub struct ServerIdentity {
     /// The chain, leaf first.
     pub certificates: Vec<u8>,
     /// Of the leaf.
     pub key: Vec<u8>,
 }
 
-impl fmt::Debug for Identity {
+impl fmt::Debug for ServerIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // the key is nobody's business
-        f.debug_struct("Identity").finish_non_exhaustive()
+        f.debug_struct("ServerIdentity").finish_non_exhaustive()
     }
 }
 
@@ -56,7 +56,7 @@ pub fn make(hosts: &[String]) -> Result<Certificates, CertificateError> {
 ///
 /// # Errors
 /// The key is not the CA's, or the name cannot stand in a certificate.
-pub fn certify(name: &str, ca_key: &str) -> Result<Identity, CertificateError> {
+pub fn certify(name: &str, ca_key: &str) -> Result<ServerIdentity, CertificateError> {
     certified(name, ca_key).map_err(|source| CertificateError { hosts: vec![name.to_owned()], source })
 }
 
@@ -76,12 +76,12 @@ fn made(hosts: &[String]) -> Result<Certificates, rcgen::Error> {
     })
 }
 
-fn certified(name: &str, ca_key: &str) -> Result<Identity, rcgen::Error> {
+fn certified(name: &str, ca_key: &str) -> Result<ServerIdentity, rcgen::Error> {
     let issuer = Issuer::new(authority()?, KeyPair::from_pem(ca_key)?);
     let key = KeyPair::generate()?;
     let leaf = leaf(&[], name, ExtendedKeyUsagePurpose::ClientAuth)?;
     let certificate = leaf.signed_by(&key, &issuer)?.pem();
-    Ok(Identity { certificates: certificate.into_bytes(), key: key.serialize_pem().into_bytes() })
+    Ok(ServerIdentity { certificates: certificate.into_bytes(), key: key.serialize_pem().into_bytes() })
 }
 
 /// Every CA of ours has this name; which one it is its key tells.

@@ -11,14 +11,14 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{self, Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
 
-use super::certificate::Identity;
+use super::certificate::ServerIdentity;
 use super::convert::WireError;
 use super::service::{KEEPALIVE, KEEPALIVE_TIMEOUT, LARGEST_MESSAGE};
 use super::view::{EndpointView, TaskView};
 use super::wire;
 use super::wire::endpoints_client::EndpointsClient;
-use super::wire::flows_client::FlowsClient;
-use crate::controller::{Order, Receipt};
+use super::wire::tasks_client::TasksClient;
+use crate::controller::{Receipt, Submission};
 use crate::ids::TaskId;
 use crate::store::{StateName, TaskFilter};
 use crate::task::failure::chain;
@@ -40,7 +40,7 @@ pub struct Target {
     /// The token.
     pub token: String,
     /// What is shown to a controller that asks for a certificate.
-    pub identity: Option<Identity>,
+    pub identity: Option<ServerIdentity>,
 }
 
 impl fmt::Debug for Target {
@@ -142,7 +142,7 @@ type Service = InterceptedService<Channel, Bearer>;
 /// A connection to a controller.
 #[derive(Debug, Clone)]
 pub struct Client {
-    flows: FlowsClient<Service>,
+    tasks: TasksClient<Service>,
     endpoints: EndpointsClient<Service>,
 }
 
@@ -159,7 +159,7 @@ impl Client {
         })?;
         let service = InterceptedService::new(channel, Bearer(bearer));
         Ok(Self {
-            flows: FlowsClient::new(service.clone()).max_decoding_message_size(LARGEST_MESSAGE),
+            tasks: TasksClient::new(service.clone()).max_decoding_message_size(LARGEST_MESSAGE),
             endpoints: EndpointsClient::new(service).max_decoding_message_size(LARGEST_MESSAGE),
         })
     }
@@ -168,8 +168,8 @@ impl Client {
     ///
     /// # Errors
     /// The controller refuses or cannot be asked.
-    pub async fn submit(&mut self, order: Order) -> Result<Receipt, ClientError> {
-        let answer = self.flows.submit(timed(wire::SubmitRequest::from(order))).await?;
+    pub async fn submit(&mut self, order: Submission) -> Result<Receipt, ClientError> {
+        let answer = self.tasks.submit(timed(wire::SubmitRequest::from(order))).await?;
         Ok(answer.into_inner().try_into()?)
     }
 
@@ -179,7 +179,7 @@ impl Client {
     /// The controller refuses or cannot be asked.
     pub async fn get(&mut self, ids: &[TaskId]) -> Result<Vec<TaskView>, ClientError> {
         let ids = ids.iter().map(ToString::to_string).collect();
-        views(self.flows.get(timed(wire::GetRequest { ids })).await?.into_inner().tasks)
+        views(self.tasks.get(timed(wire::GetRequest { ids })).await?.into_inner().tasks)
     }
 
     /// The newest tasks that a filter lets through, at most `most`, in pages as they come.
@@ -193,7 +193,7 @@ impl Client {
         while all.len() < most {
             let wanted = (most - all.len()).min(PAGE) as u32;
             let request = wire::ListRequest { filter: Some(filter.clone().into()), most: wanted, page };
-            let wire::ListResponse { tasks, next } = self.flows.list(timed(request)).await?.into_inner();
+            let wire::ListResponse { tasks, next } = self.tasks.list(timed(request)).await?.into_inner();
             all.extend(views(tasks)?);
             if next.is_empty() {
                 break;
@@ -209,7 +209,7 @@ impl Client {
     /// The controller refuses or cannot be asked.
     pub async fn count(&mut self, filter: &TaskFilter) -> Result<Vec<(StateName, u64)>, ClientError> {
         let request = wire::ListRequest { filter: Some(filter.clone().into()), most: 0, page: String::new() };
-        let answer = self.flows.count(timed(request)).await?.into_inner();
+        let answer = self.tasks.count(timed(request)).await?.into_inner();
         let counts = answer.counts.into_iter().map(|count| Ok((count.state().try_into()?, count.tasks)));
         counts.collect()
     }
@@ -220,7 +220,7 @@ impl Client {
     /// The controller refuses or cannot be asked.
     pub async fn watch(&mut self, filter: &TaskFilter) -> Result<Changes, ClientError> {
         let request = wire::WatchRequest { filter: Some(filter.clone().into()) };
-        Ok(Changes(self.flows.watch(request).await?.into_inner()))
+        Ok(Changes(self.tasks.watch(request).await?.into_inner()))
     }
 
     /// Cancels tasks; returns how each is now.
@@ -229,7 +229,7 @@ impl Client {
     /// The controller refuses or cannot be asked.
     pub async fn cancel(&mut self, ids: &[TaskId]) -> Result<Vec<TaskView>, ClientError> {
         let ids = ids.iter().map(ToString::to_string).collect();
-        views(self.flows.cancel(timed(wire::CancelRequest { ids })).await?.into_inner().tasks)
+        views(self.tasks.cancel(timed(wire::CancelRequest { ids })).await?.into_inner().tasks)
     }
 
     /// Endpoints that may be seen.
@@ -237,7 +237,7 @@ impl Client {
     /// # Errors
     /// The controller refuses or cannot be asked.
     pub async fn list_endpoints(&mut self) -> Result<Vec<EndpointView>, ClientError> {
-        let answer = self.flows.list_endpoints(timed(wire::ListEndpointsRequest {})).await?.into_inner();
+        let answer = self.tasks.list_endpoints(timed(wire::ListEndpointsRequest {})).await?.into_inner();
         answer.endpoints.into_iter().map(|endpoint| Ok(endpoint.try_into()?)).collect()
     }
 
@@ -271,7 +271,7 @@ fn timed<T>(message: T) -> Request<T> {
     request
 }
 
-fn endpoint(url: &str, ca: Option<&[u8]>, identity: Option<&Identity>) -> Result<Endpoint, ClientError> {
+fn endpoint(url: &str, ca: Option<&[u8]>, identity: Option<&ServerIdentity>) -> Result<Endpoint, ClientError> {
     let wrong = || ClientError::Url { url: url.to_owned() };
     let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| wrong())?;
     let uri = endpoint.uri().clone();
@@ -280,7 +280,9 @@ fn endpoint(url: &str, ca: Option<&[u8]>, identity: Option<&Identity>) -> Result
         (Some("https"), Some(ca)) => {
             let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
             let tls = match identity {
-                Some(Identity { certificates, key }) => tls.identity(transport::Identity::from_pem(certificates, key)),
+                Some(ServerIdentity { certificates, key }) => {
+                    tls.identity(transport::Identity::from_pem(certificates, key))
+                }
                 None => tls,
             };
             endpoint.tls_config(tls).map_err(|source| ClientError::Connect { url: url.to_owned(), source })?

@@ -6,9 +6,9 @@ use tonic::Code;
 
 pub mod certificate;
 pub mod client;
+pub mod controller_link;
 pub mod convert;
-pub mod home;
-pub mod link;
+pub mod endpoint_link;
 pub mod service;
 pub mod version;
 pub mod view;

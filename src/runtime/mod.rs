@@ -6,4 +6,5 @@ pub mod ids;
 pub mod lease;
 pub mod lock;
 pub mod memory;
+pub mod process;
 pub mod tasks;

@@ -16,7 +16,7 @@ mod speckle;
 mod stream;
 
 pub use layout::{BinAxes, Layout, Saturation};
-pub use optics::{Geometry, Modules};
+pub use optics::{Modules, SceneGeometry};
 pub use stream::{Photon, Simulation, Window, counts};
 
 /// The most frames of a simulation.
@@ -32,7 +32,7 @@ pub struct Scene {
     /// Module grid; None = every pixel is sensitive.
     pub modules: Option<Modules>,
     /// Detector position and photon energy.
-    pub geometry: Geometry,
+    pub geometry: SceneGeometry,
     /// Number of frames.
     pub frames: u64,
     /// Seconds between the starts of two frames.
@@ -158,7 +158,7 @@ impl Scene {
         Self {
             shape,
             modules: None,
-            geometry: Geometry::centred(shape),
+            geometry: SceneGeometry::centred(shape),
             frames,
             frame_time: 1e-3,
             counts: 1.0,

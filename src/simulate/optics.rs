@@ -9,7 +9,7 @@ const HC: f64 = 12.398_419_84;
 
 /// Detector position and photon energy, for a detector at right angles to the beam.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Geometry {
+pub struct SceneGeometry {
     /// Edge of a pixel in m.
     pub pixel_size: f64,
     /// Sample to detector in m.
@@ -33,7 +33,7 @@ pub struct Modules {
     pub col_gap: usize,
 }
 
-impl Geometry {
+impl SceneGeometry {
     /// Beam in the middle of the image; pixel, distance and energy of 8-ID's small-angle instrument.
     pub fn centred(shape: Shape) -> Self {
         Self {
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn q_of_a_known_angle() {
         let shape = Shape { rows: 1, cols: 1 };
-        let geometry = Geometry { beam_row: 0.0, beam_col: 0.0, distance: 1.0, ..Geometry::centred(shape) };
+        let geometry = SceneGeometry { beam_row: 0.0, beam_col: 0.0, distance: 1.0, ..SceneGeometry::centred(shape) };
         // 76 um * 1000 at 1 m is an angle of 0.0758... rad; k = 5.0677 / angstrom at 10 keV.
         let expected = 2.0 * 5.067_73 * ((0.076f64).atan() / 2.0).sin();
         assert!((geometry.q(0, 1000) / expected - 1.0).abs() < 1e-5);

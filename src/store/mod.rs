@@ -19,10 +19,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::ids::{ActionId, AttemptId, EndpointId, SessionId, TaskId, TokenId};
-use crate::task::life::{End, Hold, Life, Limits, Outcome, Phase, Refusal, Stage};
+use crate::protocol::session::Leased;
+use crate::task::life::{End, Hold, HoldStage, Life, Limits, Outcome, Phase, Refusal};
 use crate::task::names::{EndpointName, Group, Label, RequestId, Subject};
 use crate::task::result::{LARGEST_DOCUMENT, TaskResult};
-use crate::task::session::Leased;
 use crate::task::spec::{Kind, TaskSpec};
 use crate::task::time::Moment;
 
@@ -113,9 +113,9 @@ pub struct Report {
 
 /// How far a store's writing has come: what was done before a mark is on disk no later than that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Mark(u64);
+pub struct CommitMark(u64);
 
-impl Mark {
+impl CommitMark {
     /// The one after it.
     fn next(self) -> Self {
         Self(self.0 + 1)
@@ -203,8 +203,8 @@ impl StateName {
     pub fn of(life: &Life) -> Self {
         match &life.phase {
             Phase::Queued { .. } => Self::Queued,
-            Phase::Held(Hold { stage: Stage::Leased, .. }) => Self::Leased,
-            Phase::Held(Hold { stage: Stage::Running, .. }) => Self::Running,
+            Phase::Held(Hold { stage: HoldStage::Leased, .. }) => Self::Leased,
+            Phase::Held(Hold { stage: HoldStage::Running, .. }) => Self::Running,
             Phase::Ended(End::Succeeded) => Self::Succeeded,
             Phase::Ended(End::Failed(_)) => Self::Failed,
             Phase::Ended(End::Cancelled) => Self::Cancelled,
@@ -411,11 +411,11 @@ pub trait Store: Send + Sync + 'static {
         &self,
         reports: Vec<Report>,
         now: Moment,
-    ) -> impl Future<Output = Result<(Vec<Changed>, Mark), StoreError>> + Send;
+    ) -> impl Future<Output = Result<(Vec<Changed>, CommitMark), StoreError>> + Send;
 
     /// Ends when what a mark stands for is on disk. It waits for other calls to bring it there for some milliseconds
     /// first.
-    fn on_disk(&self, mark: Mark) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn on_disk(&self, mark: CommitMark) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Cancels tasks.
     fn cancel(&self, tasks: Vec<TaskId>, now: Moment) -> impl Future<Output = Result<Vec<Changed>, StoreError>> + Send;

@@ -60,14 +60,14 @@ pub struct Hold {
     /// When the lease ends unless it is renewed.
     pub until: Moment,
     /// How far the endpoint is.
-    pub stage: Stage,
+    pub stage: HoldStage,
     /// What is wanted of it.
     pub wish: Wish,
 }
 
 /// How far an attempt is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Stage {
+pub enum HoldStage {
     /// It waits at the endpoint.
     Leased,
     /// A worker computes it.
@@ -98,7 +98,7 @@ pub enum End {
 
 /// What happens to a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum LifeEvent {
     /// An endpoint takes it.
     Lease {
         /// Which.
@@ -198,35 +198,37 @@ impl Life {
     ///
     /// # Errors
     /// The event does not apply; the task is as before.
-    pub fn after(&self, event: &Event, limits: Limits) -> Result<Self, Refusal> {
+    pub fn after(&self, event: &LifeEvent, limits: Limits) -> Result<Self, Refusal> {
         match (&self.phase, event) {
             (Phase::Ended(_), _) => Err(Refusal::Ended),
-            (Phase::Queued { not_before }, Event::Lease { endpoint, until, now }) => {
+            (Phase::Queued { not_before }, LifeEvent::Lease { endpoint, until, now }) => {
                 if not_before > now {
                     Err(Refusal::NotDue)
                 } else {
                     Ok(self.leased(*endpoint, *until))
                 }
             }
-            (Phase::Held(_), Event::Lease { .. }) => Err(Refusal::Held),
-            (Phase::Queued { .. }, Event::Cancel) => Ok(self.ended(End::Cancelled)),
-            (Phase::Queued { .. }, Event::Deadline) => Ok(self.ended(End::Failed(Failure::deadline()))),
-            (Phase::Queued { .. }, Event::Expire { .. }) => Err(Refusal::NotDue),
-            (Phase::Held(hold), Event::Cancel) => Ok(self.held(Hold { wish: Wish::Cancel, ..*hold })),
-            (Phase::Held(hold), Event::Deadline) => Ok(self.held(Hold { wish: hold.wish.or_deadline(), ..*hold })),
-            (Phase::Held(hold), Event::Expire { now }) => {
+            (Phase::Held(_), LifeEvent::Lease { .. }) => Err(Refusal::Held),
+            (Phase::Queued { .. }, LifeEvent::Cancel) => Ok(self.ended(End::Cancelled)),
+            (Phase::Queued { .. }, LifeEvent::Deadline) => Ok(self.ended(End::Failed(Failure::deadline()))),
+            (Phase::Queued { .. }, LifeEvent::Expire { .. }) => Err(Refusal::NotDue),
+            (Phase::Held(hold), LifeEvent::Cancel) => Ok(self.held(Hold { wish: Wish::Cancel, ..*hold })),
+            (Phase::Held(hold), LifeEvent::Deadline) => Ok(self.held(Hold { wish: hold.wish.or_deadline(), ..*hold })),
+            (Phase::Held(hold), LifeEvent::Expire { now }) => {
                 if hold.until > *now {
                     return Err(Refusal::NotDue);
                 }
                 Ok(self.reported(hold, &Outcome::Lost(Loss::LeaseExpired), *now, limits))
             }
-            (_, Event::Start(attempt)) => Ok(self.held(Hold { stage: Stage::Running, ..*self.holder(*attempt)? })),
-            (_, Event::Renew { attempt, until }) => {
+            (_, LifeEvent::Start(attempt)) => {
+                Ok(self.held(Hold { stage: HoldStage::Running, ..*self.holder(*attempt)? }))
+            }
+            (_, LifeEvent::Renew { attempt, until }) => {
                 let hold = self.holder(*attempt)?;
                 // a late message does not shorten a lease
                 Ok(self.held(Hold { until: hold.until.max(*until), ..*hold }))
             }
-            (_, Event::Report { attempt, outcome, retry_at }) => {
+            (_, LifeEvent::Report { attempt, outcome, retry_at }) => {
                 Ok(self.reported(self.holder(*attempt)?, outcome, *retry_at, limits))
             }
         }
@@ -256,7 +258,7 @@ impl Life {
 
     fn leased(&self, endpoint: EndpointId, until: Moment) -> Self {
         let attempt = self.attempt.map_or(AttemptNumber::FIRST, AttemptNumber::next);
-        let hold = Hold { attempt, endpoint, until, stage: Stage::Leased, wish: Wish::Finish };
+        let hold = Hold { attempt, endpoint, until, stage: HoldStage::Leased, wish: Wish::Finish };
         Self { attempt: Some(attempt), ..self.held(hold) }
     }
 
@@ -325,12 +327,12 @@ mod tests {
         AttemptNumber::new(number).expect("from 1")
     }
 
-    fn lease(until: u64) -> Event {
-        Event::Lease { endpoint: endpoint(1), until: at(until), now: at(0) }
+    fn lease(until: u64) -> LifeEvent {
+        LifeEvent::Lease { endpoint: endpoint(1), until: at(until), now: at(0) }
     }
 
-    fn report(number: u32, outcome: Outcome) -> Event {
-        Event::Report { attempt: attempt(number), outcome, retry_at: at(0) }
+    fn report(number: u32, outcome: Outcome) -> LifeEvent {
+        LifeEvent::Report { attempt: attempt(number), outcome, retry_at: at(0) }
     }
 
     fn failed(fault: Fault) -> Outcome {
@@ -338,7 +340,7 @@ mod tests {
     }
 
     /// Applies events that must all apply.
-    fn after(events: &[Event]) -> Life {
+    fn after(events: &[LifeEvent]) -> Life {
         events.iter().fold(Life::new(at(0)), |life, event| {
             life.after(event, LIMITS).unwrap_or_else(|refusal| panic!("{event:?}: {refusal}"))
         })
@@ -346,8 +348,8 @@ mod tests {
 
     #[test]
     fn a_late_report_of_an_older_attempt_is_refused() {
-        let again = Event::Lease { endpoint: endpoint(2), until: at(30), now: at(10) };
-        let life = after(&[lease(10), Event::Expire { now: at(10) }, again]);
+        let again = LifeEvent::Lease { endpoint: endpoint(2), until: at(30), now: at(10) };
+        let life = after(&[lease(10), LifeEvent::Expire { now: at(10) }, again]);
         let late = life.after(&report(1, Outcome::Succeeded), LIMITS);
         assert_eq!(late, Err(Refusal::Fenced { reported: attempt(1), newest: Some(attempt(2)) }));
         let done = life.after(&report(2, Outcome::Succeeded), LIMITS).expect("applies");
@@ -391,9 +393,9 @@ mod tests {
 
     #[test]
     fn cancelling_ends_a_queued_task_and_asks_a_held_one() {
-        assert_eq!(after(&[Event::Cancel]).end(), Some(&End::Cancelled));
-        let asked = after(&[lease(10), Event::Start(attempt(1)), Event::Cancel]);
-        assert_eq!(asked.hold().map(|hold| (hold.wish, hold.stage)), Some((Wish::Cancel, Stage::Running)));
+        assert_eq!(after(&[LifeEvent::Cancel]).end(), Some(&End::Cancelled));
+        let asked = after(&[lease(10), LifeEvent::Start(attempt(1)), LifeEvent::Cancel]);
+        assert_eq!(asked.hold().map(|hold| (hold.wish, hold.stage)), Some((Wish::Cancel, HoldStage::Running)));
         for outcome in [Outcome::Cancelled, failed(Fault::Program), Outcome::Lost(Loss::NodeLost)] {
             let ended = asked.after(&report(1, outcome), LIMITS).expect("reports");
             assert_eq!(ended.end(), Some(&End::Cancelled));
@@ -401,14 +403,14 @@ mod tests {
         // it was faster than the wish: the result exists
         let finished = asked.after(&report(1, Outcome::Succeeded), LIMITS).expect("reports");
         assert_eq!(finished.end(), Some(&End::Succeeded));
-        let expired = asked.after(&Event::Expire { now: at(10) }, LIMITS).expect("expires");
+        let expired = asked.after(&LifeEvent::Expire { now: at(10) }, LIMITS).expect("expires");
         assert_eq!(expired.end(), Some(&End::Cancelled));
     }
 
     #[test]
     fn a_deadline_fails_the_task() {
-        let queued = after(&[Event::Deadline]);
-        let held = after(&[lease(10), Event::Deadline, report(1, Outcome::Cancelled)]);
+        let queued = after(&[LifeEvent::Deadline]);
+        let held = after(&[lease(10), LifeEvent::Deadline, report(1, Outcome::Cancelled)]);
         for life in [queued, held] {
             assert!(matches!(life.end(), Some(End::Failed(failure)) if failure.fault == Fault::Deadline));
         }
@@ -418,7 +420,7 @@ mod tests {
     fn a_task_waits_for_its_moment() {
         let life = Life::new(at(5));
         assert_eq!(life.after(&lease(10), LIMITS), Err(Refusal::NotDue));
-        let then = Event::Lease { endpoint: endpoint(1), until: at(10), now: at(5) };
+        let then = LifeEvent::Lease { endpoint: endpoint(1), until: at(10), now: at(5) };
         assert!(life.after(&then, LIMITS).is_ok());
     }
 
@@ -433,18 +435,18 @@ mod tests {
         ]
     }
 
-    fn event() -> impl Strategy<Value = Event> {
+    fn event() -> impl Strategy<Value = LifeEvent> {
         let number = 1u32..12;
         prop_oneof![
             8 => (1u128..3, 0u64..100, 0u64..50)
-                .prop_map(|(e, until, now)| Event::Lease { endpoint: endpoint(e), until: at(until), now: at(now) }),
-            3 => number.clone().prop_map(|n| Event::Start(attempt(n))),
-            3 => (number.clone(), 0u64..100).prop_map(|(n, until)| Event::Renew { attempt: attempt(n), until: at(until) }),
+                .prop_map(|(e, until, now)| LifeEvent::Lease { endpoint: endpoint(e), until: at(until), now: at(now) }),
+            3 => number.clone().prop_map(|n| LifeEvent::Start(attempt(n))),
+            3 => (number.clone(), 0u64..100).prop_map(|(n, until)| LifeEvent::Renew { attempt: attempt(n), until: at(until) }),
             6 => (number, outcome(), 0u64..30)
-                .prop_map(|(n, outcome, retry)| Event::Report { attempt: attempt(n), outcome, retry_at: at(retry) }),
-            3 => (0u64..100).prop_map(|now| Event::Expire { now: at(now) }),
-            1 => Just(Event::Cancel),
-            1 => Just(Event::Deadline),
+                .prop_map(|(n, outcome, retry)| LifeEvent::Report { attempt: attempt(n), outcome, retry_at: at(retry) }),
+            3 => (0u64..100).prop_map(|now| LifeEvent::Expire { now: at(now) }),
+            1 => Just(LifeEvent::Cancel),
+            1 => Just(LifeEvent::Deadline),
         ]
     }
 
@@ -459,23 +461,23 @@ mod tests {
                 prop_assert!(life.end().is_none());
                 // attempts ascend by one, and by leases alone
                 let number = |life: &Life| life.attempt.map_or(0, AttemptNumber::get);
-                let leased = matches!(event, Event::Lease { .. });
+                let leased = matches!(event, LifeEvent::Lease { .. });
                 prop_assert_eq!(number(&next), number(&life) + u32::from(leased));
                 // a hold is always of the newest attempt
                 prop_assert!(next.hold().is_none_or(|hold| Some(hold.attempt) == next.attempt));
                 // only the holder is heard
-                if let Event::Report { attempt, .. } | Event::Renew { attempt, .. } | Event::Start(attempt) = &event {
+                if let LifeEvent::Report { attempt, .. } | LifeEvent::Renew { attempt, .. } | LifeEvent::Start(attempt) = &event {
                     prop_assert_eq!(Some(*attempt), life.hold().map(|hold| hold.attempt));
                 }
                 // limits hold, and losses cost nothing
                 prop_assert!(next.failures <= LIMITS.retries && next.crashes <= LIMITS.crashes);
-                let counted = matches!(&event, Event::Report { outcome: Outcome::Failed(_) | Outcome::Lost(Loss::Crashed), .. });
+                let counted = matches!(&event, LifeEvent::Report { outcome: Outcome::Failed(_) | Outcome::Lost(Loss::Crashed), .. });
                 prop_assert!(counted || (next.failures, next.crashes) == (life.failures, life.crashes));
                 // success is reported, never concluded
-                let success = matches!(&event, Event::Report { outcome: Outcome::Succeeded, .. });
+                let success = matches!(&event, LifeEvent::Report { outcome: Outcome::Succeeded, .. });
                 prop_assert_eq!(next.end() == Some(&End::Succeeded), success);
                 // a cancelled task never waits for another attempt
-                cancelled |= event == Event::Cancel;
+                cancelled |= event == LifeEvent::Cancel;
                 let queued = matches!(next.phase, Phase::Queued { .. });
                 prop_assert!(!(cancelled && queued));
                 life = next;

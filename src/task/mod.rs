@@ -2,13 +2,11 @@
 
 pub mod bins;
 pub mod correlate;
-pub mod crew;
 pub mod failure;
 pub mod life;
 pub mod names;
 pub mod result;
 pub mod retry;
-pub mod session;
 pub mod spec;
 pub mod template;
 pub mod time;

@@ -75,11 +75,11 @@ pub enum Work {
 /// A line of an executor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Said {
+pub enum ExecutorLine {
     /// It has come so far.
     Progress(Step),
     /// It has ended: the last line.
-    Over(Over),
+    Conclusion(Conclusion),
 }
 
 /// How far an executor is.
@@ -97,7 +97,7 @@ pub struct Step {
 /// How an executor ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Over {
+pub struct Conclusion {
     /// How.
     pub outcome: Outcome,
     /// What it left.
@@ -166,12 +166,12 @@ mod tests {
 
     #[test]
     fn lines_have_one_form() {
-        let said = Said::Progress(Step { step: "correlating".into(), done: 1, total: 2 });
+        let said = ExecutorLine::Progress(Step { step: "correlating".into(), done: 1, total: 2 });
         let text = r#"{"progress":{"step":"correlating","done":1,"total":2}}"#;
         assert_eq!(serde_json::to_string(&said).expect("json"), text);
-        assert_eq!(serde_json::from_str::<Said>(text).expect("a line"), said);
+        assert_eq!(serde_json::from_str::<ExecutorLine>(text).expect("a line"), said);
         for other in [r#"{"progress":{"step":"","done":1,"total":2,"eta":3}}"#, r#"{"done":{}}"#, "1", ""] {
-            assert!(serde_json::from_str::<Said>(other).is_err(), "{other}");
+            assert!(serde_json::from_str::<ExecutorLine>(other).is_err(), "{other}");
         }
     }
 }

@@ -14,22 +14,22 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::assignment::{Computation, SlotGpu, Work};
-use super::executor::{Attempt, Executors, Finished, Remains, Slot, Watch};
-use super::gpus::{Gpus, Seated, Test, verdict};
-use super::link::{Dial, Line, LinkError};
+use super::endpoint_link::{DialEndpoint, EndpointConnection, EndpointLinkError};
+use super::executor::{Attempt, AttemptWatch, Executors, Finished, Remains, Slot};
+use super::gpus::{AssignedSlot, Gpus, Test, verdict};
 use super::paths::{self, work_of};
 use crate::config::endpoint::Site;
 use crate::gpu::health;
 use crate::ids::{AttemptId, AttemptNumber, BlockId, TaskId, WorkerId};
+use crate::protocol::session::{Progress, Reported, Stop};
+use crate::protocol::worker::{FromWorker, GpuState, Handout, Joining, Room, ToWorker, WorkerFacts};
 use crate::runtime::lease::Lease;
 use crate::runtime::tasks::spawn;
-use crate::task::crew::{Facts, FromWorker, GpuState, Handout, Joining, Room, ToWorker};
 use crate::task::failure::{Failure, Fault, Loss, chain};
 use crate::task::life::Outcome;
 use crate::task::names::TemplateName;
 use crate::task::result::TaskResult;
 use crate::task::retry::doubled;
-use crate::task::session::{Progress, Reported, Stop};
 use crate::task::spec::{ByPlace, Place, TaskSpec};
 use crate::task::template::{TemplateError, Templates};
 
@@ -70,7 +70,7 @@ const LOOK: Duration = Duration::from_secs(60);
 
 /// Who a worker is, and what it has.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct WorkerSettings {
     /// Which.
     pub worker: WorkerId,
     /// Part of which block.
@@ -81,7 +81,7 @@ pub struct Settings {
     pub slots: u32,
     /// Attempts that do not compute, at once.
     pub login_slots: u32,
-    /// What each that computes may use; where there are more seats of GPUs than slots they share it.
+    /// What each that computes may use; where there are more slots of GPUs than of CPUs they share it.
     pub slot: Slot,
 }
 
@@ -90,7 +90,7 @@ pub struct Settings {
 pub enum WorkerError {
     /// The endpoint does not want it.
     #[error(transparent)]
-    Refused(LinkError),
+    Refused(EndpointLinkError),
     /// Nobody wants it.
     #[error("no endpoint answered for {} s, and attempts have no lease any more", .0.as_secs())]
     Alone(Duration),
@@ -109,8 +109,8 @@ pub enum WorkerError {
 ///
 /// # Errors
 /// See [`WorkerError`].
-pub async fn run<D: Dial>(
-    settings: Settings,
+pub async fn run<D: DialEndpoint>(
+    settings: WorkerSettings,
     gpus: Gpus,
     changed: Arc<Notify>,
     executors: Executors,
@@ -122,7 +122,7 @@ pub async fn run<D: Dial>(
     let worker = Worker {
         settings,
         gpus,
-        facts: Facts::default(),
+        facts: WorkerFacts::default(),
         told: now,
         executors,
         dial: Arc::new(dial),
@@ -134,7 +134,7 @@ pub async fn run<D: Dial>(
         running: HashMap::new(),
         remaining: HashMap::new(),
         used: ByPlace::default(),
-        over: BTreeMap::new(),
+        reports: BTreeMap::new(),
         lease: Lease::default(),
         beats: Beats { number: 0, every: BEAT, next: now },
         alone: Some(now),
@@ -146,10 +146,10 @@ pub async fn run<D: Dial>(
 }
 
 /// What the loop hears.
-enum Event {
-    Dialled(Result<Line, LinkError>),
-    Said(ToWorker),
-    HungUp,
+enum WorkerEvent {
+    Dialled(Result<EndpointConnection, EndpointLinkError>),
+    Message(ToWorker),
+    Disconnected,
     Progress(Progress),
     Finished(AttemptId, Finished),
     Tested(AttemptId, Test, Finished),
@@ -158,16 +158,16 @@ enum Event {
 }
 
 struct Worker<D> {
-    settings: Settings,
-    /// The seats of attempts that compute.
+    settings: WorkerSettings,
+    /// The slots of attempts that compute.
     gpus: Gpus,
     /// What was said last of what it has, and when.
-    facts: Facts,
+    facts: WorkerFacts,
     told: Instant,
     executors: Executors,
     dial: Arc<D>,
     // unbounded: what comes in is bounded by slots, by the connection's channel and by progress of four a second
-    tell: mpsc::UnboundedSender<Event>,
+    tell: mpsc::UnboundedSender<WorkerEvent>,
     site: Arc<Site>,
     templates: Arc<Templates>,
     line: Option<mpsc::Sender<FromWorker>>,
@@ -177,7 +177,7 @@ struct Worker<D> {
     remaining: HashMap<AttemptId, Place>,
     used: ByPlace<u32>,
     /// Reports that the endpoint has not recorded.
-    over: BTreeMap<AttemptId, Reported>,
+    reports: BTreeMap<AttemptId, Reported>,
     /// How long attempts may run, by the beats that the endpoint has answered.
     lease: Lease,
     beats: Beats,
@@ -212,15 +212,15 @@ struct Beats {
 /// What is to be said, and by when.
 #[derive(Default)]
 struct Outbox {
-    began: Vec<AttemptId>,
-    over: Vec<AttemptId>,
+    started: Vec<AttemptId>,
+    reports: Vec<AttemptId>,
     due: Option<Instant>,
 }
 
-impl<D: Dial> Worker<D> {
+impl<D: DialEndpoint> Worker<D> {
     async fn serve(
         mut self,
-        mut heard: mpsc::UnboundedReceiver<Event>,
+        mut heard: mpsc::UnboundedReceiver<WorkerEvent>,
         changed: Arc<Notify>,
         asked: CancellationToken,
     ) -> Result<(), WorkerError> {
@@ -238,7 +238,7 @@ impl<D: Dial> Worker<D> {
                 () = asked.cancelled(), if self.leaving.is_none() => self.leave(),
             }
             for event in events.drain(..) {
-                self.hear(event)?;
+                self.handle(event)?;
             }
             self.look_at_the_clock()?;
             self.look_at_the_gpus();
@@ -248,34 +248,36 @@ impl<D: Dial> Worker<D> {
                 break;
             }
         }
-        self.say(FromWorker::Leaving);
+        self.send_now(FromWorker::Leaving);
         Ok(())
     }
 
-    fn hear(&mut self, event: Event) -> Result<(), WorkerError> {
+    fn handle(&mut self, event: WorkerEvent) -> Result<(), WorkerError> {
         match event {
-            Event::Dialled(Ok(line)) => self.joined(line)?,
-            Event::Dialled(Err(error @ LinkError::Refused(_))) => return Err(WorkerError::Refused(error)),
-            Event::Dialled(Err(error @ LinkError::Unreachable(_))) => {
+            WorkerEvent::Dialled(Ok(line)) => self.joined(line)?,
+            WorkerEvent::Dialled(Err(error @ EndpointLinkError::Refused(_))) => {
+                return Err(WorkerError::Refused(error));
+            }
+            WorkerEvent::Dialled(Err(error @ EndpointLinkError::Unreachable(_))) => {
                 tracing::debug!(error = chain(&error), "no endpoint");
                 self.failed += 1;
                 self.connect(doubled(PAUSE, self.failed, LONGEST_PAUSE));
             }
-            Event::Said(said) => self.told(said),
-            Event::HungUp => {
+            WorkerEvent::Message(said) => self.on_message(said),
+            WorkerEvent::Disconnected => {
                 tracing::warn!("the connection with the endpoint has ended");
                 self.line = None;
                 self.alone = Some(Instant::now());
                 self.connect(Duration::ZERO);
             }
-            Event::Progress(progress) => {
+            WorkerEvent::Progress(progress) => {
                 if self.running.contains_key(&progress.attempt) {
-                    self.say(FromWorker::Progress(progress));
+                    self.send_now(FromWorker::Progress(progress));
                 }
             }
-            Event::Finished(attempt, finished) => self.finished(attempt, finished),
-            Event::Tested(id, test, finished) => self.tested(id, &test, finished),
-            Event::Gone(attempt) => {
+            WorkerEvent::Finished(attempt, finished) => self.finished(attempt, finished),
+            WorkerEvent::Tested(id, test, finished) => self.tested(id, &test, finished),
+            WorkerEvent::Gone(attempt) => {
                 tracing::info!(%attempt, "a process that was killed has ended after all");
                 if let Some(place) = self.remaining.remove(&attempt) {
                     *self.used.at(place) -= 1;
@@ -287,21 +289,21 @@ impl<D: Dial> Worker<D> {
     }
 
     fn connect(&self, pause: Duration) {
-        let attempts = self.running.keys().chain(self.over.keys()).copied();
+        let attempts = self.running.keys().chain(self.reports.keys()).copied();
         let attempts = attempts.chain(self.waiting.all().map(|handout| handout.attempt)).collect();
-        let Settings { worker, block, host, slots: _, login_slots: _, slot: _ } = self.settings.clone();
+        let WorkerSettings { worker, block, host, slots: _, login_slots: _, slot: _ } = self.settings.clone();
         let room = self.facts.room;
         let joining = Joining { worker, block, host, pid: std::process::id(), room, attempts };
         let (dial, tell) = (Arc::clone(&self.dial), self.tell.clone());
         // ends with the try
         spawn("endpoint link", async move {
             tokio::time::sleep(pause).await;
-            let _ended = tell.send(Event::Dialled(dial.dial(joining).await));
+            let _ended = tell.send(WorkerEvent::Dialled(dial.dial(joining).await));
         });
     }
 
-    fn joined(&mut self, line: Line) -> Result<(), WorkerError> {
-        let Line { site, say, mut hear } = line;
+    fn joined(&mut self, line: EndpointConnection) -> Result<(), WorkerError> {
+        let EndpointConnection { site, say, mut hear } = line;
         let templates = site.templates().map_err(|(name, source)| WorkerError::Command { name, source })?;
         (self.site, self.templates) = (Arc::new(site), Arc::new(templates));
         (self.line, self.alone, self.failed) = (Some(say), None, 0);
@@ -309,23 +311,23 @@ impl<D: Dial> Worker<D> {
         // ends with the connection
         spawn("endpoint's words", async move {
             while let Some(said) = hear.recv().await {
-                if tell.send(Event::Said(said)).is_err() {
+                if tell.send(WorkerEvent::Message(said)).is_err() {
                     return;
                 }
             }
-            let _ended = tell.send(Event::HungUp);
+            let _ended = tell.send(WorkerEvent::Disconnected);
         });
         self.lease.hung_up();
         self.beats.next = Instant::now();
-        self.outbox.over = self.over.keys().copied().collect();
-        self.outbox.began = self.running.keys().copied().collect();
+        self.outbox.reports = self.reports.keys().copied().collect();
+        self.outbox.started = self.running.keys().copied().collect();
         if !self.facts.gpus.is_empty() || self.facts.trouble.is_some() {
-            self.say(FromWorker::Facts(self.facts.clone()));
+            self.send_now(FromWorker::Facts(self.facts.clone()));
         }
         Ok(())
     }
 
-    fn told(&mut self, said: ToWorker) {
+    fn on_message(&mut self, said: ToWorker) {
         match said {
             ToWorker::Work(handouts) => handouts.into_iter().for_each(|handout| self.take(handout)),
             ToWorker::Stop(stops) => stops.into_iter().for_each(|Stop { attempt, reason: _ }| self.stop(attempt)),
@@ -335,7 +337,7 @@ impl<D: Dial> Worker<D> {
                 }
             }),
             ToWorker::Recorded(attempts) => attempts.iter().for_each(|attempt| {
-                self.over.remove(attempt);
+                self.reports.remove(attempt);
             }),
             ToWorker::Lease { number, lasts } => {
                 if let Some(asked) = self.lease.renewed(number, lasts) {
@@ -366,7 +368,7 @@ impl<D: Dial> Worker<D> {
 
     fn has(&self, attempt: AttemptId) -> bool {
         self.running.contains_key(&attempt)
-            || self.over.contains_key(&attempt)
+            || self.reports.contains_key(&attempt)
             || self.waiting.all().any(|handout| handout.attempt == attempt)
     }
 
@@ -419,7 +421,7 @@ impl<D: Dial> Worker<D> {
             }
             None => {
                 *self.used.at(place) -= 1;
-                result.gpu_energy_mj = self.gpus.rise(attempt);
+                result.gpu_energy_mj = self.gpus.release(attempt);
             }
         }
         let outcome = match (outcome, lost) {
@@ -441,9 +443,9 @@ impl<D: Dial> Worker<D> {
             Outcome::Cancelled | Outcome::Lost(_) => format!("see {}", self.executors.log(id).display()),
         };
         match outcome {
-            health::Outcome::Passed => tracing::info!(gpu, "the GPU has passed its self-test"),
-            health::Outcome::Failed => tracing::error!(gpu, why, "the GPU has failed its self-test"),
-            health::Outcome::NotRun => tracing::warn!(gpu, why, "the self-test of the GPU could not be run"),
+            health::TestOutcome::Passed => tracing::info!(gpu, "the GPU has passed its self-test"),
+            health::TestOutcome::Failed => tracing::error!(gpu, why, "the GPU has failed its self-test"),
+            health::TestOutcome::NotRun => tracing::warn!(gpu, why, "the self-test of the GPU could not be run"),
         }
         self.gpus.tested(test, outcome);
         if let Some(process) = remains {
@@ -458,13 +460,13 @@ impl<D: Dial> Worker<D> {
         // ends with the process, or with this one
         spawn("killed process", async move {
             process.gone().await;
-            let _ended = tell.send(Event::Gone(attempt));
+            let _ended = tell.send(WorkerEvent::Gone(attempt));
         });
     }
 
     fn report(&mut self, attempt: AttemptId, outcome: Outcome, result: TaskResult) {
-        self.over.insert(attempt, Reported { attempt, outcome, result });
-        self.outbox.over.push(attempt);
+        self.reports.insert(attempt, Reported { attempt, outcome, result });
+        self.outbox.reports.push(attempt);
     }
 
     fn look_at_the_clock(&mut self) -> Result<(), WorkerError> {
@@ -472,7 +474,7 @@ impl<D: Dial> Worker<D> {
         if self.line.is_some() && now >= self.beats.next {
             let number = self.beats.next(now);
             self.lease.ask(number, now);
-            self.say(FromWorker::Beat { number });
+            self.send_now(FromWorker::Beat { number });
         }
         let has_run_out = self.lease.end().is_some_and(|end| now >= end);
         if has_run_out && self.running.values().any(|running| running.lost.is_none()) {
@@ -517,14 +519,14 @@ impl<D: Dial> Worker<D> {
             || is_time;
         if differs {
             (self.facts, self.told) = (facts, Instant::now());
-            self.say(FromWorker::Facts(self.facts.clone()));
+            self.send_now(FromWorker::Facts(self.facts.clone()));
         }
     }
 
-    fn own_facts(&self) -> Facts {
+    fn own_facts(&self) -> WorkerFacts {
         let lost = self.remaining.values().filter(|place| **place == Place::Login).count() as u32;
         let room = Room { slots: self.gpus.room(), login: self.settings.login_slots.saturating_sub(lost) };
-        Facts { room, gpus: self.gpus.facts(), trouble: self.gpus.trouble().map(str::to_owned) }
+        WorkerFacts { room, gpus: self.gpus.facts(), trouble: self.gpus.trouble().map(str::to_owned) }
     }
 
     /// Tests a GPU in a process of its own, as an attempt of no task.
@@ -536,15 +538,15 @@ impl<D: Dial> Worker<D> {
         let (executors, tell) = (self.executors.clone(), self.tell.clone());
         // ends with the test, within its time
         spawn("gpu test", async move {
-            let watch = Watch { progress: watch::channel(None).0, stop: CancellationToken::new() };
+            let watch = AttemptWatch { progress: watch::channel(None).0, stop: CancellationToken::new() };
             let finished = executors.run(attempt, &slot, watch).await;
-            let _ended = tell.send(Event::Tested(id, test, finished));
+            let _ended = tell.send(WorkerEvent::Tested(id, test, finished));
         });
     }
 
-    /// A seat's part, by the seats that there are now: GPUs may be found late.
+    /// A slot's share, by the slots that there are now: GPUs may be found late.
     fn slot(&self, gpu: Option<SlotGpu>) -> Slot {
-        Slot { gpu, ..self.settings.slot.clone().shared(self.settings.slots, self.gpus.seats()) }
+        Slot { gpu, ..self.settings.slot.clone().shared(self.settings.slots, self.gpus.slots()) }
     }
 
     fn due(&self) -> Instant {
@@ -571,15 +573,15 @@ impl<D: Dial> Worker<D> {
                     // nothing needs no process
                     TaskSpec::Nothing => self.report(attempt, Outcome::Succeeded, TaskResult::default()),
                     spec @ (TaskSpec::Correlate(_) | TaskSpec::BatchSetup(_) | TaskSpec::Command(_)) => {
-                        let seated = match place {
-                            Place::Slot => self.gpus.sit(attempt),
-                            Place::Login => Some(Seated { gpu: None }),
+                        let assigned = match place {
+                            Place::Slot => self.gpus.assign(attempt),
+                            Place::Login => Some(AssignedSlot { gpu: None }),
                         };
-                        let Some(seated) = seated else {
+                        let Some(assigned) = assigned else {
                             self.waiting.of(place).push_front(Handout { attempt, spec });
                             break;
                         };
-                        self.launch(attempt, spec, place, seated);
+                        self.launch(attempt, spec, place, assigned);
                     }
                 }
             }
@@ -593,13 +595,13 @@ impl<D: Dial> Worker<D> {
         }
     }
 
-    fn launch(&mut self, attempt: AttemptId, spec: TaskSpec, place: Place, seated: Seated) {
+    fn launch(&mut self, attempt: AttemptId, spec: TaskSpec, place: Place, assigned: AssignedSlot) {
         let stop = CancellationToken::new();
         self.running.insert(attempt, Running { place, stop: stop.clone(), lost: None });
         *self.used.at(place) += 1;
-        self.outbox.began.push(attempt);
+        self.outbox.started.push(attempt);
         let (site, templates) = (Arc::clone(&self.site), Arc::clone(&self.templates));
-        let slot = self.slot(seated.gpu);
+        let slot = self.slot(assigned.gpu);
         let (executors, tell) = (self.executors.clone(), self.tell.clone());
         // ends with the attempt's process
         spawn("attempt", async move {
@@ -610,7 +612,7 @@ impl<D: Dial> Worker<D> {
                 }
                 Err(failure) => Finished::failed(failure),
             };
-            let _ended = tell.send(Event::Finished(attempt, finished));
+            let _ended = tell.send(WorkerEvent::Finished(attempt, finished));
         });
     }
 
@@ -623,18 +625,19 @@ impl<D: Dial> Worker<D> {
         if busy && !self.outbox.is_empty() && now < *self.outbox.due.get_or_insert(now + GATHER) {
             return;
         }
-        let Outbox { mut began, over, due: _ } = std::mem::take(&mut self.outbox);
-        began.retain(|attempt| self.running.contains_key(attempt));
-        if !began.is_empty() {
-            self.say(FromWorker::Began(began));
+        let Outbox { mut started, reports: due_reports, due: _ } = std::mem::take(&mut self.outbox);
+        started.retain(|attempt| self.running.contains_key(attempt));
+        if !started.is_empty() {
+            self.send_now(FromWorker::Started(started));
         }
-        let reports: Vec<Reported> = over.iter().filter_map(|attempt| self.over.get(attempt).cloned()).collect();
+        let reports: Vec<Reported> =
+            due_reports.iter().filter_map(|attempt| self.reports.get(attempt).cloned()).collect();
         if !reports.is_empty() {
-            self.say(FromWorker::Over(reports));
+            self.send_now(FromWorker::Reports(reports));
         }
     }
 
-    fn say(&mut self, message: FromWorker) {
+    fn send_now(&mut self, message: FromWorker) {
         if let Some(line) = &self.line
             && line.try_send(message).is_err()
         {
@@ -646,13 +649,13 @@ impl<D: Dial> Worker<D> {
     fn has_left(&self) -> bool {
         let Some(since) = self.leaving else { return false };
         let heard =
-            self.over.is_empty() || self.line.is_none() || since.elapsed() > LAST_WORDS + super::executor::GRACE;
+            self.reports.is_empty() || self.line.is_none() || since.elapsed() > LAST_WORDS + super::executor::GRACE;
         self.running.is_empty() && heard
     }
 }
 
 /// What is told at once when it changes; a worker's GPUs keep their order.
-fn told(facts: &Facts) -> impl Iterator<Item = (GpuState, &[String])> {
+fn told(facts: &WorkerFacts) -> impl Iterator<Item = (GpuState, &[String])> {
     facts.gpus.iter().map(|gpu| (gpu.state, gpu.reasons.as_slice()))
 }
 
@@ -681,10 +684,10 @@ async fn watched(
     attempt: Attempt,
     slot: Slot,
     stop: CancellationToken,
-    tell: &mpsc::UnboundedSender<Event>,
+    tell: &mpsc::UnboundedSender<WorkerEvent>,
 ) -> Finished {
     let (progress, mut latest) = watch::channel(None);
-    let mut running = std::pin::pin!(executors.run(attempt, &slot, Watch { progress, stop }));
+    let mut running = std::pin::pin!(executors.run(attempt, &slot, AttemptWatch { progress, stop }));
     loop {
         tokio::select! {
             finished = &mut running => return finished,
@@ -692,7 +695,7 @@ async fn watched(
             Ok(()) = latest.changed() => {
                 let told = latest.borrow_and_update().clone();
                 if let Some(progress) = told {
-                    let _ended = tell.send(Event::Progress(progress));
+                    let _ended = tell.send(WorkerEvent::Progress(progress));
                 }
             }
         }
@@ -701,7 +704,7 @@ async fn watched(
 
 impl Outbox {
     fn is_empty(&self) -> bool {
-        self.began.is_empty() && self.over.is_empty()
+        self.started.is_empty() && self.reports.is_empty()
     }
 }
 

@@ -5,11 +5,11 @@ use std::{fs, io};
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use super::assignment::{Assignment, Computation, Over, SlotGpu};
-use super::engines;
-use super::fault;
-use super::job::{self, InputWatch};
+use super::assignment::{Assignment, Computation, Conclusion, SlotGpu};
 use super::paths::allowed;
+use crate::compute::engines;
+use crate::compute::fault;
+use crate::compute::job::{self, InputWatch};
 use crate::dataset::result::verify;
 use crate::engine::{Engine, Observer};
 use crate::task::correlate::CorrelateSpec;
@@ -21,23 +21,23 @@ use crate::task::result::{LARGEST_DOCUMENT, TaskResult};
 const LISTED_PIXELS: usize = 1000;
 
 /// Does the work.
-pub fn execute(assignment: &Assignment, observer: &dyn Observer, watch: &dyn InputWatch) -> Over {
+pub fn execute(assignment: &Assignment, observer: &dyn Observer, watch: &dyn InputWatch) -> Conclusion {
     near(assignment.gpu.as_ref());
     if let Err(error) = allowed(&assignment.work, &assignment.roots) {
-        return Over::failed(Failure::of(error.fault(), &error));
+        return Conclusion::failed(Failure::of(error.fault(), &error));
     }
     match &assignment.work {
         Computation::Correlate(spec) => correlate(assignment, spec, observer, watch),
         Computation::BatchSetup(spec) => made(&spec.directories),
         Computation::SelfTest => match engines::self_test() {
-            Ok(()) => Over::succeeded(TaskResult::default()),
-            Err(error) => Over::failed(Failure::of(error.fault(), &error)),
+            Ok(()) => Conclusion::succeeded(TaskResult::default()),
+            Err(error) => Conclusion::failed(Failure::of(error.fault(), &error)),
         },
-        Computation::Nothing => Over::succeeded(TaskResult::default()),
+        Computation::Nothing => Conclusion::succeeded(TaskResult::default()),
     }
 }
 
-impl Over {
+impl Conclusion {
     /// The work is done.
     pub fn succeeded(result: TaskResult) -> Self {
         Self { outcome: Outcome::Succeeded, result }
@@ -49,7 +49,12 @@ impl Over {
     }
 }
 
-fn correlate(assignment: &Assignment, spec: &CorrelateSpec, observer: &dyn Observer, watch: &dyn InputWatch) -> Over {
+fn correlate(
+    assignment: &Assignment,
+    spec: &CorrelateSpec,
+    observer: &dyn Observer,
+    watch: &dyn InputWatch,
+) -> Conclusion {
     // a task may ask for less than its slot has, never for more
     let spec = CorrelateSpec {
         threads: Some(spec.threads.map_or(assignment.threads, |asked| asked.min(assignment.threads))),
@@ -58,17 +63,17 @@ fn correlate(assignment: &Assignment, spec: &CorrelateSpec, observer: &dyn Obser
     };
     let engine = match engine(assignment, &spec) {
         Ok(engine) => engine,
-        Err(outcome) => return Over { outcome, result: TaskResult::default() },
+        Err(outcome) => return Conclusion { outcome, result: TaskResult::default() },
     };
     let done = match job::run_watched(&spec, engine.as_ref(), observer, watch) {
         Ok(done) => done,
-        Err(error) => return Over { outcome: fault::outcome(&error), result: TaskResult::default() },
+        Err(error) => return Conclusion { outcome: fault::outcome(&error), result: TaskResult::default() },
     };
     if let Err(error) = verify(&done.result, spec.analyses) {
-        return Over::failed(Failure::of(Fault::Program, &error));
+        return Conclusion::failed(Failure::of(Fault::Program, &error));
     }
     let document = Some(document(&spec, &done));
-    Over::succeeded(TaskResult { files: vec![done.result], document, ..TaskResult::default() })
+    Conclusion::succeeded(TaskResult { files: vec![done.result], document, ..TaskResult::default() })
 }
 
 /// Stays on the CPUs near the slot's GPU: threads that are started later do so, too.
@@ -85,7 +90,7 @@ fn near(gpu: Option<&SlotGpu>) {
 /// the CPU never takes a GPU's work unasked.
 fn engine(assignment: &Assignment, spec: &CorrelateSpec) -> Result<Box<dyn Engine>, Outcome> {
     let found = match (&assignment.gpu, spec.recorded.gpu_id) {
-        (Some(gpu), -2 | 0..) => engines::on_seat(gpu.sharers, spec.threads),
+        (Some(gpu), -2 | 0..) => engines::on_slot(gpu.sharers, spec.threads),
         (None, gpu @ 0..) => {
             let message = format!(
                 "GPU {gpu} was asked for (-i {gpu}), and the slots of this endpoint have no GPU; \
@@ -105,7 +110,7 @@ fn engine(assignment: &Assignment, spec: &CorrelateSpec) -> Result<Box<dyn Engin
     }
 }
 
-fn document(spec: &CorrelateSpec, done: &job::Outcome) -> String {
+fn document(spec: &CorrelateSpec, done: &job::JobOutput) -> String {
     let document = done.document(&spec.raw).to_string();
     if document.len() <= LARGEST_DOCUMENT {
         return document;
@@ -115,17 +120,17 @@ fn document(spec: &CorrelateSpec, done: &job::Outcome) -> String {
         done.saturated.len()
     );
     let saturated = done.saturated.iter().take(LISTED_PIXELS).copied().collect();
-    let less = job::Outcome { saturated, warnings: vec![warning], ..done.clone() };
+    let less = job::JobOutput { saturated, warnings: vec![warning], ..done.clone() };
     less.document(&spec.raw).to_string()
 }
 
-fn made(directories: &[PathBuf]) -> Over {
+fn made(directories: &[PathBuf]) -> Conclusion {
     for directory in directories {
         if let Err(error) = fs::create_dir_all(directory) {
-            return Over::failed(Failure::new(of_directory(&error), &refused(directory, &error)));
+            return Conclusion::failed(Failure::new(of_directory(&error), &refused(directory, &error)));
         }
     }
-    Over::succeeded(TaskResult { files: directories.to_vec(), ..TaskResult::default() })
+    Conclusion::succeeded(TaskResult { files: directories.to_vec(), ..TaskResult::default() })
 }
 
 fn of_directory(error: &io::Error) -> Fault {
@@ -158,7 +163,7 @@ mod tests {
     #[test]
     fn a_document_stays_within_its_bounds() {
         let spec = CorrelateSpec::new("/raw", "/qmap", "/out");
-        let mut done = job::Outcome {
+        let mut done = job::JobOutput {
             result: "/out/raw_results.hdf".into(),
             frames: 1,
             bytes: 1,

@@ -1,7 +1,7 @@
-//! The seats of a worker's computing attempts: one a CPU slot, or some for each GPU, which is theirs while they sit. Says
+//! The slots of a worker's computing attempts: one a CPU slot, or some for each GPU, which is theirs while they run. Says
 //! which GPU may be used, when it is to be tested, and how GPUs are. Runs nothing itself.
 //!
-//! Seats on the CPU are for a node without GPUs. When GPUs appear later, the free ones give way to seats of GPUs, the
+//! Slots on the CPU are for a node without GPUs. When GPUs appear later, the free ones give way to slots of GPUs, the
 //! others when their attempts end.
 
 use std::num::NonZeroU32;
@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use super::assignment::SlotGpu;
 use crate::config::endpoint::GpuUse;
-use crate::gpu::health::{self, Era, Outcome, State, Wanted};
+use crate::gpu::health::{self, Era, State, TestOutcome, Wanted};
 use crate::gpu::lock::GpuLock;
 use crate::gpu::visible::near_cpus;
-use crate::gpu::{Gpu, GpuUuid, Identity, Settings, Snapshot, Standing, Watch, WatchError, energy_between};
+use crate::gpu::{Gpu, GpuIdentity, GpuUuid, GpuWatch, Snapshot, Standing, WatchError, WatchSettings, energy_between};
 use crate::ids::AttemptId;
-use crate::task::crew::{GpuFacts, GpuState};
+use crate::protocol::worker::{GpuFacts, GpuState};
 use crate::task::failure::{Fault, Loss, chain};
 use crate::task::life;
 
@@ -23,30 +23,30 @@ mod listing;
 mod locks;
 
 use listing::{Listing, listing, sees_none};
-pub use locks::{TakeError, is_same_gpu, lock_free_gpu, lock_gpu};
+pub use locks::{TakeError, lock_free_gpu, lock_gpu};
 
 /// The driver is given so long to tell which GPUs there are: on a node with eight it takes some seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Where GPUs and seats come from.
+/// Where GPUs and slots come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Choice {
     /// Whether GPUs are used.
     pub gpus: GpuUse,
-    /// Seats without GPUs.
+    /// Slots without GPUs.
     pub slots: u32,
-    /// Seats of each GPU.
+    /// Slots of each GPU.
     pub slots_per_gpu: NonZeroU32,
     /// How long a GPU must have been well before it is tested again after a quarantine.
     pub quiet: Duration,
 }
 
-/// The seats.
+/// The slots.
 pub struct Gpus {
     choice: Choice,
-    watch: Option<Watch>,
+    watch: Option<GpuWatch>,
     own: Vec<Own>,
-    seats: Vec<Seat>,
+    slots: Vec<GpuSlot>,
     list: List,
 }
 
@@ -67,7 +67,7 @@ enum List {
 /// A GPU, or MIG instance, that is ours.
 #[derive(Debug)]
 struct Own {
-    identity: Identity,
+    identity: GpuIdentity,
     cpus: Vec<u32>,
     /// None: another process has it, or the lock cannot be had.
     lock: Option<GpuLock>,
@@ -95,25 +95,25 @@ struct Remaining {
 }
 
 #[derive(Debug)]
-struct Seat {
+struct GpuSlot {
     /// Which of our GPUs.
     gpu: Option<usize>,
-    sits: Option<Sitting>,
+    occupant: Option<Occupant>,
 }
 
-/// An attempt on its seat.
+/// An attempt on its slot.
 #[derive(Debug)]
-struct Sitting {
+struct Occupant {
     attempt: AttemptId,
-    /// What was seen of its GPU when it sat down.
+    /// What was seen of its GPU when it started.
     before: Option<Gpu>,
     /// It is over, and its process is not.
     remains: Option<Remaining>,
 }
 
-/// What an attempt has where it sits.
+/// What an attempt has where it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seated {
+pub struct AssignedSlot {
     /// The GPU; none on the CPU.
     pub gpu: Option<SlotGpu>,
 }
@@ -128,9 +128,9 @@ pub struct Test {
 }
 
 impl Gpus {
-    /// Seats on the CPU alone.
+    /// Slots on the CPU alone.
     fn cpus(choice: Choice) -> Self {
-        Self { choice, watch: None, own: Vec::new(), seats: on_cpus(choice.slots), list: List::Whole }
+        Self { choice, watch: None, own: Vec::new(), slots: on_cpus(choice.slots), list: List::Whole }
     }
 
     /// Looks what the node has; blocks until its driver has answered, for some time. `changed` is called when something
@@ -146,14 +146,14 @@ impl Gpus {
             GpuUse::Auto if sees_none() => return Ok(Self::cpus(choice)),
             GpuUse::Auto => {}
         }
-        let watch = Watch::start(settings(choice.quiet), move |_| changed())?;
+        let watch = GpuWatch::start(settings(choice.quiet), move |_| changed())?;
         let told = watch.wait(PATIENCE, |snapshot| snapshot.round > 0);
         let snapshot = told.unwrap_or_else(|| watch.view().snapshot);
         Ok(Self::watched(choice, watch, snapshot))
     }
 
-    fn watched(choice: Choice, watch: Watch, snapshot: Arc<Snapshot>) -> Self {
-        let mut gpus = Self { choice, watch: Some(watch), own: Vec::new(), seats: Vec::new(), list: List::Whole };
+    fn watched(choice: Choice, watch: GpuWatch, snapshot: Arc<Snapshot>) -> Self {
+        let mut gpus = Self { choice, watch: Some(watch), own: Vec::new(), slots: Vec::new(), list: List::Whole };
         gpus.list(snapshot);
         gpus
     }
@@ -167,14 +167,14 @@ impl Gpus {
         }
     }
 
-    /// Takes in which GPUs there are. A GPU that is known keeps its place: attempts sit there.
+    /// Takes in which GPUs there are. A GPU that is known keeps its place: attempts run there.
     fn list(&mut self, snapshot: Arc<Snapshot>) {
         let (gpus, list) = match listing(&snapshot) {
             Listing::Gpus { gpus, trouble: None } => (gpus, List::Whole),
             Listing::Gpus { gpus, trouble } => (gpus, List::Open { trouble, seen: snapshot }),
             Listing::NoGpus => {
-                if self.own.is_empty() && self.seats.is_empty() {
-                    self.seats = on_cpus(self.choice.slots);
+                if self.own.is_empty() && self.slots.is_empty() {
+                    self.slots = on_cpus(self.choice.slots);
                 }
                 (Vec::new(), List::Open { trouble: None, seen: snapshot })
             }
@@ -188,7 +188,7 @@ impl Gpus {
             let (cpus, gpu) = (near_cpus(&identity, &allowed), Some(self.own.len()));
             let (lock, refused, testing) = (None, None, Testing::Nothing);
             self.own.push(Own { identity, cpus, lock, refused, testing, distrusted: false });
-            self.seats.extend((0..self.choice.slots_per_gpu.get()).map(|_| Seat { gpu, sits: None }));
+            self.slots.extend((0..self.choice.slots_per_gpu.get()).map(|_| GpuSlot { gpu, occupant: None }));
         }
         self.remove_cpus();
         let was = std::mem::replace(&mut self.list, list);
@@ -203,44 +203,44 @@ impl Gpus {
         self.lock();
     }
 
-    /// Seats on the CPU end where there are GPUs: the free ones now, the others when they are free.
+    /// Slots on the CPU end where there are GPUs: the free ones now, the others when they are free.
     fn remove_cpus(&mut self) {
         if !self.own.is_empty() {
-            self.seats.retain(|seat| seat.gpu.is_some() || seat.sits.is_some());
+            self.slots.retain(|slot| slot.gpu.is_some() || slot.occupant.is_some());
         }
     }
 
-    /// How many attempts may sit at once now. A seat with an attempt is one of them, even if it gets no other one: the
+    /// How many attempts may run at once now. A slot with an attempt is one of them, even if it gets no other one: the
     /// endpoint counts that attempt, too.
     pub fn room(&self) -> u32 {
-        let has_room = |seat: &&Seat| !seat.is_lost() && (seat.sits.is_some() || self.may_be_used(seat));
-        self.seats.iter().filter(has_room).count() as u32
+        let has_room = |slot: &&GpuSlot| !slot.is_lost() && (slot.occupant.is_some() || self.may_be_used(slot));
+        self.slots.iter().filter(has_room).count() as u32
     }
 
-    /// All seats, usable or not.
-    pub fn seats(&self) -> u32 {
-        self.seats.len() as u32
+    /// All slots, usable or not.
+    pub fn slots(&self) -> u32 {
+        self.slots.len() as u32
     }
 
-    /// Whether an attempt may sit down.
+    /// Whether an attempt may start.
     pub fn has_free(&self) -> bool {
         self.free().is_some()
     }
 
-    /// Seats an attempt, if there is a seat now: a GPU may have turned bad since anybody looked.
-    pub fn sit(&mut self, attempt: AttemptId) -> Option<Seated> {
-        let seat = self.free()?;
-        let gpu = self.seats[seat].gpu;
+    /// Slots an attempt, if there is a slot now: a GPU may have turned bad since anybody looked.
+    pub fn assign(&mut self, attempt: AttemptId) -> Option<AssignedSlot> {
+        let slot = self.free()?;
+        let gpu = self.slots[slot].gpu;
         let before = gpu.and_then(|gpu| self.seen(gpu));
-        self.seats[seat].sits = Some(Sitting { attempt, before, remains: None });
-        Some(Seated { gpu: gpu.map(|gpu| self.own[gpu].slot(self.choice.slots_per_gpu)) })
+        self.slots[slot].occupant = Some(Occupant { attempt, before, remains: None });
+        Some(AssignedSlot { gpu: gpu.map(|gpu| self.own[gpu].slot(self.choice.slots_per_gpu)) })
     }
 
-    /// An attempt is over, but its process does not end: the seat is not free before that.
+    /// An attempt is over, but its process does not end: the slot is not free before that.
     pub fn remains(&mut self, attempt: AttemptId, pid: Option<i32>) {
-        let sitting = self.seats.iter_mut().filter_map(|seat| seat.sits.as_mut());
-        for sitting in sitting.filter(|sitting| sitting.attempt == attempt) {
-            sitting.remains = Some(Remaining { attempt, pid });
+        let occupant = self.slots.iter_mut().filter_map(|slot| slot.occupant.as_mut());
+        for occupant in occupant.filter(|occupant| occupant.attempt == attempt) {
+            occupant.remains = Some(Remaining { attempt, pid });
         }
     }
 
@@ -257,35 +257,35 @@ impl Gpus {
         for own in self.own.iter_mut().filter(|own| is_its(own.testing)) {
             own.testing = Testing::Nothing;
         }
-        let _used_since_it_was_told = self.rise(attempt);
+        let _used_since_it_was_told = self.release(attempt);
     }
 
     /// An attempt has ended; returns what its GPU has used meanwhile, millijoules. One that was not looked at since it began
     /// does not tell.
-    pub fn rise(&mut self, attempt: AttemptId) -> Option<u64> {
-        let seat = self.seats.iter_mut().find(|seat| seat.is_of(attempt))?;
-        let (gpu, sitting) = (seat.gpu, seat.sits.take());
+    pub fn release(&mut self, attempt: AttemptId) -> Option<u64> {
+        let slot = self.slots.iter_mut().find(|slot| slot.is_of(attempt))?;
+        let (gpu, occupant) = (slot.gpu, slot.occupant.take());
         self.remove_cpus();
-        let (before, after) = (sitting?.before?, self.seen(gpu?)?);
+        let (before, after) = (occupant?.before?, self.seen(gpu?)?);
         (before.sampled < after.sampled).then(|| energy_between(&before.sample, &after.sample))?
     }
 
-    /// Looks at the GPUs anew; returns the attempts that sit on one that is not to be trusted.
+    /// Looks at the GPUs anew; returns the attempts that run on one that is not to be trusted.
     pub fn look(&self) -> Vec<AttemptId> {
         let distrusted = |gpu: usize| match self.standing(&self.own[gpu]) {
             Standing::Known(State::Quarantined) | Standing::Unlisted => true,
             Standing::Known(State::Healthy | State::Suspect) | Standing::Divided | Standing::Stale => false,
         };
-        let seats = self.seats.iter().filter(|seat| seat.gpu.is_some_and(distrusted));
-        seats.filter_map(|seat| seat.sits.as_ref()).map(|sitting| sitting.attempt).collect()
+        let slots = self.slots.iter().filter(|slot| slot.gpu.is_some_and(distrusted));
+        slots.filter_map(|slot| slot.occupant.as_ref()).map(|occupant| occupant.attempt).collect()
     }
 
     /// The tests that are wanted, on GPUs on which nothing runs; each is to be run, and told of.
     pub fn tests(&mut self) -> Vec<Test> {
-        let Some(view) = self.watch.as_ref().map(Watch::view) else { return Vec::new() };
+        let Some(view) = self.watch.as_ref().map(GpuWatch::view) else { return Vec::new() };
         let mut wanted = Vec::new();
         for index in 0..self.own.len() {
-            let busy = self.seats.iter().any(|seat| seat.gpu == Some(index) && seat.sits.is_some());
+            let busy = self.slots.iter().any(|slot| slot.gpu == Some(index) && slot.occupant.is_some());
             let own = &mut self.own[index];
             let gpu = view.snapshot.gpu(&own.identity.uuid);
             let (Some(Gpu { health, .. }), Testing::Nothing, Some(_), false) = (gpu, own.testing, &own.lock, busy)
@@ -305,7 +305,7 @@ impl Gpus {
     }
 
     /// How a test ended.
-    pub fn tested(&mut self, test: &Test, outcome: Outcome) {
+    pub fn tested(&mut self, test: &Test, outcome: TestOutcome) {
         if let Some(own) = self.own.iter_mut().find(|own| own.identity.uuid == test.uuid) {
             (own.testing, own.distrusted) = (Testing::Nothing, false);
         }
@@ -316,28 +316,28 @@ impl Gpus {
 
     /// An attempt on a GPU failed, and not because of its input; on the CPU that says nothing.
     pub fn program_failed(&self, attempt: AttemptId) {
-        let seat = self.seats.iter().find(|seat| seat.is_of(attempt));
-        if let (Some(gpu), Some(watch)) = (seat.and_then(|seat| seat.gpu), &self.watch) {
+        let slot = self.slots.iter().find(|slot| slot.is_of(attempt));
+        if let (Some(gpu), Some(watch)) = (slot.and_then(|slot| slot.gpu), &self.watch) {
             watch.program_failed(&self.own[gpu].identity.uuid);
         }
     }
 
     /// An attempt says that its GPU does not work.
     pub fn distrust(&mut self, attempt: AttemptId) {
-        let seat = self.seats.iter().find(|seat| seat.is_of(attempt));
-        if let Some(gpu) = seat.and_then(|seat| seat.gpu) {
+        let slot = self.slots.iter().find(|slot| slot.is_of(attempt));
+        if let Some(gpu) = slot.and_then(|slot| slot.gpu) {
             self.own[gpu].distrusted = true;
         }
     }
 
-    /// Why there are no seats, or too few, though there may be GPUs.
+    /// Why there are no slots, or too few, though there may be GPUs.
     pub fn trouble(&self) -> Option<&str> {
         self.list.trouble()
     }
 
     /// How the GPUs are, for people.
     pub fn facts(&self) -> Vec<GpuFacts> {
-        let Some(view) = self.watch.as_ref().map(Watch::view) else { return Vec::new() };
+        let Some(view) = self.watch.as_ref().map(GpuWatch::view) else { return Vec::new() };
         let facts = |(index, own): (usize, &Own)| {
             let seen = view.snapshot.gpu(&own.identity.uuid);
             let sample = seen.map(|gpu| gpu.sample.clone()).unwrap_or_default();
@@ -366,8 +366,8 @@ impl Gpus {
 
     /// Processes that keep a GPU, for people.
     fn remaining(&self, gpu: usize) -> impl Iterator<Item = String> {
-        let seats = self.seats.iter().filter(move |seat| seat.gpu == Some(gpu));
-        let attempts = seats.filter_map(|seat| seat.sits.as_ref()?.remains);
+        let slots = self.slots.iter().filter(move |slot| slot.gpu == Some(gpu));
+        let attempts = slots.filter_map(|slot| slot.occupant.as_ref()?.remains);
         let test = match self.own[gpu].testing {
             Testing::Remains(process) => Some(process),
             Testing::Nothing | Testing::Runs => None,
@@ -379,11 +379,11 @@ impl Gpus {
     }
 
     fn free(&self) -> Option<usize> {
-        self.seats.iter().position(|seat| seat.sits.is_none() && self.may_be_used(seat))
+        self.slots.iter().position(|slot| slot.occupant.is_none() && self.may_be_used(slot))
     }
 
-    fn may_be_used(&self, seat: &Seat) -> bool {
-        let Some(own) = seat.gpu.map(|gpu| &self.own[gpu]) else { return true };
+    fn may_be_used(&self, slot: &GpuSlot) -> bool {
+        let Some(own) = slot.gpu.map(|gpu| &self.own[gpu]) else { return true };
         let may = self.watch.as_ref().is_some_and(|watch| watch.may_take_task(&own.identity.uuid));
         may && own.lock.is_some() && own.testing == Testing::Nothing && !own.distrusted
     }
@@ -429,31 +429,31 @@ impl Own {
     }
 }
 
-impl Seat {
+impl GpuSlot {
     /// Whether it is taken by a process of which nobody waits for anything any more.
     fn is_lost(&self) -> bool {
-        self.sits.as_ref().is_some_and(|sitting| sitting.remains.is_some())
+        self.occupant.as_ref().is_some_and(|occupant| occupant.remains.is_some())
     }
 
     fn is_of(&self, attempt: AttemptId) -> bool {
-        self.sits.as_ref().is_some_and(|sitting| sitting.attempt == attempt)
+        self.occupant.as_ref().is_some_and(|occupant| occupant.attempt == attempt)
     }
 }
 
-fn on_cpus(slots: u32) -> Vec<Seat> {
-    (0..slots).map(|_| Seat { gpu: None, sits: None }).collect()
+fn on_cpus(slots: u32) -> Vec<GpuSlot> {
+    (0..slots).map(|_| GpuSlot { gpu: None, occupant: None }).collect()
 }
 
 /// What the end of a self-test's process says of the GPU. A time limit is the program's fault: a GPU that works is done
 /// in seconds. A process that could not be started, or was killed, as for want of memory, says nothing.
-pub fn verdict(ended: &life::Outcome) -> Outcome {
+pub fn verdict(ended: &life::Outcome) -> TestOutcome {
     match ended {
-        life::Outcome::Succeeded => Outcome::Passed,
+        life::Outcome::Succeeded => TestOutcome::Passed,
         life::Outcome::Failed(failure) => match failure.fault {
-            Fault::Program | Fault::Deadline | Fault::Crashes => Outcome::Failed,
-            Fault::Input => Outcome::NotRun,
+            Fault::Program | Fault::Deadline | Fault::Crashes => TestOutcome::Failed,
+            Fault::Input => TestOutcome::NotRun,
         },
-        life::Outcome::Lost(Loss::GpuFault) => Outcome::Failed,
+        life::Outcome::Lost(Loss::GpuFault) => TestOutcome::Failed,
         life::Outcome::Cancelled
         | life::Outcome::Lost(
             Loss::LeaseExpired
@@ -463,15 +463,16 @@ pub fn verdict(ended: &life::Outcome) -> Outcome {
             | Loss::NodeLost
             | Loss::Stopped
             | Loss::Crashed,
-        ) => Outcome::NotRun,
+        ) => TestOutcome::NotRun,
     }
 }
 
 /// The usual settings, no more patient than `quiet` says.
-fn settings(quiet: Duration) -> Settings {
-    let usual = Settings::default();
-    let policy = health::Policy { quarantine_quiet: quiet, settle: usual.policy.settle.min(quiet), ..usual.policy };
-    Settings { policy, interval: usual.interval.min(quiet), reopen: usual.reopen.min(quiet), ..usual }
+fn settings(quiet: Duration) -> WatchSettings {
+    let usual = WatchSettings::default();
+    let policy =
+        health::HealthPolicy { quarantine_quiet: quiet, settle: usual.policy.settle.min(quiet), ..usual.policy };
+    WatchSettings { policy, interval: usual.interval.min(quiet), reopen: usual.reopen.min(quiet), ..usual }
 }
 
 /// The CPUs that this process may use.

@@ -5,16 +5,10 @@
 
 pub mod assignment;
 pub mod daemon;
-pub mod engines;
+pub mod endpoint_link;
 pub mod execute;
 pub mod executor;
-pub mod fault;
 pub mod gpus;
-pub mod job;
-pub mod link;
-pub mod memory;
-pub mod names;
 pub mod paths;
 pub mod reporter;
-pub mod settings;
 pub mod watchdog;

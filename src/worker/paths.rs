@@ -42,7 +42,7 @@ impl PathError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Roots(_) => Fault::Program,
-            Self::Path { source: RootError::Look { source, .. }, .. } => super::fault::of_system(source),
+            Self::Path { source: RootError::Look { source, .. }, .. } => crate::compute::fault::of_system(source),
             Self::Path { .. } | Self::Metadata(_) | Self::Render(_) => Fault::Input,
         }
     }

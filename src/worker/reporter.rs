@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::assignment::{Said, Step};
+use super::assignment::{ExecutorLine, Step};
 use crate::engine::Observer;
 
 /// Progress is told at most four times a second.
@@ -49,7 +49,7 @@ impl<W: Write + Send, S: Fn() -> bool + Sync> Reporter<W, S> {
         let done = self.done.load(Ordering::Relaxed);
         let step = Step { step: told.step.to_owned(), done, total: told.total };
         // without a reader nobody waits for the work either: the worker's end is this process's too
-        let _ = say(&mut told.out, &Said::Progress(step));
+        let _ = say(&mut told.out, &ExecutorLine::Progress(step));
     }
 
     fn lock(&self) -> MutexGuard<'_, Told<W>> {
@@ -83,7 +83,7 @@ impl<W: Write + Send, S: Fn() -> bool + Sync> Observer for Reporter<W, S> {
 ///
 /// # Errors
 /// The pipe's.
-pub fn say(out: &mut impl Write, said: &Said) -> io::Result<()> {
+pub fn say(out: &mut impl Write, said: &ExecutorLine) -> io::Result<()> {
     let mut line = serde_json::to_vec(said)?;
     line.push(b'\n');
     out.write_all(&line)?;
@@ -104,9 +104,9 @@ mod tests {
         let elapsed = reporter.begun.elapsed();
         assert!(reporter.cancelled());
         let text = String::from_utf8(reporter.told.into_inner().expect("not poisoned").out).expect("UTF-8");
-        let lines: Vec<Said> = text.lines().map(|line| serde_json::from_str(line).expect("a line")).collect();
+        let lines: Vec<ExecutorLine> = text.lines().map(|line| serde_json::from_str(line).expect("a line")).collect();
         let most = 1 + elapsed.as_millis() / PAUSE.as_millis();
         assert!((1..=most).contains(&(lines.len() as u128)), "{} lines in {elapsed:?}", lines.len());
-        assert_eq!(lines[0], Said::Progress(Step { step: "correlating".into(), done: 0, total: 100_000 }));
+        assert_eq!(lines[0], ExecutorLine::Progress(Step { step: "correlating".into(), done: 0, total: 100_000 }));
     }
 }

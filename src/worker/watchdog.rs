@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::job::{Input, InputWatch, JobError};
+use crate::compute::job::{Input, InputWatch, JobError};
 use crate::dataset::DatasetError;
 
 /// Sets the limit, in seconds.

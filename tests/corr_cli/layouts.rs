@@ -40,14 +40,14 @@ enum Values {
 
 /// Every dataset of a result by its path.
 fn contents(path: &Path) -> BTreeMap<String, Values> {
-    fn visit(group: &Group, out: &mut BTreeMap<String, Values>) {
+    fn connection(group: &Group, out: &mut BTreeMap<String, Values>) {
         for dataset in group.datasets().expect("datasets") {
             out.insert(dataset.name(), values(&dataset));
         }
-        group.groups().expect("groups").iter().for_each(|group| visit(group, out));
+        group.groups().expect("groups").iter().for_each(|group| connection(group, out));
     }
     let mut out = BTreeMap::new();
-    visit(&File::open(path).expect("a result opens"), &mut out);
+    connection(&File::open(path).expect("a result opens"), &mut out);
     out
 }
 

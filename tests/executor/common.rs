@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use speckled::config::roots::RawRoots;
 use speckled::ids::{AttemptId, AttemptNumber};
+use speckled::protocol::session::Progress;
 use speckled::runtime::ids;
 use speckled::task::correlate::CorrelateSpec;
 use speckled::task::failure::Failure;
 use speckled::task::life::Outcome;
-use speckled::task::session::Progress;
 use speckled::task::spec::{CommandSpec, TaskSpec};
 use speckled::task::template::{RawTemplate, Template};
 use speckled::worker::assignment::{Computation, Work};
-use speckled::worker::executor::{Attempt, Executors, Finished, Setup, Slot, Watch};
+use speckled::worker::executor::{Attempt, AttemptWatch, Executors, Finished, Setup, Slot};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -38,7 +38,7 @@ pub(crate) struct Site {
     executors: Executors,
 }
 
-/// The far ends of a [`Watch`].
+/// The far ends of a [`AttemptWatch`].
 pub(crate) struct Watcher {
     pub(crate) progress: watch::Receiver<Option<Progress>>,
     pub(crate) stop: CancellationToken,
@@ -69,7 +69,7 @@ impl Site {
         self.run_watched(work, None, watched().0).await
     }
 
-    pub(crate) async fn run_watched(&self, work: Work, time_limit: Option<Duration>, watch: Watch) -> Finished {
+    pub(crate) async fn run_watched(&self, work: Work, time_limit: Option<Duration>, watch: AttemptWatch) -> Finished {
         let id = AttemptId { task: ids::task(), number: AttemptNumber::FIRST };
         let finished = self.executors.run(Attempt { id, work, roots: everywhere(), time_limit }, &slot(), watch).await;
         // the attempt's directory goes with it, a moment later
@@ -96,10 +96,10 @@ pub(crate) fn slot() -> Slot {
 }
 
 /// A watch and its far ends.
-pub(crate) fn watched() -> (Watch, Watcher) {
+pub(crate) fn watched() -> (AttemptWatch, Watcher) {
     let (tell, progress) = watch::channel(None);
     let stop = CancellationToken::new();
-    (Watch { progress: tell, stop: stop.clone() }, Watcher { progress, stop })
+    (AttemptWatch { progress: tell, stop: stop.clone() }, Watcher { progress, stop })
 }
 
 /// A script of the shell as a site's command; `$1` is the value.

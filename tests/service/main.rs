@@ -13,7 +13,7 @@ mod world;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use speckled::controller::{Order, OrderedTask};
+use speckled::controller::{Submission, SubmissionTask};
 use speckled::ids::{EndpointId, SessionId, TaskId};
 use speckled::rpc::client::{Client, Target};
 use speckled::rpc::{version, wire};
@@ -79,7 +79,7 @@ impl Session {
         self.say(Said::Credit(wire::Credit { slots: self.credit, login: 0 })).await;
         let mut taken = Vec::new();
         while taken.len() < most as usize {
-            if let Told::Tasks(wire::Tasks { leases }) = self.hear().await {
+            if let Told::Leases(wire::Leases { leases }) = self.hear().await {
                 taken.extend(leases.into_iter().filter_map(|lease| lease.attempt));
             }
         }
@@ -102,9 +102,9 @@ impl Session {
     }
 }
 
-fn order() -> Order {
-    let tasks = vec![OrderedTask::new(TaskSpec::Nothing)];
-    Order { endpoint: "polaris".into(), action: None, group: None, tasks }
+fn order() -> Submission {
+    let tasks = vec![SubmissionTask::new(TaskSpec::Nothing)];
+    Submission { endpoint: "polaris".into(), action: None, group: None, tasks }
 }
 
 async fn queued(flow: &mut Client) -> u64 {

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use speckled::controller::{Order, OrderedTask};
+use speckled::controller::{Submission, SubmissionTask};
 use speckled::ids::TaskId;
 use speckled::rpc::client::{Client, Target};
 use speckled::rpc::view::TaskView;
@@ -343,11 +343,11 @@ impl Drop for Site {
 }
 
 /// Tasks for the endpoint `site`.
-pub(crate) fn order(specs: Vec<TaskSpec>) -> Order {
-    Order {
+pub(crate) fn order(specs: Vec<TaskSpec>) -> Submission {
+    Submission {
         endpoint: "site".into(),
         action: None,
         group: None,
-        tasks: specs.into_iter().map(OrderedTask::new).collect(),
+        tasks: specs.into_iter().map(SubmissionTask::new).collect(),
     }
 }

@@ -14,7 +14,7 @@ use speckled::correlate::result::{Correlation, MultiTau, PixelG2, SaturatedPixel
 use speckled::correlate::scattering::SegmentPlan;
 use speckled::correlate::twotime::{block_means, diagonal_means};
 use speckled::dataset::SourceInfo;
-use speckled::dataset::result::{Provenance, ResultTarget, ResultWriter, Settings};
+use speckled::dataset::result::{Provenance, ResultSettings, ResultTarget, ResultWriter};
 use speckled::task::correlate::{Analyses, Overwrite};
 
 pub(crate) const SHAPE: Shape = Shape { rows: 24, cols: 32 };
@@ -194,8 +194,8 @@ pub(crate) fn correlation(analyses: Analyses, parts: usize) -> Correlation {
     }
 }
 
-pub(crate) fn settings() -> Settings {
-    let mut settings = Settings::new(NonZeroU32::MIN, NonZeroU32::MIN);
+pub(crate) fn settings() -> ResultSettings {
+    let mut settings = ResultSettings::new(NonZeroU32::MIN, NonZeroU32::MIN);
     settings.set("begin_frame", 0).set("normalize_frame", true).set("smooth", "sqmap").set("max_memory", 36.0);
     settings.set("dq_selection", vec![2, 4]);
     settings

@@ -11,12 +11,12 @@ use super::interrupt::Interrupt;
 use super::logging;
 use super::output::{self, Form};
 use super::progress::{Display, Progress};
+use crate::compute::engines::{self, Chosen};
+use crate::compute::job::{self, JobError, JobOutput};
 use crate::engine::Engine;
 use crate::gpu::lock::GpuLock;
 use crate::task::correlate::CorrelateSpec;
-use crate::worker::engines::{self, Chosen};
 use crate::worker::gpus;
-use crate::worker::job::{self, JobError, Outcome};
 use crate::worker::watchdog::Watchdog;
 
 mod args;
@@ -98,7 +98,7 @@ fn engine(job: &CorrelateSpec) -> Result<(Box<dyn Engine>, Option<GpuLock>), Fai
 
 /// Whether the worker that started this command in a slot of a GPU has it.
 fn is_own(uuid: &str) -> bool {
-    std::env::var("SPECKLED_GPU").is_ok_and(|own| gpus::is_same_gpu(&own, uuid))
+    std::env::var("SPECKLED_GPU").is_ok_and(|own| crate::gpu::is_same_gpu(&own, uuid))
 }
 
 /// Waits until no other process of this user has the GPU. What cannot be locked is used without, and that is said.
@@ -116,7 +116,7 @@ fn correlate(
     form: Form,
     interrupt: &Interrupt,
     watchdog: &Watchdog,
-) -> Result<Outcome, Failure> {
+) -> Result<JobOutput, Failure> {
     let display = if form == Form::Human { Display::Automatic } else { Display::Off };
     let progress = Progress::new(display, interrupt.clone());
     tracing::info!(raw = %job.raw.display(), engine = engine.name(), device = engine.device(), "job begins");
@@ -126,7 +126,7 @@ fn correlate(
 }
 
 /// Tells how a job went; returns what the JSON document says of it.
-fn report(raw: &Path, outcome: &Result<Outcome, Failure>, form: Form) -> Result<Value, Failure> {
+fn report(raw: &Path, outcome: &Result<JobOutput, Failure>, form: Form) -> Result<Value, Failure> {
     let name = raw.to_string_lossy();
     match outcome {
         Ok(outcome) => {
@@ -153,7 +153,7 @@ fn endless(error: JobError) -> ! {
     signal_hook::low_level::exit(failure.exit().code().into())
 }
 
-fn summary(raw: &str, outcome: &Outcome) -> String {
+fn summary(raw: &str, outcome: &JobOutput) -> String {
     format!(
         "{raw}: {} frames in {:.2} s, {:.0} frames/s, {:.1} MB/s",
         outcome.frames,

@@ -10,12 +10,12 @@ use thiserror::Error;
 
 use super::args::CorrArgs;
 use crate::cli::output::Form;
+use crate::compute::memory;
+use crate::compute::names::{ANALYSES, BIT_ORDERS, Names, POLICIES, SMOOTHINGS, value_of, word_for};
+use crate::compute::settings::GB;
 use crate::correlate::window::FrameWindow;
 use crate::task::bins::SelectionError;
 use crate::task::correlate::{Analyses, CorrelateSpec, Normalization, Overwrite, PixelG2Output, Recorded};
-use crate::worker::memory;
-use crate::worker::names::{ANALYSES, BIT_ORDERS, Names, POLICIES, SMOOTHINGS, value_of, word_for};
-use crate::worker::settings::GB;
 
 /// An option that cannot be used.
 #[derive(Debug, Error)]

@@ -15,9 +15,9 @@ use super::{PORT, ServiceError, file, identity, read, single, text, token, until
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::logging;
 use crate::cli::output::{self, Form};
-use crate::controller::{Controller, Terms};
+use crate::controller::{Controller, Policy};
 use crate::dataset::result::host_name;
-use crate::rpc::certificate::{self, Certificates, Identity};
+use crate::rpc::certificate::{self, Certificates, ServerIdentity};
 use crate::rpc::service::{Services, Tls};
 use crate::runtime::clock::Clock;
 use crate::runtime::files::open_as_many_as_allowed;
@@ -99,7 +99,7 @@ pub(in crate::cli) struct ServeArgs {
     client_ca: Option<PathBuf>,
     /// Leases on tasks last so long: attempts that are not renewed, since their endpoint is gone, are stopped then and
     /// their tasks given out anew
-    #[arg(long, value_name = "SECONDS", default_value_t = Terms::default().lease.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = Policy::default().lease.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86_400))]
     lease: u64,
     /// Serve without TLS, on a loopback address only: for demos and tests
     #[arg(long, conflicts_with_all = ["certificate", "client_ca"])]
@@ -173,8 +173,8 @@ async fn serving(args: &ServeArgs) -> Result<Exit, Failure> {
     let scheme = if tls.is_some() { "https" } else { "http" };
     let services = Services::new(tls).map_err(ServiceError::Serve)?;
     let lock = lock(&args.directory)?;
-    let terms = Terms::default().with_lease(Duration::from_secs(args.lease));
-    let controller = Controller::start(open_store(&args.directory).await?, Clock::start(), terms);
+    let policy = Policy::default().with_lease(Duration::from_secs(args.lease));
+    let controller = Controller::start(open_store(&args.directory).await?, Clock::start(), policy);
     let controller = Arc::new(controller.await.map_err(ServiceError::Store)?);
     let refused = |e| file("listen on", Path::new(&args.listen.to_string()), e);
     let listener = TcpListener::bind(args.listen).await.map_err(refused)?;
@@ -195,7 +195,7 @@ async fn serving(args: &ServeArgs) -> Result<Exit, Failure> {
 
 fn certify(CertifyArgs { directory, name, into }: &CertifyArgs) -> Result<Exit, Failure> {
     let ca_key = text(&directory.join(CA_KEY))?;
-    let Identity { certificates, key } =
+    let ServerIdentity { certificates, key } =
         certificate::certify(name.as_str(), &ca_key).map_err(ServiceError::Certificate)?;
     let [certificate_file, key_file] = ["pem", "key"].map(|kind| into.join(format!("{name}.{kind}")));
     secret_file(&key_file, &key)?;

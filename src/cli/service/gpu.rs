@@ -1,7 +1,7 @@
 //! A GPU as status commands show it.
 
 use crate::config::size::Bytes;
-use crate::task::crew::GpuFacts;
+use crate::protocol::worker::GpuFacts;
 use crate::task::names::printable;
 
 /// A GPU in a line.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::exit::{Exit, Failure};
 use crate::controller::token::NoRandomness;
 use crate::ids::{ActionId, TaskId, TokenId};
-use crate::rpc::certificate::{CertificateError, Identity};
+use crate::rpc::certificate::{CertificateError, ServerIdentity};
 use crate::rpc::client::{Client, ClientError, Target};
 use crate::rpc::service::ServeError;
 use crate::store::StoreError;
@@ -231,8 +231,8 @@ fn variable(name: &str) -> Option<String> {
 }
 
 /// What one shows to prove who one is.
-fn identity(certificate: &Path, key: &Path) -> Result<Identity, ServiceError> {
-    Ok(Identity { certificates: read(certificate)?, key: read(key)? })
+fn identity(certificate: &Path, key: &Path) -> Result<ServerIdentity, ServiceError> {
+    Ok(ServerIdentity { certificates: read(certificate)?, key: read(key)? })
 }
 
 fn text(path: &Path) -> Result<String, ServiceError> {

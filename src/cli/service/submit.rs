@@ -10,7 +10,7 @@ use super::{RemoteArgs, ServiceError, wait};
 use crate::cli::corr::{self, CorrArgs};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{self, Form};
-use crate::controller::{Known, Order, OrderedTask};
+use crate::controller::{Known, Submission, SubmissionTask};
 use crate::ids::ActionId;
 use crate::runtime::clock::Clock;
 use crate::task::correlate::CorrelateSpec;
@@ -61,10 +61,10 @@ pub(in crate::cli) fn run(args: SubmitArgs) -> Result<Exit, Failure> {
         let request = request_id.as_ref().map(|id| if several { format!("{id}/{index}") } else { id.clone() });
         let request = request.map(RequestId::try_from).transpose().map_err(ServiceError::Name)?;
         let spec = TaskSpec::Correlate(Box::new(spec));
-        Ok(OrderedTask { request, label: label.clone(), spec, priority, deadline, retries })
+        Ok(SubmissionTask { request, label: label.clone(), spec, priority, deadline, retries })
     });
     let tasks = tasks.collect::<Result<Vec<_>, ServiceError>>()?;
-    let order = Order { endpoint, action, group, tasks };
+    let order = Submission { endpoint, action, group, tasks };
     let receipt = wait(async { Ok(remote.connect().await?.submit(order).await.map_err(ServiceError::Client)?) })?;
     match form {
         Form::Json => {

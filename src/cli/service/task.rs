@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{FormArg, OutputForm, RemoteArgs, ServiceError, wait};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output;
-use crate::controller::{Order, OrderedTask};
+use crate::controller::{Submission, SubmissionTask};
 use crate::ids::{ActionId, EndpointId, TaskId};
 use crate::rpc::client::Client;
 use crate::rpc::view::{ProgressView, TaskView};
@@ -153,8 +153,8 @@ async fn retry(TasksArgs { tasks, form, remote }: TasksArgs) -> Result<Exit, Fai
     let mut ids = Vec::new();
     for task in found {
         let TaskView { action, endpoint, group, label, spec, priority, .. } = task;
-        let again = OrderedTask { label, priority, ..OrderedTask::new(spec) };
-        let order = Order { endpoint: endpoint.to_string(), action: Some(action), group, tasks: vec![again] };
+        let again = SubmissionTask { label, priority, ..SubmissionTask::new(spec) };
+        let order = Submission { endpoint: endpoint.to_string(), action: Some(action), group, tasks: vec![again] };
         let receipt = client.submit(order).await.map_err(ServiceError::Client)?;
         ids.extend(receipt.tasks.into_iter().map(|(id, _)| id));
     }

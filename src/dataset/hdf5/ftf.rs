@@ -12,7 +12,7 @@ use super::ffi;
 use super::index::{ChunkIndex, Grid};
 use super::locate::{Located, locate};
 use crate::dataset::stitch::{CANVAS, MODULE, MODULES, module_origin};
-use crate::dataset::{DatasetError, FrameSource, PixelType, Quarters, Scratch, SourceInfo, plain};
+use crate::dataset::{DatasetError, FrameSource, PackedFrames, PixelType, Scratch, SourceInfo, plain};
 use crate::task::correlate::BitOrder;
 
 /// Opens the six module files; `path` is any of them, as `A0003.h5.000`.
@@ -80,16 +80,16 @@ impl FrameSource for FastTransfer {
         Ok(())
     }
 
-    fn quarters(&self) -> Option<&dyn Quarters> {
+    fn packed_frames(&self) -> Option<&dyn PackedFrames> {
         match self.unpack {
-            Unpack::Quarters(_) => Some(self),
+            Unpack::PackedFrames(_) => Some(self),
             Unpack::Halves(_) | Unpack::Whole => None,
         }
     }
 }
 
 /// The modules one after the other, each row by row.
-impl Quarters for FastTransfer {
+impl PackedFrames for FastTransfer {
     fn cells(&self) -> usize {
         MODULES * MODULE.pixels()
     }
@@ -225,7 +225,7 @@ fn foreign(path: &Path, what: String) -> DatasetError {
 
 /// What the bytes of a frame mean: the pixels of every byte value.
 enum Unpack {
-    Quarters(Box<[[u8; 4]; 256]>),
+    PackedFrames(Box<[[u8; 4]; 256]>),
     Halves(Box<[[u8; 2]; 256]>),
     Whole,
 }
@@ -233,7 +233,7 @@ enum Unpack {
 impl Unpack {
     fn new(bits: usize, order: BitOrder) -> Self {
         match bits {
-            2 => Self::Quarters(table(order)),
+            2 => Self::PackedFrames(table(order)),
             4 => Self::Halves(table(order)),
             _ => Self::Whole,
         }
@@ -245,7 +245,7 @@ impl Unpack {
         for (row, packed) in packed.chunks_exact(row_bytes).enumerate() {
             let line = &mut canvas[(top + row) * CANVAS.cols + left..][..MODULE.cols];
             match self {
-                Self::Quarters(table) => expand(table, packed, line),
+                Self::PackedFrames(table) => expand(table, packed, line),
                 Self::Halves(table) => expand(table, packed, line),
                 Self::Whole => line.copy_from_slice(packed),
             }
@@ -338,7 +338,7 @@ mod tests {
                 [&[(0, 0b11_10_01_00)], &[], &[(0, 0b01_00_11_00)], &[(1, 1)], &[], &[(0, 2)]];
             let path = write(dir.path(), 131_072, 2, frames);
             let source = open(&path, order).unwrap();
-            let quarters = source.quarters().expect("two bits a pixel");
+            let quarters = source.packed_frames().expect("two bits a pixel");
             let mut packed = vec![9; 2 * quarters.cells() / 4];
             quarters.read_packed(0..2, &mut packed).unwrap();
             for (number, packed) in (0..).zip(packed.chunks_exact(quarters.cells() / 4)) {
@@ -351,7 +351,7 @@ mod tests {
         }
         let dir = tempfile::tempdir().unwrap();
         let path = write(dir.path(), 262_144, 1, [&[]; MODULES]);
-        assert!(open(&path, BitOrder::LittlePairs).unwrap().quarters().is_none(), "four bits a pixel");
+        assert!(open(&path, BitOrder::LittlePairs).unwrap().packed_frames().is_none(), "four bits a pixel");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{EVENT_BYTES, PIXEL_BYTES};
 use crate::correlate::bins::Shape;
-use crate::dataset::{DatasetError, Event, plain};
+use crate::dataset::{DatasetError, PhotonEvent, plain};
 
 /// Bytes of the header before each frame.
 pub(super) const HEADER_BYTES: u64 = 1024;
@@ -76,7 +76,7 @@ pub(super) fn walk(file: &File, path: &Path, size: u64) -> Result<(Layout, Vec<u
         if payload > present {
             return Err(bad(format!("the frame is cut off: {present} of {payload} bytes of pixels"), CUT_REMEDY));
         }
-        if offsets.len() as u64 > Event::MAX_FRAMES {
+        if offsets.len() as u64 > PhotonEvent::MAX_FRAMES {
             return Err(bad("more than 2^24 frames".into(), "cut the file into shorter ones"));
         }
         offset += HEADER_BYTES + payload;
@@ -119,7 +119,7 @@ fn parse(header: &[u8]) -> Result<(Layout, u64), String> {
     let field = |at: usize| i32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     let (rows, cols) = (field(ROWS_AT), field(COLS_AT));
     let pixels = i64::from(rows) * i64::from(cols);
-    if rows <= 0 || cols <= 0 || pixels > Event::MAX_PIXELS as i64 {
+    if rows <= 0 || cols <= 0 || pixels > PhotonEvent::MAX_PIXELS as i64 {
         return Err(format!("the header announces an image of {rows} x {cols}"));
     }
     let length = u64::from(field(LENGTH_AT) as u32);

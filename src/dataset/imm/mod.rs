@@ -7,7 +7,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::{DatasetError, Event, EventSource, FrameSource, PixelType, Scratch, Source, SourceInfo, plain};
+use super::{DatasetError, EventSource, FrameSource, PhotonEvent, PixelType, Scratch, Source, SourceInfo, plain};
 
 mod headers;
 
@@ -99,7 +99,7 @@ impl EventSource for Sparse {
         self.blocks.len() - 1
     }
 
-    fn read_block(&self, block: usize, scratch: &mut Scratch, out: &mut Vec<Event>) -> Result<(), DatasetError> {
+    fn read_block(&self, block: usize, scratch: &mut Scratch, out: &mut Vec<PhotonEvent>) -> Result<(), DatasetError> {
         out.clear();
         let (first, end) = (self.blocks[block], self.blocks[block + 1]);
         let offsets = &self.frames.offsets[first as usize..=end as usize];
@@ -138,7 +138,7 @@ impl Sparse {
 }
 
 /// Appends a frame's events; false when a pixel is out of range, and then they mean nothing.
-fn decode(frame: u32, payload: &[u8], pixels: u32, out: &mut Vec<Event>) -> bool {
+fn decode(frame: u32, payload: &[u8], pixels: u32, out: &mut Vec<PhotonEvent>) -> bool {
     let (_, counts) = payload.split_at(events(payload) * INDEX_BYTES);
     let counts = counts.chunks_exact(COUNT_BYTES).map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]]));
     let last = u64::from(pixels) - 1;
@@ -146,7 +146,7 @@ fn decode(frame: u32, payload: &[u8], pixels: u32, out: &mut Vec<Event>) -> bool
     let mut signs = 0;
     out.extend(indices(payload).zip(counts).map(|(index, count)| {
         signs |= last.wrapping_sub(u64::from(index));
-        Event::new(frame, index & (Event::MAX_PIXELS as u32 - 1), count)
+        PhotonEvent::new(frame, index & (PhotonEvent::MAX_PIXELS as u32 - 1), count)
     }));
     signs >> 63 == 0
 }
@@ -235,7 +235,7 @@ mod tests {
         open(file.path()).map_err(|e| e.to_string())
     }
 
-    fn read_all(source: Source) -> Result<Vec<Event>, String> {
+    fn read_all(source: Source) -> Result<Vec<PhotonEvent>, String> {
         let (mut all, mut block, mut scratch) = (Vec::new(), Vec::new(), Scratch::default());
         match source {
             Source::Events(source) => {
@@ -249,7 +249,7 @@ mod tests {
                 for frame in 0..source.info().frames {
                     source.read_frames(frame..frame + 1, &mut scratch, &mut out).map_err(|e| e.to_string())?;
                     let pixels = out.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-                    all.extend((0..).zip(pixels).map(|(pixel, count)| Event::new(frame as u32, pixel, count)));
+                    all.extend((0..).zip(pixels).map(|(pixel, count)| PhotonEvent::new(frame as u32, pixel, count)));
                 }
             }
         }
@@ -262,8 +262,9 @@ mod tests {
     }
 
     /// Counts, counts x pixel, counts x frame.
-    fn sums(events: &[Event]) -> [u64; 3] {
-        let sum = |of: &dyn Fn(&Event) -> u32| events.iter().map(|e| u64::from(of(e)) * u64::from(e.count())).sum();
+    fn sums(events: &[PhotonEvent]) -> [u64; 3] {
+        let sum =
+            |of: &dyn Fn(&PhotonEvent) -> u32| events.iter().map(|e| u64::from(of(e)) * u64::from(e.count())).sum();
         [sum(&|_| 1), sum(&|e| e.pixel()), sum(&|e| e.frame())]
     }
 
@@ -274,7 +275,7 @@ mod tests {
         let source = open_bytes(&bytes.concat()).unwrap();
         assert_eq!((source.info().frames, source.info().shape), (3, SHAPE));
         let events = read_all(source).unwrap();
-        assert_eq!(events, [Event::new(0, 23, 65_535), Event::new(0, 0, 1), Event::new(2, 7, 2)]);
+        assert_eq!(events, [PhotonEvent::new(0, 23, 65_535), PhotonEvent::new(0, 0, 1), PhotonEvent::new(2, 7, 2)]);
     }
 
     #[test]
@@ -286,7 +287,7 @@ mod tests {
         assert_eq!((source.blocks(), source.events_bound()), (3, 720_000));
         let events = read_all(Source::Events(source)).unwrap();
         assert_eq!(events.len(), 720_000);
-        assert!(events.is_sorted() && events[719_999] == Event::new(11, 59_999, 1));
+        assert!(events.is_sorted() && events[719_999] == PhotonEvent::new(11, 59_999, 1));
     }
 
     #[test]
@@ -296,7 +297,7 @@ mod tests {
         let source = open_bytes(&bytes).unwrap();
         assert_eq!(source.info().frames, 400);
         let expected =
-            (0..).zip(&frames).flat_map(|(k, frame)| frame.iter().map(move |e| Event::new(k, e.0 as u32, e.1)));
+            (0..).zip(&frames).flat_map(|(k, frame)| frame.iter().map(move |e| PhotonEvent::new(k, e.0 as u32, e.1)));
         assert_eq!(read_all(source).unwrap(), expected.collect::<Vec<_>>());
     }
 

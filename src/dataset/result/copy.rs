@@ -7,7 +7,7 @@ use hdf5::types::{FloatSize, IntSize, TypeDescriptor};
 use hdf5::{Container, Group, H5Type, Location};
 
 use super::store::{Grid, Plain, Store};
-use crate::dataset::{DatasetError, Event, objects, values};
+use crate::dataset::{DatasetError, PhotonEvent, objects, values};
 
 /// The most members of a group and attributes of an object, so that a damaged one ends; pySimpleMask writes 25.
 const MAX_NAMES: usize = 1000;
@@ -129,7 +129,7 @@ impl<F: Fn() -> Result<Vec<String>, String>> Original<'_, F> {
 
     fn read<T: Plain>(&self, name: &str) -> Result<Vec<T>, CopyError> {
         let sizes = [Some(self.container.shape()), self.chunk.clone()];
-        values::check_sizes(Event::MAX_PIXELS, sizes).map_err(|why| unreadable(name, &why))?;
+        values::check_sizes(PhotonEvent::MAX_PIXELS, sizes).map_err(|why| unreadable(name, &why))?;
         self.container.read_raw().map_err(|e| unreadable(name, &values::words(&e)))
     }
 }

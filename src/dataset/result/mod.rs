@@ -25,7 +25,7 @@ mod tables;
 mod verify;
 
 pub use provenance::{Provenance, host_name};
-pub use settings::{SettingValue, Settings};
+pub use settings::{ResultSettings, SettingValue};
 pub use verify::verify;
 
 use copy::CopyError;
@@ -131,7 +131,7 @@ impl ResultWriter {
         self,
         correlation: &Correlation,
         partition: &Partition,
-        settings: &Settings,
+        settings: &ResultSettings,
         provenance: &Provenance,
     ) -> Result<PathBuf, DatasetError> {
         self.write_multi_tau(correlation, partition, settings)?;
@@ -148,7 +148,7 @@ impl ResultWriter {
         &self,
         correlation: &Correlation,
         partition: &Partition,
-        settings: &Settings,
+        settings: &ResultSettings,
     ) -> Result<(), DatasetError> {
         if !self.analyses.multi_tau() {
             return Ok(());
@@ -165,7 +165,7 @@ impl ResultWriter {
         tables::config(&self.store, tables::MULTI_TAU, "multitau", settings)
     }
 
-    fn write_two_time(&self, correlation: &Correlation, settings: &Settings) -> Result<(), DatasetError> {
+    fn write_two_time(&self, correlation: &Correlation, settings: &ResultSettings) -> Result<(), DatasetError> {
         if !self.analyses.two_time() {
             return Ok(());
         }

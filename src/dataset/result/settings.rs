@@ -57,11 +57,11 @@ impl From<Vec<i64>> for SettingValue {
 
 /// All parameters of an analysis, in the order in which they were set, each name once.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Settings {
+pub struct ResultSettings {
     entries: Vec<(String, SettingValue)>,
 }
 
-impl Settings {
+impl ResultSettings {
     /// The two parameters without which the viewer opens no result: every `stride`-th frame, `avg` averaged.
     pub fn new(stride: NonZeroU32, avg: NonZeroU32) -> Self {
         let mut settings = Self { entries: Vec::new() };
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_name_keeps_its_place_and_takes_the_last_value() {
-        let mut settings = Settings::new(NonZeroU32::MIN, NonZeroU32::MIN);
+        let mut settings = ResultSettings::new(NonZeroU32::MIN, NonZeroU32::MIN);
         settings.set("smooth", "sqmap").set("stride_frame", 7).set("normalize_frame", true);
         let names: Vec<_> = settings.iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["stride_frame", "avg_frame", "smooth", "normalize_frame"]);

@@ -4,7 +4,7 @@
 
 use ndarray::{Array2, Array3, ArrayView, Dimension, aview1};
 
-use super::settings::{SettingValue, Settings};
+use super::settings::{ResultSettings, SettingValue};
 use super::store::{Grid, Store};
 use crate::correlate::bins::Partition;
 use crate::correlate::reduce::CHANNELS;
@@ -121,7 +121,12 @@ pub(super) fn two_time(store: &Store, numbers: &TwoTime) -> Result<(), DatasetEr
 }
 
 /// Writes `config` of an analysis.
-pub(super) fn config(store: &Store, group: &str, analysis: &str, settings: &Settings) -> Result<(), DatasetError> {
+pub(super) fn config(
+    store: &Store,
+    group: &str,
+    analysis: &str,
+    settings: &ResultSettings,
+) -> Result<(), DatasetError> {
     store.text(&format!("{group}/config/analysis_type"), analysis)?;
     for (name, value) in settings.iter().filter(|&(name, _)| name != "analysis_type") {
         let object = format!("{group}/config/{name}");

@@ -9,7 +9,7 @@ use crate::simulate::Scene;
 
 /// What a simulated measurement knows about itself besides its scene.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Names {
+pub struct FieldNames {
     /// Name of the detector as 8-ID writes it, as `rigaku3M`.
     pub detector: &'static str,
     /// Compression of the raw file in words.
@@ -22,7 +22,7 @@ pub struct Names {
 ///
 /// # Errors
 /// The HDF5 library's, with the dataset's name.
-pub fn write_metadata(path: &Path, scene: &Scene, names: &Names) -> Result<(), DatasetError> {
+pub fn write_metadata(path: &Path, scene: &Scene, names: &FieldNames) -> Result<(), DatasetError> {
     let known = known(scene, names);
     let tree = Tree::create(path)?;
     for group in GROUPS {
@@ -53,7 +53,7 @@ fn attributes<'a>(class: &'a str, unit: &'a str, description: &'a str) -> Vec<(&
 }
 
 /// Values that replace the schema's defaults.
-fn known(scene: &Scene, names: &Names) -> Vec<(&'static str, Value)> {
+fn known(scene: &Scene, names: &FieldNames) -> Vec<(&'static str, Value)> {
     let geometry = &scene.geometry;
     vec![
         ("entry/start_time", Value::Made(instant(0.0))),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::hdf5::write::{FrameFilter, FrameLayout};
 use super::stem::raw_stem;
-use super::{DatasetError, Event, PixelType, stitch};
+use super::{DatasetError, PhotonEvent, PixelType, stitch};
 use crate::correlate::bins::Shape;
 use crate::simulate::{Layout, Modules, Saturation, Scene, Simulation, Window};
 
@@ -23,7 +23,7 @@ mod rigaku;
 mod schema;
 mod tree;
 
-pub use metadata::{Names, write_metadata};
+pub use metadata::{FieldNames, write_metadata};
 pub use qmap::write_qmap;
 
 /// Format of the raw data.
@@ -119,12 +119,12 @@ impl Format {
 
     fn max_frames(self) -> u64 {
         match self {
-            Self::Rigaku | Self::Rigaku3m | Self::ImmSparse => Event::MAX_FRAMES,
+            Self::Rigaku | Self::Rigaku3m | Self::ImmSparse => PhotonEvent::MAX_FRAMES,
             Self::ImmDense | Self::Hdf5 { .. } | Self::Eiger { .. } | Self::Ftf => u64::MAX,
         }
     }
 
-    fn names(self, qmap: &Path) -> Names {
+    fn names(self, qmap: &Path) -> FieldNames {
         let (detector, filter) = match self {
             Self::Rigaku => ("rigaku500k", FrameFilter::None),
             Self::Rigaku3m => ("rigaku3M", FrameFilter::None),
@@ -138,7 +138,7 @@ impl Format {
             FrameFilter::BitshuffleLz4 => "bslz4",
         };
         let qmap = qmap.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        Names { detector, compression, qmap }
+        FieldNames { detector, compression, qmap }
     }
 }
 
@@ -201,8 +201,8 @@ fn check(scene: &Scene, format: Format, path: &Path) -> Result<(), DatasetError>
         let what = format!("the format numbers at most {} frames, not {}", format.max_frames(), scene.frames);
         return refuse(what, "take fewer frames");
     }
-    if scene.shape.pixels() > Event::MAX_PIXELS {
-        let what = format!("an image of {} has more than {} pixels", scene.shape, Event::MAX_PIXELS);
+    if scene.shape.pixels() > PhotonEvent::MAX_PIXELS {
+        let what = format!("an image of {} has more than {} pixels", scene.shape, PhotonEvent::MAX_PIXELS);
         return refuse(what, "take a smaller image");
     }
     Ok(())

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::tree::Tree;
 use crate::correlate::bins::Labels;
 use crate::dataset::DatasetError;
-use crate::simulate::{BinAxes, Geometry, Layout};
+use crate::simulate::{BinAxes, Layout, SceneGeometry};
 
 /// Names and units of the two axes of the bins.
 const AXES: [(&str, &str); 2] = [("q", "Å⁻¹"), ("phi", "deg")];
@@ -19,7 +19,7 @@ const VERSION: &str = concat!("speckled ", env!("CARGO_PKG_VERSION"));
 ///
 /// # Errors
 /// The HDF5 library's, with the dataset's name.
-pub fn write_qmap(path: &Path, layout: &Layout, geometry: &Geometry, source: &str) -> Result<(), DatasetError> {
+pub fn write_qmap(path: &Path, layout: &Layout, geometry: &SceneGeometry, source: &str) -> Result<(), DatasetError> {
     let labels = &layout.labels;
     let tree = Tree::create(path)?;
     tree.group("qmap", &[("hash", &hash(layout)), ("version", VERSION)])?;

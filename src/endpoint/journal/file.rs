@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::record::{self, Encoded, HEADER};
 use super::weights::Weights;
 use super::{JournalError, Recovered, lock};
-use crate::endpoint::book::Book;
+use crate::endpoint::ledger::Ledger;
 use crate::runtime::lock::Lock;
 
 /// The journal's file in the endpoint's directory.
@@ -75,12 +75,12 @@ pub(super) struct Snapshot {
 }
 
 /// Reads the journal of a directory.
-pub(super) fn read(dir: &Path) -> Result<(Book, Recovered), JournalError> {
+pub(super) fn read(dir: &Path) -> Result<(Ledger, Recovered), JournalError> {
     let path = dir.join(NAME);
     let bytes = std::fs::read(&path).map_err(|source| JournalError::io("reading", &path, source))?;
     let replayed = record::replay(&bytes, &path)?;
     let cut_bytes = bytes.len() as u64 - replayed.length;
-    Ok((replayed.book, Recovered { entries: replayed.entries, cut_bytes }))
+    Ok((replayed.ledger, Recovered { entries: replayed.entries, cut_bytes }))
 }
 
 impl Sync {
@@ -92,18 +92,18 @@ impl Sync {
 
 impl Log {
     /// Opens the journal of a directory, and makes both if there are none.
-    pub(super) fn open(dir: &Path, compact_above: u64) -> Result<(Self, Book, Recovered), JournalError> {
+    pub(super) fn open(dir: &Path, compact_above: u64) -> Result<(Self, Ledger, Recovered), JournalError> {
         make(dir)?;
         let lock = lock(dir)?;
         let (path, new) = (dir.join(NAME), dir.join(NEW));
         remove(&new)?;
         if !path.try_exists().map_err(|source| JournalError::io("opening", &path, source))? {
-            write_snapshot(dir, &Book::default())?;
+            write_snapshot(dir, &Ledger::default())?;
             std::fs::rename(&new, &path).map_err(|source| JournalError::io("making", &path, source))?;
             sync_directory(dir)?;
         }
         let (file, bytes) = contents(&path).map_err(|source| JournalError::io("reading", &path, source))?;
-        let record::Replayed { book, weights, entries, length } = record::replay(&bytes, &path)?;
+        let record::Replayed { ledger, weights, entries, length } = record::replay(&bytes, &path)?;
         let cut_bytes = bytes.len() as u64 - length;
         let doubt = if cut_bytes > 0 { Doubt::Tail } else { Doubt::None };
         let dir = dir.to_owned();
@@ -123,7 +123,7 @@ impl Log {
         log.repair()?;
         // what an earlier process wrote and did not sync
         log.file.sync_data().map_err(|source| JournalError::io("syncing", &log.path, source))?;
-        Ok((log, book, Recovered { entries, cut_bytes }))
+        Ok((log, ledger, Recovered { entries, cut_bytes }))
     }
 
     /// The file.
@@ -212,9 +212,9 @@ impl Log {
         let mut bytes = vec![0; usize::try_from(self.length).unwrap_or(usize::MAX)];
         self.file.read_exact_at(&mut bytes, 0).map_err(|source| JournalError::io("reading", &self.path, source))?;
         // what is settled is not even built: thousands of small pieces of memory would stay with the process
-        let book = record::replay_those(&bytes, &self.path, |mark| self.weights.matters(mark))?.book;
+        let ledger = record::replay_those(&bytes, &self.path, |mark| self.weights.matters(mark))?.ledger;
         drop(bytes);
-        let snapshot = write_snapshot(&self.dir, &book)?;
+        let snapshot = write_snapshot(&self.dir, &ledger)?;
         self.install(snapshot)
     }
 
@@ -250,10 +250,10 @@ impl Log {
     }
 }
 
-/// Writes a book beside the journal, to disk; a file that did not become whole is removed.
-pub(super) fn write_snapshot(dir: &Path, book: &Book) -> Result<Snapshot, JournalError> {
+/// Writes a ledger beside the journal, to disk; a file that did not become whole is removed.
+pub(super) fn write_snapshot(dir: &Path, ledger: &Ledger) -> Result<Snapshot, JournalError> {
     let new = dir.join(NEW);
-    let written = try_snapshot(&new, book);
+    let written = try_snapshot(&new, ledger);
     if written.is_err() {
         // the first failure is the one to tell; what is left is removed when the journal is next opened
         let _left = remove(&new);
@@ -261,14 +261,14 @@ pub(super) fn write_snapshot(dir: &Path, book: &Book) -> Result<Snapshot, Journa
     written
 }
 
-fn try_snapshot(new: &Path, book: &Book) -> Result<Snapshot, JournalError> {
+fn try_snapshot(new: &Path, ledger: &Ledger) -> Result<Snapshot, JournalError> {
     let writing = |source| JournalError::io("writing", new, source);
     let opened = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(new);
     let mut file = opened.map_err(writing)?;
     let (mut length, mut weights) = (HEADER.len() as u64, Weights::default());
     file.write_all(HEADER).map_err(writing)?;
     let mut part = Vec::new();
-    let mut entries = book.entries().peekable();
+    let mut entries = ledger.entries().peekable();
     while let Some(entry) = entries.next() {
         let encoded = record::encode([&entry], new)?;
         encoded.marks.iter().for_each(|(mark, bytes)| weights.note(mark, *bytes));

@@ -1,4 +1,4 @@
-//! Keeps the entries of an endpoint's book on disk. Decides nothing: what entries mean is the book's.
+//! Keeps the entries of an endpoint's ledger on disk. Decides nothing: what entries mean is the ledger's.
 //!
 //! An append is in the file when it returns: `kill -9` at any moment does not lose it. A power cut may, until it is
 //! synced, which a thread does when it is asked to, for all appends so far; the owner goes on meanwhile and hears of it.
@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::file::Log;
 use self::syncer::Synced;
-use super::book::{Book, Entry};
+use super::ledger::{Entry, Ledger};
 use crate::runtime::lock::{Lock, LockError};
 
 /// Held by the process that writes.
@@ -57,7 +57,7 @@ enum Thread {
 
 /// An append, by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Mark(u64);
+pub struct AppendMark(u64);
 
 /// What a journal held when it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,7 +160,7 @@ impl Journal {
     ///
     /// # Errors
     /// Another process has it, it cannot be read or written, or it is damaged before its end.
-    pub fn open(dir: &Path) -> Result<(Self, Book, Recovered), JournalError> {
+    pub fn open(dir: &Path) -> Result<(Self, Ledger, Recovered), JournalError> {
         Self::open_compacting(dir, COMPACT_ABOVE)
     }
 
@@ -170,12 +170,12 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError`]; after [`JournalError::Full`] and [`JournalError::Io`] a later append may succeed.
-    pub fn append(&self, entries: &[Entry]) -> Result<Mark, JournalError> {
+    pub fn append(&self, entries: &[Entry]) -> Result<AppendMark, JournalError> {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         if !entries.is_empty() {
             log.append(&record::encode(entries, &self.path)?)?;
         }
-        Ok(Mark(log.appends()))
+        Ok(AppendMark(log.appends()))
     }
 
     /// Bytes that a power cut could lose.
@@ -183,7 +183,7 @@ impl Journal {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).unsynced()
     }
 
-    /// Has all appends so far brought to the disk; [`Journal::synced`] tells when they are.
+    /// Has all appends so far brought to the disk; [`Journal::synced`] senders when they are.
     pub fn sync(&self) {
         // one that was asked for and has not begun covers them
         let _asked = self.ask.try_send(());
@@ -193,7 +193,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError`]: nothing is lost that was in the file, the next sync begins by writing it again.
-    pub async fn synced(&mut self) -> Result<Mark, JournalError> {
+    pub async fn synced(&mut self) -> Result<AppendMark, JournalError> {
         if self.thread == Thread::Failed {
             // that was told once
             return std::future::pending().await;
@@ -202,7 +202,7 @@ impl Journal {
             self.thread = Thread::Failed;
             return Err(JournalError::Ended { path: self.path.clone() });
         }
-        self.synced.borrow_and_update().clone().map(Mark)
+        self.synced.borrow_and_update().clone().map(AppendMark)
     }
 
     /// How often it has waited for the disk.
@@ -219,13 +219,13 @@ impl Journal {
         let _ended = ended.await;
     }
 
-    fn open_compacting(dir: &Path, above: u64) -> Result<(Self, Book, Recovered), JournalError> {
-        let (log, book, recovered) = Log::open(dir, above)?;
+    fn open_compacting(dir: &Path, above: u64) -> Result<(Self, Ledger, Recovered), JournalError> {
+        let (log, ledger, recovered) = Log::open(dir, above)?;
         let path = log.path().to_owned();
         let (journal, work) = Self::new(log);
         let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(work);
         thread.map_err(|source| JournalError::io("starting the thread that syncs", &path, source))?;
-        Ok((journal, book, recovered))
+        Ok((journal, ledger, recovered))
     }
 
     /// The journal and what its thread does.
@@ -253,7 +253,7 @@ impl Journal {
 ///
 /// # Errors
 /// There is none, it cannot be read, or it is damaged before its end.
-pub fn read(dir: &Path) -> Result<(Book, Recovered), JournalError> {
+pub fn read(dir: &Path) -> Result<(Ledger, Recovered), JournalError> {
     file::read(dir)
 }
 

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::JournalError;
-use super::weights::{Mark, Weights};
-use crate::endpoint::book::{Book, Entry};
+use super::weights::{EntryMark, Weights};
+use crate::endpoint::ledger::{Entry, Ledger};
 
 /// How a journal begins; the number is that of its form.
 pub(super) const HEADER: &[u8] = b"speckled journal 2\n";
@@ -42,14 +42,14 @@ pub(super) struct Encoded {
     /// A line each.
     pub(super) lines: Vec<u8>,
     /// What each does to whom, and the bytes of its line.
-    pub(super) marks: Vec<(Mark, u64)>,
+    pub(super) marks: Vec<(EntryMark, u64)>,
 }
 
 /// What the bytes of a journal say.
 #[derive(Debug, Default)]
 pub(super) struct Replayed {
-    /// The book that its entries make.
-    pub(super) book: Book,
+    /// The ledger that its entries make.
+    pub(super) ledger: Ledger,
     /// What each attempt takes up.
     pub(super) weights: Weights,
     /// How many entries there are.
@@ -69,7 +69,7 @@ where
         serde_json::to_writer(&mut encoded.lines, entry)
             .map_err(|source| JournalError::Encode { path: path.to_owned(), source: Arc::new(source) })?;
         encoded.lines.push(b'\n');
-        encoded.marks.push((Mark::of(entry), (encoded.lines.len() - begin) as u64));
+        encoded.marks.push((EntryMark::of(entry), (encoded.lines.len() - begin) as u64));
     }
     if encoded.lines.len() > LARGEST {
         return Err(JournalError::Large { path: path.to_owned(), bytes: encoded.lines.len() });
@@ -95,7 +95,7 @@ pub(super) fn replay(bytes: &[u8], path: &Path) -> Result<Replayed, JournalError
 /// The same, but only entries that are wanted.
 pub(super) fn replay_those<W>(bytes: &[u8], path: &Path, wanted: W) -> Result<Replayed, JournalError>
 where
-    W: Fn(&Mark) -> bool,
+    W: Fn(&EntryMark) -> bool,
 {
     if !bytes.starts_with(HEADER) {
         return Err(JournalError::NoJournal { path: path.to_owned() });
@@ -121,16 +121,16 @@ where
 }
 
 impl Replayed {
-    fn enter(&mut self, lines: &[u8], wanted: &impl Fn(&Mark) -> bool) -> Result<(), serde_json::Error> {
+    fn enter(&mut self, lines: &[u8], wanted: &impl Fn(&EntryMark) -> bool) -> Result<(), serde_json::Error> {
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
             let entry: Entry = serde_json::from_slice(line)?;
-            let mark = Mark::of(&entry);
+            let mark = EntryMark::of(&entry);
             if !wanted(&mark) {
                 continue;
             }
             self.weights.note(&mark, line.len() as u64);
             // refused when it was first entered, too
-            let _refused = self.book.apply(entry);
+            let _refused = self.ledger.apply(entry);
             self.entries += 1;
         }
         Ok(())
@@ -168,7 +168,7 @@ fn sum(numbers: &[u8], lines: &[u8]) -> [u8; FRAME - NUMBERS] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::endpoint::book::tests::{attempt, began, handed, over, taken};
+    use crate::endpoint::ledger::tests::{attempt, handed, over, started, taken};
 
     /// What endpoints have on their disks when the program is replaced by a newer one. A change that makes this fail
     /// needs another number in [`HEADER`], and a way to read this one.
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn entries_of_the_first_form_are_read() {
         let entries =
-            [taken(1, 1), handed(1, 1, 2), began(1, 1), over(1, 1, "{}"), Entry::Settled(vec![attempt(1, 1)])];
+            [taken(1, 1), handed(1, 1, 2), started(1, 1), over(1, 1, "{}"), Entry::Settled(vec![attempt(1, 1)])];
         let encoded = encode(&entries, Path::new("journal")).expect("encodes");
         assert_eq!(String::from_utf8(encoded.lines).expect("text"), FIRST_FORM);
         let read: Vec<Entry> = FIRST_FORM.lines().map(|line| serde_json::from_str(line).expect("an entry")).collect();

@@ -11,7 +11,7 @@ use rand::Rng;
 use tempfile::TempDir;
 
 use super::*;
-use crate::endpoint::book::tests::{attempt, began, book, entry, handed, leased, over, taken};
+use crate::endpoint::ledger::tests::{attempt, entry, handed, leased, ledger, over, started, taken};
 use crate::task::spec::{BatchSetupSpec, TaskSpec};
 
 /// Where the process that is killed has its journal.
@@ -54,15 +54,15 @@ async fn written(dir: &Path, appends: &[Vec<Entry>]) -> Vec<usize> {
     ends
 }
 
-async fn reopened(dir: &Path) -> (Book, Recovered) {
-    let (journal, book, recovered) = Journal::open(dir).expect("opens");
+async fn reopened(dir: &Path) -> (Ledger, Recovered) {
+    let (journal, ledger, recovered) = Journal::open(dir).expect("opens");
     journal.close().await;
-    (book, recovered)
+    (ledger, recovered)
 }
 
 /// Three appends of one or more entries.
 fn three() -> Vec<Vec<Entry>> {
-    vec![vec![taken(1, 1), taken(2, 1)], vec![handed(1, 1, 7)], vec![began(1, 1), over(2, 1, "two\n"), taken(3, 2)]]
+    vec![vec![taken(1, 1), taken(2, 1)], vec![handed(1, 1, 7)], vec![started(1, 1), over(2, 1, "two\n"), taken(3, 2)]]
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn what_was_appended_is_there_again() {
     let inside = dir.path().join("state/endpoint");
     written(&inside, &three()).await;
     let (again, recovered) = reopened(&inside).await;
-    assert_eq!(again, book(three().concat()));
+    assert_eq!(again, ledger(three().concat()));
     assert_eq!(recovered, Recovered { entries: 6, cut_bytes: 0 });
     fs::set_permissions(file(&inside), fs::Permissions::from_mode(0o644)).expect("opens it to all");
     reopened(&inside).await;
@@ -90,12 +90,12 @@ async fn an_append_that_was_cut_off_is_cut_away_wherever_that_was() {
     for end in ends[1]..ends[2] {
         fs::write(file(dir.path()), &whole[..end]).expect("cuts");
         let (journal, before, recovered) = Journal::open(dir.path()).expect("opens");
-        assert_eq!(before, book(three()[..2].concat()), "{end}");
+        assert_eq!(before, ledger(three()[..2].concat()), "{end}");
         assert_eq!(recovered, Recovered { entries: 3, cut_bytes: (end - ends[1]) as u64 });
         journal.append(&[taken(9, 1)]).expect("appends");
         journal.close().await;
         let (after, recovered) = reopened(dir.path()).await;
-        assert_eq!(after, book([three()[..2].concat(), vec![taken(9, 1)]].concat()), "{end}");
+        assert_eq!(after, ledger([three()[..2].concat(), vec![taken(9, 1)]].concat()), "{end}");
         assert_eq!(recovered, Recovered { entries: 4, cut_bytes: 0 });
     }
 }
@@ -110,7 +110,7 @@ async fn a_last_append_that_reached_the_disk_in_parts_is_cut_away() {
         damaged[at] ^= 0x10;
         fs::write(file(dir.path()), &damaged).expect("damages");
         let (before, recovered) = reopened(dir.path()).await;
-        assert_eq!(before, book(three()[..2].concat()), "{at}");
+        assert_eq!(before, ledger(three()[..2].concat()), "{at}");
         assert_eq!(recovered.cut_bytes, (ends[2] - ends[1]) as u64, "{at}");
     }
 }
@@ -152,7 +152,7 @@ async fn what_a_power_cut_left_in_disorder_is_cut_away_if_nobody_was_told_of_it(
         damaged[at] ^= 0x41;
         fs::write(file(dir.path()), &damaged).expect("damages");
         let (before, recovered) = reopened(dir.path()).await;
-        assert_eq!(before, book(first.clone()), "{at}");
+        assert_eq!(before, ledger(first.clone()), "{at}");
         assert_eq!(recovered.cut_bytes, (whole.len() - synced) as u64, "{at}");
     }
 }
@@ -209,7 +209,7 @@ async fn an_entry_without_a_text_is_refused_alone() {
     assert!(matches!(error, JournalError::Encode { .. }), "{error}");
     journal.append(&[taken(3, 1)]).expect("appends");
     journal.close().await;
-    assert_eq!(reopened(dir.path()).await.0, book([taken(3, 1)]));
+    assert_eq!(reopened(dir.path()).await.0, ledger([taken(3, 1)]));
 }
 
 #[tokio::test]
@@ -222,7 +222,7 @@ async fn one_process_has_the_directory() {
     assert!(error.starts_with(&wanted), "{error}");
     // to look is allowed
     let (seen, recovered) = read(dir.path()).expect("reads");
-    assert_eq!((seen, recovered), (book([taken(1, 1)]), Recovered { entries: 1, cut_bytes: 0 }));
+    assert_eq!((seen, recovered), (ledger([taken(1, 1)]), Recovered { entries: 1, cut_bytes: 0 }));
     journal.close().await;
     reopened(dir.path()).await;
 }
@@ -233,13 +233,13 @@ async fn appends_share_a_wait_for_the_disk() {
     let (log, _, _) = Log::open(dir.path(), NEVER).expect("opens");
     let (mut journal, work) = Journal::new(log);
     for task in 1..=64 {
-        assert_eq!(journal.append(&[taken(task, 1)]).expect("appends"), Mark(task as u64));
+        assert_eq!(journal.append(&[taken(task, 1)]).expect("appends"), AppendMark(task as u64));
         journal.sync();
     }
     assert_eq!(journal.syncs(), 0);
     assert!(journal.unsynced() > 64 * 50);
     let thread = std::thread::spawn(work);
-    assert_eq!(journal.synced().await.expect("syncs"), Mark(64));
+    assert_eq!(journal.synced().await.expect("syncs"), AppendMark(64));
     assert_eq!((journal.syncs(), journal.unsynced()), (1, 0));
     journal.append(&[taken(65, 1)]).expect("appends");
     drop(journal);
@@ -279,7 +279,7 @@ async fn a_large_journal_is_compacted_once_half_of_it_is_settled() {
     journal.close().await;
     assert!(length() < all * 2 / 5, "{} of {all}", length());
     let (again, recovered) = reopened(dir.path()).await;
-    assert_eq!(again, book((71..=100).chain([200]).map(|task| taken(task, 1))));
+    assert_eq!(again, ledger((71..=100).chain([200]).map(|task| taken(task, 1))));
     assert_eq!(recovered.entries, 31);
 }
 
@@ -288,7 +288,7 @@ async fn a_compaction_that_ends_anywhere_leaves_the_same_book() {
     let dir = dir();
     let entries = [three().concat(), vec![Entry::Settled(vec![attempt(2, 1)])]].concat();
     written(dir.path(), std::slice::from_ref(&entries)).await;
-    let wanted = book(entries);
+    let wanted = ledger(entries);
     let old = fs::read(file(dir.path())).expect("reads");
     let new = dir.path().join("journal.new");
     file::write_snapshot(dir.path(), &wanted).expect("writes");
@@ -316,7 +316,7 @@ async fn a_compaction_that_fails_costs_nothing() {
     keep(&mut journal, &[taken(51, 1)]).await;
     journal.close().await;
     fs::remove_dir(dir.path().join("journal.new")).expect("is out of the way");
-    assert_eq!(reopened(dir.path()).await, (book([taken(51, 1)]), Recovered { entries: 101, cut_bytes: 0 }));
+    assert_eq!(reopened(dir.path()).await, (ledger([taken(51, 1)]), Recovered { entries: 101, cut_bytes: 0 }));
 }
 
 proptest! {
@@ -327,7 +327,7 @@ proptest! {
     ) {
         run(async {
             let dir = dir();
-            let mut wanted = Book::default();
+            let mut wanted = Ledger::default();
             let (mut journal, _, _) = Journal::open_compacting(dir.path(), 600).expect("opens");
             for (entries, reopen) in appends {
                 journal.append(&entries).expect("appends");
@@ -416,8 +416,8 @@ fn what_was_acknowledged_survives_a_kill() {
     for _ in 0..8 {
         let dir = dir();
         let said = killed_after(rand::rng().random_range(1..1_500), dir.path());
-        let (book, recovered) = run(reopened(dir.path()));
-        let has = |task: &u128| book.get(attempt(*task, 1)).is_some();
+        let (ledger, recovered) = run(reopened(dir.path()));
+        let has = |task: &u128| ledger.get(attempt(*task, 1)).is_some();
         let lost: Vec<_> = said.taken.iter().filter(|task| !said.settling.contains(task) && !has(task)).collect();
         assert!(lost.is_empty(), "{lost:?} of {} were lost, {recovered:?}", said.taken.len());
         let back: Vec<_> = said.settled.iter().filter(|task| has(task)).collect();

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use crate::endpoint::book::Entry;
+use crate::endpoint::ledger::Entry;
 use crate::ids::{AttemptId, AttemptNumber, TaskId};
 
 /// What an entry does to whom.
 #[derive(Debug)]
-pub(super) enum Mark {
+pub(super) enum EntryMark {
     /// The attempt is new.
     Taken(AttemptId),
     /// Something happened to it.
@@ -25,13 +25,13 @@ pub(super) struct Weights {
     total: u64,
 }
 
-impl Mark {
+impl EntryMark {
     /// Of an entry.
     pub(super) fn of(entry: &Entry) -> Self {
         match entry {
             Entry::Taken(leased) => Self::Taken(leased.attempt),
-            Entry::Handed { attempt, .. } | Entry::Began(attempt) => Self::Changed(*attempt),
-            Entry::Over(reported) => Self::Changed(reported.attempt),
+            Entry::Handed { attempt, .. } | Entry::Started(attempt) => Self::Changed(*attempt),
+            Entry::Reported(reported) => Self::Changed(reported.attempt),
             Entry::Settled(attempts) => Self::Settled(attempts.clone()),
             Entry::Joined(_) | Entry::Gone(_) => Self::Worker,
         }
@@ -40,9 +40,9 @@ impl Mark {
 
 impl Weights {
     /// An entry of so many bytes was written.
-    pub(super) fn note(&mut self, mark: &Mark, bytes: u64) {
+    pub(super) fn note(&mut self, mark: &EntryMark, bytes: u64) {
         match mark {
-            Mark::Taken(attempt) => {
+            EntryMark::Taken(attempt) => {
                 let (newest, weight) = self.tasks.entry(attempt.task).or_insert((attempt.number, 0));
                 if *newest < attempt.number {
                     self.total -= *weight;
@@ -53,7 +53,7 @@ impl Weights {
                     self.total += bytes;
                 }
             }
-            Mark::Changed(attempt) => {
+            EntryMark::Changed(attempt) => {
                 if let Some((newest, weight)) = self.tasks.get_mut(&attempt.task)
                     && *newest == attempt.number
                 {
@@ -61,8 +61,8 @@ impl Weights {
                     self.total += bytes;
                 }
             }
-            Mark::Settled(attempts) => attempts.iter().for_each(|attempt| self.forget(*attempt)),
-            Mark::Worker => {}
+            EntryMark::Settled(attempts) => attempts.iter().for_each(|attempt| self.forget(*attempt)),
+            EntryMark::Worker => {}
         }
     }
 
@@ -71,11 +71,11 @@ impl Weights {
         self.total
     }
 
-    /// Whether an entry may be about a task that is not settled: without all others, the same book comes about.
-    pub(super) fn matters(&self, mark: &Mark) -> bool {
+    /// Whether an entry may be about a task that is not settled: without all others, the same ledger comes about.
+    pub(super) fn matters(&self, mark: &EntryMark) -> bool {
         match mark {
-            Mark::Taken(attempt) | Mark::Changed(attempt) => self.tasks.contains_key(&attempt.task),
-            Mark::Settled(_) | Mark::Worker => true,
+            EntryMark::Taken(attempt) | EntryMark::Changed(attempt) => self.tasks.contains_key(&attempt.task),
+            EntryMark::Settled(_) | EntryMark::Worker => true,
         }
     }
 
@@ -92,22 +92,22 @@ impl Weights {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::endpoint::book::tests::attempt;
+    use crate::endpoint::ledger::tests::attempt;
 
     #[test]
     fn only_the_newest_attempt_weighs() {
         let mut weights = Weights::default();
         for (mark, bytes, total) in [
-            (Mark::Changed(attempt(1, 1)), 1, 0),
-            (Mark::Taken(attempt(1, 2)), 10, 10),
-            (Mark::Changed(attempt(1, 2)), 5, 15),
-            (Mark::Changed(attempt(1, 1)), 5, 15),
-            (Mark::Taken(attempt(1, 1)), 100, 15),
-            (Mark::Taken(attempt(2, 1)), 7, 22),
-            (Mark::Settled(vec![attempt(1, 1), attempt(3, 1)]), 50, 22),
-            (Mark::Taken(attempt(1, 3)), 20, 27),
-            (Mark::Settled(vec![attempt(1, 3)]), 50, 7),
-            (Mark::Settled(vec![attempt(1, 3), attempt(2, 1)]), 50, 0),
+            (EntryMark::Changed(attempt(1, 1)), 1, 0),
+            (EntryMark::Taken(attempt(1, 2)), 10, 10),
+            (EntryMark::Changed(attempt(1, 2)), 5, 15),
+            (EntryMark::Changed(attempt(1, 1)), 5, 15),
+            (EntryMark::Taken(attempt(1, 1)), 100, 15),
+            (EntryMark::Taken(attempt(2, 1)), 7, 22),
+            (EntryMark::Settled(vec![attempt(1, 1), attempt(3, 1)]), 50, 22),
+            (EntryMark::Taken(attempt(1, 3)), 20, 27),
+            (EntryMark::Settled(vec![attempt(1, 3)]), 50, 7),
+            (EntryMark::Settled(vec![attempt(1, 3), attempt(2, 1)]), 50, 0),
         ] {
             weights.note(&mark, bytes);
             assert_eq!(weights.total(), total, "{mark:?}");

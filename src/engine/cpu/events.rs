@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::correlate::window::FrameSelection;
-use crate::dataset::{Event, EventSource, Scratch};
+use crate::dataset::{EventSource, PhotonEvent, Scratch};
 use crate::engine::EngineError;
 
 use super::memory::prefetch;
@@ -104,7 +104,7 @@ pub(super) struct Reading<'a> {
 /// State of a reading thread.
 struct Reader {
     scratch: Scratch,
-    events: Vec<Event>,
+    events: Vec<PhotonEvent>,
     /// Room for the events of a block; the first `kept_len` are the kept ones.
     kept: Vec<Entry>,
     kept_len: usize,
@@ -141,7 +141,7 @@ impl Pixels {
     }
 
     /// Makes room for the counts of a piece of events.
-    fn prepare(&mut self, piece: &[Event]) {
+    fn prepare(&mut self, piece: &[PhotonEvent]) {
         let counts: u64 = piece.iter().map(|event| u64::from(event.count())).sum();
         if self.largest + counts > u64::from(u32::MAX) {
             self.carry();

@@ -4,7 +4,7 @@
 
 use crate::correlate::bins::Partition;
 use crate::correlate::window::FrameSelection;
-use crate::dataset::{DatasetError, Event, EventSource, FrameSource, PixelType, Scratch, SourceInfo};
+use crate::dataset::{DatasetError, EventSource, FrameSource, PhotonEvent, PixelType, Scratch, SourceInfo};
 
 use super::Saturated;
 
@@ -53,7 +53,7 @@ impl<'a> FramesAsEvents<'a> {
     ) -> Option<Self> {
         let counts = Counts::of(source.pixel_type())?;
         let info = source.info();
-        if info.frames > Event::MAX_FRAMES || info.shape.pixels() > Event::MAX_PIXELS {
+        if info.frames > PhotonEvent::MAX_FRAMES || info.shape.pixels() > PhotonEvent::MAX_PIXELS {
             return None;
         }
         let mut masked_in = vec![false; partition.shape().pixels()];
@@ -71,20 +71,20 @@ impl<'a> FramesAsEvents<'a> {
         self.selection.first() / self.frames_per_block
     }
 
-    fn emit(&self, frame: u64, pixel: usize, count: u32, out: &mut Vec<Event>) {
+    fn emit(&self, frame: u64, pixel: usize, count: u32, out: &mut Vec<PhotonEvent>) {
         if Some(count) == self.found.value && self.masked_in[pixel] {
             self.found.add(pixel as u32, frame);
             return;
         }
         let mut left = count;
         while left > 0 {
-            let part = left.min(Event::MAX_COUNT);
-            out.push(Event::new(frame as u32, pixel as u32, part as u16));
+            let part = left.min(PhotonEvent::MAX_COUNT);
+            out.push(PhotonEvent::new(frame as u32, pixel as u32, part as u16));
             left -= part;
         }
     }
 
-    fn scan<T: Copy + Default + PartialEq + Into<u32>>(&self, frame: u64, counts: &[T], out: &mut Vec<Event>) {
+    fn scan<T: Copy + Default + PartialEq + Into<u32>>(&self, frame: u64, counts: &[T], out: &mut Vec<PhotonEvent>) {
         for (group, values) in counts.chunks(GROUP).enumerate() {
             // no early exit: the compiler turns this into a few vector instructions
             let occupied = values.iter().fold(false, |any, v| any | (*v != T::default()));
@@ -98,7 +98,7 @@ impl<'a> FramesAsEvents<'a> {
         }
     }
 
-    fn scan_frame(&self, frame: u64, data: &[u8], out: &mut Vec<Event>) {
+    fn scan_frame(&self, frame: u64, data: &[u8], out: &mut Vec<PhotonEvent>) {
         match self.counts {
             Counts::U8 => self.scan(frame, data, out),
             Counts::U16 => self.scan(frame, bytemuck::cast_slice::<u8, u16>(data), out),
@@ -122,7 +122,7 @@ impl EventSource for FramesAsEvents<'_> {
         (self.selection.end().div_ceil(self.frames_per_block) - self.first_block()) as usize
     }
 
-    fn read_block(&self, block: usize, scratch: &mut Scratch, out: &mut Vec<Event>) -> Result<(), DatasetError> {
+    fn read_block(&self, block: usize, scratch: &mut Scratch, out: &mut Vec<PhotonEvent>) -> Result<(), DatasetError> {
         out.clear();
         let frame_bytes = self.masked_in.len() * self.source.pixel_type().size();
         let first = (self.first_block() + block as u64) * self.frames_per_block;

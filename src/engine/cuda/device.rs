@@ -193,7 +193,7 @@ impl<M> Arg<'_, M> {
 /// What the driver says of an error.
 #[derive(Debug, thiserror::Error)]
 #[error("{name} ({code}): {text}")]
-pub struct Cause {
+pub struct DriverCause {
     /// CUDA's number.
     pub code: u32,
     /// CUDA's name.
@@ -237,7 +237,7 @@ pub enum DeviceError {
         /// Its name in `kernels/`.
         kernel: &'static str,
         /// What the driver says.
-        source: Cause,
+        source: DriverCause,
     },
     /// Another call of the driver.
     #[error("{call} failed")]
@@ -245,7 +245,7 @@ pub enum DeviceError {
         /// The driver's function.
         call: &'static str,
         /// What the driver says.
-        source: Cause,
+        source: DriverCause,
     },
 }
 
@@ -443,7 +443,7 @@ mod tests {
     fn whose_fault_an_error_is() {
         let error = |code| DeviceError::Call {
             call: "cuStreamSynchronize",
-            source: Cause { code, name: "CUDA_ERROR".into(), text: "in words".into() },
+            source: DriverCause { code, name: "CUDA_ERROR".into(), text: "in words".into() },
         };
         for code in [46, 100, 214, 220, 226, 714, 802, 803, 804, 807, 810, 999] {
             assert!(error(code).is_fault(), "{code}");

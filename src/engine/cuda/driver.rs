@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::api::{self, Api, CAPABILITY_MAJOR, CAPABILITY_MINOR, Code, Context, DeviceId, STREAM_NON_BLOCKING, Stream};
-use super::device::{Arg, Cause, Device, DeviceError, Grid, Kernel, MemoryKind};
+use super::device::{Arg, Device, DeviceError, DriverCause, Grid, Kernel, MemoryKind};
 use super::images::{Capability, Form, Module, module};
 
 mod memory;
@@ -21,7 +21,7 @@ mod times;
 pub(super) use memory::{DriverMemory, Pinned};
 use memory::{Event, Uses};
 use times::Watch;
-pub use times::{Phase, Spent, Times};
+pub use times::{HostPhase, Spent, Times};
 
 /// Why there is no GPU to compute on.
 #[derive(Debug, thiserror::Error)]
@@ -220,7 +220,7 @@ impl Driver {
         let module = match known {
             Some(module) => module,
             None => {
-                let (loaded, form) = self.watch.phase(Phase::Load, || self.load(wanted)).map_err(of)?;
+                let (loaded, form) = self.watch.phase(HostPhase::Load, || self.load(wanted)).map_err(of)?;
                 tracing::debug!(module = ?wanted, form = form.name(), "kernels are loaded");
                 self.modules.borrow_mut().insert(wanted, (loaded, form));
                 loaded
@@ -344,7 +344,7 @@ impl Device for Driver {
     }
 
     fn allocate(&self, bytes: usize) -> Result<DriverMemory, DeviceError> {
-        let allocated = self.watch.phase(Phase::Allocate, || DriverMemory::new(self.api, bytes, &self.used));
+        let allocated = self.watch.phase(HostPhase::Allocate, || DriverMemory::new(self.api, bytes, &self.used));
         allocated.map_err(|code| self.refused("cuMemAlloc", code, MemoryKind::Gpu, bytes))
     }
 
@@ -368,12 +368,12 @@ impl Device for Driver {
         let to = memory.start + at as u64;
         // SAFETY: the range was checked; the driver has read memory that is not pinned when it returns
         let copy = || unsafe { self.api.copy_to_device(to, bytes.as_ptr().cast(), bytes.len(), self.kernels) };
-        self.watch.phase(Phase::Upload, copy).map_err(|code| self.waited("cuMemcpyHtoDAsync", code))?;
+        self.watch.phase(HostPhase::Upload, copy).map_err(|code| self.waited("cuMemcpyHtoDAsync", code))?;
         self.note_use([&*memory])
     }
 
     fn staging(&self, bytes: usize) -> Result<Pinned, DeviceError> {
-        let pinned = self.watch.phase(Phase::Pin, || Pinned::new(self.api, self.context, bytes));
+        let pinned = self.watch.phase(HostPhase::Pin, || Pinned::new(self.api, self.context, bytes));
         pinned.map_err(|code| self.refused("cuMemHostAlloc", code, MemoryKind::Pinned, bytes))
     }
 
@@ -397,7 +397,7 @@ impl Device for Driver {
 
     fn reclaim(&self, staging: &mut Pinned) -> Result<(), DeviceError> {
         let Some(event) = staging.departure.take() else { return Ok(()) };
-        self.watch.phase(Phase::Wait, || event.wait()).map_err(|code| self.waited("cuEventSynchronize", code))
+        self.watch.phase(HostPhase::Wait, || event.wait()).map_err(|code| self.waited("cuEventSynchronize", code))
     }
 
     fn download(&self, memory: &DriverMemory, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
@@ -406,7 +406,7 @@ impl Device for Driver {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.watch.phase(Phase::Download, || {
+        self.watch.phase(HostPhase::Download, || {
             // SAFETY: the range was checked; the stream is waited for before the bytes are looked at
             unsafe {
                 let (to, from) = (bytes.as_mut_ptr().cast::<c_void>(), memory.start + at as u64);
@@ -479,7 +479,7 @@ fn failed(api: &Api, call: &'static str, code: Code) -> DeviceError {
 }
 
 /// What the driver says of an error.
-fn cause(api: &Api, code: Code) -> Cause {
+fn cause(api: &Api, code: Code) -> DriverCause {
     let (name, text) = api.describe(code);
-    Cause { code: code.0, name, text }
+    DriverCause { code: code.0, name, text }
 }

@@ -23,8 +23,8 @@ mod tests;
 mod twotime;
 
 pub use ceilings::Ceilings;
-pub use device::{Cause, DeviceError, MemoryKind};
-pub use driver::{NoGpu, Phase, Spent, Times};
+pub use device::{DeviceError, DriverCause, MemoryKind};
+pub use driver::{HostPhase, NoGpu, Spent, Times};
 pub use engine::CudaEngine;
 pub use self_test::SelfTestError;
 

@@ -11,7 +11,7 @@ use crate::correlate::bins::{Labels, Shape};
 use crate::correlate::result::Correlation;
 use crate::correlate::twotime::Smoothing;
 use crate::correlate::window::FrameWindow;
-use crate::dataset::{DatasetError, Event, EventSource, FrameSource, PixelType, Scratch, Source, SourceInfo};
+use crate::dataset::{DatasetError, EventSource, FrameSource, PhotonEvent, PixelType, Scratch, Source, SourceInfo};
 use crate::engine::cpu::CpuEngine;
 use crate::engine::{Engine, EngineError, MultiTauRequest, Request, TwoTimeRequest, Unobserved};
 use crate::task::correlate::{Normalization, PixelG2Output, SaturatedPolicy};
@@ -254,14 +254,14 @@ impl EventSource for Events {
         EVENT_FRAMES.div_ceil(BLOCK_FRAMES) as usize
     }
 
-    fn read_block(&self, block: usize, _: &mut Scratch, out: &mut Vec<Event>) -> Result<(), DatasetError> {
+    fn read_block(&self, block: usize, _: &mut Scratch, out: &mut Vec<PhotonEvent>) -> Result<(), DatasetError> {
         out.clear();
         let first = block as u64 * BLOCK_FRAMES;
         for frame in first..EVENT_FRAMES.min(first + BLOCK_FRAMES) {
             for pixel in 0..SHAPE.pixels() as u64 {
                 let hash = hash(frame * SHAPE.pixels() as u64 + pixel);
                 if pixel % BRIGHT == 0 || hash >> 60 == 0 {
-                    out.push(Event::new(frame as u32, pixel as u32, (hash >> 58 & 3) as u16 + 1));
+                    out.push(PhotonEvent::new(frame as u32, pixel as u32, (hash >> 58 & 3) as u16 + 1));
                 }
             }
         }

@@ -15,7 +15,7 @@ use crate::correlate::bins::{Partition, Shape};
 use crate::correlate::result::{Correlation, TwoTimeMap};
 use crate::correlate::twotime::Smoothing;
 use crate::correlate::window::FrameWindow;
-use crate::dataset::{Event, EventSource, FrameSource, PixelType, Source};
+use crate::dataset::{EventSource, FrameSource, PhotonEvent, PixelType, Source};
 use crate::engine::testing::*;
 use crate::engine::workers::Workers;
 use crate::engine::{EngineError, MultiTauRequest, Observer, Request, TwoTimeRequest, Unobserved};
@@ -409,7 +409,7 @@ fn events_that_do_not_stay_after_all_are_read_again() {
     let request = small_request(300, FrameWindow::default(), 5, multi_tau);
     let (wanted, ..) = correlate_events(&TestDevice::new(PLENTY, 1), &data, &request).expect("correlates");
     // as much as the events alone take
-    let all = DataEvents(data.clone()).events_bound() as usize * size_of::<Event>();
+    let all = DataEvents(data.clone()).events_bound() as usize * size_of::<PhotonEvent>();
     for memory in [all, all * 3 / 4] {
         let device = TestDevice::new(memory, 2).claiming(PLENTY);
         let (found, ..) = correlate_events(&device, &data, &request).expect("correlates");

@@ -16,7 +16,7 @@ pub enum Grade {
 
 /// Something that speaks against a GPU. Its text is a sentence for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Cause {
+pub enum HealthCause {
     /// No self-test has passed since it was first seen.
     Untested,
     /// Memory errors that were not corrected.
@@ -53,7 +53,7 @@ pub enum Cause {
     ProgramsFail,
 }
 
-impl Cause {
+impl HealthCause {
     /// How grave it is.
     pub fn grade(self) -> Grade {
         match self {
@@ -101,7 +101,7 @@ impl Cause {
     }
 }
 
-impl fmt::Display for Cause {
+impl fmt::Display for HealthCause {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
             Self::Untested => "no self-test has passed yet",
@@ -151,7 +151,7 @@ impl Serialize for Note {
     }
 }
 
-impl Serialize for Cause {
+impl Serialize for HealthCause {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }

@@ -33,15 +33,15 @@ mod cause;
 mod tests;
 pub mod xid;
 
-pub use cause::{Cause, Grade, Note};
+pub use cause::{Grade, HealthCause, Note};
 use xid::Meaning;
 
 /// That a GPU was not tested, which is no trouble of its own.
-const UNTESTED: [Cause; 2] = [Cause::Untested, Cause::SelfTestNotRun];
+const UNTESTED: [HealthCause; 2] = [HealthCause::Untested, HealthCause::SelfTestNotRun];
 
 /// How patient the machine is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
+pub struct HealthPolicy {
     /// A suspect GPU is tested when nothing was wrong for so long: less, and a fault that comes and goes would have it
     /// change its state all the time. A minute is some samples. A self-test that could not be run is tried again as late.
     pub settle: Duration,
@@ -70,7 +70,7 @@ pub struct Policy {
     pub replays_a_minute: u64,
 }
 
-impl Default for Policy {
+impl Default for HealthPolicy {
     fn default() -> Self {
         Self {
             settle: Duration::from_secs(60),
@@ -117,7 +117,7 @@ pub enum Wanted {
 
 /// How a self-test ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum TestOutcome {
     /// All results were right.
     Passed,
     /// A result was wrong, or it did not end.
@@ -128,9 +128,9 @@ pub enum Outcome {
 
 /// What was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum HealthEvent {
     /// A sample.
-    Sampled(Facts),
+    Sampled(GpuHistory),
     /// A sample that the driver refused.
     SampleFailed,
     /// The GPU has fallen off the bus, or is not listed any more.
@@ -144,29 +144,29 @@ pub enum Event {
     /// An attempt that used the GPU failed, and not because of its input.
     ProgramFailed,
     /// A self-test has ended.
-    SelfTest(Era, Outcome),
+    SelfTest(Era, TestOutcome),
     /// Time has passed.
     Tick,
 }
 
 /// What of a sample decides about health.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Facts {
+pub struct GpuHistory {
     /// Causes that stand.
-    pub standing: BTreeSet<Cause>,
+    pub standing: BTreeSet<HealthCause>,
     /// Uncorrectable memory errors since the driver was loaded, if it counts them.
     pub uncorrected: Option<u64>,
     /// PCIe replays since the driver was loaded, if it counts them.
     pub replays: Option<u64>,
 }
 
-impl From<&Sample> for Facts {
+impl From<&Sample> for GpuHistory {
     fn from(sample: &Sample) -> Self {
         let seen = [
-            (Cause::FailedRemap, sample.remapped_rows.is_some_and(|rows| rows.failed)),
-            (Cause::PendingRetirement, sample.retired_pages.is_some_and(|pages| pages.pending)),
-            (Cause::Hot, sample.temperature_c.zip(sample.slowdown_c).is_some_and(|(is, limit)| is >= limit)),
-            (Cause::Slowdown, sample.throttle.as_ref().is_some_and(protects_itself)),
+            (HealthCause::FailedRemap, sample.remapped_rows.is_some_and(|rows| rows.failed)),
+            (HealthCause::PendingRetirement, sample.retired_pages.is_some_and(|pages| pages.pending)),
+            (HealthCause::Hot, sample.temperature_c.zip(sample.slowdown_c).is_some_and(|(is, limit)| is >= limit)),
+            (HealthCause::Slowdown, sample.throttle.as_ref().is_some_and(protects_itself)),
         ];
         Self {
             standing: seen.into_iter().filter(|(_, is)| *is).map(|(cause, _)| cause).collect(),
@@ -196,7 +196,7 @@ pub fn notes(sample: &Sample) -> Vec<Note> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Reason {
     /// What it is.
-    pub cause: Cause,
+    pub cause: HealthCause,
     /// When it was first seen, time of the events.
     #[serde(rename = "since_s", serialize_with = "crate::gpu::as_seconds")]
     pub since: Duration,
@@ -223,10 +223,10 @@ pub struct Transition {
 /// The health of one physical GPU.
 #[derive(Debug, Clone)]
 pub struct Machine {
-    policy: Policy,
+    policy: HealthPolicy,
     now: Duration,
     state: State,
-    reasons: BTreeMap<Cause, Reason>,
+    reasons: BTreeMap<HealthCause, Reason>,
     era: Era,
     /// Quarantines that count, failed self-tests in them included.
     strikes: u32,
@@ -241,13 +241,13 @@ pub struct Machine {
 
 impl Machine {
     /// A GPU that nobody has tested yet: suspect, and a self-test is wanted at once.
-    pub fn new(policy: Policy, now: Duration) -> Self {
-        let untested = Reason { cause: Cause::Untested, since: now, last: now, times: 1, stands: false };
+    pub fn new(policy: HealthPolicy, now: Duration) -> Self {
+        let untested = Reason { cause: HealthCause::Untested, since: now, last: now, times: 1, stands: false };
         Self {
             policy,
             now,
             state: State::Suspect,
-            reasons: BTreeMap::from([(Cause::Untested, untested)]),
+            reasons: BTreeMap::from([(HealthCause::Untested, untested)]),
             era: Era(0),
             strikes: 0,
             released: None,
@@ -261,31 +261,31 @@ impl Machine {
 
     /// Takes in what was seen at a moment; returns the change of state, if there is one. Time never goes back: an
     /// earlier moment is taken for the last one.
-    pub fn apply(&mut self, at: Duration, event: &Event) -> Option<Transition> {
+    pub fn apply(&mut self, at: Duration, event: &HealthEvent) -> Option<Transition> {
         self.now = self.now.max(at);
         let from = self.state;
         match event {
-            Event::Sampled(facts) => self.sampled(facts),
-            Event::SampleFailed => self.sample_failed(),
-            Event::Lost => self.saw(Cause::Lost, 1),
-            Event::NeedsReset => self.saw(Cause::NeedsReset, 1),
-            Event::DriverSilent => self.saw(Cause::DriverSilent, 1),
-            Event::Xid(xid) => match xid::meaning(*xid) {
+            HealthEvent::Sampled(facts) => self.sampled(facts),
+            HealthEvent::SampleFailed => self.sample_failed(),
+            HealthEvent::Lost => self.saw(HealthCause::Lost, 1),
+            HealthEvent::NeedsReset => self.saw(HealthCause::NeedsReset, 1),
+            HealthEvent::DriverSilent => self.saw(HealthCause::DriverSilent, 1),
+            HealthEvent::Xid(xid) => match xid::meaning(*xid) {
                 Meaning::Application => {}
                 Meaning::Program => self.program_failed(),
-                Meaning::Look => self.saw(Cause::Xid(*xid), 1),
-                Meaning::Fatal => self.saw(Cause::FatalXid(*xid), 1),
+                Meaning::Look => self.saw(HealthCause::Xid(*xid), 1),
+                Meaning::Fatal => self.saw(HealthCause::FatalXid(*xid), 1),
             },
-            Event::ProgramFailed => self.program_failed(),
-            Event::SelfTest(_, Outcome::Failed) => self.saw(Cause::SelfTestFailed, 1),
-            Event::SelfTest(_, Outcome::NotRun) => self.saw(Cause::SelfTestNotRun, 1),
-            Event::SelfTest(era, Outcome::Passed) => {
+            HealthEvent::ProgramFailed => self.program_failed(),
+            HealthEvent::SelfTest(_, TestOutcome::Failed) => self.saw(HealthCause::SelfTestFailed, 1),
+            HealthEvent::SelfTest(_, TestOutcome::NotRun) => self.saw(HealthCause::SelfTestNotRun, 1),
+            HealthEvent::SelfTest(era, TestOutcome::Passed) => {
                 // also while it pauses: of a divided GPU another instance could be tested
                 if *era == self.era && self.may_be_tested() {
                     self.release();
                 }
             }
-            Event::Tick => {}
+            HealthEvent::Tick => {}
         }
         if self.state == State::Suspect && self.may_end_untested() {
             self.release();
@@ -313,7 +313,7 @@ impl Machine {
 
     /// What its owner is to do, as of the last event.
     pub fn wanted(&self) -> Wanted {
-        let not_run = self.reasons.get(&Cause::SelfTestNotRun);
+        let not_run = self.reasons.get(&HealthCause::SelfTestNotRun);
         let pauses = not_run.is_some_and(|reason| self.now - reason.last < self.policy.settle);
         if self.may_be_tested() && !pauses { Wanted::SelfTest(self.era) } else { Wanted::Nothing }
     }
@@ -326,14 +326,18 @@ impl Machine {
         }
     }
 
-    fn sampled(&mut self, facts: &Facts) {
-        for cause in
-            [Cause::Lost, Cause::NeedsReset, Cause::DriverSilent, Cause::SampleFailed, Cause::SamplesKeepFailing]
-        {
+    fn sampled(&mut self, facts: &GpuHistory) {
+        for cause in [
+            HealthCause::Lost,
+            HealthCause::NeedsReset,
+            HealthCause::DriverSilent,
+            HealthCause::SampleFailed,
+            HealthCause::SamplesKeepFailing,
+        ] {
             self.gone(cause);
         }
         self.failed_samples = 0;
-        for cause in [Cause::FailedRemap, Cause::PendingRetirement, Cause::Hot] {
+        for cause in [HealthCause::FailedRemap, HealthCause::PendingRetirement, HealthCause::Hot] {
             if facts.standing.contains(&cause) { self.saw(cause, 1) } else { self.gone(cause) }
         }
         self.sampled_clocks(facts);
@@ -341,31 +345,31 @@ impl Machine {
     }
 
     /// A slowdown is one that lasts.
-    fn sampled_clocks(&mut self, facts: &Facts) {
-        if !facts.standing.contains(&Cause::Slowdown) {
+    fn sampled_clocks(&mut self, facts: &GpuHistory) {
+        if !facts.standing.contains(&HealthCause::Slowdown) {
             self.slow_since = None;
-            return self.gone(Cause::Slowdown);
+            return self.gone(HealthCause::Slowdown);
         }
         let since = *self.slow_since.get_or_insert(self.now);
         if self.now - since >= self.policy.slowdown_lasts {
-            self.saw(Cause::Slowdown, 1);
+            self.saw(HealthCause::Slowdown, 1);
         }
     }
 
-    fn sampled_counters(&mut self, facts: &Facts) {
+    fn sampled_counters(&mut self, facts: &GpuHistory) {
         if let Some(count) = facts.uncorrected {
             // errors before the first sample count too; a smaller count began anew with the driver
             let more = if count < self.uncorrected { count } else { count - self.uncorrected };
             self.uncorrected = count;
             if more > 0 {
-                self.saw(Cause::UncorrectableEcc, more);
+                self.saw(HealthCause::UncorrectableEcc, more);
             }
         }
         let Some(count) = facts.replays else { return };
         let (since, base) = *self.replays.get_or_insert((self.now, count));
         let more = count.saturating_sub(base);
         if more > self.policy.replays_a_minute {
-            self.saw(Cause::PcieReplays, more);
+            self.saw(HealthCause::PcieReplays, more);
         }
         if count < base || more > self.policy.replays_a_minute || self.now - since >= Duration::from_secs(60) {
             self.replays = Some((self.now, count));
@@ -374,14 +378,14 @@ impl Machine {
 
     /// A program failed: some of these in a while are a reason to test the GPU.
     fn program_failed(&mut self) {
-        let Policy { program_failures, failures_within, one_failure, .. } = self.policy;
+        let HealthPolicy { program_failures, failures_within, one_failure, .. } = self.policy;
         if self.failures.last().is_some_and(|last| self.now - *last < one_failure) {
             return;
         }
         self.failures.retain(|failure| self.now - *failure < failures_within);
         self.failures.push(self.now);
         if self.failures.len() >= program_failures as usize {
-            self.saw(Cause::ProgramsFail, self.failures.len() as u64);
+            self.saw(HealthCause::ProgramsFail, self.failures.len() as u64);
             // the count starts again at zero: after the test the GPU is trusted
             self.failures.clear();
         }
@@ -389,14 +393,14 @@ impl Machine {
 
     fn sample_failed(&mut self) {
         self.failed_samples = self.failed_samples.saturating_add(1);
-        self.saw(Cause::SampleFailed, 1);
+        self.saw(HealthCause::SampleFailed, 1);
         if self.failed_samples >= self.policy.failed_samples {
-            self.saw(Cause::SamplesKeepFailing, 1);
+            self.saw(HealthCause::SamplesKeepFailing, 1);
         }
     }
 
     /// A cause was seen.
-    fn saw(&mut self, cause: Cause, times: u64) {
+    fn saw(&mut self, cause: HealthCause, times: u64) {
         let stands = cause.stands();
         let new = Reason { cause, since: self.now, last: self.now, times: 0, stands: false };
         let reason = self.reasons.entry(cause).or_insert(new);
@@ -406,7 +410,7 @@ impl Machine {
             return;
         }
         // a test that could not be run says nothing against one that is under way
-        self.era.0 += u64::from(cause != Cause::SelfTestNotRun);
+        self.era.0 += u64::from(cause != HealthCause::SelfTestNotRun);
         match (self.state, cause.grade()) {
             (State::Healthy, Grade::Suspect) => self.state = State::Suspect,
             (State::Suspect | State::Quarantined, Grade::Suspect) => {}
@@ -419,13 +423,13 @@ impl Machine {
                 self.state = State::Quarantined;
             }
             (State::Quarantined, Grade::Quarantine) => {
-                self.strikes = self.strikes.saturating_add(u32::from(cause == Cause::SelfTestFailed));
+                self.strikes = self.strikes.saturating_add(u32::from(cause == HealthCause::SelfTestFailed));
             }
         }
     }
 
     /// A cause that stood is not there any more. It stays a reason until the GPU is healthy.
-    fn gone(&mut self, cause: Cause) {
+    fn gone(&mut self, cause: HealthCause) {
         if let Some(reason) = self.reasons.get_mut(&cause).filter(|reason| reason.stands) {
             *reason = Reason { stands: false, last: self.now, ..*reason };
         }

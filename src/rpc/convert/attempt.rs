@@ -2,11 +2,11 @@
 
 use super::{WireError, known, named, required};
 use crate::ids::{AttemptId, AttemptNumber};
+use crate::protocol::session::{Leased, Reported};
 use crate::rpc::wire;
 use crate::task::failure::{Failure, Fault, Loss};
 use crate::task::life::Outcome;
 use crate::task::result::{LARGEST_DOCUMENT, LogTail, TaskResult};
-use crate::task::session::{Leased, Reported};
 use crate::task::time::Moment;
 
 /// Bytes of a log's tail: some screens.

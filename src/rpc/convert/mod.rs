@@ -8,10 +8,10 @@ use thiserror::Error;
 use crate::task::names::printable;
 
 pub mod attempt;
-pub mod crew;
 pub mod session;
 pub mod spec;
 pub mod task;
+pub mod worker;
 
 /// The longest name of a host that is kept (POSIX HOST_NAME_MAX is 255).
 const LONGEST_HOST: usize = 255;

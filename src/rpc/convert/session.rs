@@ -2,9 +2,9 @@
 
 use super::{WireError, known, named, required};
 use crate::ids::AttemptId;
+use crate::protocol::session::{Credit, FromEndpoint, Leased, Progress, Reported, Stop, StopReason, ToEndpoint};
 use crate::rpc::wire;
 use crate::task::names::printable;
-use crate::task::session::{Credit, FromEndpoint, Leased, Progress, Reported, Stop, StopReason, ToEndpoint};
 use crate::task::time::Moment;
 
 /// The longest name of a step that is kept.
@@ -55,9 +55,9 @@ impl TryFrom<wire::ToEndpoint> for ToEndpoint {
     fn try_from(message: wire::ToEndpoint) -> Result<Self, WireError> {
         use wire::to_endpoint::Message as Wire;
         Ok(match required("message", message.message)? {
-            Wire::Tasks(wire::Tasks { leases }) => {
+            Wire::Leases(wire::Leases { leases }) => {
                 let leases = leases.into_iter().map(Leased::try_from).collect::<Result<_, _>>();
-                Self::Tasks(leases.map_err(|error| error.within("leases"))?)
+                Self::Leases(leases.map_err(|error| error.within("leases"))?)
             }
             Wire::Renewed(wire::Renewed { number, until_ms }) => {
                 Self::Renewed { number, until: Moment::from_millis(until_ms) }
@@ -77,8 +77,8 @@ impl From<ToEndpoint> for wire::ToEndpoint {
     fn from(message: ToEndpoint) -> Self {
         use wire::to_endpoint::Message as Wire;
         let message = match message {
-            ToEndpoint::Tasks(leases) => {
-                Wire::Tasks(wire::Tasks { leases: leases.into_iter().map(Into::into).collect() })
+            ToEndpoint::Leases(leases) => {
+                Wire::Leases(wire::Leases { leases: leases.into_iter().map(Into::into).collect() })
             }
             ToEndpoint::Renewed { number, until } => Wire::Renewed(wire::Renewed { number, until_ms: until.millis() }),
             ToEndpoint::Recorded { number, attempts } => {
@@ -187,7 +187,7 @@ mod tests {
         };
         let stops = [StopReason::Cancelled, StopReason::Deadline, StopReason::Fenced];
         for message in [
-            ToEndpoint::Tasks(vec![lease]),
+            ToEndpoint::Leases(vec![lease]),
             ToEndpoint::Renewed { number: 4, until: Moment::from_millis(9) },
             ToEndpoint::Recorded { number: 5, attempts: vec![attempt()] },
             ToEndpoint::Stop(stops.map(|reason| Stop { attempt: attempt(), reason }).into()),

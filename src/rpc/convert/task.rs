@@ -1,23 +1,22 @@
 //! Tasks as they are submitted, listed and filtered; endpoints as they are listed.
 
 use super::{WireError, known, named, optional, required};
-use crate::controller::{Known, Order, OrderedTask, Receipt, Watched};
+use crate::controller::{Known, Receipt, Submission, SubmissionTask, Watched};
 use crate::ids::TaskId;
+use crate::protocol::session::Progress;
 use crate::rpc::wire;
 use crate::store::{EndpointRecord, EndpointSession, NewTask, StateName, TaskFilter, TaskRecord};
 use crate::task::life::{End, Limits};
-use crate::task::session::Progress;
 use crate::task::time::Moment;
 
-impl TryFrom<wire::SubmitRequest> for Order {
+impl TryFrom<wire::SubmitRequest> for Submission {
     type Error = WireError;
 
     fn try_from(request: wire::SubmitRequest) -> Result<Self, WireError> {
         let wire::SubmitRequest { endpoint, action, group, tasks } = request;
-        let tasks = tasks
-            .into_iter()
-            .enumerate()
-            .map(|(index, task)| OrderedTask::try_from(task).map_err(|error| error.within(&format!("tasks[{index}]"))));
+        let tasks = tasks.into_iter().enumerate().map(|(index, task)| {
+            SubmissionTask::try_from(task).map_err(|error| error.within(&format!("tasks[{index}]")))
+        });
         Ok(Self {
             endpoint,
             action: optional("action", action)?,
@@ -27,9 +26,9 @@ impl TryFrom<wire::SubmitRequest> for Order {
     }
 }
 
-impl From<Order> for wire::SubmitRequest {
-    fn from(order: Order) -> Self {
-        let Order { endpoint, action, group, tasks } = order;
+impl From<Submission> for wire::SubmitRequest {
+    fn from(order: Submission) -> Self {
+        let Submission { endpoint, action, group, tasks } = order;
         Self {
             endpoint,
             action: action.map(|action| action.to_string()).unwrap_or_default(),
@@ -39,7 +38,7 @@ impl From<Order> for wire::SubmitRequest {
     }
 }
 
-impl TryFrom<wire::NewTask> for OrderedTask {
+impl TryFrom<wire::NewTask> for SubmissionTask {
     type Error = WireError;
 
     fn try_from(task: wire::NewTask) -> Result<Self, WireError> {
@@ -55,9 +54,9 @@ impl TryFrom<wire::NewTask> for OrderedTask {
     }
 }
 
-impl From<OrderedTask> for wire::NewTask {
-    fn from(task: OrderedTask) -> Self {
-        let OrderedTask { request, label, spec, priority, deadline, retries } = task;
+impl From<SubmissionTask> for wire::NewTask {
+    fn from(task: SubmissionTask) -> Self {
+        let SubmissionTask { request, label, spec, priority, deadline, retries } = task;
         Self {
             spec: Some(spec.into()),
             request_id: request.map(String::from).unwrap_or_default(),
@@ -252,15 +251,15 @@ mod tests {
 
     #[test]
     fn orders_and_receipts_survive_the_wire() {
-        let task = OrderedTask::try_from(new_task()).expect("a task");
+        let task = SubmissionTask::try_from(new_task()).expect("a task");
         assert_eq!((task.retries, task.deadline), (None, Some(Moment::from_millis(2000))));
-        let order = Order {
+        let order = Submission {
             endpoint: "polaris".into(),
             action: Some(ActionId::new(Uuid::from_u128(2))),
             group: Some("8-id".parse().expect("a group")),
             tasks: vec![task],
         };
-        assert_eq!(Order::try_from(wire::SubmitRequest::from(order.clone())).expect("our own"), order);
+        assert_eq!(Submission::try_from(wire::SubmitRequest::from(order.clone())).expect("our own"), order);
         let tasks =
             vec![(TaskId::new(Uuid::from_u128(3)), Known::New), (TaskId::new(Uuid::from_u128(4)), Known::Before)];
         let receipt = Receipt { action: ActionId::new(Uuid::from_u128(2)), tasks };
@@ -269,8 +268,8 @@ mod tests {
 
     #[test]
     fn a_task_shows_again_as_it_was_submitted() {
-        let OrderedTask { request, label, spec, priority, deadline, retries: _ } =
-            OrderedTask::try_from(new_task()).expect("a task");
+        let SubmissionTask { request, label, spec, priority, deadline, retries: _ } =
+            SubmissionTask::try_from(new_task()).expect("a task");
         let task = NewTask {
             id: TaskId::new(Uuid::from_u128(3)),
             request,
@@ -306,7 +305,7 @@ mod tests {
 
     #[test]
     fn errors_name_the_place() {
-        let refused = |task: wire::NewTask| OrderedTask::try_from(task).expect_err("refused").to_string();
+        let refused = |task: wire::NewTask| SubmissionTask::try_from(task).expect_err("refused").to_string();
         assert_eq!(refused(wire::NewTask { spec: None, ..new_task() }), "spec: is missing");
         assert!(refused(wire::NewTask { label: "a\nb".into(), ..new_task() }).starts_with("label: the label"));
         let empty = wire::NewTask { spec: Some(wire::TaskSpec { kind: None }), ..new_task() };

@@ -11,14 +11,14 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{caller, invalid, refusal};
 use crate::controller::session::{Registration, Session};
-use crate::controller::{Controller, ControllerError, Records};
+use crate::controller::{Acks, Controller, ControllerError};
+use crate::protocol::session::ToEndpoint;
 use crate::rpc::convert::session::from_endpoint;
 use crate::rpc::convert::{host_name, named, optional, required};
 use crate::rpc::version;
 use crate::rpc::wire::{self, endpoints_server};
 use crate::runtime::tasks::spawn;
 use crate::store::Store;
-use crate::task::session::ToEndpoint;
 
 /// Answers that wait for an endpoint that reads slowly; then its session waits for it.
 const ANSWERS: usize = 64;
@@ -51,11 +51,11 @@ impl<S: Store> endpoints_server::Endpoints for Endpoints<S> {
             replaces: optional("replaces", replaces).map_err(invalid)?,
         };
         self.controller.register(&caller, registration).await.map_err(refusal)?;
-        let terms = self.controller.terms();
+        let policy = self.controller.policy();
         Ok(Response::new(wire::RegisterResponse {
             version,
-            lease_ms: terms.lease.as_millis() as u64,
-            heartbeat_ms: terms.heartbeat.as_millis() as u64,
+            lease_ms: policy.lease.as_millis() as u64,
+            heartbeat_ms: policy.heartbeat.as_millis() as u64,
             controller: version::own().program,
         }))
     }
@@ -97,7 +97,7 @@ impl<S: Store> endpoints_server::Endpoints for Endpoints<S> {
 type Answers = mpsc::Sender<Result<wire::ToEndpoint, Status>>;
 
 /// Tells what is on disk until the session ends or the store fails.
-async fn acknowledge<S: Store>(mut records: Records<S>, send: Answers) {
+async fn acknowledge<S: Store>(mut records: Acks<S>, send: Answers) {
     loop {
         let answers = match records.next().await {
             Ok(answers) if answers.is_empty() => return,
@@ -139,7 +139,7 @@ async fn converse<S: Store>(
                 }
             },
             // a nudge that is dropped here was not taken
-            () = session.nudged() => session.told().await.map_err(refusal),
+            () = session.nudged() => session.pending().await.map_err(refusal),
             // tokens may be awaited again
             () = stopping.cancelled() => Err(Status::unavailable("the controller stops")),
         };
@@ -172,7 +172,7 @@ async fn heard<S: Store>(
     let wire::FromEndpoint { number, message } = message;
     let message = required("message", message).map_err(invalid)?;
     match from_endpoint(message).map_err(invalid)? {
-        Some(message) => session.heard(number, message).await.map(Some).map_err(refusal),
+        Some(message) => session.on_message(number, message).await.map(Some).map_err(refusal),
         None => Ok(None),
     }
 }

@@ -1,10 +1,10 @@
 //! The controller's gRPC services: who asks, what is asked, and how a refusal reads. Decides nothing.
 
 mod endpoints;
-mod flows;
-pub mod home;
+mod tasks;
 #[cfg(test)]
 mod tests;
+pub mod workers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{self, Server, ServerTlsConfig};
 use tonic::{Code, Status};
 
-use super::certificate::Identity;
+use super::certificate::ServerIdentity;
 use super::convert::WireError;
 use super::wire::endpoints_server::EndpointsServer;
-use super::wire::flows_server::FlowsServer;
+use super::wire::tasks_server::TasksServer;
 use crate::controller::access::{Caller, Denied};
 use crate::controller::{Controller, ControllerError};
 use crate::store::{Store, StoreError};
@@ -39,7 +39,7 @@ pub(super) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct Tls {
     /// Who the controller is.
-    pub identity: Identity,
+    pub identity: ServerIdentity,
     /// Whoever connects has to show a certificate of this CA, PEM; None = a token is enough.
     pub client_ca: Option<Vec<u8>>,
 }
@@ -49,7 +49,7 @@ pub struct Tls {
 pub enum ServeError {
     /// The certificate or its key.
     #[error("the controller's certificate or key cannot be used")]
-    Identity(#[source] transport::Error),
+    ServerIdentity(#[source] transport::Error),
     /// The network.
     #[error("serving failed")]
     Serve(#[source] transport::Error),
@@ -68,13 +68,15 @@ impl Services {
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
-        let Some(Tls { identity: Identity { certificates, key }, client_ca }) = tls else { return Ok(Self(server)) };
+        let Some(Tls { identity: ServerIdentity { certificates, key }, client_ca }) = tls else {
+            return Ok(Self(server));
+        };
         let tls = ServerTlsConfig::new().identity(transport::Identity::from_pem(certificates, key));
         let tls = match client_ca {
             Some(ca) => tls.client_ca_root(transport::Certificate::from_pem(ca)),
             None => tls,
         };
-        server.tls_config(tls).map(Self).map_err(ServeError::Identity)
+        server.tls_config(tls).map(Self).map_err(ServeError::ServerIdentity)
     }
 
     /// Serves until it is told to stop, and ends when the calls in flight have.
@@ -87,13 +89,13 @@ impl Services {
         listener: TcpListener,
         stopping: CancellationToken,
     ) -> Result<(), ServeError> {
-        let flows = flows::Flows { controller: Arc::clone(&controller), stopping: stopping.clone() };
+        let tasks = tasks::TaskService { controller: Arc::clone(&controller), stopping: stopping.clone() };
         let endpoints = endpoints::Endpoints { controller, stopping: stopping.clone() };
         // an answer is not to wait for the acknowledgement of the one before
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let Self(mut server) = self;
         server
-            .add_service(FlowsServer::new(flows).max_decoding_message_size(LARGEST_MESSAGE))
+            .add_service(TasksServer::new(tasks).max_decoding_message_size(LARGEST_MESSAGE))
             .add_service(EndpointsServer::new(endpoints).max_decoding_message_size(LARGEST_MESSAGE))
             .serve_with_incoming_shutdown(incoming, stopping.cancelled_owned())
             .await

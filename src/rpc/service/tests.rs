@@ -5,7 +5,7 @@ use tonic::Streaming;
 
 use super::*;
 use crate::controller::token::Secret;
-use crate::controller::{Known, Order, OrderedTask, Terms};
+use crate::controller::{Known, Policy, Submission, SubmissionTask};
 use crate::ids::{EndpointId, SessionId, TokenId};
 use crate::rpc::client::{Client, ClientError, Target};
 use crate::rpc::version;
@@ -49,7 +49,7 @@ impl World {
             store.add_token(record).await.expect("kept");
             tokens.push((id, secret.reveal()));
         }
-        let controller = Arc::new(Controller::start(store, Clock::start(), Terms::default()).await.expect("starts"));
+        let controller = Arc::new(Controller::start(store, Clock::start(), Policy::default()).await.expect("starts"));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         let stopping = CancellationToken::new();
@@ -129,9 +129,9 @@ fn credit(slots: u64) -> wire::from_endpoint::Message {
     wire::from_endpoint::Message::Credit(wire::Credit { slots, login: 0 })
 }
 
-fn order(endpoint: &str, tasks: usize) -> Order {
-    let tasks = vec![OrderedTask::new(TaskSpec::Nothing); tasks];
-    Order { endpoint: endpoint.into(), action: None, group: None, tasks }
+fn order(endpoint: &str, tasks: usize) -> Submission {
+    let tasks = vec![SubmissionTask::new(TaskSpec::Nothing); tasks];
+    Submission { endpoint: endpoint.into(), action: None, group: None, tasks }
 }
 
 fn status(error: ClientError) -> Status {
@@ -159,7 +159,7 @@ async fn a_task_travels_from_a_flow_to_an_endpoint_and_back() {
     assert_eq!(receipt.tasks.iter().map(|(_, known)| *known).collect::<Vec<_>>(), [Known::New; 2]);
     let filter = TaskFilter { action: Some(receipt.action), ..TaskFilter::default() };
     let mut changes = client.watch(&filter).await.expect("may");
-    let wire::to_endpoint::Message::Tasks(wire::Tasks { leases }) = talker.hear().await else { panic!("no task") };
+    let wire::to_endpoint::Message::Leases(wire::Leases { leases }) = talker.hear().await else { panic!("no task") };
     let attempt = leases[0].attempt.clone();
     assert_eq!((leases.len(), attempt.as_ref().map(|a| a.number)), (1, Some(1)));
     let outcome = Some(wire::report::Outcome::Succeeded(wire::Succeeded {}));

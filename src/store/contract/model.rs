@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::store::{ChangeError, Changed, LeaseRequest, Page, StateName, Submitted, TaskFilter, TaskRecord};
 use crate::task::failure::{Failure, Fault, Loss};
-use crate::task::life::{Event, Life, Phase, Refusal};
+use crate::task::life::{Life, LifeEvent, Phase, Refusal};
 
 /// Tasks that a run of steps has to do with.
 const TASKS: u128 = 12;
@@ -96,7 +96,8 @@ impl Model {
             .collect();
         waiting.sort_by_key(|record| (std::cmp::Reverse(record.task.priority), record.task.id));
         let lease = |record: &mut TaskRecord| {
-            record.life = record.life.after(&Event::Lease { endpoint, until, now }, record.task.limits).expect("waits");
+            record.life =
+                record.life.after(&LifeEvent::Lease { endpoint, until, now }, record.task.limits).expect("waits");
             record.changed = now;
             let number = record.life.attempt.expect("was leased");
             (AttemptId { task: record.task.id, number }, until)
@@ -104,7 +105,7 @@ impl Model {
         waiting.into_iter().take(usize::try_from(most).expect("small")).map(lease).collect()
     }
 
-    fn apply(&mut self, task: TaskId, event: &Event, now: Option<Moment>, result: Option<TaskResult>) -> Changed {
+    fn apply(&mut self, task: TaskId, event: &LifeEvent, now: Option<Moment>, result: Option<TaskResult>) -> Changed {
         let record = self.tasks.get_mut(&task).ok_or(ChangeError::Unknown)?;
         let life = record.life.after(event, record.task.limits)?;
         if life != record.life {
@@ -120,7 +121,7 @@ impl Model {
         let changes = |model: &mut Self, id: TaskId| {
             let before = model.tasks[&id].clone();
             let passed = before.task.deadline.is_some_and(|deadline| deadline <= now);
-            let events = [Some(Event::Expire { now }), passed.then_some(Event::Deadline)];
+            let events = [Some(LifeEvent::Expire { now }), passed.then_some(LifeEvent::Deadline)];
             for event in events.into_iter().flatten() {
                 let refused = model.apply(id, &event, Some(now), None).err();
                 assert!(
@@ -187,19 +188,21 @@ async fn take<S: Store>(store: &S, model: &mut Model, next: &mut u128, call: Cal
             assert_eq!(given, model.lease(&request));
         }
         Call::Start(attempts) => {
-            let apply = |id: &AttemptId| model.apply(id.task, &Event::Start(id.number), Some(now), None);
+            let apply = |id: &AttemptId| model.apply(id.task, &LifeEvent::Start(id.number), Some(now), None);
             let expected: Vec<_> = attempts.iter().map(apply).collect();
             assert_eq!(store.start(attempts, now).await.expect("starts"), expected);
         }
         Call::Renew(attempts, lasts) => {
             let until = at(now.millis() + lasts);
-            let apply = |id: &AttemptId| model.apply(id.task, &Event::Renew { attempt: id.number, until }, None, None);
+            let apply =
+                |id: &AttemptId| model.apply(id.task, &LifeEvent::Renew { attempt: id.number, until }, None, None);
             let expected: Vec<_> = attempts.iter().map(apply).collect();
             assert_eq!(store.renew(attempts, until).await.expect("renews"), expected);
         }
         Call::Report(reports) => reported(store, model, reports, now).await,
         Call::Cancel(tasks) => {
-            let expected: Vec<_> = tasks.iter().map(|id| model.apply(*id, &Event::Cancel, Some(now), None)).collect();
+            let expected: Vec<_> =
+                tasks.iter().map(|id| model.apply(*id, &LifeEvent::Cancel, Some(now), None)).collect();
             assert_eq!(store.cancel(tasks, now).await.expect("cancels"), expected);
         }
         Call::Expire => {
@@ -218,7 +221,7 @@ async fn reported<S: Store>(store: &S, model: &mut Model, reports: Vec<(AttemptI
     let result = |attempt: AttemptId| TaskResult { document: Some(attempt.to_string()), ..TaskResult::default() };
     let mut expected = Vec::new();
     for (id, outcome) in &reports {
-        let event = Event::Report { attempt: id.number, outcome: outcome.clone(), retry_at };
+        let event = LifeEvent::Report { attempt: id.number, outcome: outcome.clone(), retry_at };
         expected.push(model.apply(id.task, &event, Some(now), Some(result(*id))));
     }
     let reports =

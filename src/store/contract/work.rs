@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::store::{ChangeError, Claim, Submitted};
 use crate::task::failure::{Failure, Fault, Loss};
-use crate::task::life::{End, Life, Phase, Refusal, Stage, Wish};
+use crate::task::life::{End, HoldStage, Life, Phase, Refusal, Wish};
 use crate::task::result::LARGEST_DOCUMENT;
 use crate::task::spec::{BatchSetupSpec, CommandSpec, Kind};
 
@@ -120,7 +120,7 @@ pub(in super::super) async fn attempts_start_and_are_renewed<S: Store>(store: &S
         let newest = AttemptNumber::new(newest);
         Err(ChangeError::Refused(Refusal::Fenced { reported: attempt(1, number).number, newest }))
     };
-    assert_eq!(started[0].as_ref().expect("starts").hold().map(|hold| hold.stage), Some(Stage::Running));
+    assert_eq!(started[0].as_ref().expect("starts").hold().map(|hold| hold.stage), Some(HoldStage::Running));
     assert_eq!(started[1..], [fenced(2, 1), fenced(1, 0), Err(ChangeError::Unknown)]);
     let renewed = store.renew(asked, at(200)).await.expect("renews");
     assert_eq!(renewed[0].as_ref().expect("renews").hold().map(|hold| hold.until), Some(at(200)));

@@ -11,10 +11,10 @@ use super::fault::Fault;
 use super::query::{all, one};
 use super::rows::{self, LifeRow, id_column, json_column, moment_column};
 use crate::ids::{AttemptId, TaskId};
+use crate::protocol::session::Leased;
 use crate::store::{ChangeError, Changed, LeaseRequest, Report};
-use crate::task::life::{Event, Life, Limits};
+use crate::task::life::{Life, LifeEvent, Limits};
 use crate::task::result::{LARGEST_DOCUMENT, TaskResult};
-use crate::task::session::Leased;
 use crate::task::spec::Kind;
 use crate::task::time::Moment;
 
@@ -45,7 +45,7 @@ struct Current {
 /// What happens to a task, and what that leaves.
 struct Change {
     task: TaskId,
-    event: Event,
+    event: LifeEvent,
     result: Option<TaskResult>,
 }
 
@@ -61,7 +61,7 @@ pub(super) fn lease(connection: &Connection, request: LeaseRequest) -> Result<Ve
     let found = all(connection, WAITING, asked, |row| Ok((current(row)?, json_column(row, "spec")?)))?;
     let (mut leased, mut written) = (Vec::with_capacity(found.len()), Vec::with_capacity(found.len()));
     for ((task, current), spec) in found {
-        let Ok(life) = current.life.after(&Event::Lease { endpoint, until, now }, current.limits) else { continue };
+        let Ok(life) = current.life.after(&LifeEvent::Lease { endpoint, until, now }, current.limits) else { continue };
         let Some(hold) = life.hold() else { continue };
         leased.push(Leased {
             attempt: AttemptId { task, number: hold.attempt },
@@ -78,13 +78,13 @@ pub(super) fn lease(connection: &Connection, request: LeaseRequest) -> Result<Ve
 
 /// Workers began these attempts.
 pub(super) fn start(connection: &Connection, attempts: Vec<AttemptId>, now: Moment) -> Result<Vec<Changed>, Fault> {
-    let began = |attempt: AttemptId| Change::new(attempt.task, Event::Start(attempt.number));
+    let began = |attempt: AttemptId| Change::new(attempt.task, LifeEvent::Start(attempt.number));
     change(connection, attempts.into_iter().map(began).collect(), Some(now))
 }
 
 /// An endpoint still has these attempts.
 pub(super) fn renew(connection: &Connection, attempts: Vec<AttemptId>, until: Moment) -> Result<Vec<Changed>, Fault> {
-    let renewed = |attempt: AttemptId| Change::new(attempt.task, Event::Renew { attempt: attempt.number, until });
+    let renewed = |attempt: AttemptId| Change::new(attempt.task, LifeEvent::Renew { attempt: attempt.number, until });
     change(connection, attempts.into_iter().map(renewed).collect(), None)
 }
 
@@ -92,7 +92,7 @@ pub(super) fn renew(connection: &Connection, attempts: Vec<AttemptId>, until: Mo
 pub(super) fn report(connection: &Connection, reports: Vec<Report>, now: Moment) -> Result<Vec<Changed>, Fault> {
     let over = |report: Report| {
         let Report { attempt, outcome, result, retry_at } = report;
-        let event = Event::Report { attempt: attempt.number, outcome, retry_at };
+        let event = LifeEvent::Report { attempt: attempt.number, outcome, retry_at };
         Change { task: attempt.task, event, result: Some(result) }
     };
     change(connection, reports.into_iter().map(over).collect(), Some(now))
@@ -100,7 +100,7 @@ pub(super) fn report(connection: &Connection, reports: Vec<Report>, now: Moment)
 
 /// These tasks are no longer wanted.
 pub(super) fn cancel(connection: &Connection, tasks: Vec<TaskId>, now: Moment) -> Result<Vec<Changed>, Fault> {
-    let cancelled = |task| Change::new(task, Event::Cancel);
+    let cancelled = |task| Change::new(task, LifeEvent::Cancel);
     change(connection, tasks.into_iter().map(cancelled).collect(), Some(now))
 }
 
@@ -126,13 +126,13 @@ pub(super) fn expire(connection: &Connection, now: Moment, most: u32) -> Result<
 }
 
 /// What a moment may bring to a task.
-fn passed(deadline: Option<Moment>, now: Moment) -> impl Iterator<Item = Event> {
-    let deadline = deadline.filter(|deadline| *deadline <= now).map(|_| Event::Deadline);
-    [Event::Expire { now }].into_iter().chain(deadline)
+fn passed(deadline: Option<Moment>, now: Moment) -> impl Iterator<Item = LifeEvent> {
+    let deadline = deadline.filter(|deadline| *deadline <= now).map(|_| LifeEvent::Deadline);
+    [LifeEvent::Expire { now }].into_iter().chain(deadline)
 }
 
 impl Change {
-    fn new(task: TaskId, event: Event) -> Self {
+    fn new(task: TaskId, event: LifeEvent) -> Self {
         Self { task, event, result: None }
     }
 }

@@ -1,13 +1,13 @@
 //! The store in one SQLite file: opening it, and the calls of [`Store`]. What the calls do with rows is in `tasks`,
-//! `endpoints` and `tokens`; how they reach the disk is in `pen`, on whose thread in `writer`.
+//! `endpoints` and `tokens`; how they reach the disk is in `committer`, on whose thread in `writer`.
 //!
 //! Writes go through one connection, reads through a few others, which see what was committed last and never wait
 //! for a write (WAL).
 
 mod changes;
+mod committer;
 mod endpoints;
 mod fault;
-mod pen;
 mod query;
 mod readers;
 mod rows;
@@ -31,13 +31,13 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::{
-    Changed, Claim, EndpointRecord, EndpointSession, LeaseRequest, Leased, Mark, NewTask, Page, Report, StateName,
-    Store, StoreError, Submitted, TaskFilter, TaskRecord, TokenRecord,
+    Changed, Claim, CommitMark, EndpointRecord, EndpointSession, LeaseRequest, Leased, NewTask, Page, Report,
+    StateName, Store, StoreError, Submitted, TaskFilter, TaskRecord, TokenRecord,
 };
 use crate::ids::{AttemptId, EndpointId, SessionId, TaskId, TokenId};
 use crate::task::time::Moment;
+use committer::{Committer, Needs};
 use fault::Fault;
-use pen::{Needs, Pen};
 use readers::Readers;
 use writer::Writer;
 
@@ -64,7 +64,7 @@ const WAL_BYTES: i64 = 64 << 20;
 pub struct SqliteStore {
     writer: Writer,
     readers: Readers,
-    synced: watch::Receiver<Mark>,
+    synced: watch::Receiver<CommitMark>,
     place: PathBuf,
 }
 
@@ -80,13 +80,13 @@ pub(super) async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
     }
     schema::migrate(&connection, found).map_err(told)?;
     let readers = Readers::open(path.to_owned()).map_err(told)?;
-    let (sync, synced) = watch::channel(Mark::default());
-    let pen = Pen::new(connection, path, sync).map_err(told)?;
-    let writer = Writer::start(pen).map_err(|error| told(error.into()))?;
+    let (sync, synced) = watch::channel(CommitMark::default());
+    let committer = Committer::new(connection, path, sync).map_err(told)?;
+    let writer = Writer::start(committer).map_err(|error| told(error.into()))?;
     Ok(SqliteStore { writer, readers, synced, place: path.to_owned() })
 }
 
-/// The connection that writes. It does not wait for the disk after a commit: see `pen`.
+/// The connection that writes. It does not wait for the disk after a commit: see `committer`.
 fn connect(path: &Path) -> Result<Connection, Fault> {
     let connection = Connection::open(path)?;
     prepare(&connection)?;
@@ -158,13 +158,13 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn report(&self, reports: Vec<Report>, now: Moment) -> Result<(Vec<Changed>, Mark), StoreError> {
+    async fn report(&self, reports: Vec<Report>, now: Moment) -> Result<(Vec<Changed>, CommitMark), StoreError> {
         let tasks = reports.len();
         let work = move |connection: &Connection| changes::report(connection, reports, now);
         self.told("keeping reports", self.writer.run(Needs::File, tasks, work).await)
     }
 
-    async fn on_disk(&self, mark: Mark) -> Result<(), StoreError> {
+    async fn on_disk(&self, mark: CommitMark) -> Result<(), StoreError> {
         let mut synced = self.synced.clone();
         let there = timeout(PATIENCE, synced.wait_for(|synced| *synced >= mark)).await.is_ok_and(|found| found.is_ok());
         if !there {

@@ -66,7 +66,7 @@ async fn written<T: Send + 'static>(
 
 /// Transactions so far, of which the last is the one that asks.
 async fn commits(store: &SqliteStore) -> u64 {
-    let ((), Mark(number)) = store.writer.run(Needs::File, ONE, |_| Ok(())).await.expect("asks");
+    let ((), CommitMark(number)) = store.writer.run(Needs::File, ONE, |_| Ok(())).await.expect("asks");
     number
 }
 

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A caller that goes away changes nothing: its call is run and committed as the others are. What a transaction is,
-//! `pen` knows.
+//! `committer` knows.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,10 +20,10 @@ use std::{fmt, io};
 use rusqlite::Connection;
 use tokio::sync::{Semaphore, oneshot};
 
+use super::committer::{Answer, Call, Committer, Needs, Queue, Ran, Work};
 use super::fault::Fault;
 use super::lock;
-use super::pen::{Answer, Call, Needs, Pen, Queue, Ran, Work};
-use crate::store::Mark;
+use crate::store::CommitMark;
 
 /// Calls that wait: beyond them callers wait to be heard, so that a slow disk is felt where work comes in.
 const WAITING: usize = 1024;
@@ -42,9 +42,9 @@ pub(super) struct Writer {
 }
 
 /// What callers and the thread share.
-struct Desk {
+struct WriterState {
     queue: Queue,
-    pen: Mutex<Pen>,
+    committer: Mutex<Committer>,
     closing: AtomicBool,
 }
 
@@ -58,7 +58,7 @@ enum Here {
 
 /// Has the thread look; when it is gone the thread ends.
 struct Bell {
-    desk: Arc<Desk>,
+    state: Arc<WriterState>,
     thread: Thread,
 }
 
@@ -67,38 +67,38 @@ impl Writer {
     ///
     /// # Errors
     /// The system starts none.
-    pub(super) fn start(pen: Pen) -> io::Result<Self> {
+    pub(super) fn start(committer: Committer) -> io::Result<Self> {
         let (end, ended) = oneshot::channel::<()>();
-        let desk = Arc::new(Desk {
+        let state = Arc::new(WriterState {
             queue: Mutex::new(VecDeque::new()),
-            pen: Mutex::new(pen),
+            committer: Mutex::new(committer),
             closing: AtomicBool::new(false),
         });
-        let shared = Arc::clone(&desk);
+        let shared = Arc::clone(&state);
         let thread = std::thread::Builder::new().name("store writer".to_owned()).spawn(move || {
             shared.serve();
             // closes the file; one that closes badly is repaired when it is next opened
             drop(shared);
             drop(end);
         })?;
-        let bell = Bell { desk, thread: thread.thread().clone() };
+        let bell = Bell { state, thread: thread.thread().clone() };
         Ok(Self { bell, room: Arc::new(Semaphore::new(WAITING)), ended })
     }
 
     /// Runs a call that is about so many tasks; returns what it returned, and the mark of its transaction.
-    pub(super) async fn run<T, F>(&self, needs: Needs, tasks: usize, work: F) -> Result<(T, Mark), Fault>
+    pub(super) async fn run<T, F>(&self, needs: Needs, tasks: usize, work: F) -> Result<(T, CommitMark), Fault>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
         let place = Arc::clone(&self.room).acquire_owned().await.map_err(|_| Fault::Closed)?;
-        lock(&self.bell.desk.queue).push_back(Call { work: boxed(work, reply), needs, tasks, _place: place });
+        lock(&self.bell.state.queue).push_back(Call { work: boxed(work, reply), needs, tasks, _place: place });
         // from here on somebody must look, also when the caller goes away
         let ring = Ring(&self.bell);
         // those who are about to ask come along
         tokio::task::yield_now().await;
-        match self.bell.desk.write_here() {
+        match self.bell.state.write_here() {
             Here::Written => std::mem::forget(ring),
             Here::Left => drop(ring),
         }
@@ -119,11 +119,11 @@ impl fmt::Debug for Writer {
     }
 }
 
-impl Desk {
+impl WriterState {
     /// Writes what waits, unless somebody else does or it may take long.
     fn write_here(&self) -> Here {
-        let mut pen = match self.pen.try_lock() {
-            Ok(pen) => pen,
+        let mut committer = match self.committer.try_lock() {
+            Ok(committer) => committer,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Here::Left,
         };
@@ -132,10 +132,10 @@ impl Desk {
             queue if queue.is_empty() => return Here::Written,
             queue => queue.iter().map(|call| call.tasks).sum::<usize>(),
         };
-        if tasks > HERE || pen.took() > QUICK {
+        if tasks > HERE || committer.took() > QUICK {
             return Here::Left;
         }
-        pen.write(&self.queue);
+        committer.write(&self.queue);
         Here::Written
     }
 
@@ -144,11 +144,11 @@ impl Desk {
         loop {
             // read first: what was asked for before it was set is in the queue
             let closing = self.closing.load(Ordering::Acquire);
-            let mut pen = lock(&self.pen);
+            let mut committer = lock(&self.committer);
             while !lock(&self.queue).is_empty() {
-                pen.write(&self.queue);
+                committer.write(&self.queue);
             }
-            drop(pen);
+            drop(committer);
             if closing {
                 return;
             }
@@ -159,7 +159,7 @@ impl Desk {
 
 impl Drop for Bell {
     fn drop(&mut self) {
-        self.desk.closing.store(true, Ordering::Release);
+        self.state.closing.store(true, Ordering::Release);
         self.thread.unpark();
     }
 }
@@ -173,7 +173,7 @@ impl Drop for Ring<'_> {
     }
 }
 
-fn boxed<T, F>(work: F, reply: oneshot::Sender<Result<(T, Mark), Fault>>) -> Work
+fn boxed<T, F>(work: F, reply: oneshot::Sender<Result<(T, CommitMark), Fault>>) -> Work
 where
     T: Send + 'static,
     F: FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
@@ -208,9 +208,9 @@ mod tests {
         let path = folder.path().join("some.db");
         let connection = super::super::connect(&path).expect("connects");
         connection.execute_batch("CREATE TABLE some (number INTEGER) STRICT").expect("makes a table");
-        let (synced, _) = watch::channel(Mark::default());
-        let pen = Pen::new(connection, &path, synced).expect("a pen");
-        (Writer::start(pen).expect("starts"), folder)
+        let (synced, _) = watch::channel(CommitMark::default());
+        let committer = Committer::new(connection, &path, synced).expect("a committer");
+        (Writer::start(committer).expect("starts"), folder)
     }
 
     /// Polls once.
@@ -229,7 +229,7 @@ mod tests {
         let (writer, _folder) = fresh();
         for tasks in [1, HERE + 1, HERE] {
             // the disk of a busy computer may be slow just now
-            let quick = lock(&writer.bell.desk.pen).took() <= QUICK;
+            let quick = lock(&writer.bell.state.committer).took() <= QUICK;
             let by_thread = place(&writer, tasks).await.as_deref() == THREAD;
             assert_eq!(by_thread, tasks > HERE || !quick, "{tasks} tasks");
         }
@@ -252,11 +252,11 @@ mod tests {
     #[tokio::test]
     async fn who_finds_another_writing_leaves_it_to_the_thread() {
         let (writer, _folder) = fresh();
-        let pen = lock(&writer.bell.desk.pen);
+        let committer = lock(&writer.bell.state.committer);
         let mut call = pin!(place(&writer, 1));
         assert!(is_pending(call.as_mut()), "it lets others come along");
         assert!(is_pending(call.as_mut()), "its turn comes while the other still writes");
-        drop(pen);
+        drop(committer);
         assert_eq!(call.await.as_deref(), THREAD);
     }
 

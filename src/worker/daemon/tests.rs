@@ -12,12 +12,12 @@ use crate::worker::gpus::Choice;
 const LONG: Duration = Duration::from_secs(600);
 
 /// An endpoint that takes one connection.
-struct Endpoint(Mutex<Option<Line>>);
+struct Endpoint(Mutex<Option<EndpointConnection>>);
 
-impl Dial for Endpoint {
-    async fn dial(&self, _: Joining) -> Result<Line, LinkError> {
+impl DialEndpoint for Endpoint {
+    async fn dial(&self, _: Joining) -> Result<EndpointConnection, EndpointLinkError> {
         let line = self.0.lock().expect("no panic").take();
-        line.ok_or_else(|| LinkError::Refused("once".into()))
+        line.ok_or_else(|| EndpointLinkError::Refused("once".into()))
     }
 }
 
@@ -36,11 +36,11 @@ impl Ends {
     async fn report(&mut self) -> Vec<Reported> {
         loop {
             match self.hear.recv().await.expect("it speaks") {
-                FromWorker::Over(reports) => return reports,
+                FromWorker::Reports(reports) => return reports,
                 FromWorker::Beat { number } => {
                     self.tell(ToWorker::Lease { number, lasts: Duration::from_secs(100) }).await;
                 }
-                FromWorker::Began(_) | FromWorker::Progress(_) | FromWorker::Facts(_) | FromWorker::Leaving => {}
+                FromWorker::Started(_) | FromWorker::Progress(_) | FromWorker::Facts(_) | FromWorker::Leaving => {}
             }
         }
     }
@@ -62,10 +62,10 @@ fn worker(slots: u32, directory: &std::path::Path) -> (impl Future<Output = Resu
     let gpus = Gpus::start(choice, || {}).expect("no threads");
     let slot = Slot { threads: std::num::NonZeroUsize::MIN, memory: 1 << 30, gpu: None };
     let block = BlockId::new(uuid::Uuid::from_u128(2));
-    let settings = Settings { worker, block, host: "nid1".into(), slots, login_slots: 1, slot };
+    let settings = WorkerSettings { worker, block, host: "nid1".into(), slots, login_slots: 1, slot };
     let ((say, hear), (tell, told)) = (mpsc::channel(64), mpsc::channel(64));
     let site = Site { roots: RawRoots { read: Vec::new(), write: Vec::new() }, commands: BTreeMap::new() };
-    let line = Line { site, say, hear: told };
+    let line = EndpointConnection { site, say, hear: told };
     let dial = Endpoint(Mutex::new(Some(line)));
     let run = run(settings, gpus, Arc::new(Notify::new()), executors, dial, CancellationToken::new());
     (run, Ends { tell, hear })

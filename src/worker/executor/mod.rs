@@ -23,10 +23,10 @@ use tokio_util::sync::CancellationToken;
 use super::assignment::{Assignment, SlotGpu, Work};
 use crate::config::roots::RawRoots;
 use crate::ids::{AttemptId, WorkerId};
+use crate::protocol::session::Progress;
 use crate::task::failure::{Failure, Fault, Loss, chain};
 use crate::task::life::Outcome;
 use crate::task::result::TaskResult;
-use crate::task::session::Progress;
 
 mod log;
 mod outcome;
@@ -84,7 +84,7 @@ pub struct Attempt {
 
 /// How a running attempt is watched and stopped.
 #[derive(Debug, Clone)]
-pub struct Watch {
+pub struct AttemptWatch {
     /// Gets how far it is; who reads late sees the latest.
     pub progress: watch::Sender<Option<Progress>>,
     /// Cancelled when the attempt is to end.
@@ -154,7 +154,7 @@ impl Executors {
     }
 
     /// Runs an attempt to its end. Dropping this kills the process and its group.
-    pub async fn run(&self, attempt: Attempt, slot: &Slot, watch: Watch) -> Finished {
+    pub async fn run(&self, attempt: Attempt, slot: &Slot, watch: AttemptWatch) -> Finished {
         let log = Log::new(self.log(attempt.id));
         let cwd = self.setup.scratch.join(name(attempt.id));
         let finished = self.run_in(cwd.clone(), attempt, slot, watch, log).await;
@@ -167,7 +167,7 @@ impl Executors {
         self.setup.logs.join(format!("{}.log", name(attempt)))
     }
 
-    async fn run_in(&self, cwd: PathBuf, attempt: Attempt, slot: &Slot, watch: Watch, mut log: Log) -> Finished {
+    async fn run_in(&self, cwd: PathBuf, attempt: Attempt, slot: &Slot, watch: AttemptWatch, mut log: Log) -> Finished {
         let id = attempt.id;
         let (process, form, time_limit) = match attempt.work {
             Work::Computation(work) => {
@@ -243,17 +243,17 @@ impl Remains {
 }
 
 impl Slot {
-    /// What each of so many seats may use, which share what so many slots have.
+    /// What each of of `count` slots may use, which share what `slots` slots were planned to have.
     #[must_use]
-    pub fn shared(self, slots: u32, seats: u32) -> Self {
+    pub fn shared(self, slots: u32, count: u32) -> Self {
         let slots = slots.max(1);
-        if seats <= slots {
+        if count <= slots {
             return self;
         }
-        let threads = self.threads.get() * slots as usize / seats as usize;
+        let threads = self.threads.get() * slots as usize / count as usize;
         Self {
             threads: NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN),
-            memory: self.memory / u64::from(seats) * u64::from(slots),
+            memory: self.memory / u64::from(count) * u64::from(slots),
             gpu: self.gpu,
         }
     }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::streams::{Form, Protocol, Words};
 use super::supervise::{Cause, Ended, Status};
-use crate::provider::local::how;
+use crate::runtime::process::how;
 use crate::task::failure::{Failure, Fault, Loss};
 use crate::task::life::Outcome;
 use crate::task::result::TaskResult;

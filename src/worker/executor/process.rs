@@ -20,7 +20,7 @@ use super::Slot;
 use super::spawn::{Start, Started, Starter};
 use super::supervise::Watched;
 use crate::ids::WorkerId;
-use crate::provider::local::{Handle, MARK};
+use crate::runtime::process::{Handle, MARK};
 use crate::task::template::Rendered;
 use crate::worker::assignment::{Assignment, SlotGpu};
 

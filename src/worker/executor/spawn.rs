@@ -219,7 +219,7 @@ mod tests {
     use rustix::pipe::{PipeFlags, pipe_with};
 
     use super::*;
-    use crate::provider::local::Handle;
+    use crate::runtime::process::Handle;
 
     const MEMORY: u64 = 3 << 30;
 

@@ -9,10 +9,10 @@ use tokio::sync::watch;
 
 use super::log::Log;
 use crate::ids::AttemptId;
+use crate::protocol::session::Progress;
 use crate::task::names::TemplateName;
 use crate::task::result::LARGEST_DOCUMENT;
-use crate::task::session::Progress;
-use crate::worker::assignment::{LONGEST_LINE, Over, Said};
+use crate::worker::assignment::{Conclusion, ExecutorLine, LONGEST_LINE};
 
 /// Bytes that are read at once.
 const CHUNK: usize = 64 << 10;
@@ -29,7 +29,7 @@ pub(super) enum Heard {
     /// Nothing that ends it.
     Nothing,
     /// That it is over: the process is to end by itself now.
-    Over,
+    Conclusion,
     /// What no executor says: the process is to be ended.
     Nonsense,
 }
@@ -56,7 +56,7 @@ pub(super) struct Protocol {
     attempt: AttemptId,
     progress: watch::Sender<Option<Progress>>,
     line: Vec<u8>,
-    pub(super) over: Option<Over>,
+    pub(super) over: Option<Conclusion>,
     /// Why it was no executor's output.
     pub(super) nonsense: Option<String>,
 }
@@ -175,11 +175,11 @@ impl Protocol {
 
     fn line(&mut self, line: &[u8]) {
         match serde_json::from_slice(line) {
-            Ok(Said::Progress(step)) => {
+            Ok(ExecutorLine::Progress(step)) => {
                 let progress = Progress { attempt: self.attempt, step: step.step, done: step.done, total: step.total };
                 self.progress.send_replace(Some(progress));
             }
-            Ok(Said::Over(over)) => self.over = Some(over),
+            Ok(ExecutorLine::Conclusion(over)) => self.over = Some(over),
             Err(error) => {
                 let shown: String = String::from_utf8_lossy(line).chars().take(SHOWN).collect();
                 self.nonsense = Some(format!("the executor wrote {shown:?}, which is none of its lines: {error}"));
@@ -190,7 +190,7 @@ impl Protocol {
     fn heard(&self) -> Heard {
         match (&self.nonsense, &self.over) {
             (Some(_), _) => Heard::Nonsense,
-            (None, Some(_)) => Heard::Over,
+            (None, Some(_)) => Heard::Conclusion,
             (None, None) => Heard::Nothing,
         }
     }
@@ -259,7 +259,7 @@ mod tests {
         for size in [1, 7, 1000] {
             let (mut protocol, progress) = protocol();
             let heard: Vec<_> = text.as_bytes().chunks(size).map(|piece| protocol.take(piece)).collect();
-            assert_eq!(heard.iter().filter(|&&heard| heard == Heard::Over).count(), 1);
+            assert_eq!(heard.iter().filter(|&&heard| heard == Heard::Conclusion).count(), 1);
             assert_eq!(protocol.over.expect("it is over").outcome, Outcome::Succeeded);
             assert_eq!(progress.borrow().as_ref().map(|progress| progress.done), Some(1));
         }

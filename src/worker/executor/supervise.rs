@@ -141,7 +141,7 @@ async fn until_ended(
             }
             Ok(()) = heard.changed() => match *heard.borrow_and_update() {
                 Heard::Nothing => {}
-                Heard::Over => kill_at = kill_at.or(Some(Instant::now() + limits.grace)),
+                Heard::Conclusion => kill_at = kill_at.or(Some(Instant::now() + limits.grace)),
                 Heard::Nonsense => kill_at = Some(Instant::now()),
             },
             () = at(kill_at) => {
@@ -240,7 +240,7 @@ mod tests {
         assert!(matches!(ended, Ended { status: Status::Remains, cause: Some(Cause::TimeLimit(_)) }), "{ended:?}");
         assert_eq!((after, sent), (seconds(60 + 10 + 3), vec![Signal::TERM, Signal::KILL]));
 
-        let (ended, after, sent) = watched(Heard::Over, None).await;
+        let (ended, after, sent) = watched(Heard::Conclusion, None).await;
         assert!(matches!(ended, Ended { status: Status::Remains, cause: None }), "{ended:?}");
         assert_eq!((after, sent), (seconds(10 + 3), vec![Signal::KILL]));
 

@@ -2,14 +2,14 @@
 
 use super::PATIENCE;
 use crate::gpu::visible::{Order, Visible, hides_all, visible};
-use crate::gpu::{Absence, Driver, Identity, Snapshot};
+use crate::gpu::{Absence, Driver, GpuIdentity, Snapshot};
 
 /// Which GPUs there are for this worker.
 pub(super) enum Listing {
     /// A node without GPUs, as far as is known.
     NoGpus,
     /// With GPUs, if there is no trouble.
-    Gpus { gpus: Vec<Identity>, trouble: Option<String> },
+    Gpus { gpus: Vec<GpuIdentity>, trouble: Option<String> },
 }
 
 /// The variable by which GPUs are given to a process.
@@ -29,7 +29,7 @@ pub(super) fn listing(snapshot: &Snapshot) -> Listing {
             snapshot.unlisted.as_ref().map(|why| format!("the NVIDIA driver does not list its GPUs: {why}"))
         }
     };
-    let all: Vec<Identity> = snapshot.gpus.iter().map(|gpu| gpu.identity.clone()).collect();
+    let all: Vec<GpuIdentity> = snapshot.gpus.iter().map(|gpu| gpu.identity.clone()).collect();
     let setting = visible_devices();
     let order = match std::env::var("CUDA_DEVICE_ORDER").as_deref() {
         Ok("PCI_BUS_ID") => Order::PciBus,

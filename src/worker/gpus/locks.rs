@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::gpu::lock::{GpuLock, LockError};
+use crate::gpu::lock::{GpuLock, GpuLockError};
 use crate::gpu::{GpuUuid, UuidError};
 
 /// A command waits so long for a GPU: longer than any batch job.
@@ -23,15 +23,7 @@ pub enum TakeError {
     Name(#[source] UuidError),
     /// The lock.
     #[error("its lock cannot be had")]
-    Lock(#[source] LockError),
-}
-
-/// Whether two names mean one GPU.
-pub fn is_same_gpu(one: &str, other: &str) -> bool {
-    match (one.parse::<GpuUuid>(), other.parse::<GpuUuid>()) {
-        (Ok(one), Ok(other)) => one.digits() == other.digits(),
-        (Err(_), _) | (_, Err(_)) => one == other,
-    }
+    Lock(#[source] GpuLockError),
 }
 
 /// Takes a GPU for this process if nobody has it.
@@ -43,10 +35,10 @@ pub fn lock_free_gpu(uuid: &str) -> Option<GpuLock> {
 ///
 /// # Errors
 /// It cannot be locked.
-pub fn lock_gpu(uuid: &str, waits: impl FnOnce(&LockError)) -> Result<GpuLock, TakeError> {
+pub fn lock_gpu(uuid: &str, waits: impl FnOnce(&GpuLockError)) -> Result<GpuLock, TakeError> {
     let uuid: GpuUuid = uuid.parse().map_err(TakeError::Name)?;
     match GpuLock::try_take(&directory(), &uuid) {
-        Err(held @ LockError::Held { .. }) => {
+        Err(held @ GpuLockError::Held { .. }) => {
             waits(&held);
             GpuLock::take(&directory(), &uuid, LONGEST_WAIT).map_err(TakeError::Lock)
         }

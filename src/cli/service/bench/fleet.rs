@@ -8,13 +8,13 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::site::Site;
 use crate::cli::exit::Failure;
 use crate::cli::service::ServiceError;
-use crate::endpoint::link::{Dial, Introduction, Line};
-use crate::rpc::link::ControllerDial;
+use crate::endpoint::controller_link::{ControllerConnection, DialController, Introduction};
+use crate::protocol::session::{Credit, FromEndpoint};
+use crate::rpc::controller_link::ControllerDial;
 use crate::runtime::files::open_as_many_as_allowed;
 use crate::runtime::ids;
 use crate::runtime::tasks::Tasks;
 use crate::task::names::EndpointName;
-use crate::task::session::{Credit, FromEndpoint};
 
 /// Processors that the controller needs for so many endpoints. Their heartbeats are spread, as those of endpoints are
 /// that were not started together.
@@ -46,8 +46,8 @@ fn introduction(number: usize) -> Result<Introduction, ServiceError> {
 }
 
 /// Says once what it takes, and then for ever that it is there.
-async fn stay(line: Line, first: Instant) {
-    let Line { heartbeat, say, mut hear, .. } = line;
+async fn stay(line: ControllerConnection, first: Instant) {
+    let ControllerConnection { heartbeat, say, mut hear, .. } = line;
     let status = status();
     let credit = FromEndpoint::Credit(Credit { slots: 4, login: 4 });
     let mut due = first.max(Instant::now());

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::cli::service::{ServiceError, file, text};
-use crate::controller::{Order, OrderedTask};
+use crate::controller::{Submission, SubmissionTask};
 use crate::rpc::client::{Client, Target};
 use crate::store::{StateName, TaskFilter};
 use crate::task::spec::TaskSpec;
@@ -178,9 +178,9 @@ async fn open(client: &mut Client) -> Result<bool, ServiceError> {
     Ok(!client.list(&TaskFilter { states, ..TaskFilter::default() }, 1).await?.is_empty())
 }
 
-fn order(specs: Vec<TaskSpec>) -> Order {
-    let tasks = specs.into_iter().map(OrderedTask::new).collect();
-    Order { endpoint: "bench".into(), action: None, group: None, tasks }
+fn order(specs: Vec<TaskSpec>) -> Submission {
+    let tasks = specs.into_iter().map(SubmissionTask::new).collect();
+    Submission { endpoint: "bench".into(), action: None, group: None, tasks }
 }
 
 fn configure(home: &Path, url: &str, token: &str, slots: u32) -> Result<(), ServiceError> {

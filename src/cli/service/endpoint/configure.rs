@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{HomeArgs, HomeFailure, computer};
+use super::{StateDirArgs, StateDirFailure, computer};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output;
 use crate::cli::service::{RemoteArgs, file};
@@ -17,7 +17,7 @@ use crate::task::names::Group;
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ConfigureArgs {
     #[command(flatten)]
-    home: HomeArgs,
+    state_dir: StateDirArgs,
     #[command(flatten)]
     remote: RemoteArgs,
     /// Group that may see it and submit to it
@@ -36,15 +36,15 @@ pub(in crate::cli) struct ConfigureArgs {
 
 /// Makes it.
 pub(super) fn run(args: &ConfigureArgs) -> Result<Exit, Failure> {
-    let home = args.home.home()?;
-    let path = home.directory().join(FILE);
+    let state_dir = args.state_dir.state_dir()?;
+    let path = state_dir.directory().join(FILE);
     if path.exists() {
-        return Err(HomeFailure::Configured { path }.into());
+        return Err(StateDirFailure::Configured { path }.into());
     }
     let text = text(args);
     // nothing is left behind of a configuration that cannot be used
-    EndpointConfig::parse(&text, &path, computer()).map_err(HomeFailure::Config)?;
-    home.make().map_err(HomeFailure::Home)?;
+    EndpointConfig::parse(&text, &path, computer()).map_err(StateDirFailure::Config)?;
+    state_dir.make().map_err(StateDirFailure::StateDir)?;
     let written = || {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         file.write_all(text.as_bytes())?;
@@ -54,9 +54,9 @@ pub(super) fn run(args: &ConfigureArgs) -> Result<Exit, Failure> {
     output::note(format_args!(
         "look at {}, then start it with `speckled endpoint start {}`",
         path.display(),
-        args.home.name
+        args.state_dir.name
     ));
-    output::stdout(home.directory().display())?;
+    output::stdout(state_dir.directory().display())?;
     Ok(Exit::Success)
 }
 
@@ -129,7 +129,7 @@ fn text(args: &ConfigureArgs) -> String {
          #     arguments: ['--in={{file}}']\n\
          #     paths: {{file: read}}\n\
          #     time_limit_s: 600\n",
-        name = json(args.home.name.as_str()),
+        name = json(args.state_dir.name.as_str()),
         url = json(&args.remote.url()),
         read = list(&args.read),
         write = list(&args.write),

@@ -9,19 +9,19 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::start::{detach, target};
-use super::{HomeArgs, HomeFailure, computer};
+use super::{StateDirArgs, StateDirFailure, computer};
 use crate::cli::exit::{Exit, Failure, chain};
 use crate::cli::output;
 use crate::cli::service::gpu::gpu_line;
 use crate::cli::service::{FormArg, OutputForm, ServiceError, file, single};
 use crate::config::endpoint::EndpointConfig;
-use crate::endpoint::book::{Book, Stage};
-use crate::endpoint::gate::LeaveMode;
-use crate::endpoint::home::Home;
+use crate::endpoint::inbox::LeaveMode;
 use crate::endpoint::journal;
+use crate::endpoint::ledger::{AttemptStage, Ledger};
+use crate::endpoint::state_dir::StateDir;
 use crate::endpoint::status::{EndpointStatus, ServiceStatus, TaskCounts, WorkerStatus};
 use crate::rpc::client::Client;
-use crate::rpc::home::ControlLine;
+use crate::rpc::endpoint_link::EndpointControl;
 use crate::task::names::printable;
 
 /// How often an endpoint that is to end is looked for.
@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(20);
 #[derive(Debug, Args)]
 pub(in crate::cli) struct StopArgs {
     #[command(flatten)]
-    home: HomeArgs,
+    state_dir: StateDirArgs,
     /// Finish the tasks that it has first
     #[arg(long)]
     drain: bool,
@@ -42,13 +42,13 @@ pub(in crate::cli) struct StopArgs {
 #[derive(Debug, Args)]
 pub(in crate::cli) struct RestartArgs {
     #[command(flatten)]
-    home: HomeArgs,
+    state_dir: StateDirArgs,
 }
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct StatusArgs {
     #[command(flatten)]
-    home: HomeArgs,
+    state_dir: StateDirArgs,
     /// Wait so long for the controller's view
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 30)]
     patience: u64,
@@ -59,7 +59,7 @@ pub(in crate::cli) struct StatusArgs {
 #[derive(Debug, Args)]
 pub(in crate::cli) struct LogsArgs {
     #[command(flatten)]
-    home: HomeArgs,
+    state_dir: StateDirArgs,
     /// Whose log
     #[arg(long, value_enum, default_value = "endpoint")]
     of: LogOf,
@@ -80,7 +80,7 @@ enum LogOf {
 #[derive(Debug, Args)]
 pub(in crate::cli) struct TasksArgs {
     #[command(flatten)]
-    home: HomeArgs,
+    state_dir: StateDirArgs,
     #[command(flatten)]
     form: FormArg,
 }
@@ -88,7 +88,7 @@ pub(in crate::cli) struct TasksArgs {
 #[derive(Debug, Args)]
 pub(in crate::cli) struct DeleteArgs {
     #[command(flatten)]
-    home: HomeArgs,
+    state_dir: StateDirArgs,
     /// Even if it has tasks that the controller does not know to be over: they are computed again elsewhere
     #[arg(long)]
     force: bool,
@@ -97,50 +97,50 @@ pub(in crate::cli) struct DeleteArgs {
 /// Stops it.
 pub(super) fn stop(args: &StopArgs) -> Result<Exit, Failure> {
     let mode = if args.drain { LeaveMode::Drain } else { LeaveMode::Now };
-    single(ended(&args.home, mode, Duration::from_secs(args.wait)))?;
-    output::note(format_args!("endpoint {} has ended", args.home.name));
+    single(ended(&args.state_dir, mode, Duration::from_secs(args.wait)))?;
+    output::note(format_args!("endpoint {} has ended", args.state_dir.name));
     Ok(Exit::Success)
 }
 
 /// Starts it anew.
 pub(super) fn restart(args: &RestartArgs) -> Result<Exit, Failure> {
     // a new process that cannot be is noticed before the old one ends
-    let home = args.home.home()?;
-    EndpointConfig::read(home.directory(), computer()).map_err(HomeFailure::Config)?;
-    match single(ended(&args.home, LeaveMode::KeepWorkers, Duration::from_secs(30))) {
-        Ok(()) | Err(Failure::Home(HomeFailure::NotRunning { .. })) => detach(&args.home),
+    let state_dir = args.state_dir.state_dir()?;
+    EndpointConfig::read(state_dir.directory(), computer()).map_err(StateDirFailure::Config)?;
+    match single(ended(&args.state_dir, LeaveMode::KeepWorkers, Duration::from_secs(30))) {
+        Ok(()) | Err(Failure::StateDir(StateDirFailure::NotRunning { .. })) => detach(&args.state_dir),
         Err(error) => Err(error),
     }
 }
 
 /// Has it end, and waits until it has.
-async fn ended(args: &HomeArgs, mode: LeaveMode, wait: Duration) -> Result<(), Failure> {
-    let home = args.home()?;
-    connect(args, &home).await?.leave(mode).await.map_err(ServiceError::Client)?;
+async fn ended(args: &StateDirArgs, mode: LeaveMode, wait: Duration) -> Result<(), Failure> {
+    let state_dir = args.state_dir()?;
+    connect(args, &state_dir).await?.leave(mode).await.map_err(ServiceError::Client)?;
     let begun = Instant::now();
-    while holder(&home)?.is_some() {
+    while holder(&state_dir)?.is_some() {
         if begun.elapsed() >= wait {
-            return Err(HomeFailure::NotEnded { name: args.name.clone(), waited_s: wait.as_secs() }.into());
+            return Err(StateDirFailure::NotEnded { name: args.name.clone(), waited_s: wait.as_secs() }.into());
         }
         tokio::time::sleep(LOOK).await;
     }
     Ok(())
 }
 
-async fn connect(args: &HomeArgs, home: &Home) -> Result<ControlLine, HomeFailure> {
-    let none = || HomeFailure::NotRunning { name: args.name.clone() };
-    ControlLine::connect(&home.socket()?).await.map_err(|_| none())
+async fn connect(args: &StateDirArgs, state_dir: &StateDir) -> Result<EndpointControl, StateDirFailure> {
+    let none = || StateDirFailure::NotRunning { name: args.name.clone() };
+    EndpointControl::connect(&state_dir.socket()?).await.map_err(|_| none())
 }
 
-fn holder(home: &Home) -> Result<Option<String>, ServiceError> {
-    journal::held_by(home.directory()).map_err(|error| file("look at the lock in", home.directory(), error))
+fn holder(state_dir: &StateDir) -> Result<Option<String>, ServiceError> {
+    journal::held_by(state_dir.directory()).map_err(|error| file("look at the lock in", state_dir.directory(), error))
 }
 
 /// Tells how it is.
 pub(super) fn status(args: &StatusArgs) -> Result<Exit, Failure> {
     single(async {
-        let home = args.home.home()?;
-        let told = Told::gather(&home, Duration::from_millis(args.patience)).await?;
+        let state_dir = args.state_dir.state_dir()?;
+        let told = Told::gather(&state_dir, Duration::from_millis(args.patience)).await?;
         match args.form.output {
             OutputForm::Json => output::json(&told.document())?,
             OutputForm::Quiet => output::stdout(if told.process.is_ok() { "running" } else { "stopped" })?,
@@ -153,25 +153,25 @@ pub(super) fn status(args: &StatusArgs) -> Result<Exit, Failure> {
 /// What each source says.
 struct Told {
     process: Result<EndpointStatus, String>,
-    journal: Result<Book, String>,
+    journal: Result<Ledger, String>,
     controller: Result<Value, String>,
 }
 
 impl Told {
-    async fn gather(home: &Home, patience: Duration) -> Result<Self, Failure> {
+    async fn gather(state_dir: &StateDir, patience: Duration) -> Result<Self, Failure> {
         let process = async {
-            let socket = home.socket().map_err(|error| chain(&error))?;
-            let mut line = ControlLine::connect(&socket).await.map_err(|_| "no process".to_owned())?;
+            let socket = state_dir.socket().map_err(|error| chain(&error))?;
+            let mut line = EndpointControl::connect(&socket).await.map_err(|_| "no process".to_owned())?;
             line.status().await.map_err(|error| chain(&error))
         };
         let controller = async {
-            match tokio::time::timeout(patience, of_controller(home)).await {
+            match tokio::time::timeout(patience, of_controller(state_dir)).await {
                 Ok(answer) => answer,
                 Err(_) => Err(format!("no answer in {} ms", patience.as_millis())),
             }
         };
         let (process, controller) = tokio::join!(process, controller);
-        let journal = journal::read(home.directory()).map(|(book, _)| book).map_err(|error| chain(&error));
+        let journal = journal::read(state_dir.directory()).map(|(book, _)| book).map_err(|error| chain(&error));
         Ok(Self { process, journal, controller })
     }
 
@@ -186,7 +186,7 @@ impl Told {
     }
 
     fn lines(&self, args: &StatusArgs) -> Vec<String> {
-        let name = &args.home.name;
+        let name = &args.state_dir.name;
         let mut lines = match &self.process {
             Ok(status) => described(status),
             Err(reason) => vec![format!("{name} does not run on this computer ({reason})")],
@@ -226,10 +226,10 @@ impl Told {
 }
 
 /// What the controller says, with the endpoint's own token.
-async fn of_controller(home: &Home) -> Result<Value, String> {
+async fn of_controller(state_dir: &StateDir) -> Result<Value, String> {
     let told = |error: &dyn std::error::Error| chain(error);
-    let config = EndpointConfig::read(home.directory(), computer()).map_err(|error| told(&error))?;
-    let id = home.id().map_err(|error| told(&error))?;
+    let config = EndpointConfig::read(state_dir.directory(), computer()).map_err(|error| told(&error))?;
+    let id = state_dir.id().map_err(|error| told(&error))?;
     let target = target(&config.controller).map_err(|error| told(&error))?;
     let mut client = Client::connect(&target).await.map_err(|error| told(&error))?;
     let endpoints = client.list_endpoints().await.map_err(|error| told(&error))?;
@@ -296,10 +296,10 @@ fn worker(status: &WorkerStatus) -> String {
 
 /// Shows the end of a log.
 pub(super) fn logs(args: &LogsArgs) -> Result<Exit, Failure> {
-    let home = args.home.home()?;
+    let state_dir = args.state_dir.state_dir()?;
     let path = match args.of {
-        LogOf::Endpoint => home.log(),
-        LogOf::Worker => newest_worker_log(&home).map_err(|error| file("list", &home.logs(), error))?,
+        LogOf::Endpoint => state_dir.log(),
+        LogOf::Worker => newest_worker_log(&state_dir).map_err(|error| file("list", &state_dir.logs(), error))?,
     };
     let text = fs::read(&path).map_err(|error| file("read", &path, error))?;
     let text = String::from_utf8_lossy(&text);
@@ -308,9 +308,9 @@ pub(super) fn logs(args: &LogsArgs) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-fn newest_worker_log(home: &Home) -> io::Result<std::path::PathBuf> {
+fn newest_worker_log(state_dir: &StateDir) -> io::Result<std::path::PathBuf> {
     let mut newest = None;
-    for entry in fs::read_dir(home.logs())? {
+    for entry in fs::read_dir(state_dir.logs())? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with("worker-") {
             newest = newest.max(Some((entry.metadata()?.modified()?, entry.path())));
@@ -321,15 +321,15 @@ fn newest_worker_log(home: &Home) -> io::Result<std::path::PathBuf> {
 
 /// Lists its tasks.
 pub(super) fn tasks(args: &TasksArgs) -> Result<Exit, Failure> {
-    let home = args.home.home()?;
-    let (book, _) = journal::read(home.directory()).map_err(HomeFailure::Journal)?;
+    let state_dir = args.state_dir.state_dir()?;
+    let (book, _) = journal::read(state_dir.directory()).map_err(StateDirFailure::Journal)?;
     let rows: Vec<Value> = book.attempts().filter_map(|id| book.get(id)).map(|held| {
         let leased = &held.leased;
         let (stage, worker) = match &held.stage {
-            Stage::Waiting => ("waiting", None),
-            Stage::Handed(worker) => ("handed", Some(*worker)),
-            Stage::Running(worker) => ("running", Some(*worker)),
-            Stage::Over(_) => ("over", None),
+            AttemptStage::Waiting => ("waiting", None),
+            AttemptStage::Handed(worker) => ("handed", Some(*worker)),
+            AttemptStage::Running(worker) => ("running", Some(*worker)),
+            AttemptStage::Reported(_) => ("over", None),
         };
         let attempt = leased.attempt;
         json!({ "task": attempt.task, "attempt": attempt.number, "kind": leased.spec.kind().name(), "stage": stage, "worker": worker })
@@ -355,21 +355,21 @@ fn word(value: &Value) -> &str {
 
 /// Deletes it.
 pub(super) fn delete(args: &DeleteArgs) -> Result<Exit, Failure> {
-    let home = args.home.home()?;
-    let name = args.home.name.clone();
+    let state_dir = args.state_dir.state_dir()?;
+    let name = args.state_dir.name.clone();
     // the configuration is what makes a directory an endpoint's: nothing else is ever deleted
-    EndpointConfig::read(home.directory(), computer()).map_err(HomeFailure::Config)?;
-    if let Some(holder) = holder(&home)? {
-        return Err(HomeFailure::Running { name, holder }.into());
+    EndpointConfig::read(state_dir.directory(), computer()).map_err(StateDirFailure::Config)?;
+    if let Some(holder) = holder(&state_dir)? {
+        return Err(StateDirFailure::Running { name, holder }.into());
     }
-    let tasks = match journal::read(home.directory()) {
+    let tasks = match journal::read(state_dir.directory()) {
         Ok((book, _)) => book.len(),
         Err(_) => 0,
     };
     if tasks > 0 && !args.force {
-        return Err(HomeFailure::Tasks { name, tasks }.into());
+        return Err(StateDirFailure::Tasks { name, tasks }.into());
     }
-    fs::remove_dir_all(home.directory()).map_err(|error| file("delete", home.directory(), error))?;
-    output::note(format_args!("{} was deleted", home.directory().display()));
+    fs::remove_dir_all(state_dir.directory()).map_err(|error| file("delete", state_dir.directory(), error))?;
+    output::note(format_args!("{} was deleted", state_dir.directory().display()));
     Ok(Exit::Success)
 }

@@ -9,14 +9,14 @@ use clap::Args;
 use serde_json::json;
 
 use super::start::target;
-use super::{HomeArgs, HomeFailure, computer};
+use super::{StateDirArgs, StateDirFailure, computer};
 use crate::cli::exit::{Exit, Failure, chain};
 use crate::cli::output;
 use crate::cli::service::{FormArg, OutputForm, single};
 use crate::config::endpoint::EndpointConfig;
 use crate::config::size::Bytes;
-use crate::endpoint::home::Home;
 use crate::endpoint::journal;
+use crate::endpoint::state_dir::StateDir;
 use crate::rpc::client::Client;
 
 /// Until a controller that does not answer is given up.
@@ -28,7 +28,7 @@ const ROOM: u64 = 100 << 20;
 #[derive(Debug, Args)]
 pub(in crate::cli) struct DoctorArgs {
     #[command(flatten)]
-    home: HomeArgs,
+    state_dir: StateDirArgs,
     #[command(flatten)]
     form: FormArg,
 }
@@ -38,8 +38,8 @@ type Finding = (&'static str, Result<String, String>);
 
 /// Looks.
 pub(super) fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
-    let home = args.home.home()?;
-    let findings = single(async { Ok::<_, Failure>(look(&home).await) })?;
+    let state_dir = args.state_dir.state_dir()?;
+    let findings = single(async { Ok::<_, Failure>(look(&state_dir).await) })?;
     let failed = findings.iter().filter(|(_, found)| found.is_err()).count();
     match args.form.output {
         OutputForm::Json => {
@@ -59,14 +59,14 @@ pub(super) fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
         })?,
     }
     if failed > 0 {
-        return Err(HomeFailure::Unwell { failed, checks: findings.len() }.into());
+        return Err(StateDirFailure::Unwell { failed, checks: findings.len() }.into());
     }
     Ok(Exit::Success)
 }
 
-async fn look(home: &Home) -> Vec<Finding> {
-    let mut findings = vec![("directory", directory(home))];
-    let config = match EndpointConfig::read(home.directory(), computer()) {
+async fn look(state_dir: &StateDir) -> Vec<Finding> {
+    let mut findings = vec![("directory", directory(state_dir))];
+    let config = match EndpointConfig::read(state_dir.directory(), computer()) {
         Ok(config) => config,
         Err(error) => {
             findings.push(("configuration", Err(chain(&error))));
@@ -79,14 +79,14 @@ async fn look(home: &Home) -> Vec<Finding> {
     findings.push(("roots", roots(&config)));
     findings.push(("commands", commands(&config)));
     findings.push(("token", token(&config.controller.token_file)));
-    findings.push(("journal", recovered(home)));
-    findings.push(("socket", home.socket().map(|path| path.display().to_string()).map_err(|error| chain(&error))));
+    findings.push(("journal", recovered(state_dir)));
+    findings.push(("socket", state_dir.socket().map(|path| path.display().to_string()).map_err(|error| chain(&error))));
     findings.push(("controller", controller(&config).await));
     findings
 }
 
-fn directory(home: &Home) -> Result<String, String> {
-    let path = home.directory();
+fn directory(state_dir: &StateDir) -> Result<String, String> {
+    let path = state_dir.directory();
     let found = fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let mode = found.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
@@ -136,12 +136,12 @@ fn token(path: &Path) -> Result<String, String> {
     Ok(path.display().to_string())
 }
 
-fn recovered(home: &Home) -> Result<String, String> {
-    if !home.directory().join("journal").exists() {
+fn recovered(state_dir: &StateDir) -> Result<String, String> {
+    if !state_dir.directory().join("journal").exists() {
         return Ok("none yet".to_owned());
     }
-    let (book, _) = journal::read(home.directory()).map_err(|error| chain(&error))?;
-    let running = match journal::held_by(home.directory()) {
+    let (book, _) = journal::read(state_dir.directory()).map_err(|error| chain(&error))?;
+    let running = match journal::held_by(state_dir.directory()) {
         Ok(Some(holder)) => format!("; the endpoint runs, process {holder}"),
         Ok(None) => String::new(),
         Err(error) => return Err(error.to_string()),

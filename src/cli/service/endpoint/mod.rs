@@ -14,12 +14,12 @@ use thiserror::Error;
 
 use super::wait;
 use crate::cli::exit::{Exit, Failure};
+use crate::compute::memory;
 use crate::config::endpoint::{Computer, ConfigError};
 use crate::endpoint::daemon::EndpointError;
-use crate::endpoint::home::{Home, HomeError};
 use crate::endpoint::journal::JournalError;
+use crate::endpoint::state_dir::{StateDir, StateDirError};
 use crate::task::names::EndpointName;
-use crate::worker::memory;
 
 /// Where endpoints' directories are, unless SPECKLED_HOME says otherwise.
 const HOME: &str = ".speckled";
@@ -51,7 +51,7 @@ pub(in crate::cli) enum EndpointCommand {
 
 /// Which endpoint of this computer.
 #[derive(Debug, Clone, Args)]
-struct HomeArgs {
+struct StateDirArgs {
     /// The endpoint's name; its directory is ~/.speckled/NAME [env: SPECKLED_HOME in place of ~/.speckled]
     name: EndpointName,
     /// Its directory, if it is another
@@ -61,8 +61,8 @@ struct HomeArgs {
 
 /// Why a command on an endpoint of this computer failed.
 #[derive(Debug, Error)]
-pub(in crate::cli) enum HomeFailure {
-    /// There is no home directory.
+pub(in crate::cli) enum StateDirFailure {
+    /// There is no state_dir directory.
     #[error("HOME is not set; give --directory or SPECKLED_HOME")]
     NoHome,
     /// Its configuration.
@@ -70,7 +70,7 @@ pub(in crate::cli) enum HomeFailure {
     Config(#[from] ConfigError),
     /// Its directory.
     #[error(transparent)]
-    Home(#[from] HomeError),
+    StateDir(#[from] StateDirError),
     /// Its journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -131,14 +131,14 @@ pub(in crate::cli) enum HomeFailure {
     },
 }
 
-impl HomeFailure {
+impl StateDirFailure {
     /// The exit code.
     pub(in crate::cli) fn exit(&self) -> Exit {
         match self {
             Self::Config(_) => Exit::Configuration,
             Self::NoHome | Self::Configured { .. } | Self::Running { .. } | Self::Tasks { .. } => Exit::Input,
-            Self::Home(_) | Self::Journal(_) => Exit::Saving,
-            Self::Endpoint(EndpointError::Home(_) | EndpointError::Journal(_)) => Exit::Saving,
+            Self::StateDir(_) | Self::Journal(_) => Exit::Saving,
+            Self::Endpoint(EndpointError::StateDir(_) | EndpointError::Journal(_)) => Exit::Saving,
             Self::Endpoint(EndpointError::Link(_) | EndpointError::Replaced { .. }) => Exit::Refused,
             Self::Endpoint(EndpointError::Process | EndpointError::Part)
             | Self::NotEnded { .. }
@@ -164,16 +164,16 @@ pub(in crate::cli) fn run(command: EndpointCommand) -> Result<Exit, Failure> {
     }
 }
 
-impl HomeArgs {
+impl StateDirArgs {
     /// Its directory.
-    fn home(&self) -> Result<Home, HomeFailure> {
+    fn state_dir(&self) -> Result<StateDir, StateDirFailure> {
         if let Some(directory) = &self.directory {
             // processes that are started have other working directories
-            return Ok(Home::new(std::path::absolute(directory).unwrap_or_else(|_| directory.clone())));
+            return Ok(StateDir::new(std::path::absolute(directory).unwrap_or_else(|_| directory.clone())));
         }
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let all = variable("SPECKLED_HOME").or_else(|| Some(variable("HOME")?.join(HOME)));
-        Ok(Home::new(all.ok_or(HomeFailure::NoHome)?.join(self.name.as_str())))
+        Ok(StateDir::new(all.ok_or(StateDirFailure::NoHome)?.join(self.name.as_str())))
     }
 }
 

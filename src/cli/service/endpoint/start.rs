@@ -7,21 +7,21 @@ use std::process::{Command, Stdio};
 
 use clap::Args;
 
-use super::{HomeArgs, HomeFailure, computer};
+use super::{StateDirArgs, StateDirFailure, computer};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::logging;
 use crate::cli::output::{self, Form};
 use crate::cli::service::{ServiceError, file, identity, read, single, text, until_signalled};
 use crate::config::endpoint::{ControllerAddress, EndpointConfig};
 use crate::dataset::result::host_name;
+use crate::endpoint::controller_link::ControllerLinkError;
 use crate::endpoint::daemon::{Endpoint, EndpointError};
-use crate::endpoint::home::Home;
-use crate::endpoint::link::LinkError;
-use crate::provider::local::own_session;
+use crate::endpoint::state_dir::StateDir;
 use crate::rpc::client::Target;
-use crate::rpc::link::ControllerDial;
-use crate::rpc::service::home::{listen, serve};
+use crate::rpc::controller_link::ControllerDial;
+use crate::rpc::service::workers::{listen, serve};
 use crate::runtime::memory::give_back_what_is_free;
+use crate::runtime::process::own_session;
 use crate::runtime::tasks::Tasks;
 
 /// Bytes of a log beyond which it is set aside when the endpoint starts.
@@ -30,7 +30,7 @@ const LARGE_LOG: u64 = 10 << 20;
 #[derive(Debug, Args)]
 pub(in crate::cli) struct StartArgs {
     #[command(flatten)]
-    home: HomeArgs,
+    state_dir: StateDirArgs,
     /// Run in the background: returns when the endpoint is ready, or says why it is not
     #[arg(long)]
     detach: bool,
@@ -39,20 +39,20 @@ pub(in crate::cli) struct StartArgs {
 /// Runs it.
 pub(super) fn run(args: StartArgs) -> Result<Exit, Failure> {
     if args.detach {
-        return detach(&args.home);
+        return detach(&args.state_dir);
     }
     logging::init_daemon(Form::Human);
     give_back_what_is_free();
-    single(start(args.home))
+    single(start(args.state_dir))
 }
 
-async fn start(args: HomeArgs) -> Result<Exit, Failure> {
-    let home = args.home()?;
-    let config = EndpointConfig::read(home.directory(), computer()).map_err(HomeFailure::Config)?;
+async fn start(args: StateDirArgs) -> Result<Exit, Failure> {
+    let state_dir = args.state_dir()?;
+    let config = EndpointConfig::read(state_dir.directory(), computer()).map_err(StateDirFailure::Config)?;
     let target = target(&config.controller)?;
-    let socket = home.socket().map_err(HomeFailure::Home)?;
+    let socket = state_dir.socket().map_err(StateDirFailure::StateDir)?;
     let name = config.name.clone();
-    let endpoint = Endpoint::open(home, config, host_name()).map_err(HomeFailure::Endpoint)?;
+    let endpoint = Endpoint::open(state_dir, config, host_name()).map_err(StateDirFailure::Endpoint)?;
     let tasks = Tasks::default();
     let asked = tasks.stopping();
     tasks.spawn("signals", {
@@ -65,9 +65,9 @@ async fn start(args: HomeArgs) -> Result<Exit, Failure> {
     let line = endpoint.introduce(&dial).await.map_err(|error| introduced(error, &name))?;
     let services = Tasks::default();
     services.spawn("services", {
-        let (gate, stopping) = (endpoint.gate(), services.stopping());
+        let (inbox, stopping) = (endpoint.inbox(), services.stopping());
         async move {
-            if let Err(error) = serve(listener, gate, stopping).await {
+            if let Err(error) = serve(listener, inbox, stopping).await {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     "workers and commands cannot connect any more"
@@ -82,14 +82,14 @@ async fn start(args: HomeArgs) -> Result<Exit, Failure> {
     tasks.stop();
     tasks.join().await;
     // the socket's file stays: the endpoint's next process, which may be there already, has put its own in its place
-    ended.map_err(HomeFailure::Endpoint)?;
+    ended.map_err(StateDirFailure::Endpoint)?;
     Ok(Exit::Success)
 }
 
-fn introduced(error: EndpointError, name: &crate::task::names::EndpointName) -> HomeFailure {
-    if let EndpointError::Link(LinkError::Held(words)) = &error {
+fn introduced(error: EndpointError, name: &crate::task::names::EndpointName) -> StateDirFailure {
+    if let EndpointError::Link(ControllerLinkError::Held(words)) = &error {
         let reason = format!("{words}; stop it there, or wait until its lease has run out");
-        return HomeFailure::NotStarted { name: name.clone(), reason };
+        return StateDirFailure::NotStarted { name: name.clone(), reason };
     }
     error.into()
 }
@@ -103,17 +103,17 @@ pub(super) fn target(address: &ControllerAddress) -> Result<Target, ServiceError
 }
 
 /// Starts it in a session of its own, and waits until it is ready.
-pub(super) fn detach(args: &HomeArgs) -> Result<Exit, Failure> {
-    let home = args.home()?;
-    let log = home.log();
-    home.make().map_err(HomeFailure::Home)?;
+pub(super) fn detach(args: &StateDirArgs) -> Result<Exit, Failure> {
+    let state_dir = args.state_dir()?;
+    let log = state_dir.log();
+    state_dir.make().map_err(StateDirFailure::StateDir)?;
     set_aside(&log);
     let unopened = |error| file("open", &log, error);
     let errors = OpenOptions::new().create(true).append(true).open(&log).map_err(unopened)?;
     let from = errors.metadata().map_err(unopened)?.len();
     let program = std::env::current_exe().map_err(ServiceError::Runtime)?;
     let mut command = Command::new(program);
-    command.args(["endpoint", "start", args.name.as_str(), "--directory"]).arg(home.directory());
+    command.args(["endpoint", "start", args.name.as_str(), "--directory"]).arg(state_dir.directory());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
     own_session(&mut command);
     let mut child = command.spawn().map_err(ServiceError::Runtime)?;
@@ -125,22 +125,22 @@ pub(super) fn detach(args: &HomeArgs) -> Result<Exit, Failure> {
     if ready.is_empty() {
         // it has ended, or will: its output is closed
         let _ = child.wait();
-        return Err(not_started(args, &home, from).into());
+        return Err(not_started(args, &state_dir, from).into());
     }
     output::stdout(ready.trim())?;
     Ok(Exit::Success)
 }
 
 /// What it wrote last.
-fn not_started(args: &HomeArgs, home: &Home, from: u64) -> HomeFailure {
-    let written = fs::read(home.log()).unwrap_or_default();
+fn not_started(args: &StateDirArgs, state_dir: &StateDir, from: u64) -> StateDirFailure {
+    let written = fs::read(state_dir.log()).unwrap_or_default();
     let written = written.get(from as usize..).unwrap_or_default();
     let said = String::from_utf8_lossy(written);
     // the log may be shared with a process that runs
     let error = said.lines().rev().find_map(|line| line.strip_prefix("speckled: error: "));
     let last = said.lines().rev().find(|line| !line.trim().is_empty());
     let reason = error.or(last).unwrap_or("it said nothing").to_owned();
-    HomeFailure::NotStarted { name: args.name.clone(), reason }
+    StateDirFailure::NotStarted { name: args.name.clone(), reason }
 }
 
 /// One older log is kept.

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::dataset::{DatasetError, FrameSource, Quarters, Scratch};
+use crate::dataset::{DatasetError, FrameSource, PackedFrames, Scratch};
 use crate::engine::cuda::NONE;
 use crate::engine::cuda::device::Counts;
 use crate::engine::layout::{Layout, MASKED};
@@ -14,7 +14,7 @@ pub(super) enum Stored<'a> {
     Decoded(&'a dyn FrameSource),
     /// Four cells a byte.
     Packed {
-        source: &'a dyn Quarters,
+        source: &'a dyn PackedFrames,
         /// The pixel of each cell, or [`NONE`].
         pixels: Vec<u32>,
     },
@@ -23,7 +23,7 @@ pub(super) enum Stored<'a> {
 impl<'a> Stored<'a> {
     /// As they are stored, if all pixels that are correlated are shown there; else each count decoded.
     pub(super) fn new(source: &'a dyn FrameSource, layout: &Layout) -> Self {
-        if let Some(packed) = source.quarters() {
+        if let Some(packed) = source.packed_frames() {
             let pixel = |cell| packed.pixel(cell).map_or(NONE, |pixel| pixel as u32);
             let pixels: Vec<u32> = (0..packed.cells()).map(pixel).collect();
             let shown = pixels.iter().filter(|&&pixel| pixel != NONE && layout.place[pixel as usize] != MASKED);

@@ -10,7 +10,7 @@ use super::memory::Event;
 
 /// What the host waits for in the driver's calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
+pub enum HostPhase {
     /// Allocates and frees memory of the GPU.
     Allocate,
     /// Allocates memory that the GPU can read by itself, and writes zeros to it.
@@ -25,7 +25,7 @@ pub enum Phase {
     Download,
 }
 
-impl Phase {
+impl HostPhase {
     /// For people.
     pub fn name(self) -> &'static str {
         match self {
@@ -48,7 +48,7 @@ pub struct Times {
     /// Of the GPU, by the kernel's name.
     pub kernels: BTreeMap<&'static str, Spent>,
     /// Of the host.
-    pub phases: BTreeMap<Phase, Spent>,
+    pub phases: BTreeMap<HostPhase, Spent>,
 }
 
 /// What is noted where times are wanted.
@@ -56,7 +56,7 @@ pub struct Times {
 struct Notes {
     /// Points in the stream before and behind each kernel.
     kernels: Vec<(Kernel, Event, Event)>,
-    phases: BTreeMap<Phase, (u32, Duration)>,
+    phases: BTreeMap<HostPhase, (u32, Duration)>,
 }
 
 /// Notes times, if it is asked to.
@@ -72,7 +72,7 @@ impl Watch {
     }
 
     /// Does something that belongs to a phase. Phases are not in one another.
-    pub(super) fn phase<T>(&self, phase: Phase, work: impl FnOnce() -> T) -> T {
+    pub(super) fn phase<T>(&self, phase: HostPhase, work: impl FnOnce() -> T) -> T {
         if self.notes.borrow().is_none() {
             return work();
         }
@@ -105,7 +105,7 @@ impl Watch {
             let own = times.kernels.entry(kernel.name()).or_default();
             *own = (own.0 + 1, own.1 + begin.seconds_until(&end)?);
         }
-        let seconds = |(phase, (calls, time)): (Phase, (u32, Duration))| (phase, (calls, time.as_secs_f64()));
+        let seconds = |(phase, (calls, time)): (HostPhase, (u32, Duration))| (phase, (calls, time.as_secs_f64()));
         times.phases = notes.phases.into_iter().map(seconds).collect();
         Ok(times)
     }

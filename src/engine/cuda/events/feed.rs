@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use std::ops::DerefMut;
 use std::sync::mpsc::{Receiver, Sender};
 
-use crate::dataset::{Event, EventSource, Scratch};
+use crate::dataset::{EventSource, PhotonEvent, Scratch};
 use crate::engine::EngineError;
 use crate::engine::cuda::CudaError;
 use crate::engine::cuda::device::{Buffer, Device, DeviceError};
@@ -36,7 +36,7 @@ const TURNS: usize = 2;
 
 /// Events on the device.
 pub(super) struct Chunk<D: Device> {
-    pub(super) events: Buffer<D, Event>,
+    pub(super) events: Buffer<D, PhotonEvent>,
     pub(super) number: usize,
 }
 
@@ -78,7 +78,7 @@ struct Reader<'a, S> {
     full: Sender<Filled<S>>,
     piece: usize,
     scratch: Scratch,
-    block: Vec<Event>,
+    block: Vec<PhotonEvent>,
     filling: Option<Filled<S>>,
 }
 
@@ -86,7 +86,7 @@ impl<'a, D: Device> Feed<'a, D> {
     /// The events of a file, for a device that has nearly all of its memory free.
     pub(super) fn new(device: &'a D, source: &'a dyn EventSource, workers: Workers<'a>) -> Result<Self, CudaError> {
         let number = |events: u64| usize::try_from(events.max(1)).unwrap_or(usize::MAX);
-        let fits = number(device.free_bytes()? / CHUNK_SHARE / size_of::<Event>() as u64);
+        let fits = number(device.free_bytes()? / CHUNK_SHARE / size_of::<PhotonEvent>() as u64);
         let all = number(source.events_bound());
         let chunk = CHUNK.min(fits).min(all);
         let mut piece = PIECE.min(chunk);
@@ -106,7 +106,7 @@ impl<'a, D: Device> Feed<'a, D> {
 
     /// Bytes of the device's memory that reading takes while nothing is kept.
     pub(super) fn bytes(&self) -> u64 {
-        (TURNS * self.chunk * size_of::<Event>()) as u64
+        (TURNS * self.chunk * size_of::<PhotonEvent>()) as u64
     }
 
     /// Reads all events and has each chunk used.
@@ -165,7 +165,7 @@ impl<'a, D: Device> Feed<'a, D> {
 
     /// Memory for a chunk: where there are enough for taking turns the one that was used longest ago. Where there is less
     /// than was free at first, one waits for its turn, or it is smaller.
-    fn room(&self, free: &mut VecDeque<Buffer<D, Event>>) -> Result<Buffer<D, Event>, DeviceError> {
+    fn room(&self, free: &mut VecDeque<Buffer<D, PhotonEvent>>) -> Result<Buffer<D, PhotonEvent>, DeviceError> {
         if free.len() == TURNS
             && let Some(oldest) = free.pop_front()
         {
@@ -193,7 +193,7 @@ fn fill_up<D: Device>(
     threads: NonZeroUsize,
 ) -> Result<Vec<D::Staging>, DeviceError> {
     while pieces.len() < threads.get() + ON_THE_WAY + 1 {
-        pieces.push(device.staging(piece * size_of::<Event>())?);
+        pieces.push(device.staging(piece * size_of::<PhotonEvent>())?);
     }
     Ok(pieces)
 }
@@ -234,7 +234,7 @@ impl<S: DerefMut<Target = [u8]> + Send> Reader<'_, S> {
                 None => Filled { staging: self.empty.next().ok_or(EngineError::Cancelled)?, events: 0 },
             };
             let (now, later) = rest.split_at(rest.len().min(self.piece - filling.events));
-            let at = filling.events * size_of::<Event>();
+            let at = filling.events * size_of::<PhotonEvent>();
             filling.staging[at..at + size_of_val(now)].copy_from_slice(bytemuck::cast_slice(now));
             filling.events += now.len();
             rest = later;
@@ -296,14 +296,14 @@ mod tests {
             self.blocks.len()
         }
 
-        fn read_block(&self, block: usize, _: &mut Scratch, out: &mut Vec<Event>) -> Result<(), DatasetError> {
+        fn read_block(&self, block: usize, _: &mut Scratch, out: &mut Vec<PhotonEvent>) -> Result<(), DatasetError> {
             if self.bad == Some(block) {
                 let (path, place) = (PathBuf::from("numbered"), "here".to_owned());
                 return Err(DatasetError::Raw { path, place, what: "bad".to_owned(), remedy: "none" });
             }
             let before: u32 = self.blocks[..block].iter().sum();
             out.clear();
-            out.extend((before..before + self.blocks[block]).map(|number| Event::new(number, 0, 1)));
+            out.extend((before..before + self.blocks[block]).map(|number| PhotonEvent::new(number, 0, 1)));
             Ok(())
         }
     }

@@ -18,7 +18,7 @@ use crate::correlate::delays::DelayPlan;
 use crate::correlate::reduce::{BinSums, CHANNELS};
 use crate::correlate::result::{Correlation, PixelG2, TwoTime};
 use crate::correlate::scattering::{SegmentPlan, Tally};
-use crate::dataset::{Event, EventSource};
+use crate::dataset::{EventSource, PhotonEvent};
 use crate::engine::layout::Layout;
 use crate::engine::multi_tau::{Span, factors, spans};
 use crate::engine::pixel_store::PixelStore;
@@ -138,7 +138,7 @@ impl<D: Device> Run<'_, D> {
 
     /// The sums that need no order, and how many events each place has. The events stay on the device where they fit.
     fn count(&self) -> Result<Counted<D>, CudaError> {
-        let fit = self.source.events_bound() * size_of::<Event>() as u64 <= self.device.free_bytes()? / 2;
+        let fit = self.source.events_bound() * size_of::<PhotonEvent>() as u64 <= self.device.free_bytes()? / 2;
         match self.count_into(fit.then(Vec::new)) {
             // others have taken the memory in between
             Err(CudaError::Device(DeviceError::OutOfMemory { .. })) if fit => self.count_into(None),

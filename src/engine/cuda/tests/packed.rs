@@ -5,7 +5,7 @@ use std::ops::Range;
 use proptest::prelude::*;
 
 use super::*;
-use crate::dataset::{DatasetError, Quarters, Scratch, SourceInfo};
+use crate::dataset::{DatasetError, PackedFrames, Scratch, SourceInfo};
 
 /// As a detector with an order of its own may store them: cells from the last pixel to the first; some show none.
 struct Packed {
@@ -39,12 +39,12 @@ impl FrameSource for Packed {
         self.data.read_frames(frames, scratch, out)
     }
 
-    fn quarters(&self) -> Option<&dyn Quarters> {
+    fn packed_frames(&self) -> Option<&dyn PackedFrames> {
         Some(self)
     }
 }
 
-impl Quarters for Packed {
+impl PackedFrames for Packed {
     fn cells(&self) -> usize {
         (self.data.info.shape.pixels() + AHEAD).next_multiple_of(4)
     }

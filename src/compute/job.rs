@@ -1,0 +1,306 @@
+//! One job: a raw dataset is correlated into a result file.
+//!
+//! Everything that is cheap is checked before the correlation, in the order of the steps below, so that a job
+//! that cannot succeed fails at once. It chooses no engine and shows nothing.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use super::memory;
+use super::settings::{Settled, settings};
+use crate::correlate::bins::Shape;
+use crate::correlate::listed::{listed, listed_pixels};
+use crate::correlate::result::SaturatedPixel;
+use crate::correlate::window::{EmptyWindow, FrameSelection};
+use crate::dataset::open::{OpenHint, open_raw};
+use crate::dataset::qmap::{Qmap, check_shape};
+use crate::dataset::result::{Provenance, ResultTarget, ResultWriter, host_name};
+use crate::dataset::stem::raw_stem;
+use crate::dataset::{DatasetError, Source, metadata};
+use crate::engine::{Engine, EngineError, MultiTauRequest, Observer, Request, TwoTimeRequest};
+use crate::task::bins::{ChosenBins, SelectionError};
+use crate::task::correlate::CorrelateSpec;
+
+/// What a job did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobOutput {
+    /// The result file.
+    pub result: PathBuf,
+    /// Raw frames from the first to the last that was taken.
+    pub frames: u64,
+    /// Bytes of the raw dataset.
+    pub bytes: u64,
+    /// Time from the start to the renamed result.
+    pub wall_time: Duration,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// Masked-in pixels that carried the saturation value and were left out: row, column, first frame.
+    pub saturated: Vec<(usize, usize, u64)>,
+}
+
+impl JobOutput {
+    /// Raw frames a second.
+    pub fn frames_per_second(&self) -> f64 {
+        self.frames as f64 / self.wall_time.as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+
+    /// What programs read of it.
+    pub fn document(&self, raw: &Path) -> Value {
+        json!({
+            "raw": raw.to_string_lossy(),
+            "result": self.result.to_string_lossy(),
+            "frames": self.frames,
+            "bytes": self.bytes,
+            "seconds": self.wall_time.as_secs_f64(),
+            "frames_per_second": self.frames_per_second(),
+            "warnings": self.warnings,
+            "saturated_pixels": self.saturated,
+        })
+    }
+}
+
+/// Why a job failed: one variant a step, in their order.
+#[derive(Debug, Error)]
+pub enum JobError {
+    /// No usable metadata.
+    #[error("finding the metadata failed")]
+    Metadata(#[source] DatasetError),
+    /// No usable qmap, or one of another shape than the data.
+    #[error("reading the qmap failed")]
+    Qmap(#[source] DatasetError),
+    /// No usable raw data.
+    #[error("opening the raw data failed")]
+    Raw(#[source] DatasetError),
+    /// No frames to correlate.
+    #[error("choosing the frames of {} failed", raw.display())]
+    Window {
+        /// The raw dataset.
+        raw: PathBuf,
+        /// Why.
+        #[source]
+        source: EmptyWindow,
+    },
+    /// Too few frames in each part.
+    #[error("{}: {frames} frames cannot be cut into {parts} parts of two or more; ask for fewer parts", raw.display())]
+    Parts {
+        /// The raw dataset.
+        raw: PathBuf,
+        /// Frames of the analysis.
+        frames: u64,
+        /// Parts asked for.
+        parts: u32,
+    },
+    /// The dq selection does not fit.
+    #[error("choosing the dynamic bins of qmap {} failed", qmap.display())]
+    Bins {
+        /// The qmap.
+        qmap: PathBuf,
+        /// Why.
+        #[source]
+        source: SelectionError,
+    },
+    /// The correlation itself.
+    #[error("correlating {} failed", raw.display())]
+    Correlate {
+        /// The raw dataset.
+        raw: PathBuf,
+        /// Why.
+        #[source]
+        source: EngineError,
+    },
+    /// The result could not be stored.
+    #[error("saving the result failed")]
+    Save(#[source] DatasetError),
+}
+
+/// An input that only the HDF5 library reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// The qmap.
+    Qmap(PathBuf),
+    /// The metadata file or, where it is looked for, the raw file that it belongs to.
+    Metadata(PathBuf),
+}
+
+/// Is told when such an input is being read, so that it can see to it when that does not end.
+pub trait InputWatch {
+    /// The reading begins.
+    fn begin(&self, input: Input);
+
+    /// It has ended.
+    fn end(&self);
+}
+
+/// Lets inputs take as long as they do.
+struct Unwatched;
+
+impl InputWatch for Unwatched {
+    fn begin(&self, _input: Input) {}
+
+    fn end(&self) {}
+}
+
+fn watched<T>(watch: &dyn InputWatch, input: Input, read: impl FnOnce() -> T) -> T {
+    watch.begin(input);
+    let done = read();
+    watch.end();
+    done
+}
+
+/// Runs a job.
+///
+/// # Errors
+/// [`JobError`]; no result file is left then.
+pub fn run(job: &CorrelateSpec, engine: &dyn Engine, observer: &dyn Observer) -> Result<JobOutput, JobError> {
+    run_watched(job, engine, observer, &Unwatched)
+}
+
+/// Runs a job whose inputs are watched.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_watched(
+    job: &CorrelateSpec,
+    engine: &dyn Engine,
+    observer: &dyn Observer,
+    watch: &dyn InputWatch,
+) -> Result<JobOutput, JobError> {
+    let (begun, started) = (Instant::now(), SystemTime::now());
+    let Ready { source, request, metadata, mut warnings, mut writer } = prepare(job, watch)?;
+    let (correlation, partition) = engine
+        .correlate(&request, &source, observer, &mut |map| writer.two_time_map(map))
+        .map_err(|source| JobError::Correlate { raw: job.raw.clone(), source })?;
+    let place = |s: &SaturatedPixel| {
+        let (row, col) = partition.shape().place(s.pixel);
+        (row, col, s.frame)
+    };
+    let saturated: Vec<_> = correlation.saturated.iter().map(place).collect();
+    warnings.extend(saturation_warning(&correlation.saturated, partition.shape()));
+    let settled =
+        Settled { metadata: &metadata, labels: labels(&request), memory: request.memory, threads: threads(job) };
+    let provenance = Provenance {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        engine: engine.name().to_owned(),
+        device: engine.device(),
+        host: host_name(),
+        started,
+        wall_time: begun.elapsed(),
+        source: source.info().clone(),
+        warnings: warnings.clone(),
+    };
+    warnings.extend_from_slice(writer.warnings());
+    let result =
+        writer.finish(&correlation, &partition, &settings(job, &settled), &provenance).map_err(JobError::Save)?;
+    let frames = request.selection.end() - request.selection.first();
+    Ok(JobOutput { result, frames, bytes: provenance.source.bytes, wall_time: begun.elapsed(), warnings, saturated })
+}
+
+/// A job that has passed every check.
+struct Ready {
+    source: Source,
+    request: Request,
+    metadata: PathBuf,
+    warnings: Vec<String>,
+    writer: ResultWriter,
+}
+
+fn prepare(job: &CorrelateSpec, watch: &dyn InputWatch) -> Result<Ready, JobError> {
+    let memory = job.memory.unwrap_or_else(memory::default_limit);
+    let input = Input::Metadata(job.metadata.as_ref().unwrap_or(&job.raw).clone());
+    let find = || metadata::find(&job.raw, job.metadata.as_deref());
+    let metadata = watched(watch, input, find).map_err(JobError::Metadata)?;
+    tracing::info!(metadata = %metadata.path.display(), "metadata found");
+    let input = Input::Qmap(job.qmap.clone());
+    let qmap = watched(watch, input.clone(), || Qmap::read(&job.qmap)).map_err(JobError::Qmap)?;
+    tracing::info!(qmap = %job.qmap.display(), shape = %qmap.labels.shape, "qmap read");
+    let hint = OpenHint { shape: Some(qmap.labels.shape), ftf_bits: job.ftf_bits };
+    let source = open_raw(&job.raw, &hint).map_err(JobError::Raw)?;
+    let info = source.info();
+    let (format, frames, bytes) = (&info.format, info.frames, info.bytes);
+    tracing::info!(raw = %job.raw.display(), format, frames, bytes, "raw data opened");
+    check_shape(&qmap, info).map_err(JobError::Qmap)?;
+    let selection = job.window.select(frames).map_err(|source| JobError::Window { raw: job.raw.clone(), source })?;
+    check_parts(job, &selection)?;
+    tracing::info!(first = selection.first(), end = selection.end(), frames = selection.outputs(), "frames chosen");
+    let mut warnings = [metadata.warnings, qmap.warnings.clone()].concat();
+    let two_time = two_time(job, &qmap, &mut warnings)?;
+    let begin = || ResultWriter::begin(&target(job), &metadata.path, &job.qmap, job.analyses);
+    let writer = watched(watch, input, begin).map_err(not_begun)?;
+    let multi_tau = job.analyses.multi_tau().then_some(MultiTauRequest {
+        normalization: job.normalization,
+        parts: job.parts,
+        pixel_g2: job.pixel_g2,
+    });
+    let request = Request { selection, labels: qmap.labels, multi_tau, two_time, saturated: job.saturated, memory };
+    Ok(Ready { source, request, metadata: metadata.path, warnings, writer })
+}
+
+/// A part of one frame has no pair to correlate.
+fn check_parts(job: &CorrelateSpec, selection: &FrameSelection) -> Result<(), JobError> {
+    let frames = selection.outputs();
+    if job.analyses.multi_tau() && job.parts > 1 && frames / u64::from(job.parts) < 2 {
+        return Err(JobError::Parts { raw: job.raw.clone(), frames, parts: job.parts });
+    }
+    Ok(())
+}
+
+fn two_time(job: &CorrelateSpec, qmap: &Qmap, warnings: &mut Vec<String>) -> Result<Option<TwoTimeRequest>, JobError> {
+    if !job.analyses.two_time() {
+        return Ok(None);
+    }
+    let ChosenBins { labels, without_pixels } =
+        job.bins.choose(&qmap.labels).map_err(|source| JobError::Bins { qmap: job.qmap.clone(), source })?;
+    if !without_pixels.is_empty() {
+        warnings.push(format!(
+            "qmap {}: dynamic bins {} have no pixel that the mask keeps; two-time leaves them out",
+            job.qmap.display(),
+            listed(without_pixels.iter())
+        ));
+    }
+    Ok(Some(TwoTimeRequest { smoothing: job.smoothing, labels }))
+}
+
+fn target(job: &CorrelateSpec) -> ResultTarget {
+    let mut stem = raw_stem(&job.raw);
+    if let Some(prefix) = &job.prefix {
+        stem = format!("{}_{stem}", prefix.trim_end_matches('_'));
+    }
+    if let Some(suffix) = &job.suffix {
+        stem = format!("{stem}_{}", suffix.trim_start_matches('_'));
+    }
+    ResultTarget { directory: job.output.clone(), stem, overwrite: job.overwrite }
+}
+
+/// Beginning a result reads metadata and qmap once more; a fault of theirs is not one of saving.
+fn not_begun(error: DatasetError) -> JobError {
+    match error {
+        DatasetError::Qmap { .. } | DatasetError::Hdf5 { .. } => JobError::Qmap(error),
+        DatasetError::Metadata { .. } | DatasetError::Io { .. } => JobError::Metadata(error),
+        DatasetError::Raw { .. }
+        | DatasetError::Unsupported { .. }
+        | DatasetError::Scene { .. }
+        | DatasetError::Save { .. } => JobError::Save(error),
+    }
+}
+
+fn labels(request: &Request) -> &[u32] {
+    request.two_time.as_ref().map_or(&[], |two_time| &two_time.labels)
+}
+
+fn threads(job: &CorrelateSpec) -> NonZeroUsize {
+    job.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+}
+
+fn saturation_warning(saturated: &[SaturatedPixel], shape: Shape) -> Option<String> {
+    (!saturated.is_empty()).then(|| {
+        format!(
+            "{} pixels carry the saturation value and were left out; row, column: {}",
+            saturated.len(),
+            listed_pixels(saturated.iter().copied(), shape)
+        )
+    })
+}

@@ -1,0 +1,230 @@
+//! What flows and people ask: submit, look, cancel. Each call checks what the caller may.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::access::Caller;
+use super::bus::Change;
+use super::{Controller, ControllerError, Watched, Watcher};
+use crate::ids::{ActionId, AttemptId, TaskId};
+use crate::protocol::session::{Progress, Stop, StopReason};
+use crate::runtime::ids;
+use crate::store::{EndpointRecord, NewTask, Page, Role, StateName, Store, Submitted, TaskFilter, TaskRecord};
+use crate::task::life::{Limits, Wish};
+use crate::task::names::{Group, Label, RequestId};
+use crate::task::spec::TaskSpec;
+use crate::task::time::Moment;
+
+/// Tasks of one submission: a transaction of a few megabytes.
+const MOST_TASKS: usize = 10_000;
+
+/// Tasks that are looked up or listed at once.
+const MOST_LISTED: usize = 1000;
+
+/// Tasks to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submission {
+    /// Id or name of the endpoint.
+    pub endpoint: String,
+    /// The flow's group of tasks; None = a new one.
+    pub action: Option<ActionId>,
+    /// Who else may see them.
+    pub group: Option<Group>,
+    /// What is to be done.
+    pub tasks: Vec<SubmissionTask>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SubmissionTask {
+    /// See [`NewTask::request`].
+    pub request: Option<RequestId>,
+    /// See [`NewTask::label`].
+    pub label: Option<Label>,
+    /// What is to be done.
+    pub spec: TaskSpec,
+    /// See [`NewTask::priority`].
+    pub priority: i32,
+    /// See [`NewTask::deadline`].
+    pub deadline: Option<Moment>,
+    /// None = the controller's policy.
+    pub retries: Option<u32>,
+}
+
+impl SubmissionTask {
+    /// One without name, priority, deadline, by the controller's policy.
+    pub fn new(spec: TaskSpec) -> Self {
+        Self { request: None, label: None, spec, priority: 0, deadline: None, retries: None }
+    }
+}
+
+/// What became of an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The group of tasks.
+    pub action: ActionId,
+    /// Each task, in the order's order; and whether it was known before.
+    pub tasks: Vec<(TaskId, Known)>,
+}
+
+/// Whether a task was submitted before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// It is new.
+    New,
+    /// It is the one of an earlier submission.
+    Before,
+}
+
+impl<S: Store> Controller<S> {
+    /// Accepts tasks: when it returns they are on disk.
+    ///
+    /// # Errors
+    /// The caller may not, there is no such endpoint, too much at once, a request id that was used for another task.
+    pub async fn submit(&self, caller: &Caller, order: Submission) -> Result<Receipt, ControllerError> {
+        caller.needs(Role::Submit)?;
+        let Submission { endpoint, action, group, tasks } = order;
+        if tasks.is_empty() {
+            return Err(ControllerError::NoTasks);
+        }
+        at_most("tasks", tasks.len(), MOST_TASKS)?;
+        if let Some(group) = &group {
+            caller.member_of(group)?;
+        }
+        let endpoint = self.directory.find(caller, &endpoint)?;
+        let (action, submitted) = (action.unwrap_or_else(ids::action), self.clock.now());
+        let requests: Vec<Option<RequestId>> = tasks.iter().map(|task| task.request.clone()).collect();
+        let new = tasks.into_iter().map(|task| {
+            let SubmissionTask { request, label, spec, priority, deadline, retries } = task;
+            let retries = retries.unwrap_or(self.policy.limits.retries);
+            let limits = Limits { retries, ..self.policy.limits };
+            let (id, owner, group) = (ids::task(), caller.subject().clone(), group.clone());
+            NewTask { id, request, action, endpoint, owner, group, label, spec, priority, deadline, limits, submitted }
+        });
+        // the endpoint's session asks for a lease while the tasks are on their way to the disk: it gets its place behind
+        // them in the store, most often in the same transaction
+        let (answers, ()) = tokio::join!(
+            biased;
+            self.store.submit(new.collect()),
+            async { self.bus.nudge(endpoint) }
+        );
+        let answers = answers?;
+        let mut receipt = Receipt { action, tasks: Vec::new() };
+        for (answer, request) in std::iter::zip(answers, requests) {
+            receipt.tasks.push(match answer {
+                Submitted::New(id) => (id, Known::New),
+                Submitted::Known(id) => (id, Known::Before),
+                Submitted::Conflict(_) => {
+                    let request = request.map(String::from).unwrap_or_default();
+                    return Err(ControllerError::RequestConflict(request));
+                }
+            });
+        }
+        let new = receipt.tasks.iter().filter(|(_, known)| *known == Known::New).map(|(id, _)| *id);
+        self.bus.changed(new.map(Change::to(StateName::Queued)));
+        Ok(receipt)
+    }
+
+    /// Tasks by id, in the order of the ids; those that the caller may not know of are left out.
+    ///
+    /// # Errors
+    /// The caller may not, too many at once.
+    pub async fn get(&self, caller: &Caller, tasks: Vec<TaskId>) -> Result<Vec<Watched>, ControllerError> {
+        caller.needs(Role::View)?;
+        at_most("tasks", tasks.len(), MOST_LISTED)?;
+        let records = self.store.get(tasks).await?.into_iter().flatten();
+        Ok(records.filter(|record| sees(caller, record)).map(|record| self.watched(record)).collect())
+    }
+
+    /// Tasks that a filter lets through, newest first.
+    ///
+    /// # Errors
+    /// The caller may not, too many at once.
+    pub async fn list(&self, caller: &Caller, filter: TaskFilter, page: Page) -> Result<Vec<Watched>, ControllerError> {
+        caller.needs(Role::View)?;
+        at_most("tasks", page.most as usize, MOST_LISTED)?;
+        let records = self.store.list(caller.narrow(filter), page).await?;
+        Ok(records.into_iter().map(|record| self.watched(record)).collect())
+    }
+
+    /// How many tasks of each state a filter lets through.
+    ///
+    /// # Errors
+    /// The caller may not.
+    pub async fn count(
+        &self,
+        caller: &Caller,
+        filter: TaskFilter,
+    ) -> Result<BTreeMap<StateName, u64>, ControllerError> {
+        caller.needs(Role::View)?;
+        Ok(self.store.count(caller.narrow(filter)).await?)
+    }
+
+    /// Follows tasks: how they are, then each change.
+    ///
+    /// # Errors
+    /// The caller may not.
+    pub fn watch(&self, caller: &Caller, filter: TaskFilter) -> Result<Watcher, ControllerError> {
+        caller.needs(Role::View)?;
+        Ok(Watcher::new(caller.narrow(filter), self.bus.changes()))
+    }
+
+    /// Cancels tasks: queued ones at once, held ones as soon as their endpoint hears of it. Returns how each is now;
+    /// tasks that are over stay as they are.
+    ///
+    /// # Errors
+    /// The caller may not cancel one of them, too many at once.
+    pub async fn cancel(&self, caller: &Caller, tasks: Vec<TaskId>) -> Result<Vec<Watched>, ControllerError> {
+        let before = self.get(caller, tasks).await?;
+        for Watched { record, .. } in &before {
+            if !caller.commands(&record.task) {
+                caller.needs(Role::Operate)?;
+            }
+        }
+        let ids: Vec<TaskId> = before.iter().map(|watched| watched.record.task.id).collect();
+        self.store.cancel(ids.clone(), self.clock.now()).await?;
+        let after = self.get(caller, ids).await?;
+        for Watched { record, .. } in &after {
+            if let Some(hold) = record.life.hold().filter(|hold| hold.wish == Wish::Cancel) {
+                let attempt = AttemptId { task: record.task.id, number: hold.attempt };
+                self.bus.stop(hold.endpoint, Stop { attempt, reason: StopReason::Cancelled });
+            }
+        }
+        self.bus.changed(after.iter().map(|watched| Change::of(watched.record.task.id)));
+        Ok(after)
+    }
+
+    /// Endpoints that the caller may know of, by name.
+    ///
+    /// # Errors
+    /// The caller may not.
+    pub async fn endpoints(&self, caller: &Caller) -> Result<Vec<EndpointRecord>, ControllerError> {
+        caller.needs(Role::View)?;
+        let records = self.store.endpoints().await?.into_iter();
+        Ok(records.filter(|record| caller.sees(&record.owner, record.group.as_ref())).collect())
+    }
+
+    pub(super) fn watched(&self, record: TaskRecord) -> Watched {
+        let progress: Option<Progress> = record
+            .life
+            .hold()
+            .and_then(|hold| self.bus.progress(AttemptId { task: record.task.id, number: hold.attempt }));
+        Watched { record, progress }
+    }
+
+    pub(super) async fn records(&self, tasks: BTreeSet<TaskId>) -> Result<Vec<TaskRecord>, ControllerError> {
+        Ok(self.store.get(tasks.into_iter().collect()).await?.into_iter().flatten().collect())
+    }
+
+    pub(super) async fn newest(&self, filter: &TaskFilter) -> Result<Vec<TaskRecord>, ControllerError> {
+        let page = Page { before: None, most: MOST_LISTED as u32 };
+        Ok(self.store.list(filter.clone(), page).await?)
+    }
+}
+
+fn sees(caller: &Caller, record: &TaskRecord) -> bool {
+    caller.sees(&record.task.owner, record.task.group.as_ref())
+}
+
+pub(super) fn at_most(what: &'static str, found: usize, most: usize) -> Result<(), ControllerError> {
+    if found > most { Err(ControllerError::TooMany { what, found, most }) } else { Ok(()) }
+}

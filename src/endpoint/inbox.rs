@@ -1,0 +1,155 @@
+//! The way to the endpoint's daemon: everybody who has something for it puts it here, and it hears one after the
+//! other. Decides nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::workers::ConnectionId;
+use crate::config::endpoint::Site;
+use crate::ids::WorkerId;
+use crate::protocol::session::{FromEndpoint, ToEndpoint};
+use crate::protocol::worker::{FromWorker, Joining, ToWorker};
+
+/// Events that wait: beyond them whoever has one waits to be heard.
+const EVENTS: usize = 4096;
+
+/// Messages that wait for a worker's wire: beyond them the connection is taken for dead.
+const MESSAGES: usize = 1024;
+
+/// What a daemon hears.
+#[derive(Debug)]
+pub(super) enum InboxEvent {
+    /// A session with the controller is open.
+    Session {
+        lease: Duration,
+        heartbeat: Duration,
+        controller: String,
+        say: mpsc::Sender<(u64, FromEndpoint)>,
+        abandon: CancellationToken,
+    },
+    /// The controller said something.
+    Controller(ToEndpoint),
+    /// There is no session, and why.
+    NoSession(String),
+    /// A worker has connected.
+    Joined { connection: ConnectionId, joining: Joining, tell: mpsc::Sender<ToWorker> },
+    /// A worker said something.
+    Worker { worker: WorkerId, connection: ConnectionId, said: FromWorker },
+    /// A worker's connection has ended.
+    Disconnected { worker: WorkerId, connection: ConnectionId },
+    /// A worker's process has ended, and how.
+    Ended { worker: WorkerId, how: String },
+    /// Somebody asks how it is.
+    Status(oneshot::Sender<Value>),
+    /// It is to leave; answered when it begins to.
+    Leave { mode: LeaveMode, heard: oneshot::Sender<()> },
+}
+
+/// How an endpoint is to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaveMode {
+    /// Attempts are stopped and given back.
+    Now,
+    /// Attempts that it has are finished first.
+    Drain,
+    /// Workers go on; the next process of the endpoint takes them over.
+    KeepWorkers,
+}
+
+/// The daemon has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the endpoint ends")]
+pub struct Closed;
+
+/// The way in.
+#[derive(Debug, Clone)]
+pub struct Inbox {
+    events: mpsc::Sender<InboxEvent>,
+    connections: Arc<AtomicU64>,
+    site: Arc<Site>,
+}
+
+/// A worker's connection, from the endpoint's side.
+#[derive(Debug)]
+pub struct WorkerConnection {
+    inbox: Inbox,
+    worker: WorkerId,
+    connection: ConnectionId,
+    /// What the worker is to be told; ends when the endpoint does not want the connection any more.
+    pub tell: mpsc::Receiver<ToWorker>,
+}
+
+impl Inbox {
+    pub(super) fn new(site: Site) -> (Self, mpsc::Receiver<InboxEvent>) {
+        let (events, heard) = mpsc::channel(EVENTS);
+        (Self { events, connections: Arc::default(), site: Arc::new(site) }, heard)
+    }
+
+    /// What tasks may do here.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// A worker has connected.
+    ///
+    /// # Errors
+    /// The daemon has ended.
+    pub async fn join(&self, joining: Joining) -> Result<WorkerConnection, Closed> {
+        let connection = ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed));
+        let (send, tell) = mpsc::channel(MESSAGES);
+        let worker = joining.worker;
+        self.events.send(InboxEvent::Joined { connection, joining, tell: send }).await.map_err(|_| Closed)?;
+        Ok(WorkerConnection { inbox: self.clone(), worker, connection, tell })
+    }
+
+    /// How the endpoint is.
+    ///
+    /// # Errors
+    /// The daemon has ended.
+    pub async fn status(&self) -> Result<Value, Closed> {
+        let (answer, status) = oneshot::channel();
+        self.events.send(InboxEvent::Status(answer)).await.map_err(|_| Closed)?;
+        status.await.map_err(|_| Closed)
+    }
+
+    /// Has the endpoint leave; returns when it begins to.
+    ///
+    /// # Errors
+    /// The daemon has ended.
+    pub async fn leave(&self, mode: LeaveMode) -> Result<(), Closed> {
+        let (heard, answer) = oneshot::channel();
+        self.events.send(InboxEvent::Leave { mode, heard }).await.map_err(|_| Closed)?;
+        answer.await.map_err(|_| Closed)
+    }
+
+    /// Puts an event in; one for a daemon that has ended is dropped.
+    pub(super) async fn put(&self, event: InboxEvent) {
+        let _ended = self.events.send(event).await;
+    }
+}
+
+impl WorkerConnection {
+    /// The worker said something.
+    ///
+    /// # Errors
+    /// The daemon has ended.
+    pub async fn said(&self, said: FromWorker) -> Result<(), Closed> {
+        let Self { inbox, worker, connection, tell: _ } = self;
+        inbox
+            .events
+            .send(InboxEvent::Worker { worker: *worker, connection: *connection, said })
+            .await
+            .map_err(|_| Closed)
+    }
+
+    /// The connection has ended.
+    pub async fn disconnected(self) {
+        let Self { inbox, worker, connection, tell: _ } = self;
+        inbox.put(InboxEvent::Disconnected { worker, connection }).await;
+    }
+}

@@ -1,0 +1,553 @@
+//! What the endpoint makes of what it hears: entries for the journal, and what is to be said to whom. It sends and
+//! writes nothing itself; whoever drives it calls [`Scheduler::turn`] after each batch of events, writes the entries, and
+//! says what was to wait for them.
+//!
+//! ```text
+//!   controller said, worker said, worker lost …  ─▶ ledger (ahead of the file) ─▶ turn ─▶ entries ─▶ journal
+//!                                                                               ├─▶ said at once
+//!                                                                               ├─▶ said once they are written
+//!                                                                               └─▶ said once they are on the disk
+//! ```
+//!
+//! The ledger may be ahead of the file since nothing that depends on an entry is said before the entry is written: a
+//! worker gets an attempt only then, and what is lost with the process was never acted upon. What is written a power
+//! cut may still lose. Of an attempt that loses nothing but time: the controller hears at the next process's first
+//! heartbeat that the endpoint does not have it, and a worker that does is told to stop. A report it would lose for
+//! good: a worker forgets one only when it is on the disk.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::ledger::{AttemptStage, Entry, Ledger, Worker};
+use super::workers::{ConnectionId, Workers};
+use crate::ids::{AttemptId, WorkerId};
+use crate::protocol::session::{Account, FromEndpoint, Leased, Reported, Stop, StopReason, ToEndpoint};
+use crate::protocol::worker::{FromWorker, Handout, Joining, ToWorker};
+use crate::runtime::lease::Lease;
+use crate::runtime::process::ProcessName;
+use crate::task::failure::Loss;
+use crate::task::life::Outcome;
+use crate::task::result::TaskResult;
+use crate::task::spec::Place;
+
+/// Reports in one message.
+const MOST_REPORTS: usize = 1000;
+
+/// Bytes of results in one message, well below what a message may have.
+const MOST_BYTES: usize = 4 << 20;
+
+/// With so many reports that the controller has not recorded, no more tasks are asked for: its disk may be slow.
+const MOST_UNRECORDED: usize = 1000;
+
+/// The controller is told of an attempt's beginning so much later: of short ones it hears only the end.
+const STARTED: Duration = Duration::from_millis(100);
+
+/// What an earlier process may have been granted, before the controller has told this one: its usual lease.
+const ASSUMED: Duration = Duration::from_secs(600);
+
+/// Something that is to be said.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Outgoing {
+    /// To the controller.
+    ToController(u64, FromEndpoint),
+    /// To a worker.
+    ToWorker(WorkerId, ToWorker),
+}
+
+/// What a turn comes to.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    /// To be written, in this order.
+    pub(super) entries: Vec<Entry>,
+    /// To be said now.
+    pub(super) at_once: Vec<Outgoing>,
+    /// To be said once the entries are in the file: the end of this process does not lose them.
+    pub(super) after_write: Vec<Outgoing>,
+    /// To be said once they are on the disk: a power cut does not lose them either.
+    pub(super) after_sync: Vec<Outgoing>,
+}
+
+/// Whether it takes tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Service {
+    /// It does.
+    Open,
+    /// It finishes what it has.
+    Drains,
+    /// It gives back what it has.
+    Leaves,
+}
+
+/// The endpoint's mind.
+#[derive(Debug)]
+pub(super) struct Scheduler {
+    ledger: Ledger,
+    workers: Workers,
+    lease: Lease,
+    /// How long the controller's leases last.
+    lasts: Duration,
+    service: Service,
+    /// The tasks that came in the session, and how many may; None while there is no session.
+    session: Option<Account>,
+    number: u64,
+    turn: Turn,
+    reports: Vec<AttemptId>,
+    /// Attempts that began, and when the controller is told.
+    started: VecDeque<(Instant, AttemptId)>,
+}
+
+impl Scheduler {
+    /// Begins with what the journal remembers.
+    pub(super) fn new(ledger: Ledger, now: Instant) -> Self {
+        let mut workers = Workers::default();
+        ledger.workers().for_each(|worker| workers.expect(worker.id, now));
+        Self {
+            ledger,
+            workers,
+            lease: Lease::default(),
+            lasts: ASSUMED,
+            service: Service::Open,
+            session: None,
+            number: 0,
+            turn: Turn::default(),
+            reports: Vec::new(),
+            started: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    pub(super) fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
+    pub(super) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// How long the controller's leases last.
+    pub(super) fn lasts(&self) -> Duration {
+        self.lasts
+    }
+
+    pub(super) fn service(&self) -> Service {
+        self.service
+    }
+
+    /// A session is open; leases last so long. All that the controller may have missed is said again.
+    pub(super) fn session_opened(&mut self, lease: Duration, status: String, now: Instant) {
+        self.lasts = lease;
+        self.lease.hung_up();
+        self.session = Some(Account::default());
+        self.reports = self.ledger.reports().map(|reported| reported.attempt).collect();
+        let running = self.ledger.placed().filter(|(held, _)| matches!(held.stage, AttemptStage::Running(_)));
+        self.started = running.map(|(held, _)| (now, held.leased.attempt)).collect();
+        self.beat(status, now);
+    }
+
+    /// The session has ended.
+    pub(super) fn session_closed(&mut self) {
+        self.session = None;
+        self.reports.clear();
+    }
+
+    /// It is time for a heartbeat.
+    pub(super) fn beat(&mut self, status: String, now: Instant) {
+        if self.session.is_some() {
+            let attempts = self.ledger.attempts().collect();
+            let number = self.send_to_controller(FromEndpoint::Heartbeat { status, attempts });
+            self.lease.ask(number, now);
+        }
+    }
+
+    /// The controller said something; of what it says only that another process is the endpoint is left to others.
+    pub(super) fn on_controller_message(&mut self, said: ToEndpoint, now: Instant) {
+        match said {
+            ToEndpoint::Leases(leases) => leases.into_iter().for_each(|leased| self.take(leased)),
+            ToEndpoint::Renewed { number, until: _ } => {
+                self.lease.renewed(number, self.lasts);
+                self.answer_beats(now);
+            }
+            ToEndpoint::Recorded { number: _, attempts } => self.settle(attempts),
+            ToEndpoint::Stop(stops) => stops.into_iter().for_each(|stop| self.stop(stop)),
+            ToEndpoint::Replaced { .. } => {}
+        }
+    }
+
+    /// A worker has connected; `process` is its process if that is on this computer.
+    pub(super) fn worker_joined(
+        &mut self,
+        connection: ConnectionId,
+        joining: Joining,
+        process: Option<ProcessName>,
+        now: Instant,
+    ) {
+        let Joining { worker, block, host, pid: _, room, attempts } = joining;
+        let known = Worker { id: worker, block, host, process };
+        if self.ledger.worker(worker) != Some(&known) {
+            self.enter(Entry::Joined(known));
+        }
+        self.workers.connect(worker, connection, room, now);
+        let placed: Vec<Leased> =
+            self.ledger.placed().filter(|(_, at)| *at == worker).map(|(held, _)| held.leased.clone()).collect();
+        let foreign = attempts.iter().filter(|attempt| placed.iter().all(|leased| leased.attempt != **attempt));
+        let stops: Vec<Stop> = foreign.map(|&attempt| Stop { attempt, reason: StopReason::Fenced }).collect();
+        if let Some(state) = self.workers.get_mut(worker) {
+            attempts.iter().for_each(|attempt| state.give(*attempt, Place::Slot));
+            placed.iter().for_each(|leased| state.give(leased.attempt, leased.spec.kind().place()));
+        }
+        // those that it does not know of never reached it
+        let missed = placed.into_iter().filter(|leased| !attempts.contains(&leased.attempt)).map(handout).collect();
+        self.send_unless_empty(worker, stops, ToWorker::Stop);
+        self.send_unless_empty(worker, missed, ToWorker::Work);
+    }
+
+    /// A worker said something.
+    pub(super) fn on_worker_message(&mut self, worker: WorkerId, said: FromWorker, now: Instant) {
+        match said {
+            FromWorker::Started(attempts) => self.started(worker, attempts, now),
+            FromWorker::Progress(progress) => {
+                if self.session.is_some() && self.has(worker, progress.attempt) {
+                    self.send_to_controller(FromEndpoint::Progress(progress));
+                }
+            }
+            FromWorker::Reports(reports) => self.over(worker, reports, now),
+            FromWorker::Beat { number } => {
+                if let Some(state) = self.workers.get_mut(worker) {
+                    state.unanswered = Some(number);
+                }
+                self.answer_beats(now);
+            }
+            FromWorker::Facts(facts) => {
+                if let Some(state) = self.workers.get_mut(worker) {
+                    state.note(facts);
+                }
+                self.ask_back(worker);
+            }
+            FromWorker::Leaving => {}
+        }
+    }
+
+    /// A connection with a worker has ended: it may come back.
+    pub(super) fn worker_disconnected(&mut self, worker: WorkerId, connection: ConnectionId, now: Instant) {
+        self.workers.disconnect(worker, connection, now);
+    }
+
+    /// A worker's process has ended: what it began may have killed it, the rest is lost through no fault of its own.
+    pub(super) fn worker_ended(&mut self, worker: WorkerId) {
+        let placed: Vec<(AttemptId, Loss)> = self
+            .ledger
+            .placed()
+            .filter(|(_, at)| *at == worker)
+            .map(|(held, _)| (held.leased.attempt, self.loss(&held.stage)))
+            .collect();
+        for (attempt, loss) in placed {
+            self.end(attempt, Outcome::Lost(loss));
+        }
+        if self.ledger.worker(worker).is_some() {
+            self.enter(Entry::Gone(worker));
+        }
+        self.workers.remove(worker);
+    }
+
+    /// No more tasks are taken.
+    pub(super) fn drain(&mut self) {
+        if self.service == Service::Open {
+            self.service = Service::Drains;
+        }
+    }
+
+    /// All that it has is given back.
+    pub(super) fn leave(&mut self) {
+        self.service = Service::Leaves;
+        self.return_waiting();
+        let workers: Vec<WorkerId> = self.workers.connected().collect();
+        for worker in workers {
+            self.turn.at_once.push(Outgoing::ToWorker(worker, ToWorker::Leave));
+        }
+    }
+
+    /// Gives back what waits. The controller gives it out anew, as another attempt: right also for what a worker may
+    /// have.
+    pub(super) fn return_waiting(&mut self) {
+        let waiting: Vec<AttemptId> = self.ledger.waiting().map(|leased| leased.attempt).collect();
+        for attempt in waiting {
+            self.end(attempt, Outcome::Lost(Loss::Returned));
+        }
+    }
+
+    /// Whether nothing is left that a worker or a slot would still have to do.
+    pub(super) fn idle(&self) -> bool {
+        self.ledger.waiting().next().is_none() && self.ledger.placed().next().is_none()
+    }
+
+    /// What is to be written and said now.
+    pub(super) fn turn(&mut self, now: Instant) -> Turn {
+        self.hand_out(now);
+        self.report_started(now);
+        self.report();
+        self.give_credit();
+        std::mem::take(&mut self.turn)
+    }
+
+    fn take(&mut self, leased: Leased) {
+        let attempt = leased.attempt;
+        if let Some(session) = &mut self.session {
+            session.count(leased.spec.kind().place(), 1);
+        }
+        match self.service {
+            Service::Open | Service::Drains => {
+                for older in self.enter(Entry::Taken(leased)) {
+                    if let AttemptStage::Handed(worker) | AttemptStage::Running(worker) = older.stage {
+                        let stop = Stop { attempt: older.leased.attempt, reason: StopReason::Fenced };
+                        self.turn.at_once.push(Outgoing::ToWorker(worker, ToWorker::Stop(vec![stop])));
+                    }
+                }
+            }
+            // it came while we were leaving
+            Service::Leaves => {
+                self.enter(Entry::Taken(leased));
+                self.end(attempt, Outcome::Lost(Loss::Returned));
+            }
+        }
+    }
+
+    fn settle(&mut self, attempts: Vec<AttemptId>) {
+        let known: Vec<AttemptId> = attempts.into_iter().filter(|id| self.ledger.get(*id).is_some()).collect();
+        if !known.is_empty() {
+            self.enter(Entry::Settled(known));
+        }
+    }
+
+    fn stop(&mut self, stop: Stop) {
+        let Stop { attempt, reason } = stop;
+        let Some(stage) = self.ledger.get(attempt).map(|held| held.stage.clone()) else { return };
+        if let AttemptStage::Handed(worker) | AttemptStage::Running(worker) = stage {
+            self.turn.at_once.push(Outgoing::ToWorker(worker, ToWorker::Stop(vec![stop])));
+        }
+        match (reason, stage) {
+            (StopReason::Fenced, _) => self.settle(vec![attempt]),
+            (StopReason::Cancelled | StopReason::Deadline, AttemptStage::Waiting) => {
+                self.end(attempt, Outcome::Cancelled)
+            }
+            // the worker says how it ended; what is over is reported already
+            (
+                StopReason::Cancelled | StopReason::Deadline,
+                AttemptStage::Handed(_) | AttemptStage::Running(_) | AttemptStage::Reported(_),
+            ) => {}
+        }
+    }
+
+    fn started(&mut self, worker: WorkerId, attempts: Vec<AttemptId>, now: Instant) {
+        let began: Vec<AttemptId> = attempts.into_iter().filter(|attempt| self.has(worker, *attempt)).collect();
+        for attempt in began {
+            self.enter(Entry::Started(attempt));
+            self.started.push_back((now + STARTED, attempt));
+        }
+    }
+
+    /// When somebody is to be told something, if nothing happens before.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.started.front().map(|(due, _)| *due)
+    }
+
+    /// Tells the controller which attempts have begun, unless they have ended meanwhile.
+    fn report_started(&mut self, now: Instant) {
+        let mut started = Vec::new();
+        while let Some((_, attempt)) = self.started.pop_front_if(|(due, _)| *due <= now) {
+            if self.ledger.get(attempt).is_some_and(|held| matches!(held.stage, AttemptStage::Running(_))) {
+                started.push(attempt);
+            }
+        }
+        if self.session.is_some() && !started.is_empty() {
+            self.send_to_controller(FromEndpoint::Started(started));
+        }
+    }
+
+    fn over(&mut self, worker: WorkerId, reports: Vec<Reported>, now: Instant) {
+        let attempts: Vec<AttemptId> = reports.iter().map(|reported| reported.attempt).collect();
+        for reported in reports {
+            let attempt = reported.attempt;
+            if let Some(state) = self.workers.get_mut(worker) {
+                state.take_back(attempt, now);
+            }
+            // what is not in the ledger any more, or another worker's, is not wanted
+            if self.has(worker, attempt) {
+                self.enter(Entry::Reported(reported));
+                self.reports.push(attempt);
+            }
+        }
+        self.turn.after_sync.push(Outgoing::ToWorker(worker, ToWorker::Recorded(attempts)));
+    }
+
+    /// Ends an attempt that no worker reports.
+    fn end(&mut self, attempt: AttemptId, outcome: Outcome) {
+        self.enter(Entry::Reported(Reported { attempt, outcome, result: TaskResult::default() }));
+        self.reports.push(attempt);
+    }
+
+    fn loss(&self, stage: &AttemptStage) -> Loss {
+        match (self.service, stage) {
+            (Service::Leaves, _) => Loss::Stopped,
+            (Service::Open | Service::Drains, AttemptStage::Running(_)) => Loss::Crashed,
+            (
+                Service::Open | Service::Drains,
+                AttemptStage::Handed(_) | AttemptStage::Waiting | AttemptStage::Reported(_),
+            ) => Loss::NodeLost,
+        }
+    }
+
+    /// Whether the ledger has the attempt with the worker.
+    fn has(&self, worker: WorkerId, attempt: AttemptId) -> bool {
+        self.ledger.get(attempt).and_then(|held| held.stage.worker()) == Some(worker)
+    }
+
+    fn hand_out(&mut self, now: Instant) {
+        // without a lease the tasks may be another's by now; the next heartbeat senders
+        if self.lease.left(now).is_none() || self.service == Service::Leaves {
+            return;
+        }
+        let mut given: Vec<(WorkerId, Leased)> = Vec::new();
+        for place in [Place::Slot, Place::Login] {
+            let mut waiting = self.ledger.waiting().filter(|leased| leased.spec.kind().place() == place);
+            while let Some(worker) = self.workers.roomiest(place) {
+                let (Some(leased), Some(state)) = (waiting.next(), self.workers.get_mut(worker)) else { break };
+                state.give(leased.attempt, place);
+                given.push((worker, leased.clone()));
+            }
+        }
+        given.sort_by_key(|(worker, _)| *worker);
+        for group in given.chunk_by(|(one, _), (other, _)| one == other) {
+            let worker = group[0].0;
+            for (_, leased) in group {
+                self.enter(Entry::Handed { attempt: leased.attempt, worker });
+            }
+            let work = group.iter().map(|(_, leased)| handout(leased.clone())).collect();
+            self.turn.after_write.push(Outgoing::ToWorker(worker, ToWorker::Work(work)));
+        }
+    }
+
+    /// What a worker has not begun, and has no room for any more, is for others: it gives that back as lost, which uses up
+    /// no retry, and gets nothing else until there is room.
+    fn ask_back(&mut self, worker: WorkerId) {
+        let surplus = self.workers.get(worker).map_or(0, |state| state.surplus(Place::Slot)) as usize;
+        // told every few seconds, and nearly always there is none
+        if surplus == 0 {
+            return;
+        }
+        let unbegun = self.ledger.placed().filter(|(held, at)| {
+            *at == worker
+                && matches!(held.stage, AttemptStage::Handed(_))
+                && held.leased.spec.kind().place() == Place::Slot
+        });
+        let unbegun: Vec<AttemptId> = unbegun.map(|(held, _)| held.leased.attempt).collect();
+        // who came last waits longest
+        let back = unbegun[unbegun.len().saturating_sub(surplus)..].to_vec();
+        self.send_unless_empty(worker, back, ToWorker::Return);
+    }
+
+    fn report(&mut self) {
+        if self.session.is_none() {
+            return;
+        }
+        let (mut message, mut bytes) = (Vec::new(), 0);
+        for attempt in std::mem::take(&mut self.reports) {
+            let Some(reported) = self.ledger.get(attempt).and_then(|held| held.stage.report()).cloned() else {
+                continue;
+            };
+            bytes += size(&reported.result);
+            message.push(reported);
+            if message.len() >= MOST_REPORTS || bytes >= MOST_BYTES {
+                self.send_to_controller(FromEndpoint::Reports(std::mem::take(&mut message)));
+                bytes = 0;
+            }
+        }
+        if !message.is_empty() {
+            self.send_to_controller(FromEndpoint::Reports(message));
+        }
+    }
+
+    /// Asks for as many tasks as workers can take beside those that wait, and as many again: they are there when the
+    /// first are done. When workers can take fewer than before, or none are to be taken any more, takes back what the
+    /// controller has not used: its tasks are then shown as queued, and stay with the controller.
+    fn give_credit(&mut self) {
+        let Some(mut session) = self.session else { return };
+        let before = session.credit();
+        for place in [Place::Slot, Place::Login] {
+            let waiting = self.ledger.waiting().filter(|leased| leased.spec.kind().place() == place).count() as u64;
+            let wanted = self.wanted(place);
+            let has = waiting + session.left(place);
+            // in bundles, so that many short tasks do not cost a message each
+            let is_few = has < wanted.div_ceil(2) && self.ledger.unrecorded() < MOST_UNRECORDED;
+            let is_many = has > wanted && session.left(place) > 0;
+            if is_few || is_many {
+                session.allow(place, wanted.saturating_sub(waiting));
+            }
+        }
+        if session.credit() != before {
+            self.session = Some(session);
+            self.send_to_controller(FromEndpoint::Credit(session.credit()));
+        }
+    }
+
+    /// How many tasks are to be there for a place, those that workers have not included.
+    fn wanted(&self, place: Place) -> u64 {
+        match self.service {
+            Service::Open => u64::from(self.workers.takes(place)),
+            Service::Drains | Service::Leaves => 0,
+        }
+    }
+
+    fn answer_beats(&mut self, now: Instant) {
+        let Some(lasts) = self.lease.left(now) else { return };
+        let workers: Vec<WorkerId> = self.workers.connected().collect();
+        for worker in workers {
+            if let Some(number) = self.workers.get_mut(worker).and_then(|state| state.unanswered.take()) {
+                self.turn.at_once.push(Outgoing::ToWorker(worker, ToWorker::Lease { number, lasts }));
+            }
+        }
+    }
+
+    /// Enters it in the ledger, and has it written; what does not apply is left out. Returns what left the ledger.
+    fn enter(&mut self, entry: Entry) -> Vec<super::ledger::Held> {
+        match self.ledger.apply(entry.clone()) {
+            Ok(left) => {
+                self.turn.entries.push(entry);
+                left
+            }
+            Err(error) => {
+                tracing::debug!(%error, "nothing changes");
+                Vec::new()
+            }
+        }
+    }
+
+    fn send_to_controller(&mut self, message: FromEndpoint) -> u64 {
+        self.number += 1;
+        self.turn.at_once.push(Outgoing::ToController(self.number, message));
+        self.number
+    }
+
+    fn send_unless_empty<T>(&mut self, worker: WorkerId, what: Vec<T>, message: impl FnOnce(Vec<T>) -> ToWorker) {
+        if !what.is_empty() {
+            self.turn.after_write.push(Outgoing::ToWorker(worker, message(what)));
+        }
+    }
+}
+
+fn handout(leased: Leased) -> Handout {
+    Handout { attempt: leased.attempt, spec: leased.spec }
+}
+
+/// Bytes of a result in a message, about.
+fn size(result: &TaskResult) -> usize {
+    let log = result.log.as_ref().map_or(0, |log| log.lines.len());
+    result.document.as_ref().map_or(0, String::len) + log + 256
+}
+
+#[cfg(test)]
+mod tests;

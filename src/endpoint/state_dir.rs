@@ -1,0 +1,217 @@
+//! An endpoint's directory: which file is where, who the endpoint is, which process was it last.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::ids::{EndpointId, IdError, SessionId};
+use crate::runtime::ids;
+use crate::runtime::process::ProcessName;
+
+/// The longest path of a socket (unix(7): 108 bytes with the NUL at its end).
+const LONGEST_SOCKET: usize = 107;
+
+/// An endpoint's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateDir(PathBuf);
+
+/// The process that was the endpoint last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LastSession {
+    /// Its session.
+    pub session: SessionId,
+    /// The process.
+    pub process: ProcessName,
+    /// Where it ran.
+    pub host: String,
+}
+
+/// A directory that cannot be used.
+#[derive(Debug, Error)]
+pub enum StateDirError {
+    /// The file system refuses.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The id's file holds none.
+    #[error("{} holds no endpoint id; restore it, or configure the endpoint anew", path.display())]
+    Id {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: IdError,
+    },
+    /// The socket's path does not fit.
+    #[error(
+        "{} is too long a path for a socket ({LONGEST_SOCKET} bytes at most); give the endpoint a directory nearer to /",
+        path.display()
+    )]
+    Socket {
+        /// The path.
+        path: PathBuf,
+    },
+}
+
+impl StateDir {
+    /// A directory, whether it exists or not.
+    pub fn new(directory: PathBuf) -> Self {
+        Self(directory)
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.0
+    }
+
+    /// The socket of workers and commands.
+    ///
+    /// # Errors
+    /// Its path does not fit.
+    pub fn socket(&self) -> Result<PathBuf, StateDirError> {
+        let path = self.0.join("socket");
+        if path.as_os_str().len() > LONGEST_SOCKET { Err(StateDirError::Socket { path }) } else { Ok(path) }
+    }
+
+    /// What the endpoint writes for people, when it runs in the background.
+    pub fn log(&self) -> PathBuf {
+        self.0.join("endpoint.log")
+    }
+
+    /// Logs of attempts and workers.
+    pub fn logs(&self) -> PathBuf {
+        self.0.join("logs")
+    }
+
+    /// Directories of attempts while they run.
+    pub fn scratch(&self) -> PathBuf {
+        self.0.join("scratch")
+    }
+
+    /// Makes what is missing, for its owner alone; gives the endpoint an id unless it has one.
+    ///
+    /// # Errors
+    /// The file system refuses, or the id is damaged.
+    pub fn make(&self) -> Result<EndpointId, StateDirError> {
+        for path in [self.0.clone(), self.logs(), self.scratch()] {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+            made.map_err(|source| StateDirError::Io { action: "create the directory", path, source })?;
+        }
+        let path = self.0.join("id");
+        if !path.exists() {
+            self.replace("id", format!("{}\n", ids::endpoint()).as_bytes())?;
+        }
+        self.id()
+    }
+
+    /// Which endpoint it is.
+    ///
+    /// # Errors
+    /// There is none, or the file is damaged.
+    pub fn id(&self) -> Result<EndpointId, StateDirError> {
+        let path = self.0.join("id");
+        match fs::read_to_string(&path) {
+            Ok(text) => text.trim().parse().map_err(|source| StateDirError::Id { path, source }),
+            Err(source) => Err(StateDirError::Io { action: "read", path, source }),
+        }
+    }
+
+    /// The process that was the endpoint last, if that is known.
+    pub fn last_session(&self) -> Option<LastSession> {
+        serde_json::from_slice(&fs::read(self.0.join("session")).ok()?).ok()
+    }
+
+    /// This process is the endpoint now.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn keep_session(&self, session: &LastSession) -> Result<(), StateDirError> {
+        let text = serde_json::to_vec(session).unwrap_or_default();
+        self.replace("session", &text)
+    }
+
+    /// Deletes logs that nobody has written for so long; returns how many. Blocks on the file system.
+    ///
+    /// # Errors
+    /// The file system refuses to list them; one that cannot be deleted stays.
+    pub fn sweep_logs(&self, age: Duration) -> Result<usize, StateDirError> {
+        let path = self.logs();
+        let entries = fs::read_dir(&path).map_err(|source| StateDirError::Io { action: "list", path, source })?;
+        let old = |entry: &fs::DirEntry| {
+            let written = entry.metadata().and_then(|file| file.modified());
+            // a file from the future is not old
+            written.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|since| since > age))
+        };
+        let swept = entries.filter_map(Result::ok).filter(old).filter(|entry| fs::remove_file(entry.path()).is_ok());
+        Ok(swept.count())
+    }
+
+    /// Writes a file that is whole whenever the process or the machine dies.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn replace(&self, name: &str, content: &[u8]) -> Result<(), StateDirError> {
+        let (path, new) = (self.0.join(name), self.0.join(format!("{name}.new")));
+        let written = || {
+            let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
+            file.write_all(content)?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            fs::File::open(&self.0)?.sync_all()
+        };
+        written().map_err(|source| StateDirError::Io { action: "write", path: path.clone(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_keeps_its_id_and_its_session() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state_dir = StateDir::new(dir.path().join("deep/polaris"));
+        let id = state_dir.make().expect("made");
+        assert_eq!(state_dir.make().expect("made before"), id);
+        assert_eq!(state_dir.last_session(), None);
+        let process = ProcessName { pid: 1, started: 2, boot: "b".into() };
+        let last = LastSession { session: ids::session(), process, host: "login1".into() };
+        state_dir.keep_session(&last).expect("kept");
+        assert_eq!(state_dir.last_session(), Some(last));
+        fs::write(state_dir.directory().join("id"), "polaris").expect("written");
+        assert!(state_dir.id().expect_err("no id").to_string().contains("holds no endpoint id"));
+    }
+
+    #[test]
+    fn only_old_logs_are_swept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state_dir = StateDir::new(dir.path().to_owned());
+        state_dir.make().expect("made");
+        let [old, new] = ["old.log", "new.log"].map(|name| state_dir.logs().join(name));
+        for (path, hours) in [(&old, 30), (&new, 1)] {
+            let file = fs::File::create(path).expect("made");
+            file.set_modified(SystemTime::now() - Duration::from_secs(hours * 3600)).expect("ours");
+        }
+        assert_eq!(state_dir.sweep_logs(Duration::from_secs(24 * 3600)).expect("lists"), 1);
+        assert!(!old.exists() && new.exists());
+    }
+
+    #[test]
+    fn a_long_path_has_no_socket() {
+        let error = StateDir::new(PathBuf::from("/").join("a".repeat(120))).socket().expect_err("too long");
+        assert!(error.to_string().contains("107 bytes at most"), "{error}");
+    }
+}

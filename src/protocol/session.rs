@@ -1,0 +1,277 @@
+//! What endpoint and controller say to each other in a session: as values, whatever carries them. Pure.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AttemptId, SessionId};
+use crate::task::life::Outcome;
+use crate::task::result::TaskResult;
+use crate::task::spec::{ByPlace, Place, TaskSpec};
+use crate::task::time::Moment;
+
+/// A task that was leased.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leased {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// What is to be done.
+    pub spec: TaskSpec,
+    /// When it must be over.
+    pub deadline: Option<Moment>,
+    /// The lease's end.
+    pub until: Moment,
+    /// How often it began before: an endpoint is careful with tasks that crashed.
+    pub crashes: u32,
+}
+
+/// An attempt that is over, as the endpoint tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reported {
+    /// Which.
+    pub attempt: AttemptId,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it left.
+    pub result: TaskResult,
+}
+
+/// How far an attempt is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Progress {
+    /// Which.
+    pub attempt: AttemptId,
+    /// What it does.
+    pub step: String,
+    /// Of it, so much is done.
+    pub done: u64,
+    /// Of so much; 0 = nobody knows.
+    pub total: u64,
+}
+
+/// How many tasks an endpoint takes in a session, counted from the session's start: tasks that were leased in it are
+/// included. A later credit replaces an earlier one and may be lower. Tasks that were leased before the lower one was
+/// heard are taken all the same.
+pub type Credit = ByPlace<u64>;
+
+/// One side's account of the tasks of a session. The controller counts a task when it leases it, the endpoint when it
+/// comes: the difference is on its way.
+///
+/// A total says the same however many messages are on their way. A number of tasks beyond those that were leased
+/// would not: the endpoint does not know which leases the controller has counted already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Account {
+    credit: Credit,
+    counted: ByPlace<u64>,
+}
+
+impl Account {
+    /// The credit that was given last.
+    pub fn credit(self) -> Credit {
+        self.credit
+    }
+
+    /// How many tasks more may be leased, or may come.
+    pub fn left(self, place: Place) -> u64 {
+        self.credit.get(place).saturating_sub(self.counted.get(place))
+    }
+
+    /// Tasks were leased, or came. There may be more than the credit allows: it may have become lower meanwhile.
+    pub fn count(&mut self, place: Place, tasks: u64) {
+        let counted = self.counted.at(place);
+        *counted = counted.saturating_add(tasks);
+    }
+
+    /// The controller has heard a credit; returns whether that lets it lease more at some place.
+    pub fn update(&mut self, credit: Credit) -> CreditChange {
+        let before = *self;
+        self.credit = credit;
+        let is_more = |place| self.left(place) > before.left(place);
+        if is_more(Place::Slot) || is_more(Place::Login) { CreditChange::More } else { CreditChange::NoMore }
+    }
+
+    /// The endpoint takes `tasks` more at a place. That replaces what is left.
+    pub fn allow(&mut self, place: Place, tasks: u64) {
+        *self.credit.at(place) = self.counted.get(place).saturating_add(tasks);
+    }
+}
+
+/// What a credit changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CreditChange {
+    /// More tasks may be leased than before.
+    More,
+    /// As many as before, or fewer.
+    NoMore,
+}
+
+/// What an endpoint says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FromEndpoint {
+    /// How many tasks it takes.
+    Credit(Credit),
+    /// It lives, and so do these attempts.
+    Heartbeat {
+        /// JSON, for people.
+        status: String,
+        /// All that it has.
+        attempts: Vec<AttemptId>,
+    },
+    /// Workers began these.
+    Started(Vec<AttemptId>),
+    /// One of them has come so far.
+    Progress(Progress),
+    /// These are over.
+    Reports(Vec<Reported>),
+}
+
+/// What a controller says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ToEndpoint {
+    /// Leases, which are on its disk.
+    Leases(Vec<Leased>),
+    /// Answer to a heartbeat: leases of the attempts that it named last until then, but for those that are told to
+    /// stop.
+    Renewed {
+        /// The message that it answers.
+        number: u64,
+        /// The leases' end.
+        until: Moment,
+    },
+    /// Answer to reports: they are on its disk, or will never be wanted.
+    Recorded {
+        /// The message that it answers.
+        number: u64,
+        /// Those that may be forgotten.
+        attempts: Vec<AttemptId>,
+    },
+    /// These are to end.
+    Stop(Vec<Stop>),
+    /// Another process is the endpoint now.
+    Replaced {
+        /// Which.
+        session: SessionId,
+        /// Where.
+        host: String,
+    },
+}
+
+/// An attempt that is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stop {
+    /// Which.
+    pub attempt: AttemptId,
+    /// Why.
+    pub reason: StopReason,
+}
+
+/// Why an attempt is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// Someone cancelled the task.
+    Cancelled,
+    /// Its deadline has passed.
+    Deadline,
+    /// Another attempt has the task, or it is over: whatever this one makes must not be published.
+    Fenced,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Both sides of a session, and what is on its way between them.
+    #[derive(Default)]
+    struct Sides {
+        endpoint: Account,
+        controller: Account,
+        credits: VecDeque<Credit>,
+        leases: VecDeque<u64>,
+        /// How many tasks may come, by the endpoint's last word and what has come since.
+        wanted: u64,
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// The endpoint says how many tasks more it takes.
+        Allow(u64),
+        /// The controller hears the next credit.
+        Hear,
+        /// The controller has this many tasks to lease.
+        Lease(u64),
+        /// The next leases come.
+        Come,
+    }
+
+    impl Sides {
+        fn take(&mut self, step: &Step) {
+            match *step {
+                Step::Allow(tasks) => {
+                    self.endpoint.allow(Place::Slot, tasks);
+                    self.credits.push_back(self.endpoint.credit());
+                    self.wanted = tasks;
+                }
+                Step::Hear => {
+                    if let Some(credit) = self.credits.pop_front() {
+                        let before = self.controller.left(Place::Slot);
+                        let change = self.controller.update(credit);
+                        assert_eq!(change == CreditChange::More, self.controller.left(Place::Slot) > before);
+                    }
+                }
+                Step::Lease(tasks) => {
+                    let tasks = tasks.min(self.controller.left(Place::Slot));
+                    self.controller.count(Place::Slot, tasks);
+                    self.leases.push_back(tasks);
+                }
+                Step::Come => {
+                    if let Some(tasks) = self.leases.pop_front() {
+                        self.endpoint.count(Place::Slot, tasks);
+                        self.wanted = self.wanted.saturating_sub(tasks);
+                    }
+                }
+            }
+        }
+
+        fn on_their_way(&self) -> u64 {
+            self.leases.iter().sum()
+        }
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            2 => (0..9_u64).prop_map(Step::Allow),
+            3 => Just(Step::Hear),
+            2 => (0..5_u64).prop_map(Step::Lease),
+            3 => Just(Step::Come),
+        ]
+    }
+
+    proptest! {
+        /// However credits and leases cross: the controller leases by the credit that it heard last, both sides agree
+        /// when nothing is on its way, and the other place is not touched.
+        #[test]
+        fn both_sides_count_the_same(steps in prop::collection::vec(step(), 0..80)) {
+            let mut sides = Sides::default();
+            for step in &steps {
+                sides.take(step);
+                prop_assert_eq!(sides.endpoint.left(Place::Slot), sides.wanted);
+                if sides.credits.is_empty() {
+                    let more = sides.wanted.saturating_sub(sides.on_their_way());
+                    prop_assert_eq!(sides.controller.left(Place::Slot), more, "what is on its way is included");
+                }
+            }
+            while !sides.credits.is_empty() || !sides.leases.is_empty() {
+                sides.take(&Step::Hear);
+                sides.take(&Step::Come);
+            }
+            prop_assert_eq!(sides.endpoint, sides.controller);
+            prop_assert_eq!(sides.endpoint.left(Place::Login), 0);
+        }
+    }
+}

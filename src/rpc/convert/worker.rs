@@ -1,0 +1,221 @@
+//! The messages between worker and endpoint.
+
+use std::time::Duration;
+
+use super::session::{attempts, progress, stops, wired, wired_progress};
+use super::{WireError, host_name, named, required};
+use crate::protocol::session::Reported;
+use crate::protocol::worker::{FromWorker, Handout, Joining, Room, ToWorker, WorkerFacts};
+use crate::rpc::wire;
+
+/// Bytes of the list of a worker's GPUs: some hundred GPUs, and little beside the status that it goes into.
+const LARGEST_GPUS: usize = 64 << 10;
+
+/// Characters of what is wrong with them.
+const LONGEST_TROUBLE: usize = 1000;
+
+impl TryFrom<wire::Joining> for Joining {
+    type Error = WireError;
+
+    fn try_from(joining: wire::Joining) -> Result<Self, WireError> {
+        // the versions were agreed on before
+        let wire::Joining { versions: _, worker, block, host, pid, room, attempts: ids } = joining;
+        let wire::Room { slots, login } = required("joining.room", room)?;
+        Ok(Self {
+            worker: named("joining.worker", worker)?,
+            block: named("joining.block", block)?,
+            host: host_name(&host),
+            pid,
+            room: Room { slots, login },
+            attempts: attempts("joining.attempts", ids)?,
+        })
+    }
+}
+
+/// The introduction, with the versions that this program speaks.
+pub(in crate::rpc) fn wired_joining(joining: Joining, versions: wire::Versions) -> wire::Joining {
+    let Joining { worker, block, host, pid, room: Room { slots, login }, attempts } = joining;
+    wire::Joining {
+        versions: Some(versions),
+        worker: worker.to_string(),
+        block: block.to_string(),
+        host,
+        pid,
+        room: Some(wire::Room { slots, login }),
+        attempts: wired(attempts),
+    }
+}
+
+impl TryFrom<wire::FromWorker> for FromWorker {
+    type Error = WireError;
+
+    fn try_from(message: wire::FromWorker) -> Result<Self, WireError> {
+        use wire::from_worker::Message as Wire;
+        Ok(match required("message", message.message)? {
+            Wire::Joining(_) => return Err(WireError::new("joining", "comes once, as the first message")),
+            Wire::Started(wire::Started { attempts: ids }) => Self::Started(attempts("started.attempts", ids)?),
+            Wire::Progress(message) => Self::Progress(progress(message)?),
+            Wire::Reports(wire::Reports { reports }) => {
+                let reports = reports.into_iter().map(Reported::try_from).collect::<Result<_, _>>();
+                Self::Reports(reports.map_err(|error| error.within("reports"))?)
+            }
+            Wire::Beat(wire::Beat { number }) => Self::Beat { number },
+            Wire::Facts(wire::WorkerFacts { room, gpus, trouble }) => {
+                let wire::Room { slots, login } = required("facts.room", room)?;
+                if gpus.len() > LARGEST_GPUS {
+                    return Err(WireError::new("facts.gpus", "is too long for a list of a computer's GPUs"));
+                }
+                let trouble: String = trouble.chars().take(LONGEST_TROUBLE).collect();
+                let gpus = serde_json::from_str(&gpus)
+                    .map_err(|_| WireError::new("facts.gpus", "is no JSON of a list of GPUs"))?;
+                let trouble = Some(trouble).filter(|trouble| !trouble.is_empty());
+                Self::Facts(WorkerFacts { room: Room { slots, login }, gpus, trouble })
+            }
+            Wire::Leaving(wire::Leaving {}) => Self::Leaving,
+        })
+    }
+}
+
+impl From<FromWorker> for wire::FromWorker {
+    fn from(message: FromWorker) -> Self {
+        use wire::from_worker::Message as Wire;
+        let message = match message {
+            FromWorker::Started(attempts) => Wire::Started(wire::Started { attempts: wired(attempts) }),
+            FromWorker::Progress(progress) => Wire::Progress(wired_progress(progress)),
+            FromWorker::Reports(reports) => {
+                Wire::Reports(wire::Reports { reports: reports.into_iter().map(Into::into).collect() })
+            }
+            FromWorker::Beat { number } => Wire::Beat(wire::Beat { number }),
+            FromWorker::Facts(WorkerFacts { room: Room { slots, login }, gpus, trouble }) => {
+                Wire::Facts(wire::WorkerFacts {
+                    room: Some(wire::Room { slots, login }),
+                    gpus: serde_json::to_string(&gpus).expect("a list of plain fields is JSON"),
+                    trouble: trouble.unwrap_or_default(),
+                })
+            }
+            FromWorker::Leaving => Wire::Leaving(wire::Leaving {}),
+        };
+        Self { message: Some(message) }
+    }
+}
+
+impl TryFrom<wire::ToWorker> for ToWorker {
+    type Error = WireError;
+
+    fn try_from(message: wire::ToWorker) -> Result<Self, WireError> {
+        use wire::to_worker::Message as Wire;
+        Ok(match required("message", message.message)? {
+            Wire::Welcome(_) => return Err(WireError::new("welcome", "comes once, as the first message")),
+            Wire::Work(wire::Work { attempts }) => {
+                let handouts = attempts.into_iter().map(Handout::try_from).collect::<Result<_, _>>();
+                Self::Work(handouts.map_err(|error| error.within("work"))?)
+            }
+            Wire::Stop(message) => Self::Stop(stops(message)?),
+            Wire::Return(wire::Return { attempts: ids }) => Self::Return(attempts("return.attempts", ids)?),
+            Wire::Recorded(wire::Recorded { number: _, attempts: ids }) => {
+                Self::Recorded(attempts("recorded.attempts", ids)?)
+            }
+            Wire::Lease(wire::WorkerLease { number, lasts_ms }) => {
+                Self::Lease { number, lasts: Duration::from_millis(lasts_ms) }
+            }
+            Wire::Leave(wire::Leave {}) => Self::Leave,
+        })
+    }
+}
+
+impl From<ToWorker> for wire::ToWorker {
+    fn from(message: ToWorker) -> Self {
+        use wire::to_worker::Message as Wire;
+        let message = match message {
+            ToWorker::Work(handouts) => {
+                Wire::Work(wire::Work { attempts: handouts.into_iter().map(Into::into).collect() })
+            }
+            ToWorker::Stop(stops) => Wire::Stop(wire::Stop { attempts: stops.into_iter().map(Into::into).collect() }),
+            ToWorker::Return(attempts) => Wire::Return(wire::Return { attempts: wired(attempts) }),
+            ToWorker::Recorded(attempts) => Wire::Recorded(wire::Recorded { number: 0, attempts: wired(attempts) }),
+            ToWorker::Lease { number, lasts } => {
+                Wire::Lease(wire::WorkerLease { number, lasts_ms: lasts.as_millis() as u64 })
+            }
+            ToWorker::Leave => Wire::Leave(wire::Leave {}),
+        };
+        Self { message: Some(message) }
+    }
+}
+
+impl TryFrom<wire::Handout> for Handout {
+    type Error = WireError;
+
+    fn try_from(handout: wire::Handout) -> Result<Self, WireError> {
+        let wire::Handout { attempt, spec } = handout;
+        let spec = required("spec", spec)?.try_into().map_err(|error: WireError| error.within("spec"))?;
+        Ok(Self { attempt: required("attempt", attempt)?.try_into()?, spec })
+    }
+}
+
+impl From<Handout> for wire::Handout {
+    fn from(handout: Handout) -> Self {
+        let Handout { attempt, spec } = handout;
+        Self { attempt: Some(attempt.into()), spec: Some(spec.into()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::ids::{AttemptId, AttemptNumber, BlockId, TaskId, WorkerId};
+    use crate::protocol::session::{Progress, Stop, StopReason};
+    use crate::rpc::version;
+    use crate::task::life::Outcome;
+    use crate::task::result::TaskResult;
+    use crate::task::spec::TaskSpec;
+
+    fn attempt() -> AttemptId {
+        AttemptId { task: TaskId::new(Uuid::from_u128(7)), number: AttemptNumber::FIRST }
+    }
+
+    #[test]
+    fn what_a_worker_says_survives_the_wire() {
+        let joining = Joining {
+            worker: WorkerId::new(Uuid::from_u128(1)),
+            block: BlockId::new(Uuid::from_u128(2)),
+            host: "nid001".into(),
+            pid: 42,
+            room: Room { slots: 2, login: 1 },
+            attempts: vec![attempt()],
+        };
+        assert_eq!(Joining::try_from(wired_joining(joining.clone(), version::own())).expect("our own"), joining);
+        let report = Reported { attempt: attempt(), outcome: Outcome::Cancelled, result: TaskResult::default() };
+        for message in [
+            FromWorker::Started(vec![attempt()]),
+            FromWorker::Progress(Progress { attempt: attempt(), step: "correlating".into(), done: 1, total: 2 }),
+            FromWorker::Reports(vec![report]),
+            FromWorker::Beat { number: 3 },
+            FromWorker::Facts(WorkerFacts {
+                room: Room { slots: 1, login: 2 },
+                gpus: Vec::new(),
+                trouble: Some("no".into()),
+            }),
+            FromWorker::Leaving,
+        ] {
+            assert_eq!(FromWorker::try_from(wire::FromWorker::from(message.clone())).expect("our own"), message);
+        }
+        assert!(FromWorker::try_from(wire::FromWorker { message: None }).is_err());
+    }
+
+    #[test]
+    fn what_an_endpoint_says_survives_the_wire() {
+        for message in [
+            ToWorker::Work(vec![Handout { attempt: attempt(), spec: TaskSpec::Nothing }]),
+            ToWorker::Stop(vec![Stop { attempt: attempt(), reason: StopReason::Fenced }]),
+            ToWorker::Return(vec![attempt()]),
+            ToWorker::Recorded(vec![attempt()]),
+            ToWorker::Lease { number: 3, lasts: Duration::from_millis(90_500) },
+            ToWorker::Leave,
+        ] {
+            assert_eq!(ToWorker::try_from(wire::ToWorker::from(message.clone())).expect("our own"), message);
+        }
+        assert!(ToWorker::try_from(wire::ToWorker { message: None }).is_err());
+    }
+}
