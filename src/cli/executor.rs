@@ -10,7 +10,6 @@ use super::logging;
 use super::output::Form;
 use crate::compute::fault;
 use crate::compute::job::JobError;
-use crate::task::result::TaskResult;
 use crate::worker::assignment::{Assignment, Conclusion, ExecutorLine};
 use crate::worker::execute::execute;
 use crate::worker::reporter::{Reporter, say};
@@ -23,6 +22,7 @@ pub(super) fn run() -> Result<Exit, Failure> {
     let assignment = Assignment::read(io::stdin().lock())?;
     let watchdog = Watchdog::start(endless).map_err(Failure::Watchdog)?;
     let reporter = Reporter::new(io::stdout(), || interrupt.signal().is_some());
+    say(&mut io::stdout(), &ExecutorLine::Ready).map_err(Failure::Stdout)?;
     let over = execute(&assignment, &reporter, &watchdog);
     say(&mut io::stdout(), &ExecutorLine::Conclusion(over)).map_err(Failure::Stdout)?;
     Ok(Exit::Success)
@@ -30,7 +30,7 @@ pub(super) fn run() -> Result<Exit, Failure> {
 
 /// Tells the outcome for the work, which hangs in the HDF5 library, and leaves without waiting for it.
 fn endless(error: JobError) -> ! {
-    let over = Conclusion { outcome: fault::outcome(&error), result: TaskResult::default() };
+    let over = Conclusion::of(fault::outcome(&error));
     // without a reader there is nobody to tell
     let _ = say(&mut io::stdout(), &ExecutorLine::Conclusion(over));
     signal_hook::low_level::exit(Exit::Success.code().into())

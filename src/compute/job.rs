@@ -18,7 +18,7 @@ use crate::correlate::result::SaturatedPixel;
 use crate::correlate::window::{EmptyWindow, FrameSelection};
 use crate::dataset::open::{OpenHint, open_raw};
 use crate::dataset::qmap::{Qmap, check_shape};
-use crate::dataset::result::{Provenance, ResultTarget, ResultWriter, host_name};
+use crate::dataset::result::{Parents, Provenance, ResultTarget, ResultWriter, host_name};
 use crate::dataset::stem::raw_stem;
 use crate::dataset::{DatasetError, Source, metadata};
 use crate::engine::{Engine, EngineError, MultiTauRequest, Observer, Request, TwoTimeRequest};
@@ -156,10 +156,10 @@ fn watched<T>(watch: &dyn InputWatch, input: Input, read: impl FnOnce() -> T) ->
 /// # Errors
 /// [`JobError`]; no result file is left then.
 pub fn run(job: &CorrelateSpec, engine: &dyn Engine, observer: &dyn Observer) -> Result<JobOutput, JobError> {
-    run_watched(job, engine, observer, &Unwatched)
+    run_job(job, engine, observer, &Unwatched, Parents::Made)
 }
 
-/// Runs a job whose inputs are watched.
+/// Runs a job whose inputs are watched, and whose output directory is there.
 ///
 /// # Errors
 /// As [`run`].
@@ -169,8 +169,18 @@ pub fn run_watched(
     observer: &dyn Observer,
     watch: &dyn InputWatch,
 ) -> Result<JobOutput, JobError> {
+    run_job(job, engine, observer, watch, Parents::Expected)
+}
+
+fn run_job(
+    job: &CorrelateSpec,
+    engine: &dyn Engine,
+    observer: &dyn Observer,
+    watch: &dyn InputWatch,
+    parents: Parents,
+) -> Result<JobOutput, JobError> {
     let (begun, started) = (Instant::now(), SystemTime::now());
-    let Ready { source, request, metadata, mut warnings, mut writer } = prepare(job, watch)?;
+    let Ready { source, request, metadata, mut warnings, mut writer } = prepare(job, watch, parents)?;
     let (correlation, partition) = engine
         .correlate(&request, &source, observer, &mut |map| writer.two_time_map(map))
         .map_err(|source| JobError::Correlate { raw: job.raw.clone(), source })?;
@@ -208,7 +218,7 @@ struct Ready {
     writer: ResultWriter,
 }
 
-fn prepare(job: &CorrelateSpec, watch: &dyn InputWatch) -> Result<Ready, JobError> {
+fn prepare(job: &CorrelateSpec, watch: &dyn InputWatch, parents: Parents) -> Result<Ready, JobError> {
     let memory = job.memory.unwrap_or_else(memory::default_limit);
     let input = Input::Metadata(job.metadata.as_ref().unwrap_or(&job.raw).clone());
     let find = || metadata::find(&job.raw, job.metadata.as_deref());
@@ -228,7 +238,7 @@ fn prepare(job: &CorrelateSpec, watch: &dyn InputWatch) -> Result<Ready, JobErro
     tracing::info!(first = selection.first(), end = selection.end(), frames = selection.outputs(), "frames chosen");
     let mut warnings = [metadata.warnings, qmap.warnings.clone()].concat();
     let two_time = two_time(job, &qmap, &mut warnings)?;
-    let begin = || ResultWriter::begin(&target(job), &metadata.path, &job.qmap, job.analyses);
+    let begin = || ResultWriter::begin(&target(job, parents), &metadata.path, &job.qmap, job.analyses);
     let writer = watched(watch, input, begin).map_err(not_begun)?;
     let multi_tau = job.analyses.multi_tau().then_some(MultiTauRequest {
         normalization: job.normalization,
@@ -264,7 +274,7 @@ fn two_time(job: &CorrelateSpec, qmap: &Qmap, warnings: &mut Vec<String>) -> Res
     Ok(Some(TwoTimeRequest { smoothing: job.smoothing, labels }))
 }
 
-fn target(job: &CorrelateSpec) -> ResultTarget {
+fn target(job: &CorrelateSpec, parents: Parents) -> ResultTarget {
     let mut stem = raw_stem(&job.raw);
     if let Some(prefix) = &job.prefix {
         stem = format!("{}_{stem}", prefix.trim_end_matches('_'));
@@ -272,7 +282,7 @@ fn target(job: &CorrelateSpec) -> ResultTarget {
     if let Some(suffix) = &job.suffix {
         stem = format!("{stem}_{}", suffix.trim_start_matches('_'));
     }
-    ResultTarget { directory: job.output.clone(), stem, overwrite: job.overwrite }
+    ResultTarget { directory: job.output.clone(), stem, overwrite: job.overwrite, parents }
 }
 
 /// Beginning a result reads metadata and qmap once more; a fault of theirs is not one of saving.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::roots::{RawRoots, RootError, Roots};
+use super::roots::{RawRoots, RootError};
 use super::size::Bytes;
 use crate::task::names::{EndpointName, Group, TemplateName};
 use crate::task::template::{RawTemplate, Template, TemplateError, Templates};
@@ -275,7 +275,7 @@ impl EndpointConfig {
             reason: error.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
         })?;
         let Raw { name, group, controller, roots, workers, commands, keep_logs_days } = raw;
-        Roots::new(&roots).map_err(|source| ConfigError::Root { path: path.to_owned(), source })?;
+        roots.check().map_err(|source| ConfigError::Root { path: path.to_owned(), source })?;
         let site = Site { roots, commands };
         site.templates().map_err(|(name, source)| ConfigError::Command { path: path.to_owned(), name, source })?;
         let beside = |file: PathBuf| path.parent().unwrap_or(Path::new("")).join(file);

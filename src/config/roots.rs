@@ -1,16 +1,22 @@
 //! Which paths a task may read and write: those below the roots of the endpoint's configuration, once `..` and links
 //! are resolved.
 //!
-//! A path that is not there yet (a result's directory) is held against the roots by its nearest parent that is.
+//! A path that is not there yet (a result's directory) is held against the roots by its nearest parent that is. The roots
+//! themselves must be there, on the file system on which they were when the worker started: an empty directory that a
+//! mount has left behind is no root. Nothing is made above a root.
 //! Between the check and the use somebody with rights below a root could put a link there; a root must therefore not
 //! be writable for people whom the endpoint's account should not serve.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, fstatvfs, mkdirat, openat};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::mounts::{Mount, MountTable, RootMounts};
 use crate::task::template::Access;
 
 /// Links that lead to links: Linux gives up after 40 too.
@@ -28,11 +34,22 @@ pub struct RawRoots {
     pub write: Vec<PathBuf>,
 }
 
+/// The roots of a configuration on a node, and where they lay when they were looked at first.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeRoots {
+    /// As the configuration names them.
+    pub raw: RawRoots,
+    /// Their file systems; None when they are looked at for the first time.
+    pub mounts: Option<RootMounts>,
+}
+
 /// Where tasks may read and write: links resolved, on the computer that asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roots {
     read: Vec<PathBuf>,
     write: Vec<PathBuf>,
+    mounts: RootMounts,
 }
 
 /// A path that was held against the roots: absolute, without `..` and links.
@@ -67,6 +84,43 @@ pub enum RootError {
         #[source]
         source: io::Error,
     },
+    /// A root is not there, or no directory.
+    #[error("the root {} is not there", root.display())]
+    Absent {
+        /// As it is configured.
+        root: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Something else is there than when the worker started.
+    #[error(
+        "the root {} is not the one that it was: it was on {} ({}), now {}",
+        root.display(), was.source, was.kind, is.as_ref().map_or("on no known file system".to_owned(), |is| format!("on {} ({})", is.source, is.kind))
+    )]
+    Replaced {
+        /// As it is configured.
+        root: PathBuf,
+        /// What it lay on.
+        was: Box<Mount>,
+        /// What it lies on.
+        is: Option<Box<Mount>>,
+    },
+    /// Nothing can be written there.
+    #[error("the root {} is on a file system that is mounted read-only", root.display())]
+    ReadOnly {
+        /// As it is configured.
+        root: PathBuf,
+    },
+    /// A directory below a root cannot be made.
+    #[error("cannot create the directory {}", path.display())]
+    Make {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Links in a circle.
     #[error("{} leads through more than {MOST_LINKS} links", asked.display())]
     Links {
@@ -82,14 +136,75 @@ impl AllowedPath {
     }
 }
 
-impl Roots {
-    /// Resolves them, here and now.
+impl RawRoots {
+    /// Whether they can be roots; looks at no file system: they may be on other computers.
     ///
     /// # Errors
-    /// A root that is relative or cannot be resolved: a configuration that names it is wrong.
-    pub fn new(raw: &RawRoots) -> Result<Self, RootError> {
-        let resolved = |roots: &[PathBuf]| roots.iter().map(|root| resolve(root)).collect::<Result<Vec<_>, _>>();
-        Ok(Self { read: resolved(&raw.read)?, write: resolved(&raw.write)? })
+    /// One that is relative.
+    pub fn check(&self) -> Result<(), RootError> {
+        match self.read.iter().chain(&self.write).find(|root| !root.is_absolute()) {
+            Some(root) => Err(RootError::Relative { asked: root.clone() }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl NodeRoots {
+    /// Looks at them, here and now; blocks on their file systems.
+    ///
+    /// # Errors
+    /// One that is relative: the configuration is wrong. One that is not there, lies elsewhere than it did, or cannot be
+    /// written although it should be: this node cannot work.
+    pub fn open(&self) -> Result<Roots, RootError> {
+        let Self { raw: RawRoots { read, write }, mounts } = self;
+        let table = MountTable::read().unwrap_or_default();
+        let mut found = RootMounts::default();
+        let mut look = |root: &PathBuf, access| {
+            let path = look_at_root(root, access)?;
+            let is = table.of(&path);
+            if let Some(was) = mounts.as_ref().and_then(|mounts| mounts.0.get(root))
+                && is != Some(was)
+            {
+                let is = is.cloned().map(Box::new);
+                return Err(RootError::Replaced { root: root.clone(), was: Box::new(was.clone()), is });
+            }
+            found.0.extend(is.map(|is| (root.clone(), is.clone())));
+            Ok(path)
+        };
+        let read = read.iter().map(|root| look(root, Access::Read)).collect::<Result<Vec<_>, _>>()?;
+        let write = write.iter().map(|root| look(root, Access::Write)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Roots { read, write, mounts: found })
+    }
+}
+
+impl Roots {
+    /// The file systems that they lie on.
+    pub fn mounts(&self) -> &RootMounts {
+        &self.mounts
+    }
+
+    /// Makes a directory below a root that may be written, and those between them.
+    ///
+    /// # Errors
+    /// The root is gone, or the file system refuses; a link that has appeared meanwhile is not followed.
+    pub fn make_directory(&self, path: &AllowedPath) -> Result<(), RootError> {
+        let below = self.write.iter().filter(|root| path.0.starts_with(root));
+        let Some(root) = below.max_by_key(|root| root.as_os_str().len()) else {
+            return Err(RootError::Outside { asked: path.0.clone(), verb: "write", key: "roots.write" });
+        };
+        let absent = |error: Errno| RootError::Absent { root: root.clone(), source: error.into() };
+        let mut directory = open_directory(CWD, root).map_err(absent)?;
+        let mut made = root.clone();
+        for part in path.0.strip_prefix(root).unwrap_or(&path.0) {
+            made.push(part);
+            let refused = |error: Errno| RootError::Make { path: made.clone(), source: error.into() };
+            match mkdirat(&directory, part, Mode::from_raw_mode(0o777)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(refused(error)),
+            }
+            directory = open_directory(&directory, part.as_ref()).map_err(refused)?;
+        }
+        Ok(())
     }
 
     /// Holds a path against the roots.
@@ -104,6 +219,27 @@ impl Roots {
             Access::Write => (below(&self.write), "write", "roots.write"),
         };
         if allowed { Ok(AllowedPath(path)) } else { Err(RootError::Outside { asked: asked.to_owned(), verb, key }) }
+    }
+}
+
+fn open_directory(at: impl std::os::fd::AsFd, path: &Path) -> Result<OwnedFd, Errno> {
+    openat(at, path, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Where a root leads; it is opened, so that an automounter mounts it.
+fn look_at_root(root: &Path, access: Access) -> Result<PathBuf, RootError> {
+    let absent = |source| RootError::Absent { root: root.to_owned(), source };
+    let path = match resolve(root) {
+        Err(RootError::Look { source, .. }) => return Err(absent(source)),
+        other => other?,
+    };
+    let directory = open_directory(CWD, &path).map_err(|error| absent(error.into()))?;
+    let flags = fstatvfs(&directory).map_err(|error| absent(error.into()))?.f_flag;
+    match access {
+        Access::Write if flags.contains(StatVfsMountFlags::RDONLY) => {
+            Err(RootError::ReadOnly { root: root.to_owned() })
+        }
+        Access::Read | Access::Write => Ok(path),
     }
 }
 
@@ -173,7 +309,7 @@ mod tests {
         symlink("circle", at("data/circle")).expect("a link");
         symlink("nowhere/yet", at("results/dangling")).expect("a link");
         let raw = RawRoots { read: vec![at("data")], write: vec![at("results")] };
-        let roots = Roots::new(&raw).expect("roots");
+        let roots = NodeRoots { raw, mounts: None }.open().expect("roots");
         (dir, roots)
     }
 
@@ -229,7 +365,47 @@ mod tests {
         assert!(below_a_file.starts_with("looking at DIR/data/run1/a.bin/b failed"), "{below_a_file}");
         let relative = roots.check(Path::new("data/a"), Access::Read).expect_err("relative").to_string();
         assert!(relative.contains("not an absolute path"), "{relative}");
-        assert!(Roots::new(&RawRoots { read: vec!["data".into()], write: Vec::new() }).is_err());
+        let raw = RawRoots { read: vec!["data".into()], write: Vec::new() };
+        assert!(matches!(NodeRoots { raw, mounts: None }.open(), Err(RootError::Relative { .. })));
+    }
+
+    #[test]
+    fn roots_are_there_and_where_they_were() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = dir.path().join("data");
+        let raw = RawRoots { read: Vec::new(), write: vec![root.clone()] };
+        let node = NodeRoots { raw: raw.clone(), mounts: None };
+        assert!(matches!(node.open(), Err(RootError::Absent { .. })));
+        std::fs::write(&root, "").expect("written");
+        assert!(matches!(node.open(), Err(RootError::Absent { .. })), "a file is no root");
+        std::fs::remove_file(&root).expect("ours");
+        std::fs::create_dir(&root).expect("made");
+        let mounts = node.open().expect("is there").mounts().clone();
+        assert!(NodeRoots { raw: raw.clone(), mounts: Some(mounts.clone()) }.open().is_ok());
+        let mut other = mounts;
+        other.0.get_mut(&root).expect("on some file system").source = "nas1:/export".to_owned();
+        let error = NodeRoots { raw, mounts: Some(other) }.open().expect_err("another file system").to_string();
+        assert!(error.contains("it was on nas1:/export"), "{error}");
+        let raw = RawRoots { read: Vec::new(), write: vec!["/proc/self".into()] };
+        assert!(NodeRoots { raw, mounts: None }.open().is_ok(), "a root may be a link");
+    }
+
+    #[test]
+    fn directories_are_made_below_a_root_alone() {
+        let (dir, roots) = site();
+        let allowed = |name: &str| roots.check(&dir.path().join(name), Access::Write).expect("allowed");
+        let deep = allowed("results/a/b/c");
+        roots.make_directory(&deep).expect("made");
+        roots.make_directory(&deep).expect("is there");
+        assert!(dir.path().join("results/a/b/c").is_dir());
+        // a link that appears after the check
+        let late = allowed("results/late/new");
+        symlink(dir.path().join("secret"), dir.path().join("results/late")).expect("a link");
+        assert!(matches!(roots.make_directory(&late), Err(RootError::Make { .. })));
+        assert!(!dir.path().join("secret/new").exists());
+        std::fs::remove_dir_all(dir.path().join("results")).expect("ours");
+        assert!(matches!(roots.make_directory(&deep), Err(RootError::Absent { .. })));
+        assert!(!dir.path().join("results").exists(), "nothing is made above a root");
     }
 
     proptest! {

@@ -23,7 +23,6 @@ use crate::task::failure::Loss;
 use crate::task::life::{Life, Outcome, Phase, Wish};
 use crate::task::names::{EndpointName, Group};
 use crate::task::result::TaskResult;
-use crate::task::retry;
 use crate::task::spec::{Kind, Place};
 
 /// Tasks that are leased in one message.
@@ -264,7 +263,6 @@ impl<S: Store> Session<S> {
                 attempt,
                 outcome: Outcome::Lost(Loss::Returned),
                 result: TaskResult::default(),
-                retry_at: now,
             });
             self.controller.store.report(reports.collect(), now).await?;
             self.controller.bus.changed(lost.iter().map(|attempt| Change::of(attempt.task)));
@@ -341,12 +339,8 @@ impl<S: Store> Session<S> {
         at_most("reports", reports.len(), MOST_ATTEMPTS)?;
         let now = self.controller.clock.now();
         let attempts: Vec<AttemptId> = reports.iter().map(|report| report.attempt).collect();
-        let reports = reports.into_iter().map(|Reported { attempt, outcome, result }| {
-            // spread over the tasks that failed together; the number of earlier failures is the attempt's at most
-            let spread = attempt.task.uuid().as_bytes()[15];
-            let retry_at = now.after(retry::delay(attempt.number.get() - 1, spread));
-            Report { attempt, outcome, result, retry_at }
-        });
+        let reports =
+            reports.into_iter().map(|Reported { attempt, outcome, result }| Report { attempt, outcome, result });
         let (changes, mark) = self.controller.store.report(reports.collect(), now).await?;
         for (attempt, changed) in std::iter::zip(&attempts, &changes) {
             self.known.remove(attempt);

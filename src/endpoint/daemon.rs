@@ -30,6 +30,7 @@ use crate::protocol::worker::ToWorker;
 use crate::runtime::ids;
 use crate::runtime::process::ProcessName;
 use crate::runtime::tasks::Tasks;
+use crate::task::ending::Ending;
 use crate::task::failure::chain;
 
 /// Events that are heard before what they come to is written and said.
@@ -361,10 +362,10 @@ impl Daemon {
                 self.scheduler.worker_disconnected(worker, connection, now);
                 self.beat_soon(now);
             }
-            InboxEvent::Ended { worker, how } => {
-                tracing::info!(%worker, how, "what a worker had is given back");
+            InboxEvent::Ended { worker, ending } => {
+                tracing::info!(%worker, %ending, "what a worker had is given back");
                 self.senders.remove(&worker);
-                self.scheduler.worker_ended(worker);
+                self.scheduler.worker_ended(worker, ending);
                 self.beat_soon(now);
             }
             InboxEvent::Status(answer) => {
@@ -421,7 +422,7 @@ impl Daemon {
             if let Some(process) = self.scheduler.ledger().worker(worker).and_then(|worker| worker.process.as_ref()) {
                 process.kill();
             }
-            self.scheduler.worker_ended(worker);
+            self.scheduler.worker_ended(worker, Ending::NodeLost);
         }
         if let Some(leaving) = &mut self.leaving {
             if self.scheduler.idle() {

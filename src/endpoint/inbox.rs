@@ -14,6 +14,7 @@ use crate::config::endpoint::Site;
 use crate::ids::WorkerId;
 use crate::protocol::session::{FromEndpoint, ToEndpoint};
 use crate::protocol::worker::{FromWorker, Joining, ToWorker};
+use crate::task::ending::Ending;
 
 /// Events that wait: beyond them whoever has one waits to be heard.
 const EVENTS: usize = 4096;
@@ -42,8 +43,8 @@ pub(super) enum InboxEvent {
     Worker { worker: WorkerId, connection: ConnectionId, said: FromWorker },
     /// A worker's connection has ended.
     Disconnected { worker: WorkerId, connection: ConnectionId },
-    /// A worker's process has ended, and how.
-    Ended { worker: WorkerId, how: String },
+    /// A worker has ended.
+    Ended { worker: WorkerId, ending: Ending },
     /// Somebody asks how it is.
     Status(oneshot::Sender<Value>),
     /// It is to leave; answered when it begins to.

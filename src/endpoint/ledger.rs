@@ -22,6 +22,7 @@ use thiserror::Error;
 use crate::ids::{AttemptId, AttemptNumber, BlockId, TaskId, WorkerId};
 use crate::protocol::session::{Leased, Reported};
 use crate::runtime::process::ProcessName;
+use crate::task::ending::Ending;
 
 /// What happens to attempts at an endpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,8 +45,13 @@ pub enum Entry {
     Settled(Vec<AttemptId>),
     /// A worker is there that was not, or says something else of itself than before.
     Joined(Worker),
-    /// It will not come back.
-    Gone(WorkerId),
+    /// A worker has ended, and will not come back.
+    WorkerEnded {
+        /// Which.
+        worker: WorkerId,
+        /// How.
+        ending: Ending,
+    },
 }
 
 /// A worker that may have attempts.
@@ -189,7 +195,7 @@ impl Ledger {
                 self.workers.insert(worker.id, worker);
                 Ok(Vec::new())
             }
-            Entry::Gone(worker) => {
+            Entry::WorkerEnded { worker, ending: _ } => {
                 self.workers.remove(&worker);
                 Ok(Vec::new())
             }

@@ -27,6 +27,7 @@ use crate::protocol::session::{Account, FromEndpoint, Leased, Reported, Stop, St
 use crate::protocol::worker::{FromWorker, Handout, Joining, ToWorker};
 use crate::runtime::lease::Lease;
 use crate::runtime::process::ProcessName;
+use crate::task::ending::Ending;
 use crate::task::failure::Loss;
 use crate::task::life::Outcome;
 use crate::task::result::TaskResult;
@@ -237,19 +238,19 @@ impl Scheduler {
         self.workers.disconnect(worker, connection, now);
     }
 
-    /// A worker's process has ended: what it began may have killed it, the rest is lost through no fault of its own.
-    pub(super) fn worker_ended(&mut self, worker: WorkerId) {
-        let placed: Vec<(AttemptId, Loss)> = self
-            .ledger
-            .placed()
-            .filter(|(_, at)| *at == worker)
-            .map(|(held, _)| (held.leased.attempt, self.loss(&held.stage)))
-            .collect();
-        for (attempt, loss) in placed {
-            self.end(attempt, Outcome::Lost(loss));
+    /// A worker has ended: what it had is lost through no fault of its own.
+    pub(super) fn worker_ended(&mut self, worker: WorkerId, ending: Ending) {
+        let ending = match self.service {
+            Service::Leaves => Ending::Cancelled,
+            Service::Open | Service::Drains => ending,
+        };
+        let placed = self.ledger.placed().filter(|(_, at)| *at == worker);
+        let placed: Vec<AttemptId> = placed.map(|(held, _)| held.leased.attempt).collect();
+        for attempt in placed {
+            self.end(attempt, Outcome::Lost(ending.loss()));
         }
         if self.ledger.worker(worker).is_some() {
-            self.enter(Entry::Gone(worker));
+            self.enter(Entry::WorkerEnded { worker, ending });
         }
         self.workers.remove(worker);
     }
@@ -388,17 +389,6 @@ impl Scheduler {
     fn end(&mut self, attempt: AttemptId, outcome: Outcome) {
         self.enter(Entry::Reported(Reported { attempt, outcome, result: TaskResult::default() }));
         self.reports.push(attempt);
-    }
-
-    fn loss(&self, stage: &AttemptStage) -> Loss {
-        match (self.service, stage) {
-            (Service::Leaves, _) => Loss::Stopped,
-            (Service::Open | Service::Drains, AttemptStage::Running(_)) => Loss::Crashed,
-            (
-                Service::Open | Service::Drains,
-                AttemptStage::Handed(_) | AttemptStage::Waiting | AttemptStage::Reported(_),
-            ) => Loss::NodeLost,
-        }
     }
 
     /// Whether the ledger has the attempt with the worker.

@@ -17,6 +17,7 @@ use crate::config::endpoint::LocalWorker;
 use crate::ids::{BlockId, WorkerId};
 use crate::runtime::ids;
 use crate::runtime::process::{Launch, MARK, Process, ProcessName, kill_marked};
+use crate::task::ending::Ending;
 use crate::task::retry::doubled;
 
 /// A worker that lasted so long was well: the next is started at once.
@@ -82,12 +83,12 @@ impl Supervisor {
         let (alive, dead): (Known, Known) = known.into_iter().partition(|(_, name)| name.lives());
         for (worker, _) in dead {
             clear_away(worker).await;
-            inbox.put(InboxEvent::Ended { worker, how: "ended meanwhile".to_owned() }).await;
+            inbox.put(InboxEvent::Ended { worker, ending: Ending::Unknown }).await;
         }
         // there is one at most, but for a moment in which one ends and the next begins
         for (worker, name) in alive {
             let Some(process) = Process::find(&name) else {
-                inbox.put(InboxEvent::Ended { worker, how: "ended meanwhile".to_owned() }).await;
+                inbox.put(InboxEvent::Ended { worker, ending: Ending::Unknown }).await;
                 continue;
             };
             tracing::info!(%worker, pid = name.pid, "a worker of an earlier process goes on");
@@ -133,14 +134,14 @@ impl Supervisor {
             shown.trouble = None;
             shown.processes.push(name.clone());
         });
-        let how = process.ended().await;
-        tracing::warn!(%worker, how, "a worker has ended");
+        let ending = process.ended().await;
+        tracing::warn!(%worker, %ending, "a worker has ended");
         clear_away(worker).await;
         self.look(|shown| {
-            shown.trouble = Some(format!("worker {worker} (process {}) {how}; see its log", name.pid));
+            shown.trouble = Some(format!("worker {worker} (process {}) {ending}; see its log", name.pid));
             shown.processes.retain(|process| *process != name);
         });
-        inbox.put(InboxEvent::Ended { worker, how }).await;
+        inbox.put(InboxEvent::Ended { worker, ending }).await;
     }
 
     fn look<T>(&self, with: impl FnOnce(&mut Shown) -> T) -> T {

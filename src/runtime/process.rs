@@ -14,6 +14,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
 
+use crate::task::ending::{Ending, Exit};
+
 /// A variable that all processes of a worker's attempts have; its value is the worker's id.
 pub const MARK: &str = "SPECKLED_WORKER";
 
@@ -120,16 +122,13 @@ impl Process {
         &self.name
     }
 
-    /// Waits for its end; says how it ended, if that is known.
-    pub async fn ended(&mut self) -> String {
+    /// Waits for its end; says how it ended, if that is known: another process's child does not tell.
+    pub async fn ended(&mut self) -> Ending {
         match &mut self.child {
-            Some(child) => match child.wait().await {
-                Ok(status) => how(status),
-                Err(error) => format!("ended, nobody knows how ({error})"),
-            },
+            Some(child) => child.wait().await.map_or(Ending::Unknown, |status| Ending::Itself(exit(status))),
             None => {
                 self.handle.ended().await;
-                "ended".to_owned()
+                Ending::Unknown
             }
         }
     }
@@ -242,16 +241,9 @@ fn state(stat: &str) -> Option<(State, u64)> {
     Some((state, fields.get(19)?.parse().ok()?))
 }
 
-/// `ended with exit code 3`, `was killed by SIGSEGV`.
-pub fn how(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("ended with exit code {code}"),
-        (None, Some(signal)) => match signal_hook::low_level::signal_name(signal) {
-            Some(name) => format!("was killed by {name}"),
-            None => format!("was killed by signal {signal}"),
-        },
-        (None, None) => format!("ended as {status}"),
-    }
+/// The exit status of a process that was waited for: one that ended has a code or a signal.
+pub fn exit(status: ExitStatus) -> Exit {
+    status.signal().map_or_else(|| Exit::Code(status.code().unwrap_or_default()), Exit::Signal)
 }
 
 #[cfg(test)]
@@ -269,7 +261,7 @@ mod tests {
         let log = dir.path().join("log");
         let mut own = Process::launch(&launch("echo started; read line", log.clone())).expect("starts");
         // its input is empty, so that it ends by itself
-        assert!(own.ended().await.starts_with("ended with exit code"));
+        assert!(matches!(own.ended().await, Ending::Itself(Exit::Code(_))));
         assert_eq!(fs::read_to_string(&log).expect("a log"), "started\n");
         let mut lasting = Process::launch(&launch("exec sleep 1000", log)).expect("starts");
         let mut found = Process::find(lasting.name()).expect("it runs");
@@ -277,8 +269,8 @@ mod tests {
         let other = ProcessName { started: lasting.name().started + 1, ..lasting.name().clone() };
         assert!(Process::find(&other).is_none(), "another process had the number");
         found.name().kill();
-        assert_eq!(lasting.ended().await, "was killed by SIGKILL");
-        assert_eq!(found.ended().await, "ended");
+        assert_eq!(lasting.ended().await, Ending::Itself(Exit::Signal(9)));
+        assert_eq!(found.ended().await, Ending::Unknown);
         assert!(Process::find(lasting.name()).is_none());
     }
 

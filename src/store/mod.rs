@@ -107,8 +107,6 @@ pub struct Report {
     pub outcome: Outcome,
     /// What it left.
     pub result: TaskResult,
-    /// When a next attempt may begin, should there be one.
-    pub retry_at: Moment,
 }
 
 /// How far a store's writing has come: what was done before a mark is on disk no later than that.

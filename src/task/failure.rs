@@ -31,7 +31,7 @@ pub enum Fault {
 }
 
 /// How an attempt ended through no fault of the task: it is tried again, and no retry is used up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Loss {
     /// The endpoint was not heard of until the lease ran out.
     LeaseExpired,
@@ -41,8 +41,10 @@ pub enum Loss {
     Walltime,
     /// The scheduler took the block away.
     Preempted,
-    /// The node or its worker was lost.
+    /// The node or its worker was lost, or another attempt's crash took this one along.
     NodeLost,
+    /// The node cannot work: its worker is suspected, and another one has the task next.
+    Unfit(Unfit),
     /// A GPU fault.
     GpuFault,
     /// The endpoint or worker was stopped.
@@ -51,19 +53,44 @@ pub enum Loss {
     Crashed,
 }
 
+/// Why a node cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Unfit {
+    /// What it lacks.
+    pub lack: Lack,
+    /// One line for people: what, where, why.
+    message: String,
+}
+
+/// What a node needs for any task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lack {
+    /// The endpoint's roots: absent, on another file system than before, or not writable where they should be.
+    Root,
+    /// A directory for what an attempt needs while it runs.
+    Scratch,
+    /// The program that runs attempts: it cannot be started.
+    Executor,
+}
+
+impl Unfit {
+    /// With a message, cleaned as a [`Failure`]'s is.
+    pub fn new(lack: Lack, message: &str) -> Self {
+        Self { lack, message: clean(message) }
+    }
+
+    /// What people read.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
 impl Failure {
     /// A failure with a message; a long one is cut at a character, and control characters become spaces, since it
     /// may quote what comes from outside.
     pub fn new(fault: Fault, message: &str) -> Self {
-        let clean = message.trim().chars().map(|c| if c.is_control() { ' ' } else { c });
-        let mut kept = String::new();
-        for c in clean {
-            if kept.len() + c.len_utf8() > LONGEST_MESSAGE {
-                break;
-            }
-            kept.push(c);
-        }
-        Self { fault, message: kept }
+        Self { fault, message: clean(message) }
     }
 
     /// A failure told by an error and its causes.
@@ -86,6 +113,18 @@ impl Failure {
         let message = format!("the worker died {crashes} times while it computed this task; see the task's logs");
         Self::new(Fault::Crashes, &message)
     }
+}
+
+fn clean(message: &str) -> String {
+    let clean = message.trim().chars().map(|c| if c.is_control() { ' ' } else { c });
+    let mut kept = String::new();
+    for c in clean {
+        if kept.len() + c.len_utf8() > LONGEST_MESSAGE {
+            break;
+        }
+        kept.push(c);
+    }
+    kept
 }
 
 /// An error and all its causes on one line.

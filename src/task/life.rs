@@ -21,6 +21,7 @@ use thiserror::Error;
 use crate::ids::{AttemptNumber, EndpointId};
 
 use super::failure::{Failure, Fault, Loss};
+use super::retry;
 use super::time::Moment;
 
 /// Where a task is in its life.
@@ -123,8 +124,10 @@ pub enum LifeEvent {
         attempt: AttemptNumber,
         /// How.
         outcome: Outcome,
-        /// When a next attempt may begin, should there be one.
-        retry_at: Moment,
+        /// Now.
+        now: Moment,
+        /// By chance: tasks that failed together are not tried again together.
+        spread: u8,
     },
     /// Time has passed.
     Expire {
@@ -164,6 +167,13 @@ impl Default for Limits {
         // five crashes: HyperQueue's limit too; one retry, since a program that fails twice the same way fails again
         Self { retries: 1, crashes: 5 }
     }
+}
+
+/// From when on, and how far apart, tasks are tried again.
+#[derive(Debug, Clone, Copy)]
+struct Retry {
+    now: Moment,
+    spread: u8,
 }
 
 /// Why an event does not apply.
@@ -218,7 +228,8 @@ impl Life {
                 if hold.until > *now {
                     return Err(Refusal::NotDue);
                 }
-                Ok(self.reported(hold, &Outcome::Lost(Loss::LeaseExpired), *now, limits))
+                let retry = Retry { now: *now, spread: 0 };
+                Ok(self.reported(hold, &Outcome::Lost(Loss::LeaseExpired), retry, limits))
             }
             (_, LifeEvent::Start(attempt)) => {
                 Ok(self.held(Hold { stage: HoldStage::Running, ..*self.holder(*attempt)? }))
@@ -228,8 +239,9 @@ impl Life {
                 // a late message does not shorten a lease
                 Ok(self.held(Hold { until: hold.until.max(*until), ..*hold }))
             }
-            (_, LifeEvent::Report { attempt, outcome, retry_at }) => {
-                Ok(self.reported(self.holder(*attempt)?, outcome, *retry_at, limits))
+            (_, LifeEvent::Report { attempt, outcome, now, spread }) => {
+                let retry = Retry { now: *now, spread: *spread };
+                Ok(self.reported(self.holder(*attempt)?, outcome, retry, limits))
             }
         }
     }
@@ -262,14 +274,14 @@ impl Life {
         Self { attempt: Some(attempt), ..self.held(hold) }
     }
 
-    fn reported(&self, hold: &Hold, outcome: &Outcome, retry_at: Moment, limits: Limits) -> Self {
+    fn reported(&self, hold: &Hold, outcome: &Outcome, retry: Retry, limits: Limits) -> Self {
         match (outcome, hold.wish) {
             (Outcome::Succeeded, _) => self.ended(End::Succeeded),
             (_, Wish::Cancel) | (Outcome::Cancelled, Wish::Finish) => self.ended(End::Cancelled),
             (_, Wish::Deadline) => self.ended(End::Failed(Failure::deadline())),
             (Outcome::Failed(failure), Wish::Finish) => match failure.fault {
                 Fault::Program if self.failures < limits.retries => {
-                    Self { failures: self.failures + 1, ..self.queued(retry_at) }
+                    Self { failures: self.failures + 1, ..self.delayed(retry) }
                 }
                 Fault::Program | Fault::Input | Fault::Deadline | Fault::Crashes => {
                     self.ended(End::Failed(failure.clone()))
@@ -278,9 +290,16 @@ impl Life {
             (Outcome::Lost(Loss::Crashed), Wish::Finish) if self.crashes + 1 >= limits.crashes => {
                 Self { crashes: self.crashes + 1, ..self.ended(End::Failed(Failure::crashes(self.crashes + 1))) }
             }
-            (Outcome::Lost(Loss::Crashed), Wish::Finish) => Self { crashes: self.crashes + 1, ..self.queued(retry_at) },
-            (Outcome::Lost(_), Wish::Finish) => self.queued(retry_at),
+            (Outcome::Lost(Loss::Crashed), Wish::Finish) => Self { crashes: self.crashes + 1, ..self.delayed(retry) },
+            // through no fault of the task: at once
+            (Outcome::Lost(_), Wish::Finish) => self.queued(retry.now),
         }
+    }
+
+    /// Queued again after a failure or crash: the more there were before, the longer it waits.
+    fn delayed(&self, retry: Retry) -> Self {
+        let before = self.failures.saturating_add(self.crashes);
+        self.queued(retry.now.after(retry::delay(before, retry.spread)))
     }
 
     fn queued(&self, not_before: Moment) -> Self {
@@ -315,6 +334,9 @@ mod tests {
 
     const LIMITS: Limits = Limits { retries: 2, crashes: 3 };
 
+    /// After every pause of these tests.
+    const LATER: Moment = Moment::from_millis(1_000_000);
+
     fn endpoint(number: u128) -> EndpointId {
         EndpointId::new(Uuid::from_u128(number))
     }
@@ -328,11 +350,11 @@ mod tests {
     }
 
     fn lease(until: u64) -> LifeEvent {
-        LifeEvent::Lease { endpoint: endpoint(1), until: at(until), now: at(0) }
+        LifeEvent::Lease { endpoint: endpoint(1), until: at(until), now: LATER }
     }
 
     fn report(number: u32, outcome: Outcome) -> LifeEvent {
-        LifeEvent::Report { attempt: attempt(number), outcome, retry_at: at(0) }
+        LifeEvent::Report { attempt: attempt(number), outcome, now: at(0), spread: 0 }
     }
 
     fn failed(fault: Fault) -> Outcome {
@@ -363,7 +385,7 @@ mod tests {
         let mut life = Life::new(at(0));
         for (k, loss) in (1..).zip(losses.iter().cycle().take(40)) {
             life = life.after(&lease(10), LIMITS).expect("leases");
-            life = life.after(&report(k, Outcome::Lost(*loss)), LIMITS).expect("reports");
+            life = life.after(&report(k, Outcome::Lost(loss.clone())), LIMITS).expect("reports");
             assert!(matches!(life.phase, Phase::Queued { .. }), "{loss:?}");
         }
         assert_eq!((life.failures, life.crashes), (0, 0));
@@ -375,6 +397,34 @@ mod tests {
         life = life.after(&lease(10), LIMITS).expect("leases");
         life = life.after(&report(43, failed(Fault::Program)), LIMITS).expect("reports");
         assert!(matches!(life.end(), Some(End::Failed(failure)) if failure.fault == Fault::Program));
+    }
+
+    /// Losses are nobody's fault: they neither wait nor make a later failure wait longer.
+    #[test]
+    fn pauses_count_failures_and_crashes() {
+        let queued = |life: &Life| match life.phase {
+            Phase::Queued { not_before } => not_before.millis(),
+            Phase::Held(_) | Phase::Ended(_) => panic!("{life:?}"),
+        };
+        let again = |life: &Life, outcome| {
+            let life = life.after(&lease(10), LIMITS).expect("leases");
+            let attempt = life.attempt.expect("leased");
+            let event = LifeEvent::Report { attempt, outcome, now: LATER, spread: 255 };
+            life.after(&event, LIMITS).expect("reports")
+        };
+        let mut life = Life::new(at(0));
+        for _ in 0..20 {
+            life = again(&life, Outcome::Lost(Loss::NodeLost));
+            assert_eq!(queued(&life), LATER.millis());
+        }
+        let mut pauses = Vec::new();
+        for outcome in [failed(Fault::Program), Outcome::Lost(Loss::Crashed), failed(Fault::Program)] {
+            life = again(&life, outcome);
+            pauses.push(queued(&life) - LATER.millis());
+            // long enough for the next lease
+            life.phase = Phase::Queued { not_before: at(0) };
+        }
+        assert_eq!(pauses, [2000, 4000, 8000]);
     }
 
     #[test]
@@ -419,7 +469,8 @@ mod tests {
     #[test]
     fn a_task_waits_for_its_moment() {
         let life = Life::new(at(5));
-        assert_eq!(life.after(&lease(10), LIMITS), Err(Refusal::NotDue));
+        let before = LifeEvent::Lease { endpoint: endpoint(1), until: at(10), now: at(4) };
+        assert_eq!(life.after(&before, LIMITS), Err(Refusal::NotDue));
         let then = LifeEvent::Lease { endpoint: endpoint(1), until: at(10), now: at(5) };
         assert!(life.after(&then, LIMITS).is_ok());
     }
@@ -443,7 +494,7 @@ mod tests {
             3 => number.clone().prop_map(|n| LifeEvent::Start(attempt(n))),
             3 => (number.clone(), 0u64..100).prop_map(|(n, until)| LifeEvent::Renew { attempt: attempt(n), until: at(until) }),
             6 => (number, outcome(), 0u64..30)
-                .prop_map(|(n, outcome, retry)| LifeEvent::Report { attempt: attempt(n), outcome, retry_at: at(retry) }),
+                .prop_map(|(n, outcome, now)| LifeEvent::Report { attempt: attempt(n), outcome, now: at(now), spread: n as u8 }),
             3 => (0u64..100).prop_map(|now| LifeEvent::Expire { now: at(now) }),
             1 => Just(LifeEvent::Cancel),
             1 => Just(LifeEvent::Deadline),

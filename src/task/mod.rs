@@ -2,6 +2,7 @@
 
 pub mod bins;
 pub mod correlate;
+pub mod ending;
 pub mod failure;
 pub mod life;
 pub mod names;

@@ -8,7 +8,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::config::roots::RawRoots;
+use crate::config::roots::NodeRoots;
 use crate::ids::AttemptId;
 use crate::task::correlate::CorrelateSpec;
 use crate::task::life::Outcome;
@@ -28,7 +28,7 @@ pub struct Assignment {
     /// The work.
     pub work: Computation,
     /// Where it may read and write; the executor holds the work's paths against them.
-    pub roots: RawRoots,
+    pub roots: NodeRoots,
     /// Threads that it may use.
     pub threads: NonZeroUsize,
     /// Bytes of memory that it may use.
@@ -59,6 +59,8 @@ pub enum Computation {
     BatchSetup(BatchSetupSpec),
     /// Tests the GPU of its slot.
     SelfTest,
+    /// Looks whether the node can work: its roots. That it runs tells the rest.
+    CheckNode,
     /// Does nothing.
     Nothing,
 }
@@ -76,6 +78,8 @@ pub enum Work {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ExecutorLine {
+    /// It has its assignment and begins: the first line.
+    Ready,
     /// It has come so far.
     Progress(Step),
     /// It has ended: the last line.
@@ -145,6 +149,7 @@ impl Assignment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::roots::RawRoots;
     use crate::ids::{AttemptNumber, TaskId};
 
     #[test]
@@ -152,7 +157,7 @@ mod tests {
         let assignment = Assignment {
             attempt: AttemptId { task: TaskId::new(uuid::Uuid::nil()), number: AttemptNumber::FIRST },
             work: Computation::Correlate(Box::new(CorrelateSpec::new("/a", "/q", "/o"))),
-            roots: RawRoots { read: vec!["/data".into()], write: Vec::new() },
+            roots: NodeRoots { raw: RawRoots { read: vec!["/data".into()], write: Vec::new() }, mounts: None },
             threads: NonZeroUsize::MIN,
             memory: 1 << 40,
             gpu: Some(SlotGpu { uuid: "GPU-1".into(), cpus: vec![0, 2], sharers: NonZeroU32::MIN }),

@@ -1,21 +1,20 @@
 //! What an executor does between its assignment and its last line. Blocks until it is done; starts no runtime.
 
-use std::path::PathBuf;
-use std::{fs, io};
-
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::assignment::{Assignment, Computation, Conclusion, SlotGpu};
-use super::paths::allowed;
+use super::paths::{PathError, correlation_allowed, make_directories, opened};
 use crate::compute::engines;
 use crate::compute::fault;
 use crate::compute::job::{self, InputWatch};
+use crate::config::roots::Roots;
 use crate::dataset::result::verify;
 use crate::engine::{Engine, Observer};
 use crate::task::correlate::CorrelateSpec;
 use crate::task::failure::{Failure, Fault, Loss};
 use crate::task::life::Outcome;
 use crate::task::result::{LARGEST_DOCUMENT, TaskResult};
+use crate::task::spec::BatchSetupSpec;
 
 /// Saturated pixels that a document lists when all of them would make it too large; the result file has them all.
 const LISTED_PIXELS: usize = 1000;
@@ -23,18 +22,39 @@ const LISTED_PIXELS: usize = 1000;
 /// Does the work.
 pub fn execute(assignment: &Assignment, observer: &dyn Observer, watch: &dyn InputWatch) -> Conclusion {
     near(assignment.gpu.as_ref());
-    if let Err(error) = allowed(&assignment.work, &assignment.roots) {
-        return Conclusion::failed(Failure::of(error.fault(), &error));
-    }
-    match &assignment.work {
-        Computation::Correlate(spec) => correlate(assignment, spec, observer, watch),
-        Computation::BatchSetup(spec) => made(&spec.directories),
+    let conclusion = match &assignment.work {
+        Computation::Correlate(spec) => in_roots(assignment, |roots| {
+            correlation_allowed(spec, roots)?;
+            Ok(correlate(assignment, spec, observer, watch))
+        }),
+        Computation::BatchSetup(BatchSetupSpec { directories }) => in_roots(assignment, |roots| {
+            make_directories(directories, roots)?;
+            Ok(Conclusion::succeeded(TaskResult { files: directories.clone(), ..TaskResult::default() }))
+        }),
+        Computation::CheckNode => in_roots(assignment, |roots| {
+            let document = Some(roots.mounts().to_json());
+            Ok(Conclusion::succeeded(TaskResult { document, ..TaskResult::default() }))
+        }),
         Computation::SelfTest => match engines::self_test() {
             Ok(()) => Conclusion::succeeded(TaskResult::default()),
             Err(error) => Conclusion::failed(Failure::of(error.fault(), &error)),
         },
         Computation::Nothing => Conclusion::succeeded(TaskResult::default()),
+    };
+    match &conclusion.outcome {
+        // what was not found may lie below a root that has gone meanwhile
+        Outcome::Failed(_) => match opened(&assignment.roots) {
+            Ok(_) => conclusion,
+            Err(error) => Conclusion::of(error.outcome()),
+        },
+        Outcome::Succeeded | Outcome::Cancelled | Outcome::Lost(_) => conclusion,
     }
+}
+
+/// Works below the roots, if they are there.
+fn in_roots(assignment: &Assignment, work: impl FnOnce(&Roots) -> Result<Conclusion, PathError>) -> Conclusion {
+    let done = opened(&assignment.roots).and_then(|roots| work(&roots));
+    done.unwrap_or_else(|error| Conclusion::of(error.outcome()))
 }
 
 impl Conclusion {
@@ -45,7 +65,12 @@ impl Conclusion {
 
     /// Nothing came of it.
     pub fn failed(failure: Failure) -> Self {
-        Self { outcome: Outcome::Failed(failure), result: TaskResult::default() }
+        Self::of(Outcome::Failed(failure))
+    }
+
+    /// It ended so, and left nothing.
+    pub fn of(outcome: Outcome) -> Self {
+        Self { outcome, result: TaskResult::default() }
     }
 }
 
@@ -63,11 +88,11 @@ fn correlate(
     };
     let engine = match engine(assignment, &spec) {
         Ok(engine) => engine,
-        Err(outcome) => return Conclusion { outcome, result: TaskResult::default() },
+        Err(outcome) => return Conclusion::of(outcome),
     };
     let done = match job::run_watched(&spec, engine.as_ref(), observer, watch) {
         Ok(done) => done,
-        Err(error) => return Conclusion { outcome: fault::outcome(&error), result: TaskResult::default() },
+        Err(error) => return Conclusion::of(fault::outcome(&error)),
     };
     if let Err(error) = verify(&done.result, spec.analyses) {
         return Conclusion::failed(Failure::of(Fault::Program, &error));
@@ -124,41 +149,9 @@ fn document(spec: &CorrelateSpec, done: &job::JobOutput) -> String {
     less.document(&spec.raw).to_string()
 }
 
-fn made(directories: &[PathBuf]) -> Conclusion {
-    for directory in directories {
-        if let Err(error) = fs::create_dir_all(directory) {
-            return Conclusion::failed(Failure::new(of_directory(&error), &refused(directory, &error)));
-        }
-    }
-    Conclusion::succeeded(TaskResult { files: directories.to_vec(), ..TaskResult::default() })
-}
-
-fn of_directory(error: &io::Error) -> Fault {
-    // something else has the name
-    if error.kind() == io::ErrorKind::AlreadyExists { Fault::Input } else { fault::of_system(error) }
-}
-
-fn refused(directory: &std::path::Path, error: &io::Error) -> String {
-    format!("cannot create the directory {}: {error}", directory.display())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn directories_are_made_or_the_obstacle_is_named() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (deep, file) = (dir.path().join("a/b/c"), dir.path().join("file"));
-        fs::write(&file, "").expect("written");
-        let over = made(&[deep.clone(), deep.clone()]);
-        assert!(over.outcome == Outcome::Succeeded && deep.is_dir());
-        for obstacle in [file.clone(), file.join("below")] {
-            let Outcome::Failed(failure) = made(std::slice::from_ref(&obstacle)).outcome else { panic!("made") };
-            assert_eq!(failure.fault, Fault::Input);
-            assert!(failure.message().contains(&*obstacle.to_string_lossy()), "{}", failure.message());
-        }
-    }
 
     #[test]
     fn a_document_stays_within_its_bounds() {

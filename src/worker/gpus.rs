@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::assignment::SlotGpu;
+use super::core::Slots;
 use crate::config::endpoint::GpuUse;
 use crate::gpu::health::{self, Era, State, TestOutcome, Wanted};
 use crate::gpu::lock::GpuLock;
@@ -127,6 +128,21 @@ pub struct Test {
     era: Era,
 }
 
+impl Slots for Gpus {
+    fn has_free(&self) -> bool {
+        self.free().is_some()
+    }
+
+    /// A GPU may have turned bad since anybody looked.
+    fn assign(&mut self, attempt: AttemptId) -> Option<AssignedSlot> {
+        let slot = self.free()?;
+        let gpu = self.slots[slot].gpu;
+        let before = gpu.and_then(|gpu| self.seen(gpu));
+        self.slots[slot].occupant = Some(Occupant { attempt, before, remains: None });
+        Some(AssignedSlot { gpu: gpu.map(|gpu| self.own[gpu].slot(self.choice.slots_per_gpu)) })
+    }
+}
+
 impl Gpus {
     /// Slots on the CPU alone.
     fn cpus(choice: Choice) -> Self {
@@ -220,20 +236,6 @@ impl Gpus {
     /// All slots, usable or not.
     pub fn slots(&self) -> u32 {
         self.slots.len() as u32
-    }
-
-    /// Whether an attempt may start.
-    pub fn has_free(&self) -> bool {
-        self.free().is_some()
-    }
-
-    /// Slots an attempt, if there is a slot now: a GPU may have turned bad since anybody looked.
-    pub fn assign(&mut self, attempt: AttemptId) -> Option<AssignedSlot> {
-        let slot = self.free()?;
-        let gpu = self.slots[slot].gpu;
-        let before = gpu.and_then(|gpu| self.seen(gpu));
-        self.slots[slot].occupant = Some(Occupant { attempt, before, remains: None });
-        Some(AssignedSlot { gpu: gpu.map(|gpu| self.own[gpu].slot(self.choice.slots_per_gpu)) })
     }
 
     /// An attempt is over, but its process does not end: the slot is not free before that.
@@ -462,6 +464,7 @@ pub fn verdict(ended: &life::Outcome) -> TestOutcome {
             | Loss::Preempted
             | Loss::NodeLost
             | Loss::Stopped
+            | Loss::Unfit(_)
             | Loss::Crashed,
         ) => TestOutcome::NotRun,
     }

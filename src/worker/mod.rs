@@ -4,6 +4,7 @@
 //! Knows engines and datasets; no command line, no terminal, no wire format.
 
 pub mod assignment;
+mod core;
 pub mod daemon;
 pub mod endpoint_link;
 pub mod execute;

@@ -5,20 +5,22 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::assignment::{Computation, Work};
-use crate::config::endpoint::Site;
-use crate::config::roots::{RawRoots, RootError, Roots};
+use super::assignment::Work;
+use crate::compute::fault;
+pub use crate::config::roots::NodeRoots;
+use crate::config::roots::{AllowedPath, RootError, Roots};
 use crate::dataset::{DatasetError, metadata};
 use crate::task::correlate::CorrelateSpec;
-use crate::task::failure::Fault;
+use crate::task::failure::{Failure, Fault, Lack, Loss, Unfit, chain};
+use crate::task::life::Outcome;
 use crate::task::spec::{CommandSpec, TaskSpec};
 use crate::task::template::{Access, RenderError, Template, Templates};
 
 /// Work that may not be done here.
 #[derive(Debug, Error)]
 pub enum PathError {
-    /// The endpoint's roots are not there: nobody can work on this computer.
-    #[error("the endpoint's roots cannot be used on this computer")]
+    /// The endpoint's roots cannot be used: nobody can work on this node.
+    #[error("the endpoint's roots cannot be used on this node")]
     Roots(#[source] RootError),
     /// A path of the task.
     #[error("{what}")]
@@ -38,23 +40,36 @@ pub enum PathError {
 }
 
 impl PathError {
-    /// Whose fault it is.
-    pub fn fault(&self) -> Fault {
-        match self {
-            Self::Roots(_) => Fault::Program,
-            Self::Path { source: RootError::Look { source, .. }, .. } => crate::compute::fault::of_system(source),
+    /// How it ends an attempt.
+    pub fn outcome(&self) -> Outcome {
+        let fault = match self {
+            Self::Roots(_) | Self::Path { source: RootError::Absent { .. }, .. } => {
+                return Outcome::Lost(Loss::Unfit(Unfit::new(Lack::Root, &chain(self))));
+            }
+            Self::Path { source: RootError::Look { source, .. } | RootError::Make { source, .. }, .. } => {
+                fault::of_system(source)
+            }
             Self::Path { .. } | Self::Metadata(_) | Self::Render(_) => Fault::Input,
-        }
+        };
+        Outcome::Failed(Failure::of(fault, self))
     }
+}
+
+/// Looks at the roots.
+///
+/// # Errors
+/// [`PathError::Roots`].
+pub fn opened(roots: &NodeRoots) -> Result<Roots, PathError> {
+    roots.open().map_err(PathError::Roots)
 }
 
 /// The work of a task at an endpoint: a command has its paths resolved; a computation's are looked at by its executor.
 ///
 /// # Errors
 /// See [`PathError`].
-pub fn work_of(spec: TaskSpec, site: &Site, templates: &Templates) -> Result<Work, PathError> {
+pub fn work_of(spec: TaskSpec, roots: &NodeRoots, templates: &Templates) -> Result<Work, PathError> {
     let spec = match spec {
-        TaskSpec::Command(spec) => TaskSpec::Command(command(spec, site, templates)?),
+        TaskSpec::Command(spec) => TaskSpec::Command(command(spec, roots, templates)?),
         other @ (TaskSpec::Correlate(_) | TaskSpec::BatchSetup(_) | TaskSpec::Nothing) => other,
     };
     Ok(Work::of(spec, templates)?)
@@ -68,33 +83,39 @@ pub fn blocks(spec: &TaskSpec, templates: &Templates) -> bool {
     }
 }
 
-/// Whether a computation's paths may be used.
+/// Holds a correlation's paths against the roots, and makes its output directory.
 ///
 /// # Errors
 /// See [`PathError`].
-pub fn allowed(work: &Computation, roots: &RawRoots) -> Result<(), PathError> {
-    match work {
-        Computation::SelfTest | Computation::Nothing => Ok(()),
-        Computation::BatchSetup(spec) => {
-            let roots = Roots::new(roots).map_err(PathError::Roots)?;
-            spec.directories.iter().try_for_each(|directory| check(&roots, "directory", directory, Access::Write))
-        }
-        Computation::Correlate(spec) => {
-            let roots = Roots::new(roots).map_err(PathError::Roots)?;
-            check(&roots, "raw data", &spec.raw, Access::Read)?;
-            check(&roots, "qmap", &spec.qmap, Access::Read)?;
-            check(&roots, "output", &spec.output, Access::Write)?;
-            match &spec.metadata {
-                Some(metadata) => check(&roots, "metadata", metadata, Access::Read),
-                None => found_metadata(&roots, spec),
-            }
-        }
-    }
+pub fn correlation_allowed(spec: &CorrelateSpec, roots: &Roots) -> Result<(), PathError> {
+    check(roots, "raw data", &spec.raw, Access::Read)?;
+    check(roots, "qmap", &spec.qmap, Access::Read)?;
+    // before anything is made
+    let output = check(roots, "output", &spec.output, Access::Write)?;
+    match &spec.metadata {
+        Some(metadata) => check(roots, "metadata", metadata, Access::Read).map(|_| ()),
+        None => found_metadata(roots, spec),
+    }?;
+    make(roots, "output", &output)
 }
 
-fn command(spec: CommandSpec, site: &Site, templates: &Templates) -> Result<CommandSpec, PathError> {
+/// Makes directories, all of them allowed before the first is made.
+///
+/// # Errors
+/// See [`PathError`].
+pub fn make_directories(directories: &[PathBuf], roots: &Roots) -> Result<(), PathError> {
+    let allowed = directories.iter().map(|directory| check(roots, "directory", directory, Access::Write));
+    let allowed = allowed.collect::<Result<Vec<_>, _>>()?;
+    allowed.iter().try_for_each(|directory| make(roots, "directory", directory))
+}
+
+fn make(roots: &Roots, what: &str, directory: &AllowedPath) -> Result<(), PathError> {
+    roots.make_directory(directory).map_err(|source| PathError::Path { what: what.to_owned(), source })
+}
+
+fn command(spec: CommandSpec, roots: &NodeRoots, templates: &Templates) -> Result<CommandSpec, PathError> {
     let Some(template) = with_paths(&spec, templates) else { return Ok(spec) };
-    let roots = Roots::new(&site.roots).map_err(PathError::Roots)?;
+    let roots = opened(roots)?;
     let mut values = spec.values.clone();
     for (name, access) in template.paths() {
         // a value that is missing is the rendering's to complain about
@@ -114,8 +135,8 @@ fn with_paths<'t>(spec: &CommandSpec, templates: &'t Templates) -> Option<&'t Te
     templates.get(&spec.template).filter(|template| !template.paths().is_empty())
 }
 
-fn check(roots: &Roots, what: &str, path: &Path, access: Access) -> Result<(), PathError> {
-    roots.check(path, access).map(|_| ()).map_err(|source| PathError::Path { what: what.to_owned(), source })
+fn check(roots: &Roots, what: &str, path: &Path, access: Access) -> Result<AllowedPath, PathError> {
+    roots.check(path, access).map_err(|source| PathError::Path { what: what.to_owned(), source })
 }
 
 /// Metadata that is found beside the raw data may be a link: it is looked for here only where a link leads outside.
@@ -129,7 +150,7 @@ fn found_metadata(roots: &Roots, spec: &CorrelateSpec) -> Result<(), PathError> 
         return Ok(());
     }
     let found = metadata::find(&spec.raw, None).map_err(PathError::Metadata)?;
-    check(roots, "metadata", &found.path, Access::Read)
+    check(roots, "metadata", &found.path, Access::Read).map(|_| ())
 }
 
 #[cfg(test)]
@@ -138,13 +159,13 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::task::failure::chain;
-    use crate::task::spec::BatchSetupSpec;
+    use crate::config::endpoint::Site;
+    use crate::config::roots::RawRoots;
     use crate::task::template::RawTemplate;
 
     struct Place {
         dir: tempfile::TempDir,
-        roots: RawRoots,
+        roots: NodeRoots,
     }
 
     impl Place {
@@ -156,18 +177,22 @@ mod tests {
             }
             std::fs::write(at("secret/raw.hdf"), "").expect("written");
             symlink(at("secret"), at("data/way")).expect("a link");
-            let roots = RawRoots { read: vec![at("data")], write: vec![at("out")] };
-            Self { dir, roots }
+            let raw = RawRoots { read: vec![at("data")], write: vec![at("out")] };
+            Self { dir, roots: NodeRoots { raw, mounts: None } }
         }
 
         fn at(&self, name: &str) -> PathBuf {
             self.dir.path().join(name)
         }
 
-        fn refused(&self, work: Computation) -> String {
-            let error = allowed(&work, &self.roots).expect_err("refused");
-            assert_eq!(error.fault(), Fault::Input);
+        fn refused(&self, allowed: Result<(), PathError>) -> String {
+            let error = allowed.expect_err("refused");
+            assert!(matches!(error.outcome(), Outcome::Failed(Failure { fault: Fault::Input, .. })), "{error:?}");
             chain(&error)
+        }
+
+        fn opened(&self) -> Roots {
+            opened(&self.roots).expect("are there")
         }
     }
 
@@ -179,9 +204,10 @@ mod tests {
         let with = |change: &dyn Fn(&mut CorrelateSpec)| {
             let mut spec = spec.clone();
             change(&mut spec);
-            Computation::Correlate(Box::new(spec))
+            correlation_allowed(&spec, &place.opened())
         };
-        allowed(&with(&|_| {}), &place.roots).expect("allowed");
+        with(&|_| {}).expect("allowed");
+        assert!(place.at("out/new").is_dir(), "its output directory is made");
         for (change, words) in [
             (&(|spec: &mut CorrelateSpec| spec.raw = place.at("data/way/raw.hdf")) as &dyn Fn(&mut _), "raw data: "),
             (&|spec: &mut CorrelateSpec| spec.qmap = place.at("data/../secret/q.hdf"), "qmap: "),
@@ -191,9 +217,32 @@ mod tests {
             let error = place.refused(with(change));
             assert!(error.starts_with(words) && error.contains("lies outside"), "{error}");
         }
-        let setup = |directory| Computation::BatchSetup(BatchSetupSpec { directories: vec![directory] });
-        assert!(place.refused(setup(place.at("data/new"))).starts_with("directory: "));
-        allowed(&setup(place.at("out/a/b")), &place.roots).expect("allowed");
+        let setup = |directories: &[PathBuf]| make_directories(directories, &place.opened());
+        assert!(place.refused(setup(&[place.at("out/first"), place.at("data/new")])).starts_with("directory: "));
+        assert!(!place.at("out/first").exists(), "all or none");
+        setup(&[place.at("out/a/b")]).expect("allowed");
+        assert!(place.at("out/a/b").is_dir());
+        std::fs::write(place.at("out/file"), "").expect("written");
+        assert!(place.refused(setup(&[place.at("out/file")])).contains("out/file"));
+    }
+
+    #[test]
+    fn a_root_that_is_gone_is_the_nodes_fault() {
+        let place = Place::new();
+        let roots = place.opened();
+        std::fs::remove_dir_all(place.at("out")).expect("ours");
+        let spec = CorrelateSpec::new(place.at("data/raw.hdf"), place.at("data/q.hdf"), place.at("out/new"));
+        let spec = CorrelateSpec { metadata: Some(place.at("data/meta.hdf")), ..spec };
+        for error in [
+            correlation_allowed(&spec, &roots).expect_err("no root"),
+            make_directories(&[place.at("out/a")], &roots).expect_err("no root"),
+            opened(&place.roots).expect_err("no root"),
+        ] {
+            let Outcome::Lost(Loss::Unfit(unfit)) = error.outcome() else { panic!("{error:?}") };
+            assert_eq!(unfit.lack, Lack::Root);
+            assert!(unfit.message().contains("is not there"), "{}", unfit.message());
+        }
+        assert!(!place.at("out").exists());
     }
 
     #[test]
@@ -207,13 +256,14 @@ mod tests {
             allow_dash: false,
             paths: [("file".to_owned(), Access::Read)].into(),
         };
-        let site = Site { roots: place.roots.clone(), commands: [("plot".parse().expect("a name"), raw)].into() };
+        let commands = [("plot".parse().expect("a name"), raw)].into();
+        let site = Site { roots: place.roots.raw.clone(), commands };
         let templates = site.templates().expect("templates");
         let text = |path: PathBuf| path.to_str().expect("text").to_owned();
         let work = |file: PathBuf| {
             let values = [("file".to_owned(), text(file)), ("title".to_owned(), "/etc/passwd".to_owned())].into();
             let spec = CommandSpec { template: "plot".parse().expect("a name"), values, time_limit: None };
-            work_of(TaskSpec::Command(spec), &site, &templates)
+            work_of(TaskSpec::Command(spec), &place.roots, &templates)
         };
         let Work::Command(command) = work(place.at("data/./x")).expect("allowed") else { panic!("no command") };
         let resolved = text(place.at("data").canonicalize().expect("exists").join("x"));

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use speckled::config::roots::RawRoots;
+use speckled::config::roots::{NodeRoots, RawRoots};
 use speckled::ids::{AttemptId, AttemptNumber};
 use speckled::protocol::session::Progress;
 use speckled::runtime::ids;
@@ -73,7 +73,7 @@ impl Site {
         let id = AttemptId { task: ids::task(), number: AttemptNumber::FIRST };
         let finished = self.executors.run(Attempt { id, work, roots: everywhere(), time_limit }, &slot(), watch).await;
         // the attempt's directory goes with it, a moment later
-        while fs::read_dir(self.dir.path().join("scratch")).expect("a directory").next().is_some() {
+        while fs::read_dir(self.dir.path().join("scratch")).is_ok_and(|mut left| left.next().is_some()) {
             tokio::task::yield_now().await;
         }
         finished
@@ -86,8 +86,8 @@ impl Site {
 }
 
 /// No path is refused.
-pub(crate) fn everywhere() -> RawRoots {
-    RawRoots { read: Vec::new(), write: vec!["/".into()] }
+pub(crate) fn everywhere() -> NodeRoots {
+    NodeRoots { raw: RawRoots { read: Vec::new(), write: vec!["/".into()] }, mounts: None }
 }
 
 /// A small slot.

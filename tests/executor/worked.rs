@@ -4,12 +4,13 @@ use std::fs;
 
 use speckled::dataset::result::verify;
 use speckled::task::correlate::Analyses;
-use speckled::task::failure::{Fault, Loss};
+use speckled::task::failure::{Fault, Lack, Loss};
 use speckled::task::life::Outcome;
 use speckled::task::spec::BatchSetupSpec;
 use speckled::worker::assignment::{Computation, Work};
+use speckled::worker::executor::Finished;
 
-use crate::common::{LONG, Site, correlation, failure, shell, simulated, tail, watched};
+use crate::common::{LONG, PROGRAM, Site, correlation, failure, script, shell, simulated, tail, watched};
 
 #[tokio::test]
 async fn a_correlation_leaves_a_verified_result() {
@@ -105,13 +106,35 @@ async fn memory_beyond_the_slots_is_refused() {
 }
 
 #[tokio::test]
-async fn a_program_that_is_no_executor_crashes() {
+async fn a_program_that_is_no_executor_is_the_nodes_fault() {
     let site = Site::of(LONG, |_| "/bin/echo".into());
     let finished = site.run(Work::Computation(Computation::Nothing)).await;
-    assert_eq!(finished.outcome, Outcome::Lost(Loss::Crashed));
+    assert_eq!(lack(&finished), Lack::Executor);
     assert!(tail(&finished).contains("the executor wrote \"executor\", which is none of its lines"), "{finished:?}");
     let site = Site::of(LONG, |dir| dir.join("missing"));
     let finished = site.run(Work::Computation(Computation::Nothing)).await;
-    assert_eq!(finished.outcome, Outcome::Lost(Loss::Crashed));
+    assert_eq!(lack(&finished), Lack::Executor);
     assert!(tail(&finished).contains("cannot start"), "{finished:?}");
+    // as one that the system's loader does not start
+    let site = Site::of(LONG, |dir| script(dir, "echo no such library >&2; exit 127"));
+    let finished = site.run(Work::Computation(Computation::Nothing)).await;
+    assert_eq!(lack(&finished), Lack::Executor);
+    assert!(tail(&finished).contains("ended with exit code 127 before it began"), "{finished:?}");
+}
+
+#[tokio::test]
+async fn a_scratch_that_cannot_be_used_is_the_nodes_fault() {
+    let site = Site::of(LONG, |dir| {
+        fs::write(dir.join("scratch"), "a file").expect("written");
+        PROGRAM.into()
+    });
+    let finished = site.run(Work::Computation(Computation::Nothing)).await;
+    assert_eq!(lack(&finished), Lack::Scratch);
+    assert!(tail(&finished).contains("cannot create the directory"), "{finished:?}");
+}
+
+/// What the node lacked.
+fn lack(finished: &Finished) -> Lack {
+    let Outcome::Lost(Loss::Unfit(unfit)) = &finished.outcome else { panic!("{finished:?}") };
+    unfit.lack
 }

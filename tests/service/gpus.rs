@@ -67,8 +67,8 @@ async fn a_task_is_given_back_by_a_gpu_that_turns_bad_and_the_gpu_returns_when_i
     site.until(tasks[0], |task| task.state == StateName::Running).await;
 
     gpus.set(gpus.of(&bad), "remapped", "0 1 0 1");
-    let queued = site.until(tasks[0], |task| task.state == StateName::Queued).await;
-    assert_eq!(queued.attempt, 1);
+    // it is given out again at once: that it was queued may not be seen
+    site.until(tasks[0], |task| task.state == StateName::Queued || task.attempt == 2).await;
     let worker = until(&site, |worker| slots(worker) == Some(1));
     let found = worker["gpus"].as_array().expect("a list").iter().find(|gpu| gpu["uuid"] == bad.as_str());
     let found = found.expect("is there");

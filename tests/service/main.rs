@@ -8,6 +8,7 @@ mod faults;
 mod gpus;
 mod proxy;
 mod site;
+mod unfit;
 mod world;
 
 use std::os::unix::fs::PermissionsExt;

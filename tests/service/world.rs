@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use speckled::controller::{Submission, SubmissionTask};
 use speckled::ids::TaskId;
@@ -15,6 +16,9 @@ use speckled::store::TaskFilter;
 use speckled::task::correlate::CorrelateSpec;
 use speckled::task::spec::{CommandSpec, TaskSpec};
 use tempfile::TempDir;
+
+/// Longer than anything takes that tests wait for.
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// A command of the program, without what the tester's environment says of controllers.
 pub(crate) fn speckled(args: &[&str]) -> Command {
@@ -224,6 +228,13 @@ impl Site {
 
     /// Waits until a task is as wanted; a controller that dies meanwhile is the test's to start again.
     pub(crate) async fn until(&self, task: TaskId, wanted: impl Fn(&TaskView) -> bool) -> TaskView {
+        match tokio::time::timeout(LONGEST, self.wait(task, wanted)).await {
+            Ok(found) => found,
+            Err(_) => panic!("it is still {:?}", self.client().await.get(&[task]).await),
+        }
+    }
+
+    async fn wait(&self, task: TaskId, wanted: impl Fn(&TaskView) -> bool) -> TaskView {
         let mut client = self.client().await;
         // first listen, then look: what changes in between is heard
         let mut changes = client.watch(&TaskFilter::default()).await.expect("may");

@@ -14,7 +14,7 @@ use speckled::correlate::result::{Correlation, MultiTau, PixelG2, SaturatedPixel
 use speckled::correlate::scattering::SegmentPlan;
 use speckled::correlate::twotime::{block_means, diagonal_means};
 use speckled::dataset::SourceInfo;
-use speckled::dataset::result::{Provenance, ResultSettings, ResultTarget, ResultWriter};
+use speckled::dataset::result::{Parents, Provenance, ResultSettings, ResultTarget, ResultWriter};
 use speckled::task::correlate::{Analyses, Overwrite};
 
 pub(crate) const SHAPE: Shape = Shape { rows: 24, cols: 32 };
@@ -47,7 +47,8 @@ pub(crate) fn inputs(hash: Hash) -> Inputs {
 }
 
 pub(crate) fn target(inputs: &Inputs) -> ResultTarget {
-    ResultTarget { directory: inputs.dir.path().join("out"), stem: "A0001".to_owned(), overwrite: Overwrite::Number }
+    let directory = inputs.dir.path().join("out");
+    ResultTarget { directory, stem: "A0001".to_owned(), overwrite: Overwrite::Number, parents: Parents::Made }
 }
 
 fn text(value: &str) -> VarLenUnicode {

@@ -42,6 +42,17 @@ pub struct ResultTarget {
     pub stem: String,
     /// What to do when the name is taken.
     pub overwrite: Overwrite,
+    /// Where the directory comes from.
+    pub parents: Parents,
+}
+
+/// Whether a result's directory is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parents {
+    /// With all that are missing above it.
+    Made,
+    /// It is there; what is missing is missing because its file system has gone.
+    Expected,
 }
 
 impl ResultTarget {

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use super::ResultTarget;
 use super::fault::save;
 use super::partial::{self, Claim};
+use super::{Parents, ResultTarget};
 use crate::dataset::DatasetError;
 use crate::dataset::hdf5::library_locks;
 use crate::task::correlate::Overwrite;
@@ -38,7 +38,12 @@ impl Staged {
     /// The system's reason, as read-only or full.
     pub(super) fn create(target: &ResultTarget) -> Result<Self, DatasetError> {
         let planned = target.path(0);
-        fs::create_dir_all(&target.directory).map_err(|e| save("create the directory of", &planned, e))?;
+        match target.parents {
+            Parents::Made => {
+                fs::create_dir_all(&target.directory).map_err(|e| save("create the directory of", &planned, e))?;
+            }
+            Parents::Expected => {}
+        }
         partial::sweep(&target.directory, &target.file_name(0));
         for _ in 0..NAME_ATTEMPTS {
             let path = target.directory.join(partial::new_name(&target.file_name(0)));
@@ -131,7 +136,7 @@ mod tests {
     use super::*;
 
     fn target(directory: &Path, overwrite: Overwrite) -> ResultTarget {
-        ResultTarget { directory: directory.to_owned(), stem: "A0001".to_owned(), overwrite }
+        ResultTarget { directory: directory.to_owned(), stem: "A0001".to_owned(), overwrite, parents: Parents::Made }
     }
 
     fn entries(directory: &Path) -> Vec<String> {

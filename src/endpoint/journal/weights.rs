@@ -33,7 +33,7 @@ impl EntryMark {
             Entry::Handed { attempt, .. } | Entry::Started(attempt) => Self::Changed(*attempt),
             Entry::Reported(reported) => Self::Changed(reported.attempt),
             Entry::Settled(attempts) => Self::Settled(attempts.clone()),
-            Entry::Joined(_) | Entry::Gone(_) => Self::Worker,
+            Entry::Joined(_) | Entry::WorkerEnded { .. } => Self::Worker,
         }
     }
 }

@@ -11,7 +11,11 @@ use crate::endpoint::ledger::tests::{attempt, leased, reported, worker};
 use crate::ids::BlockId;
 use crate::protocol::session::{Credit, Progress};
 use crate::protocol::worker::{Room, WorkerFacts};
+use crate::task::ending::Exit;
 use crate::task::spec::{BatchSetupSpec, TaskSpec};
+
+/// How a worker ends that somebody killed.
+const KILLED: Ending = Ending::Itself(Exit::Signal(9));
 
 const LEASE: Duration = Duration::from_secs(100);
 
@@ -315,7 +319,7 @@ fn what_a_dead_worker_had_is_lost_and_never_given_to_another_here() {
     world.turn();
     world.scheduler.on_worker_message(worker(1), FromWorker::Started(vec![attempt(1, 1)]), world.now);
     world.join(2, 0, vec![]);
-    world.scheduler.worker_ended(worker(1));
+    world.scheduler.worker_ended(worker(1), KILLED);
     world.join(3, 1, vec![]);
     let turn = world.turn();
     let reports = turn.at_once.iter().filter_map(|outgoing| match outgoing {
@@ -324,10 +328,10 @@ fn what_a_dead_worker_had_is_lost_and_never_given_to_another_here() {
     });
     let reports = reports.flatten().collect::<Vec<_>>();
     assert!(
-        matches!(&reports[..], [one] if one.attempt == attempt(1, 1) && one.outcome == Outcome::Lost(Loss::Crashed))
+        matches!(&reports[..], [one] if one.attempt == attempt(1, 1) && one.outcome == Outcome::Lost(Loss::NodeLost))
     );
     assert_eq!(handed(&turn), [(worker(3), attempt(2, 1))], "the one that waited");
-    assert!(turn.entries.contains(&Entry::Gone(worker(1))));
+    assert!(turn.entries.contains(&Entry::WorkerEnded { worker: worker(1), ending: KILLED }));
 }
 
 #[test]
@@ -408,7 +412,7 @@ fn who_leaves_gives_back_what_it_has() {
     world.scheduler.leave();
     let turn = world.turn();
     assert!(turn.at_once.contains(&Outgoing::ToWorker(worker(1), ToWorker::Leave)) && !world.scheduler.idle());
-    world.scheduler.worker_ended(worker(1));
+    world.scheduler.worker_ended(worker(1), KILLED);
     world.take(&[(3, 1)]);
     world.turn();
     let outcomes: BTreeMap<AttemptId, Outcome> =
@@ -500,7 +504,7 @@ fn apply(world: &mut World, step: &Step) {
             world.join(who, 2, has.into_iter().map(|(task, number)| attempt(task, number)).collect())
         }
         Step::HangUp(who) => world.scheduler.worker_disconnected(worker(who), ConnectionId(world.connections), now),
-        Step::Ended(who) => world.scheduler.worker_ended(worker(who)),
+        Step::Ended(who) => world.scheduler.worker_ended(worker(who), KILLED),
         Step::Began(who, task, number) => {
             world.scheduler.on_worker_message(worker(who), FromWorker::Started(vec![attempt(task, number)]), now);
         }

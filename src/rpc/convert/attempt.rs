@@ -4,7 +4,7 @@ use super::{WireError, known, named, required};
 use crate::ids::{AttemptId, AttemptNumber};
 use crate::protocol::session::{Leased, Reported};
 use crate::rpc::wire;
-use crate::task::failure::{Failure, Fault, Loss};
+use crate::task::failure::{Failure, Fault, Lack, Loss, Unfit};
 use crate::task::life::Outcome;
 use crate::task::result::{LARGEST_DOCUMENT, LogTail, TaskResult};
 use crate::task::time::Moment;
@@ -44,6 +44,7 @@ impl TryFrom<wire::Report> for Reported {
             Wire::Failed(failure) => Outcome::Failed(Failure::try_from(failure).map_err(|e| e.within("failed"))?),
             Wire::Cancelled(wire::Cancelled {}) => Outcome::Cancelled,
             Wire::Lost(loss) => Outcome::Lost(known::<wire::Loss>("lost", loss)?.into()),
+            Wire::Unfit(unfit) => Outcome::Lost(Loss::Unfit(Unfit::try_from(unfit)?)),
         };
         let attempt = AttemptId::try_from(required("attempt", attempt)?).map_err(|error| error.within("attempt"))?;
         let result = TaskResult::try_from(result.unwrap_or_default()).map_err(|error| error.within("result"))?;
@@ -59,7 +60,7 @@ impl From<Reported> for wire::Report {
             Outcome::Succeeded => Wire::Succeeded(wire::Succeeded {}),
             Outcome::Failed(failure) => Wire::Failed(failure.into()),
             Outcome::Cancelled => Wire::Cancelled(wire::Cancelled {}),
-            Outcome::Lost(loss) => Wire::Lost(wire::Loss::from(loss).into()),
+            Outcome::Lost(loss) => lost(loss),
         };
         Self { attempt: Some(attempt.into()), outcome: Some(outcome), result: Some(result.into()) }
     }
@@ -109,18 +110,41 @@ impl From<wire::Loss> for Loss {
     }
 }
 
-impl From<Loss> for wire::Loss {
-    fn from(loss: Loss) -> Self {
-        match loss {
-            Loss::LeaseExpired => Self::LeaseExpired,
-            Loss::Returned => Self::Returned,
-            Loss::Walltime => Self::Walltime,
-            Loss::Preempted => Self::Preempted,
-            Loss::NodeLost => Self::NodeLost,
-            Loss::GpuFault => Self::GpuFault,
-            Loss::Stopped => Self::Stopped,
-            Loss::Crashed => Self::Crashed,
+fn lost(loss: Loss) -> wire::report::Outcome {
+    let loss = match loss {
+        Loss::LeaseExpired => wire::Loss::LeaseExpired,
+        Loss::Returned => wire::Loss::Returned,
+        Loss::Walltime => wire::Loss::Walltime,
+        Loss::Preempted => wire::Loss::Preempted,
+        Loss::NodeLost => wire::Loss::NodeLost,
+        Loss::GpuFault => wire::Loss::GpuFault,
+        Loss::Stopped => wire::Loss::Stopped,
+        Loss::Crashed => wire::Loss::Crashed,
+        Loss::Unfit(unfit) => {
+            let lack = match unfit.lack {
+                Lack::Root => wire::Lack::Root,
+                Lack::Scratch => wire::Lack::Scratch,
+                Lack::Executor => wire::Lack::Executor,
+            };
+            let message = unfit.message().to_owned();
+            return wire::report::Outcome::Unfit(wire::Unfit { lack: lack.into(), message });
         }
+    };
+    wire::report::Outcome::Lost(loss.into())
+}
+
+impl TryFrom<wire::Unfit> for Unfit {
+    type Error = WireError;
+
+    fn try_from(unfit: wire::Unfit) -> Result<Self, WireError> {
+        let wire::Unfit { lack, message } = unfit;
+        let lack = match known::<wire::Lack>("unfit.lack", lack)? {
+            wire::Lack::Unspecified => return Err(WireError::new("unfit.lack", "is missing")),
+            wire::Lack::Root => Lack::Root,
+            wire::Lack::Scratch => Lack::Scratch,
+            wire::Lack::Executor => Lack::Executor,
+        };
+        Ok(Self::new(lack, &message))
     }
 }
 
@@ -227,6 +251,9 @@ mod tests {
             Loss::GpuFault,
             Loss::Stopped,
             Loss::Crashed,
+            Loss::Unfit(Unfit::new(Lack::Root, "the root /data is not there")),
+            Loss::Unfit(Unfit::new(Lack::Scratch, "no space")),
+            Loss::Unfit(Unfit::new(Lack::Executor, "cannot start")),
         ];
         let failures = [Fault::Input, Fault::Program, Fault::Deadline, Fault::Crashes];
         let outcomes = [Outcome::Succeeded, Outcome::Cancelled]

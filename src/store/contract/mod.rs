@@ -70,7 +70,7 @@ pub(super) fn attempt(task: u128, number: u32) -> AttemptId {
 }
 
 pub(super) fn report(attempt: AttemptId, outcome: Outcome) -> Report {
-    Report { attempt, outcome, result: TaskResult::default(), retry_at: at(0) }
+    Report { attempt, outcome, result: TaskResult::default() }
 }
 
 pub(super) fn session(number: u128, until: u64) -> EndpointSession {

@@ -217,14 +217,12 @@ async fn take<S: Store>(store: &S, model: &mut Model, next: &mut u128, call: Cal
 }
 
 async fn reported<S: Store>(store: &S, model: &mut Model, reports: Vec<(AttemptId, Outcome)>, now: Moment) {
-    let retry_at = at(now.millis() + 3);
     let result = |attempt: AttemptId| TaskResult { document: Some(attempt.to_string()), ..TaskResult::default() };
     let mut expected = Vec::new();
     for (id, outcome) in &reports {
-        let event = LifeEvent::Report { attempt: id.number, outcome: outcome.clone(), retry_at };
+        let event = LifeEvent::Report { attempt: id.number, outcome: outcome.clone(), now, spread: id.task.spread() };
         expected.push(model.apply(id.task, &event, Some(now), Some(result(*id))));
     }
-    let reports =
-        reports.into_iter().map(|(attempt, outcome)| Report { attempt, outcome, result: result(attempt), retry_at });
+    let reports = reports.into_iter().map(|(attempt, outcome)| Report { attempt, outcome, result: result(attempt) });
     assert_eq!(store.report(reports.collect(), now).await.expect("reports").0, expected);
 }

@@ -61,23 +61,25 @@ pub(in super::super) async fn a_lease_tells_what_is_to_be_done<S: Store>(store: 
         time_limit: Some(Duration::from_millis(1500)),
     };
     let spec = TaskSpec::Command(command);
-    let given = leased(store, vec![NewTask { spec: spec.clone(), deadline: Some(at(50)), ..task(1) }], 9).await;
+    let given = leased(store, vec![NewTask { spec: spec.clone(), deadline: Some(at(50_000)), ..task(1) }], 9).await;
     assert_eq!(given.len(), 1);
     assert_eq!(given[0].attempt, attempt(1, 1));
     assert_eq!(
         (&given[0].spec, given[0].deadline, given[0].until, given[0].crashes),
-        (&spec, Some(at(50)), at(100), 0)
+        (&spec, Some(at(50_000)), at(100), 0)
     );
     let crashed = report(attempt(1, 1), Outcome::Lost(Loss::Crashed));
     store.report(vec![crashed], at(11)).await.expect("reports");
-    let again = store.lease(request(9)).await.expect("leases");
+    assert_eq!(store.lease(request(9)).await.expect("leases"), [], "it waits after a crash");
+    let later = LeaseRequest { now: at(10_000), ..request(9) };
+    let again = store.lease(later).await.expect("leases");
     assert_eq!((again[0].attempt, again[0].crashes), (attempt(1, 2), 1));
 }
 
 pub(in super::super) async fn a_task_waits_for_its_moment<S: Store>(store: &S) {
     leased(store, vec![task(1)], 9).await;
-    let later = Report { retry_at: at(20), ..report(attempt(1, 1), Outcome::Lost(Loss::NodeLost)) };
-    store.report(vec![later], at(11)).await.expect("reports");
+    let lost = report(attempt(1, 1), Outcome::Lost(Loss::NodeLost));
+    store.report(vec![lost], at(20)).await.expect("reports");
     let now = |now| LeaseRequest { now: at(now), ..request(9) };
     assert_eq!(store.lease(now(19)).await.expect("leases"), []);
     assert_eq!(numbers(&store.lease(now(20)).await.expect("leases")), [1]);

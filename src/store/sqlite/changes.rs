@@ -91,8 +91,8 @@ pub(super) fn renew(connection: &Connection, attempts: Vec<AttemptId>, until: Mo
 /// These attempts are over.
 pub(super) fn report(connection: &Connection, reports: Vec<Report>, now: Moment) -> Result<Vec<Changed>, Fault> {
     let over = |report: Report| {
-        let Report { attempt, outcome, result, retry_at } = report;
-        let event = LifeEvent::Report { attempt: attempt.number, outcome, retry_at };
+        let Report { attempt, outcome, result } = report;
+        let event = LifeEvent::Report { attempt: attempt.number, outcome, now, spread: attempt.task.spread() };
         Change { task: attempt.task, event, result: Some(result) }
     };
     change(connection, reports.into_iter().map(over).collect(), Some(now))

@@ -1,10 +1,14 @@
 //! The worker's loop with an endpoint that the test plays, on a clock that stands still.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use super::*;
 use crate::config::endpoint::GpuUse;
 use crate::config::roots::RawRoots;
+use crate::protocol::session::Reported;
+use crate::protocol::worker::Handout;
+use crate::task::spec::TaskSpec;
 use crate::worker::executor::Setup;
 use crate::worker::gpus::Choice;
 

@@ -21,10 +21,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::assignment::{Assignment, SlotGpu, Work};
-use crate::config::roots::RawRoots;
+use crate::config::roots::NodeRoots;
 use crate::ids::{AttemptId, WorkerId};
 use crate::protocol::session::Progress;
-use crate::task::failure::{Failure, Fault, Loss, chain};
+use crate::task::failure::{Failure, Fault, Lack, Loss, Unfit, chain};
 use crate::task::life::Outcome;
 use crate::task::result::TaskResult;
 
@@ -77,7 +77,7 @@ pub struct Attempt {
     /// What it does.
     pub work: Work,
     /// Where it may read and write; a command's paths were held against them already.
-    pub roots: RawRoots,
+    pub roots: NodeRoots,
     /// The longest that it may take; a command has its own limit besides.
     pub time_limit: Option<Duration>,
 }
@@ -147,7 +147,10 @@ impl Executors {
     /// See [`ExecutorError`].
     pub fn start(setup: Setup) -> Result<Self, ExecutorError> {
         for path in [&setup.logs, &setup.scratch] {
-            std::fs::create_dir_all(path).map_err(|source| ExecutorError::Directory { path: path.clone(), source })?;
+            // attempts find out, too, and the node is unfit then
+            if let Err(error) = std::fs::create_dir_all(path) {
+                tracing::warn!(path = %path.display(), %error, "a directory of this worker cannot be made");
+            }
         }
         let spawner = Spawner::start().map_err(ExecutorError::Thread)?;
         Ok(Self { setup: Arc::new(setup), spawner: Arc::new(spawner) })
@@ -188,8 +191,10 @@ impl Executors {
         let running = match self.spawner.spawn(process).await {
             Ok(running) => running,
             Err(StartError::Directory { path, source }) => {
-                log.say(&chain(&ExecutorError::Directory { path, source })).await;
-                return finished(Outcome::Lost(Loss::Crashed), TaskResult::default(), log).await;
+                let words = chain(&ExecutorError::Directory { path, source });
+                log.say(&words).await;
+                let unfit = Unfit::new(Lack::Scratch, &words);
+                return finished(Outcome::Lost(Loss::Unfit(unfit)), TaskResult::default(), log).await;
             }
             Err(StartError::Program { path, source }) => {
                 let words = format!("cannot start {}: {source}", path.display());
@@ -218,12 +223,12 @@ impl Executors {
 impl Finished {
     /// An attempt that never got a process: its task asks for what cannot be.
     pub fn refused(error: &dyn std::error::Error) -> Self {
-        Self::failed(Failure::of(Fault::Input, error))
+        Self::without_process(Outcome::Failed(Failure::of(Fault::Input, error)))
     }
 
-    /// An attempt that never got a process, and why.
-    pub fn failed(failure: Failure) -> Self {
-        Self { outcome: Outcome::Failed(failure), result: TaskResult::default(), remains: None }
+    /// An attempt that never got a process.
+    pub fn without_process(outcome: Outcome) -> Self {
+        Self { outcome, result: TaskResult::default(), remains: None }
     }
 }
 

@@ -4,10 +4,10 @@ use std::io;
 
 use serde_json::{Map, Value};
 
-use super::streams::{Form, Protocol, Words};
+use super::streams::{Begun, Form, Protocol, Words};
 use super::supervise::{Cause, Ended, Status};
-use crate::runtime::process::how;
-use crate::task::failure::{Failure, Fault, Loss};
+use crate::runtime::process::exit;
+use crate::task::failure::{Failure, Fault, Lack, Loss, Unfit};
 use crate::task::life::Outcome;
 use crate::task::result::TaskResult;
 
@@ -19,11 +19,11 @@ pub(super) fn decide(ended: &Ended, form: Form) -> (Outcome, TaskResult, Option<
     }
 }
 
-/// How an attempt ended whose process could not be started. An executor's is the worker's trouble, and counted, so
-/// that it does not go round for ever; a command's is the site's or, if its values are too long, the task's.
+/// How an attempt ended whose process could not be started. That an executor cannot is the node's fault; a command's is
+/// the site's or, if its values are too long, the task's.
 pub(super) fn not_started(form: &Form, error: &io::Error, words: &str) -> Outcome {
     match form {
-        Form::Protocol(_) => Outcome::Lost(Loss::Crashed),
+        Form::Protocol(_) => unfit(words),
         Form::Command(_) if error.kind() == io::ErrorKind::ArgumentListTooLong => {
             Outcome::Failed(Failure::new(Fault::Input, words))
         }
@@ -47,6 +47,7 @@ fn executor(ended: &Ended, protocol: Protocol) -> (Outcome, TaskResult, Option<S
             (outcome, _) => (outcome, over.result, None),
         };
     }
+    let has_code = matches!(&ended.status, Status::Told(status) if status.code().is_some());
     let (outcome, words) = match (protocol.nonsense, ended.cause) {
         (_, Some(Cause::Stop)) => (Outcome::Cancelled, format!("stopped on request; the executor {}", end(ended))),
         (_, Some(Cause::TimeLimit(limit))) => {
@@ -54,10 +55,20 @@ fn executor(ended: &Ended, protocol: Protocol) -> (Outcome, TaskResult, Option<S
             let words = format!("{}; the executor {}", failure.message(), end(ended));
             (Outcome::Failed(failure), words)
         }
-        (Some(nonsense), None) => (Outcome::Lost(Loss::Crashed), nonsense),
+        // another program than this one, or one that the system's loader cannot start
+        (Some(nonsense), None) if protocol.begun == Begun::No => (unfit(&nonsense), nonsense),
+        (None, None) if protocol.begun == Begun::No && has_code => {
+            let words = format!("the executor {} before it began", end(ended));
+            (unfit(&words), words)
+        }
+        (Some(nonsense), None) => (Outcome::Failed(Failure::new(Fault::Program, &nonsense)), nonsense),
         (None, None) => (Outcome::Lost(Loss::Crashed), format!("the executor {} without a result", end(ended))),
     };
     (outcome, TaskResult::default(), Some(words))
+}
+
+fn unfit(words: &str) -> Outcome {
+    Outcome::Lost(Loss::Unfit(Unfit::new(Lack::Executor, words)))
 }
 
 fn command(ended: &Ended, words: Words) -> (Outcome, TaskResult, Option<String>) {
@@ -92,7 +103,7 @@ fn document(line: Vec<u8>) -> Option<String> {
 /// `ended with exit code 3`, `was killed by SIGSEGV`.
 fn end(ended: &Ended) -> String {
     match &ended.status {
-        Status::Told(status) => how(*status),
+        Status::Told(status) => exit(*status).to_string(),
         Status::Untold(error) => format!("ended, nobody knows how ({error})"),
         Status::Remains => "was killed and does not end: the system holds it, as a driver that hangs does".to_owned(),
     }

@@ -56,9 +56,17 @@ pub(super) struct Protocol {
     attempt: AttemptId,
     progress: watch::Sender<Option<Progress>>,
     line: Vec<u8>,
+    pub(super) begun: Begun,
     pub(super) over: Option<Conclusion>,
     /// Why it was no executor's output.
     pub(super) nonsense: Option<String>,
+}
+
+/// Whether an executor has said that it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begun {
+    No,
+    Yes,
 }
 
 /// What a command has said.
@@ -87,7 +95,7 @@ struct Line {
 impl Form {
     /// An executor's.
     pub(super) fn protocol(attempt: AttemptId, progress: watch::Sender<Option<Progress>>) -> Self {
-        Self::Protocol(Protocol { attempt, progress, line: Vec::new(), over: None, nonsense: None })
+        Self::Protocol(Protocol { attempt, progress, line: Vec::new(), begun: Begun::No, over: None, nonsense: None })
     }
 
     /// A command's.
@@ -179,6 +187,7 @@ impl Protocol {
                 let progress = Progress { attempt: self.attempt, step: step.step, done: step.done, total: step.total };
                 self.progress.send_replace(Some(progress));
             }
+            Ok(ExecutorLine::Ready) => self.begun = Begun::Yes,
             Ok(ExecutorLine::Conclusion(over)) => self.over = Some(over),
             Err(error) => {
                 let shown: String = String::from_utf8_lossy(line).chars().take(SHOWN).collect();
@@ -253,7 +262,7 @@ mod tests {
         let text = concat!(
             r#"{"progress":{"step":"correlating","done":1,"total":2}}"#,
             "\n",
-            r#"{"over":{"outcome":"Succeeded","result":{"files":[],"log":null,"document":null}}}"#,
+            r#"{"conclusion":{"outcome":"Succeeded","result":{"files":[],"log":null,"document":null}}}"#,
             "\n",
         );
         for size in [1, 7, 1000] {
