@@ -13,7 +13,9 @@ use super::directory::Entry;
 use super::tasks::at_most;
 use super::{Controller, ControllerError};
 use crate::ids::{AttemptId, EndpointId, SessionId};
-use crate::protocol::session::{Account, CreditChange, FromEndpoint, Leased, Reported, Stop, StopReason, ToEndpoint};
+use crate::protocol::session::{
+    Account, CreditChange, FromEndpoint, Leased, Registration, Reported, Stop, StopReason, ToEndpoint,
+};
 use crate::runtime::tasks::spawn;
 use crate::store::{
     ChangeError, Changed, Claim, EndpointRecord, EndpointSession, LeaseRequest, Page, Report, Role, StateName, Store,
@@ -21,7 +23,6 @@ use crate::store::{
 };
 use crate::task::failure::Loss;
 use crate::task::life::{Life, Outcome, Phase, Wish};
-use crate::task::names::{EndpointName, Group};
 use crate::task::result::TaskResult;
 use crate::task::spec::{Kind, Place};
 
@@ -33,23 +34,6 @@ const MOST_ATTEMPTS: usize = 10_000;
 
 /// Bytes of what an endpoint says of itself: a few hundred blocks and workers.
 const LARGEST_STATUS: usize = 1 << 20;
-
-/// A process that wants to be an endpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Registration {
-    /// Which endpoint.
-    pub endpoint: EndpointId,
-    /// What it is called.
-    pub name: EndpointName,
-    /// Who else may see it and submit to it.
-    pub group: Option<Group>,
-    /// The process.
-    pub session: SessionId,
-    /// Where it runs.
-    pub host: String,
-    /// The endpoint's process before, if that is known to be dead.
-    pub replaces: Option<SessionId>,
-}
 
 /// A session that is open.
 pub struct Session<S> {

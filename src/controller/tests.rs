@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::access::Caller;
 use super::access::testing::caller;
-use super::session::{Registration, Session};
+use super::session::Session;
 use super::*;
 use crate::ids::{ActionId, AttemptId, EndpointId, SessionId, TaskId};
+use crate::protocol::session::Registration;
 use crate::protocol::session::{Credit, FromEndpoint, Progress, Reported, Stop, StopReason, ToEndpoint};
 use crate::runtime::ids;
 use crate::store::{Page, Role, SqliteStore, StateName, TaskFilter, open_sqlite};
@@ -45,7 +46,7 @@ impl World {
             group,
             session: self.session,
             host: "login1".into(),
-            replaces: None,
+            replaces: Vec::new(),
         }
     }
 

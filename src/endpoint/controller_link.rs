@@ -11,10 +11,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::inbox::{Inbox, InboxEvent};
-use crate::ids::{EndpointId, SessionId};
-use crate::protocol::session::{FromEndpoint, ToEndpoint};
+use crate::protocol::session::{FromEndpoint, Registration, ToEndpoint};
 use crate::task::failure::chain;
-use crate::task::names::{EndpointName, Group};
 use crate::task::retry::doubled;
 
 /// Messages that wait for the wire: beyond them the connection is taken for dead and made anew.
@@ -25,23 +23,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 /// The longest pause: a controller that comes back is found before leases run out.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
-/// Who the endpoint says it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Introduction {
-    /// Which endpoint.
-    pub endpoint: EndpointId,
-    /// What it is called.
-    pub name: EndpointName,
-    /// Who else may see it and submit to it.
-    pub group: Option<Group>,
-    /// This process.
-    pub session: SessionId,
-    /// Where it runs.
-    pub host: String,
-    /// The process before, if it is known to be dead.
-    pub replaces: Option<SessionId>,
-}
 
 /// An open session.
 #[derive(Debug)]
@@ -79,14 +60,14 @@ pub trait DialController: Send + Sync + 'static {
     /// Registers and opens a session.
     fn dial(
         &self,
-        introduction: &Introduction,
+        registration: &Registration,
     ) -> impl Future<Output = Result<ControllerConnection, ControllerLinkError>> + Send;
 }
 
 /// Keeps a session open until it is told to stop: the first is `line`, if there is one already.
 pub(super) async fn keep<D: DialController>(
     dial: D,
-    introduction: Introduction,
+    registration: Registration,
     mut line: Option<ControllerConnection>,
     inbox: Inbox,
     stopping: CancellationToken,
@@ -97,7 +78,7 @@ pub(super) async fn keep<D: DialController>(
             Some(line) => Ok(line),
             None => tokio::select! {
                 // a session that is opened and dropped ends by the connection's end
-                opened = dial.dial(&introduction) => opened,
+                opened = dial.dial(&registration) => opened,
                 () = stopping.cancelled() => return,
             },
         };

@@ -14,21 +14,21 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::controller_link::{self, ControllerConnection, ControllerLinkError, DialController, Introduction};
+use super::controller_link::{self, ControllerConnection, ControllerLinkError, DialController};
 use super::inbox::{Inbox, InboxEvent, LeaveMode};
 use super::journal::{AppendMark, Journal, JournalError};
-use super::ledger::Ledger;
+use super::ledger::{Entry, Ledger, OwnSession};
 use super::scheduler::{Outgoing, Scheduler, Service, Turn};
-use super::state_dir::{LastSession, StateDir, StateDirError};
+use super::state_dir::{StateDir, StateDirError};
 use super::status::{ControllerStatus, EndpointStatus, JournalStatus, ServiceStatus, TaskCounts, WorkerStatus};
 use super::supervisor::{Known, Supervisor};
 use super::workers::ConnectionId;
 use crate::config::endpoint::EndpointConfig;
 use crate::ids::{EndpointId, SessionId, WorkerId};
-use crate::protocol::session::{FromEndpoint, ToEndpoint};
+use crate::protocol::session::{FromEndpoint, Registration, ToEndpoint};
 use crate::protocol::worker::ToWorker;
 use crate::runtime::ids;
-use crate::runtime::process::ProcessName;
+use crate::runtime::process::{ProcessName, boot, computer};
 use crate::runtime::tasks::Tasks;
 use crate::task::ending::Ending;
 use crate::task::failure::chain;
@@ -81,9 +81,6 @@ pub enum EndpointError {
     /// Its controller does not want it.
     #[error("the controller refuses this endpoint")]
     Link(#[source] ControllerLinkError),
-    /// This computer's own processes cannot be told apart.
-    #[error("the system does not tell when this process started (/proc)")]
-    Process,
     /// A part of the program failed.
     #[error("a part of the endpoint failed, see its log; workers go on, start it again")]
     Part,
@@ -107,8 +104,16 @@ pub struct Endpoint {
     heard: mpsc::Receiver<InboxEvent>,
     journal: Journal,
     ledger: Ledger,
-    introduction: Introduction,
-    process: ProcessName,
+    registration: Registration,
+    before: Before,
+}
+
+/// Whether all that the process before wrote is in the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Known,
+    /// The computer has started anew since, or this is another one, or there was no process before.
+    Uncertain,
 }
 
 impl Endpoint {
@@ -120,17 +125,22 @@ impl Endpoint {
         let id = state_dir.make()?;
         let (journal, ledger, recovered) = Journal::open(state_dir.directory())?;
         tracing::info!(entries = recovered.entries, cut_bytes = recovered.cut_bytes, "the journal was read");
-        let process = ProcessName::of(std::process::id()).ok_or(EndpointError::Process)?;
-        let session = ids::session();
+        let own = OwnSession { session: ids::session(), host: host.clone(), computer: computer(), boot: boot() };
         // the lock on the journal proves that a process of this computer is dead; of another one it does not
-        let before = state_dir.last_session().filter(|last| last.host == host && last.process.boot == process.boot);
-        let replaces = before.map(|last| last.session);
-        let (name, group) = (config.name.clone(), config.group.clone());
-        let introduction = Introduction { endpoint: id, name, group, session, host: host.clone(), replaces };
+        let of_here = |before: &&OwnSession| before.host == own.host && before.computer == own.computer;
+        let replaces = ledger.sessions().iter().filter(of_here).map(|before| before.session).collect();
+        // what a process before wrote is in the file as long as the computer went on; else the end may be missing
+        let is_whole = ledger.sessions().last().is_some_and(|last| last.boot == own.boot);
+        let (name, group, session) = (config.name.clone(), config.group.clone(), own.session);
+        let registration = Registration { endpoint: id, name, group, session, host: host.clone(), replaces };
+        // before the controller may give it the name: the next process is to know that it is this one's
+        let started = Entry::SessionStarted(own);
+        journal.append(std::slice::from_ref(&started))?;
+        let mut ledger = ledger;
+        let _left = ledger.apply(started);
         let (inbox, heard) = Inbox::new(config.site.clone());
-        let endpoint =
-            Self { state_dir, config, id, session, host, inbox, heard, journal, ledger, introduction, process };
-        Ok(endpoint)
+        let before = if is_whole { Before::Known } else { Before::Uncertain };
+        Ok(Self { state_dir, config, id, session, host, inbox, heard, journal, ledger, registration, before })
     }
 
     /// The way to it.
@@ -143,22 +153,16 @@ impl Endpoint {
     /// # Errors
     /// The controller does not want it, or another process is this endpoint.
     pub async fn introduce<D: DialController>(&self, dial: &D) -> Result<Option<ControllerConnection>, EndpointError> {
-        let line = match dial.dial(&self.introduction).await {
-            Ok(line) => Some(line),
+        match dial.dial(&self.registration).await {
+            Ok(connection) => Ok(Some(connection)),
             Err(error @ ControllerLinkError::Unreachable(_)) => {
                 tracing::warn!(error = chain(&error), "the endpoint starts without its controller");
-                None
+                Ok(None)
             }
             Err(error @ (ControllerLinkError::Held(_) | ControllerLinkError::Refused(_))) => {
-                return Err(EndpointError::Link(error));
+                Err(EndpointError::Link(error))
             }
-        };
-        // from now on a next process may take over the name; before, the last one's session is the one to replace
-        if line.is_some() {
-            let (process, host) = (self.process.clone(), self.host.clone());
-            self.state_dir.keep_session(&LastSession { session: self.session, process, host })?;
         }
-        Ok(line)
     }
 
     /// Runs until it has left. `asked` is cancelled when it is to leave as if told [`LeaveMode::Now`].
@@ -171,8 +175,7 @@ impl Endpoint {
         line: Option<ControllerConnection>,
         asked: CancellationToken,
     ) -> Result<(), EndpointError> {
-        let Self { state_dir, config, id, session, host, inbox, heard, journal, ledger, introduction, process: _ } =
-            self;
+        let Self { state_dir, config, id, session, host, inbox, heard, journal, ledger, registration, before } = self;
         let tasks = Tasks::default();
         let known: Known = ledger
             .workers()
@@ -186,12 +189,11 @@ impl Endpoint {
         });
         tasks.spawn("log sweeper", sweep(state_dir.clone(), config.keep_logs, tasks.stopping()));
         let mut scheduler = Scheduler::new(ledger, Instant::now());
-        // what a process before wrote is in the file as long as the computer went on; else the end may be missing
-        if introduction.replaces.is_none() {
+        if before == Before::Uncertain {
             scheduler.return_waiting();
         }
         let dialling = tasks.stopping().child_token();
-        tasks.spawn("controller link", controller_link::keep(dial, introduction, line, inbox, dialling.clone()));
+        tasks.spawn("controller link", controller_link::keep(dial, registration, line, inbox, dialling.clone()));
         let daemon = Daemon {
             scheduler,
             journal,
@@ -325,7 +327,7 @@ impl Daemon {
                 (self.line, self.abandon) = (Some(say), abandon);
                 self.controller = ControllerState { program: Some(controller), error: None, heartbeat };
                 self.next_beat = now + heartbeat;
-                self.scheduler.session_opened(lease, self.status_text(), now);
+                self.scheduler.session_opened(self.session, lease, self.status_text(), now);
             }
             InboxEvent::Controller(ToEndpoint::Replaced { session: _, host }) => {
                 tracing::error!(host, "another process is this endpoint now");

@@ -19,10 +19,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::ids::{AttemptId, AttemptNumber, BlockId, TaskId, WorkerId};
+use crate::ids::{AttemptId, AttemptNumber, BlockId, SessionId, TaskId, WorkerId};
 use crate::protocol::session::{Leased, Reported};
 use crate::runtime::process::ProcessName;
 use crate::task::ending::Ending;
+
+/// Own processes that are remembered: more than start in a row before a controller answers.
+pub const MOST_SESSIONS: usize = 16;
 
 /// What happens to attempts at an endpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +46,10 @@ pub enum Entry {
     Reported(Reported),
     /// The controller has recorded their reports or does not want them any more: they may be forgotten.
     Settled(Vec<AttemptId>),
+    /// A process of this endpoint started, and will ask for the name; written before it asks.
+    SessionStarted(OwnSession),
+    /// The controller gave it the name: the processes before it have lost it.
+    SessionOpened(SessionId),
     /// A worker is there that was not, or says something else of itself than before.
     Joined(Worker),
     /// A worker has ended, and will not come back.
@@ -52,6 +59,20 @@ pub enum Entry {
         /// How.
         ending: Ending,
     },
+}
+
+/// A process of this endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnSession {
+    /// Its session.
+    pub session: SessionId,
+    /// On which computer.
+    pub host: String,
+    /// What tells this computer from others of its name.
+    pub computer: String,
+    /// Which start of the computer it was.
+    pub boot: String,
 }
 
 /// A worker that may have attempts.
@@ -146,6 +167,8 @@ pub enum LedgerError {
 pub struct Ledger {
     tasks: BTreeMap<TaskId, LedgerRow>,
     workers: BTreeMap<WorkerId, Worker>,
+    /// In the order of their start; the controller may think of any of them that it is the endpoint.
+    sessions: Vec<OwnSession>,
     queues: Queues,
     arrivals: u64,
 }
@@ -191,6 +214,17 @@ impl Ledger {
                 Ok(Vec::new())
             }
             Entry::Settled(attempts) => Ok(attempts.into_iter().filter_map(|attempt| self.forget(attempt)).collect()),
+            Entry::SessionStarted(own) => {
+                self.sessions.push(own);
+                // of more the oldest has lost the name long ago
+                self.sessions.drain(..self.sessions.len().saturating_sub(MOST_SESSIONS));
+                Ok(Vec::new())
+            }
+            Entry::SessionOpened(session) => {
+                let newest = self.sessions.iter().position(|own| own.session == session);
+                self.sessions.drain(..newest.unwrap_or(0));
+                Ok(Vec::new())
+            }
             Entry::Joined(worker) => {
                 self.workers.insert(worker.id, worker);
                 Ok(Vec::new())
@@ -242,6 +276,11 @@ impl Ledger {
         self.tasks.is_empty()
     }
 
+    /// Processes of this endpoint that may have its name at the controller.
+    pub fn sessions(&self) -> &[OwnSession] {
+        &self.sessions
+    }
+
     /// Workers that have joined and may come back.
     pub fn workers(&self) -> impl Iterator<Item = &Worker> {
         self.workers.values()
@@ -254,6 +293,7 @@ impl Ledger {
 
     /// The shortest entries that make this ledger.
     pub fn entries(&self) -> impl Iterator<Item = Entry> {
+        let sessions = self.sessions.iter().cloned().map(Entry::SessionStarted);
         let workers = self.workers.values().cloned().map(Entry::Joined);
         let attempts = self.in_order().into_iter().flat_map(|held| {
             let attempt = held.leased.attempt;
@@ -265,7 +305,7 @@ impl Ledger {
             };
             [Some(Entry::Taken(held.leased.clone())), handed, last].into_iter().flatten()
         });
-        workers.chain(attempts)
+        sessions.chain(workers).chain(attempts)
     }
 
     fn take(&mut self, leased: Leased) -> Result<Option<Held>, LedgerError> {
@@ -347,7 +387,7 @@ impl Queues {
 /// The same workers, and the same attempts at the same stages in the same order; how many there were before does not count.
 impl PartialEq for Ledger {
     fn eq(&self, other: &Self) -> bool {
-        self.in_order() == other.in_order() && self.workers == other.workers
+        self.in_order() == other.in_order() && self.workers == other.workers && self.sessions == other.sessions
     }
 }
 

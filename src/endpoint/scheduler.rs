@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::ledger::{AttemptStage, Entry, Ledger, Worker};
 use super::workers::{ConnectionId, Workers};
-use crate::ids::{AttemptId, WorkerId};
+use crate::ids::{AttemptId, SessionId, WorkerId};
 use crate::protocol::session::{Account, FromEndpoint, Leased, Reported, Stop, StopReason, ToEndpoint};
 use crate::protocol::worker::{FromWorker, Handout, Joining, ToWorker};
 use crate::runtime::lease::Lease;
@@ -140,7 +140,10 @@ impl Scheduler {
     }
 
     /// A session is open; leases last so long. All that the controller may have missed is said again.
-    pub(super) fn session_opened(&mut self, lease: Duration, status: String, now: Instant) {
+    pub(super) fn session_opened(&mut self, own: SessionId, lease: Duration, status: String, now: Instant) {
+        if self.ledger.sessions().first().is_some_and(|first| first.session != own) {
+            self.enter(Entry::SessionOpened(own));
+        }
         self.lasts = lease;
         self.lease.hung_up();
         self.session = Some(Account::default());

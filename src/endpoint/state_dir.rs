@@ -1,4 +1,4 @@
-//! An endpoint's directory: which file is where, who the endpoint is, which process was it last.
+//! An endpoint's directory: which file is where, who the endpoint is.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -6,12 +6,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::ids::{EndpointId, IdError, SessionId};
+use crate::ids::{EndpointId, IdError};
 use crate::runtime::ids;
-use crate::runtime::process::ProcessName;
 
 /// The longest path of a socket (unix(7): 108 bytes with the NUL at its end).
 const LONGEST_SOCKET: usize = 107;
@@ -19,18 +17,6 @@ const LONGEST_SOCKET: usize = 107;
 /// An endpoint's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateDir(PathBuf);
-
-/// The process that was the endpoint last.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LastSession {
-    /// Its session.
-    pub session: SessionId,
-    /// The process.
-    pub process: ProcessName,
-    /// Where it ran.
-    pub host: String,
-}
 
 /// A directory that cannot be used.
 #[derive(Debug, Error)]
@@ -129,20 +115,6 @@ impl StateDir {
         }
     }
 
-    /// The process that was the endpoint last, if that is known.
-    pub fn last_session(&self) -> Option<LastSession> {
-        serde_json::from_slice(&fs::read(self.0.join("session")).ok()?).ok()
-    }
-
-    /// This process is the endpoint now.
-    ///
-    /// # Errors
-    /// The file system refuses.
-    pub fn keep_session(&self, session: &LastSession) -> Result<(), StateDirError> {
-        let text = serde_json::to_vec(session).unwrap_or_default();
-        self.replace("session", &text)
-    }
-
     /// Deletes logs that nobody has written for so long; returns how many. Blocks on the file system.
     ///
     /// # Errors
@@ -181,16 +153,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_keeps_its_id_and_its_session() {
+    fn an_endpoint_keeps_its_id() {
         let dir = tempfile::tempdir().expect("a directory");
         let state_dir = StateDir::new(dir.path().join("deep/polaris"));
         let id = state_dir.make().expect("made");
         assert_eq!(state_dir.make().expect("made before"), id);
-        assert_eq!(state_dir.last_session(), None);
-        let process = ProcessName { pid: 1, started: 2, boot: "b".into() };
-        let last = LastSession { session: ids::session(), process, host: "login1".into() };
-        state_dir.keep_session(&last).expect("kept");
-        assert_eq!(state_dir.last_session(), Some(last));
         fs::write(state_dir.directory().join("id"), "polaris").expect("written");
         assert!(state_dir.id().expect_err("no id").to_string().contains("holds no endpoint id"));
     }

@@ -2,11 +2,29 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{AttemptId, SessionId};
+use crate::ids::{AttemptId, EndpointId, SessionId};
 use crate::task::life::Outcome;
+use crate::task::names::{EndpointName, Group};
 use crate::task::result::TaskResult;
 use crate::task::spec::{ByPlace, Place, TaskSpec};
 use crate::task::time::Moment;
+
+/// A process that wants to be an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// Which endpoint.
+    pub endpoint: EndpointId,
+    /// What it is called.
+    pub name: EndpointName,
+    /// Who else may see it and submit to it.
+    pub group: Option<Group>,
+    /// The process.
+    pub session: SessionId,
+    /// Where it runs.
+    pub host: String,
+    /// Earlier processes of the endpoint that are known to be dead.
+    pub replaces: Vec<SessionId>,
+}
 
 /// A task that was leased.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -9,10 +9,8 @@ use tonic::{Code, Status, Streaming};
 
 use super::client::{Client, ClientError, Target};
 use super::{refuses, version, wire};
-use crate::endpoint::controller_link::{
-    ControllerConnection, ControllerLinkError, DialController, Introduction, MESSAGES,
-};
-use crate::protocol::session::{FromEndpoint, ToEndpoint};
+use crate::endpoint::controller_link::{ControllerConnection, ControllerLinkError, DialController, MESSAGES};
+use crate::protocol::session::{FromEndpoint, Registration, ToEndpoint};
 use crate::runtime::tasks::spawn;
 use crate::task::names::printable;
 
@@ -30,9 +28,9 @@ pub struct ControllerDial {
 }
 
 impl DialController for ControllerDial {
-    async fn dial(&self, introduction: &Introduction) -> Result<ControllerConnection, ControllerLinkError> {
+    async fn dial(&self, registration: &Registration) -> Result<ControllerConnection, ControllerLinkError> {
         let mut client = Client::connect(&self.target).await.map_err(of_client)?;
-        let Introduction { endpoint, name, group, session, host, replaces } = introduction;
+        let Registration { endpoint, name, group, session, host, replaces } = registration;
         let mut request = tonic::Request::new(wire::RegisterRequest {
             versions: Some(version::own()),
             endpoint: endpoint.to_string(),
@@ -40,7 +38,7 @@ impl DialController for ControllerDial {
             group: group.as_ref().map(ToString::to_string).unwrap_or_default(),
             session: session.to_string(),
             host: host.clone(),
-            replaces: replaces.map(|session| session.to_string()).unwrap_or_default(),
+            replaces: replaces.iter().map(ToString::to_string).collect(),
         });
         request.set_timeout(REGISTER);
         let agreed = client.endpoints().register(request).await.map_err(of_status)?.into_inner();

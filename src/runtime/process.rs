@@ -222,7 +222,14 @@ impl Handle {
     }
 }
 
-fn boot() -> String {
+/// What tells this computer from others (machine-id(5)); where it has no such name, only this start of it is told apart.
+pub fn computer() -> String {
+    let id = fs::read_to_string("/etc/machine-id").map(|text| text.trim().to_owned()).unwrap_or_default();
+    if id.is_empty() { boot() } else { id }
+}
+
+/// Which start of the computer this is.
+pub fn boot() -> String {
     fs::read_to_string(BOOT).map(|text| text.trim().to_owned()).unwrap_or_default()
 }
 

@@ -439,13 +439,13 @@ pub trait Store: Send + Sync + 'static {
     fn forget(&self, ended_before: Moment, most: u32) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
     /// Registers an endpoint and claims its name for a session, until the session's moment; from another session only
-    /// if that has run out or is the one that is replaced. The name's owner and group stay those of the first
+    /// if that has run out or is one of those that are replaced. The name's owner and group stay those of the first
     /// registration.
     fn claim(
         &self,
         endpoint: EndpointRecord,
         session: EndpointSession,
-        replaces: Option<SessionId>,
+        replaces: Vec<SessionId>,
         now: Moment,
     ) -> impl Future<Output = Result<Claim, StoreError>> + Send;
 

@@ -54,7 +54,7 @@ impl Endpoint {
             group: String::new(),
             session: self.session.to_string(),
             host: "login1".into(),
-            replaces: String::new(),
+            replaces: Vec::new(),
         };
         client.endpoints().register(request).await.expect("registers");
     }

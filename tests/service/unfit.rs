@@ -217,9 +217,14 @@ async fn an_endpoint_without_its_controller_starts_again_after_kill() {
         site.start_endpoint();
     }
     site.restart_controller();
+    let mut client = site.client().await;
+    let registered =
+        async { while client.list_endpoints().await.expect("may").iter().all(|endpoint| !endpoint.online) {} };
+    tokio::time::timeout(LONG, registered).await.expect("it registers");
+    // it has the name for a minute, and nobody has told it that the process before had it
+    site.endpoint.take().expect("runs").kill();
+    site.start_endpoint();
     let task = site.submit(vec![Site::step("mark")]).await;
     let over = site.until_over(&task).await;
     assert_eq!(over[0].state, StateName::Succeeded, "{over:?}");
-    site.endpoint.take().expect("runs").kill();
-    site.start_endpoint();
 }

@@ -14,8 +14,8 @@ pub(super) enum EntryMark {
     Changed(AttemptId),
     /// They are of no use any more.
     Settled(Vec<AttemptId>),
-    /// About a worker: there are few of them.
-    Worker,
+    /// About workers and own processes: there are few of them.
+    Other,
 }
 
 /// Bytes of the newest attempt of each task.
@@ -33,7 +33,9 @@ impl EntryMark {
             Entry::Handed { attempt, .. } | Entry::Started(attempt) => Self::Changed(*attempt),
             Entry::Reported(reported) => Self::Changed(reported.attempt),
             Entry::Settled(attempts) => Self::Settled(attempts.clone()),
-            Entry::Joined(_) | Entry::WorkerEnded { .. } => Self::Worker,
+            Entry::Joined(_) | Entry::WorkerEnded { .. } | Entry::SessionStarted(_) | Entry::SessionOpened(_) => {
+                Self::Other
+            }
         }
     }
 }
@@ -62,7 +64,7 @@ impl Weights {
                 }
             }
             EntryMark::Settled(attempts) => attempts.iter().for_each(|attempt| self.forget(*attempt)),
-            EntryMark::Worker => {}
+            EntryMark::Other => {}
         }
     }
 
@@ -75,7 +77,7 @@ impl Weights {
     pub(super) fn matters(&self, mark: &EntryMark) -> bool {
         match mark {
             EntryMark::Taken(attempt) | EntryMark::Changed(attempt) => self.tasks.contains_key(&attempt.task),
-            EntryMark::Settled(_) | EntryMark::Worker => true,
+            EntryMark::Settled(_) | EntryMark::Other => true,
         }
     }
 

@@ -63,7 +63,14 @@ pub(in crate::endpoint) fn entry() -> impl Strategy<Value = Entry> {
         2 => prop::collection::vec(id(), 0..4).prop_map(|ids| {
             Entry::Settled(ids.into_iter().map(|(task, number)| attempt(task, number)).collect())
         }),
+        1 => (0..5_u128).prop_map(|number| Entry::SessionStarted(own(number))),
+        1 => (0..5_u128).prop_map(|number| Entry::SessionOpened(own(number).session)),
     ]
+}
+
+fn own(number: u128) -> OwnSession {
+    let session = SessionId::new(Uuid::from_u128(number));
+    OwnSession { session, host: "login1".into(), computer: "c".into(), boot: "b".into() }
 }
 
 fn tasks<'b>(leased: impl Iterator<Item = &'b Leased>) -> Vec<u128> {
@@ -180,12 +187,12 @@ proptest! {
     }
 
     #[test]
-    fn a_book_is_made_again_at_any_moment(entries in prop::collection::vec(entry(), 0..60), at in 0usize..60) {
+    fn a_ledger_is_made_again_at_any_moment(entries in prop::collection::vec(entry(), 0..60), at in 0usize..60) {
         let (first, rest) = entries.split_at(at.min(entries.len()));
         let then = ledger(first.iter().cloned());
         let texts: Vec<_> = then.entries().map(|entry| serde_json::to_string(&entry).expect("json")).collect();
         let shortest: Vec<Entry> = texts.iter().map(|text| serde_json::from_str(text).expect("an entry")).collect();
-        prop_assert!(shortest.len() <= 3 * then.len());
+        prop_assert!(shortest.len() <= 3 * then.len() + then.sessions().len());
         let mut again = Ledger::default();
         for entry in shortest {
             prop_assert!(again.apply(entry).is_ok_and(|left| left.is_empty()));
@@ -206,4 +213,22 @@ proptest! {
         prop_assert_eq!(left.len(), all.len());
         prop_assert!(ledger.is_empty() && is_whole(&ledger));
     }
+}
+
+#[test]
+fn own_sessions_are_remembered_until_a_later_one_is_open() {
+    let mut ledger = Ledger::default();
+    let started = |ledger: &mut Ledger, number| ledger.apply(Entry::SessionStarted(own(number))).expect("applies");
+    for number in 0..MOST_SESSIONS as u128 + 3 {
+        started(&mut ledger, number);
+    }
+    assert_eq!(ledger.sessions().len(), MOST_SESSIONS);
+    assert_eq!(ledger.sessions()[0], own(3), "the oldest are forgotten");
+    let again = ledger.entries().try_fold(Ledger::default(), |mut again, entry| again.apply(entry).map(|_| again));
+    assert_eq!(again.expect("applies"), ledger);
+    ledger.apply(Entry::SessionOpened(own(10).session)).expect("applies");
+    assert_eq!(ledger.sessions()[0], own(10));
+    // one that is not known, as after a journal that was lost
+    ledger.apply(Entry::SessionOpened(own(100).session)).expect("applies");
+    assert_eq!(ledger.sessions()[0], own(10));
 }

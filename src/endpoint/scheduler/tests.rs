@@ -17,6 +17,11 @@ use crate::task::spec::{BatchSetupSpec, TaskSpec};
 /// How a worker ends that somebody killed.
 const KILLED: Ending = Ending::Itself(Exit::Signal(9));
 
+/// This process's session.
+fn own() -> SessionId {
+    SessionId::new(Uuid::from_u128(77))
+}
+
 const LEASE: Duration = Duration::from_secs(100);
 
 /// A scheduler, and what its entries come to.
@@ -37,7 +42,7 @@ impl World {
     /// With a session whose first heartbeat was answered, and a worker.
     fn open(slots: u32) -> Self {
         let mut world = Self::new();
-        world.scheduler.session_opened(LEASE, "{}".into(), world.now);
+        world.scheduler.session_opened(own(), LEASE, "{}".into(), world.now);
         let beat = world.turn();
         let [Outgoing::ToController(number, FromEndpoint::Heartbeat { .. })] = beat.at_once[..] else {
             panic!("{beat:?}")
@@ -391,7 +396,7 @@ fn a_new_session_hears_what_the_last_one_may_have_missed() {
     world.scheduler.session_closed();
     world.over(1, 1, 1);
     assert!(world.turn().at_once.is_empty(), "there is nobody to tell");
-    world.scheduler.session_opened(LEASE, "{}".into(), world.now);
+    world.scheduler.session_opened(own(), LEASE, "{}".into(), world.now);
     let turn = world.turn();
     let said = turn.at_once.iter().filter_map(|outgoing| match outgoing {
         Outgoing::ToController(_, message) => Some(message),
@@ -521,7 +526,7 @@ fn apply(world: &mut World, step: &Step) {
         Step::Recorded(task, number) => {
             world.hear(ToEndpoint::Recorded { number: 0, attempts: vec![attempt(task, number)] });
         }
-        Step::Open => world.scheduler.session_opened(LEASE, "{}".into(), now),
+        Step::Open => world.scheduler.session_opened(own(), LEASE, "{}".into(), now),
         Step::Close => world.scheduler.session_closed(),
         Step::Heartbeat => world.scheduler.beat("{}".into(), now),
         Step::Renew => world.hear(ToEndpoint::Renewed { number: world.number, until: leased(attempt(1, 1)).until }),

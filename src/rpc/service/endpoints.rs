@@ -10,9 +10,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{caller, invalid, refusal};
-use crate::controller::session::{Registration, Session};
+use crate::controller::session::Session;
 use crate::controller::{Acks, Controller, ControllerError};
+use crate::endpoint::ledger::MOST_SESSIONS;
+use crate::ids::SessionId;
+use crate::protocol::session::Registration;
 use crate::protocol::session::ToEndpoint;
+use crate::rpc::convert::WireError;
 use crate::rpc::convert::session::from_endpoint;
 use crate::rpc::convert::{host_name, named, optional, required};
 use crate::rpc::version;
@@ -48,7 +52,7 @@ impl<S: Store> endpoints_server::Endpoints for Endpoints<S> {
             group: optional("group", group).map_err(invalid)?,
             session: named("session", session).map_err(invalid)?,
             host: host_name(&host),
-            replaces: optional("replaces", replaces).map_err(invalid)?,
+            replaces: earlier(replaces).map_err(invalid)?,
         };
         self.controller.register(&caller, registration).await.map_err(refusal)?;
         let policy = self.controller.policy();
@@ -92,6 +96,14 @@ impl<S: Store> endpoints_server::Endpoints for Endpoints<S> {
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
     }
+}
+
+/// The endpoint's dead processes.
+fn earlier(sessions: Vec<String>) -> Result<Vec<SessionId>, WireError> {
+    if sessions.len() > MOST_SESSIONS {
+        return Err(WireError::new("replaces", format!("has more than {MOST_SESSIONS} sessions")));
+    }
+    sessions.into_iter().map(|session| named("replaces", session)).collect()
 }
 
 type Answers = mpsc::Sender<Result<wire::ToEndpoint, Status>>;

@@ -91,7 +91,7 @@ fn register(endpoint: EndpointId, session: SessionId) -> wire::RegisterRequest {
         group: String::new(),
         session: session.to_string(),
         host: "login1".into(),
-        replaces: String::new(),
+        replaces: Vec::new(),
     }
 }
 

@@ -103,7 +103,7 @@ pub(super) fn request(most: u32) -> LeaseRequest {
 
 /// Claims endpoint 1 for session 1, submits the tasks, and leases `most` of them.
 pub(super) async fn leased<S: Store>(store: &S, tasks: Vec<NewTask>, most: u32) -> Vec<Leased> {
-    store.claim(endpoint(1), session(1, 1_000_000), None, at(1)).await.expect("claims");
+    store.claim(endpoint(1), session(1, 1_000_000), Vec::new(), at(1)).await.expect("claims");
     store.submit(tasks).await.expect("submits");
     store.lease(request(most)).await.expect("leases")
 }

@@ -144,7 +144,7 @@ impl Model {
 pub(in super::super) async fn agrees_with_the_model<S: Store>(store: &S, steps: Vec<Step>) {
     let (mut model, mut now, mut next) = (Model::default(), 1, 1);
     for number in [1, 2] {
-        store.claim(endpoint(number), session(number, 1 << 40), None, at(1)).await.expect("claims");
+        store.claim(endpoint(number), session(number, 1 << 40), Vec::new(), at(1)).await.expect("claims");
     }
     for step in steps {
         now += step.passed;

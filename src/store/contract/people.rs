@@ -5,14 +5,15 @@ use crate::ids::TokenId;
 use crate::store::{Claim, Role, TokenRecord};
 
 pub(in super::super) async fn one_session_holds_a_name<S: Store>(store: &S) {
-    let claim = |number, until, now| store.claim(endpoint(1), session(number, until), None, at(now));
+    let claim = |number, until, now| store.claim(endpoint(1), session(number, until), Vec::new(), at(now));
     assert_eq!(claim(1, 50, 10).await.expect("claims"), Claim::Granted);
     assert_eq!(claim(2, 90, 20).await.expect("answers"), Claim::Held(session(1, 50)));
     assert_eq!(claim(1, 60, 30).await.expect("claims"), Claim::Granted, "the same session");
     assert_eq!(claim(2, 90, 59).await.expect("answers"), Claim::Held(session(1, 60)));
     assert_eq!(claim(2, 90, 60).await.expect("claims"), Claim::Granted, "the old one has run out");
     assert_eq!(claim(1, 99, 61).await.expect("answers"), Claim::Held(session(2, 90)));
-    let replace = |number, dead| store.claim(endpoint(1), session(number, 99), Some(session_id(dead)), at(62));
+    let replace =
+        |number, dead| store.claim(endpoint(1), session(number, 99), vec![session_id(99), session_id(dead)], at(62));
     assert_eq!(replace(3, 1).await.expect("answers"), Claim::Held(session(2, 90)), "the dead one is not the holder");
     assert_eq!(replace(3, 2).await.expect("claims"), Claim::Granted, "the holder is known to be dead");
 }
@@ -21,7 +22,7 @@ pub(in super::super) async fn a_beat_renews_only_the_holder<S: Store>(store: &S)
     let beat =
         |number, until, now| store.beat(endpoint_id(1), session(number, until), format!("{{\"now\":{now}}}"), at(now));
     assert_eq!(beat(1, 50, 1).await.expect("answers"), Claim::Open, "nobody claimed it");
-    store.claim(endpoint(1), session(1, 50), None, at(10)).await.expect("claims");
+    store.claim(endpoint(1), session(1, 50), Vec::new(), at(10)).await.expect("claims");
     assert_eq!(beat(1, 70, 20).await.expect("beats"), Claim::Granted);
     assert_eq!(beat(2, 90, 30).await.expect("answers"), Claim::Held(session(1, 70)));
     assert_eq!(beat(2, 90, 80).await.expect("answers"), Claim::Held(session(1, 70)), "a beat takes no name");
@@ -37,20 +38,20 @@ pub(in super::super) async fn a_beat_renews_only_the_holder<S: Store>(store: &S)
 }
 
 pub(in super::super) async fn a_name_is_given_back_by_its_holder<S: Store>(store: &S) {
-    store.claim(endpoint(1), session(1, 500), None, at(10)).await.expect("claims");
+    store.claim(endpoint(1), session(1, 500), Vec::new(), at(10)).await.expect("claims");
     store.release(endpoint_id(1), session_id(2)).await.expect("answers");
     assert_eq!(store.endpoints().await.expect("reads")[0].session, Some(session(1, 500)));
     store.release(endpoint_id(1), session_id(1)).await.expect("releases");
     assert_eq!(store.endpoints().await.expect("reads")[0].session, None);
     let beat = store.beat(endpoint_id(1), session(1, 600), "{}".to_owned(), at(11)).await;
     assert_eq!(beat.expect("answers"), Claim::Open);
-    let claimed = store.claim(endpoint(1), session(2, 600), None, at(11)).await;
+    let claimed = store.claim(endpoint(1), session(2, 600), Vec::new(), at(11)).await;
     assert_eq!(claimed.expect("claims"), Claim::Granted);
 }
 
 pub(in super::super) async fn an_endpoint_keeps_its_first_owner<S: Store>(store: &S) {
-    store.claim(endpoint(2), session(1, 50), None, at(10)).await.expect("claims");
-    store.claim(endpoint(1), session(3, 50), None, at(10)).await.expect("claims");
+    store.claim(endpoint(2), session(1, 50), Vec::new(), at(10)).await.expect("claims");
+    store.claim(endpoint(1), session(3, 50), Vec::new(), at(10)).await.expect("claims");
     let renamed = EndpointRecord {
         name: "a-first".parse().expect("a name"),
         owner: "eve".parse().expect("a subject"),
@@ -58,7 +59,7 @@ pub(in super::super) async fn an_endpoint_keeps_its_first_owner<S: Store>(store:
         status: "[]".to_owned(),
         ..endpoint(2)
     };
-    store.claim(renamed.clone(), session(2, 80), None, at(60)).await.expect("claims");
+    store.claim(renamed.clone(), session(2, 80), Vec::new(), at(60)).await.expect("claims");
     let second = EndpointRecord {
         owner: endpoint(2).owner,
         group: endpoint(2).group,
@@ -74,7 +75,7 @@ pub(in super::super) async fn the_newest_moment_is_known<S: Store>(store: &S) {
     assert_eq!(store.newest().await.expect("reads"), Moment::START);
     store.submit(vec![NewTask { submitted: at(20), ..task(2) }, task(1)]).await.expect("submits");
     assert_eq!(store.newest().await.expect("reads"), at(20));
-    store.claim(endpoint(1), session(1, 50), None, at(30)).await.expect("claims");
+    store.claim(endpoint(1), session(1, 50), Vec::new(), at(30)).await.expect("claims");
     assert_eq!(store.newest().await.expect("reads"), at(30));
     store.submit(vec![NewTask { submitted: at(40), ..task(3) }]).await.expect("submits");
     assert_eq!(store.newest().await.expect("reads"), at(40));

@@ -92,7 +92,7 @@ pub(in super::super) async fn a_task_past_its_deadline_is_not_leased<S: Store>(s
 
 pub(in super::super) async fn only_the_kinds_that_are_asked_for_are_leased<S: Store>(store: &S) {
     let setup = TaskSpec::BatchSetup(BatchSetupSpec { directories: vec!["/data/a".into()] });
-    store.claim(endpoint(1), session(1, 1_000), None, at(1)).await.expect("claims");
+    store.claim(endpoint(1), session(1, 1_000), Vec::new(), at(1)).await.expect("claims");
     store.submit(vec![task(1), NewTask { spec: setup, ..task(2) }, task(3)]).await.expect("submits");
     let of = |kinds| LeaseRequest { kinds, ..request(9) };
     assert_eq!(store.lease(of(vec![Kind::Correlate])).await.expect("leases"), []);
@@ -103,10 +103,10 @@ pub(in super::super) async fn only_the_kinds_that_are_asked_for_are_leased<S: St
 pub(in super::super) async fn only_the_newest_session_leases<S: Store>(store: &S) {
     store.submit(vec![task(1), task(2)]).await.expect("submits");
     assert_eq!(store.lease(request(1)).await.expect("answers"), [], "nobody claimed the name");
-    assert_eq!(store.claim(endpoint(1), session(1, 20), None, at(1)).await.expect("claims"), Claim::Granted);
+    assert_eq!(store.claim(endpoint(1), session(1, 20), Vec::new(), at(1)).await.expect("claims"), Claim::Granted);
     let until = LeaseRequest { now: at(20), ..request(1) };
     assert_eq!(store.lease(until).await.expect("answers"), [], "the session has run out");
-    assert_eq!(store.claim(endpoint(1), session(2, 90), None, at(20)).await.expect("claims"), Claim::Granted);
+    assert_eq!(store.claim(endpoint(1), session(2, 90), Vec::new(), at(20)).await.expect("claims"), Claim::Granted);
     assert_eq!(store.lease(request(1)).await.expect("answers"), [], "a newer session has the name");
     let elsewhere = LeaseRequest { endpoint: endpoint_id(2), session: session_id(2), ..request(9) };
     assert_eq!(store.lease(elsewhere).await.expect("answers"), [], "another endpoint's tasks");

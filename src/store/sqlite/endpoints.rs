@@ -15,12 +15,12 @@ pub(super) fn claim(
     connection: &Connection,
     endpoint: EndpointRecord,
     session: EndpointSession,
-    replaces: Option<SessionId>,
+    replaces: &[SessionId],
     now: Moment,
 ) -> Result<Claim, Fault> {
     if let Some(holder) = holder(connection, endpoint.id)?
         && holder.id != session.id
-        && Some(holder.id) != replaces
+        && !replaces.contains(&holder.id)
         && holder.until > now
     {
         return Ok(Claim::Held(holder));

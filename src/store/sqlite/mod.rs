@@ -215,10 +215,10 @@ impl Store for SqliteStore {
         &self,
         endpoint: EndpointRecord,
         session: EndpointSession,
-        replaces: Option<SessionId>,
+        replaces: Vec<SessionId>,
         now: Moment,
     ) -> Result<Claim, StoreError> {
-        let work = move |connection: &Connection| endpoints::claim(connection, endpoint, session, replaces, now);
+        let work = move |connection: &Connection| endpoints::claim(connection, endpoint, session, &replaces, now);
         self.write("claiming an endpoint's name", ONE, work).await
     }
 

@@ -199,7 +199,7 @@ async fn calls_that_wait_share_a_commit_and_fail_alone() {
 #[tokio::test]
 async fn a_call_of_a_thousand_tasks_is_one_commit() {
     let (store, _folder) = fresh().await;
-    store.claim(endpoint(1), session(1, 1000), None, at(1)).await.expect("claims");
+    store.claim(endpoint(1), session(1, 1000), Vec::new(), at(1)).await.expect("claims");
     let before = commits(&store).await;
     let submitted = store.submit((1..=1000).map(task).collect()).await.expect("submits");
     let leased = store.lease(request(1000)).await.expect("leases");

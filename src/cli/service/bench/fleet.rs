@@ -8,7 +8,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::site::Site;
 use crate::cli::exit::Failure;
 use crate::cli::service::ServiceError;
-use crate::endpoint::controller_link::{ControllerConnection, DialController, Introduction};
+use crate::endpoint::controller_link::{ControllerConnection, DialController};
+use crate::protocol::session::Registration;
 use crate::protocol::session::{Credit, FromEndpoint};
 use crate::rpc::controller_link::ControllerDial;
 use crate::runtime::files::open_as_many_as_allowed;
@@ -24,7 +25,7 @@ pub(super) async fn cores(site: &Site, endpoints: usize, time: Duration) -> Resu
     let tasks = Tasks::default();
     let begun = Instant::now();
     for number in 0..endpoints {
-        let line = dial.dial(&introduction(number)?).await.map_err(|error| ServiceError::Bench(error.to_string()))?;
+        let line = dial.dial(&registration(number)?).await.map_err(|error| ServiceError::Bench(error.to_string()))?;
         let first = line.heartbeat.mul_f64(number as f64 / endpoints as f64);
         let stopping = tasks.stopping();
         tasks.spawn("simulated endpoint", async move {
@@ -39,10 +40,10 @@ pub(super) async fn cores(site: &Site, endpoints: usize, time: Duration) -> Resu
     Ok(after.zip(before).map(|(after, before)| (after - before).as_secs_f64() / took.as_secs_f64()))
 }
 
-fn introduction(number: usize) -> Result<Introduction, ServiceError> {
+fn registration(number: usize) -> Result<Registration, ServiceError> {
     let name: EndpointName = format!("endpoint-{number}").parse().map_err(ServiceError::Name)?;
     let (endpoint, session) = (ids::endpoint(), ids::session());
-    Ok(Introduction { endpoint, name, group: None, session, host: "simulated".into(), replaces: None })
+    Ok(Registration { endpoint, name, group: None, session, host: "simulated".into(), replaces: Vec::new() })
 }
 
 /// Says once what it takes, and then for ever that it is there.

@@ -140,9 +140,7 @@ impl StateDirFailure {
             Self::StateDir(_) | Self::Journal(_) => Exit::Saving,
             Self::Endpoint(EndpointError::StateDir(_) | EndpointError::Journal(_)) => Exit::Saving,
             Self::Endpoint(EndpointError::Link(_) | EndpointError::Replaced { .. }) => Exit::Refused,
-            Self::Endpoint(EndpointError::Process | EndpointError::Part)
-            | Self::NotEnded { .. }
-            | Self::Unwell { .. } => Exit::Processing,
+            Self::Endpoint(EndpointError::Part) | Self::NotEnded { .. } | Self::Unwell { .. } => Exit::Processing,
             Self::NotRunning { .. } | Self::NotStarted { .. } => Exit::Unavailable,
         }
     }
