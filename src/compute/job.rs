@@ -156,23 +156,14 @@ fn watched<T>(watch: &dyn InputWatch, input: Input, read: impl FnOnce() -> T) ->
 /// # Errors
 /// [`JobError`]; no result file is left then.
 pub fn run(job: &CorrelateSpec, engine: &dyn Engine, observer: &dyn Observer) -> Result<JobOutput, JobError> {
-    run_job(job, engine, observer, &Unwatched, Parents::Made)
+    run_watched(job, engine, observer, &Unwatched, Parents::Made)
 }
 
-/// Runs a job whose inputs are watched, and whose output directory is there.
+/// Runs a job whose inputs are watched; its output directory is made, or expected to be there.
 ///
 /// # Errors
 /// As [`run`].
 pub fn run_watched(
-    job: &CorrelateSpec,
-    engine: &dyn Engine,
-    observer: &dyn Observer,
-    watch: &dyn InputWatch,
-) -> Result<JobOutput, JobError> {
-    run_job(job, engine, observer, watch, Parents::Expected)
-}
-
-fn run_job(
     job: &CorrelateSpec,
     engine: &dyn Engine,
     observer: &dyn Observer,

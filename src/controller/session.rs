@@ -18,8 +18,8 @@ use crate::protocol::session::{
 };
 use crate::runtime::tasks::spawn;
 use crate::store::{
-    ChangeError, Changed, Claim, EndpointRecord, EndpointSession, LeaseRequest, Page, Report, Role, StateName, Store,
-    TaskFilter,
+    ChangeError, Changed, Claim, EndpointRecord, EndpointSession, Holder, LeaseRequest, Page, Report, Role, StateName,
+    Store, TaskFilter,
 };
 use crate::task::failure::Loss;
 use crate::task::life::{Life, Outcome, Phase, Wish};
@@ -39,8 +39,10 @@ const LARGEST_STATUS: usize = 1 << 20;
 pub struct Session<S> {
     controller: Arc<Controller<S>>,
     mailbox: Arc<Mailbox>,
-    endpoint: EndpointId,
-    holder: EndpointSession,
+    /// This connection.
+    holder: Holder,
+    /// The process at its other end.
+    process: EndpointSession,
     /// The tasks that were leased in the session, and how many may be.
     account: Account,
     queue: Queue,
@@ -68,8 +70,8 @@ enum Heard {
 
 impl<S> fmt::Debug for Session<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoint, holder, account, .. } = self;
-        f.debug_struct("Session").field("endpoint", endpoint).field("holder", holder).field("account", account).finish()
+        let Self { holder, process, account, .. } = self;
+        f.debug_struct("Session").field("holder", holder).field("process", process).field("account", account).finish()
     }
 }
 
@@ -142,16 +144,15 @@ impl<S: Store> Session<S> {
         if controller.directory.entry(endpoint).is_none_or(|entry| entry.owner != *caller.subject()) {
             return Err(none);
         }
+        // earlier connections are refused from now on
+        let Some(epoch) = controller.store.connect(endpoint, session).await? else { return Err(none) };
+        let holder = Holder { endpoint, epoch };
         let mailbox = controller.bus.open(endpoint);
-        let holder = EndpointSession { id: session, host, until: controller.name_end() };
+        let process = EndpointSession { id: session, host, until: controller.name_end() };
         let (account, known) = (Account::default(), HashSet::new());
         let (queue, heard) = (Queue::Unknown, Heard::Nothing);
-        let (written, records) = Acks::new(Arc::clone(&controller));
-        let session = Self { controller, mailbox, endpoint, holder, account, queue, known, heard, written };
-        match session.controller.store.endpoints().await?.into_iter().find(|record| record.id == endpoint) {
-            Some(EndpointRecord { session: Some(held), .. }) if held.id == session.holder.id => Ok((session, records)),
-            Some(_) | None => Err(none),
-        }
+        let (written, acks) = Acks::new(Arc::clone(&controller));
+        Ok((Self { controller, mailbox, holder, process, account, queue, known, heard, written }, acks))
     }
 
     /// Does what a message asks; returns what is to be answered.
@@ -170,7 +171,8 @@ impl<S: Store> Session<S> {
             FromEndpoint::Heartbeat { status, attempts } => self.beat(number, status, attempts).await,
             FromEndpoint::Started(attempts) => {
                 at_most("attempts", attempts.len(), MOST_ATTEMPTS)?;
-                let changes = self.controller.store.start(attempts.clone(), self.controller.clock.now()).await?;
+                let changes =
+                    self.controller.store.start(self.holder, attempts.clone(), self.controller.clock.now()).await?;
                 Ok(self.settle(&attempts, &changes))
             }
             FromEndpoint::Progress(progress) => {
@@ -210,14 +212,14 @@ impl<S: Store> Session<S> {
     pub async fn close(self) -> Result<(), ControllerError> {
         // a newer session of the same process goes on
         self.is_newest()?;
-        Ok(self.controller.store.release(self.endpoint, self.holder.id).await?)
+        Ok(self.controller.store.release(self.holder.endpoint, self.process.id).await?)
     }
 
     /// A connection that is dead, and nobody has noticed yet, must get no tasks.
     fn is_newest(&self) -> Result<(), ControllerError> {
         match self.mailbox.is_open() {
             true => Ok(()),
-            false => Err(ControllerError::NoSession { endpoint: self.endpoint, session: self.holder.id }),
+            false => Err(ControllerError::NoSession { endpoint: self.holder.endpoint, session: self.process.id }),
         }
     }
 
@@ -226,7 +228,7 @@ impl<S: Store> Session<S> {
     async fn reclaim(&mut self, has: &[AttemptId]) -> Result<(), ControllerError> {
         let has: HashSet<&AttemptId> = has.iter().collect();
         let states = vec![StateName::Leased, StateName::Running];
-        let filter = TaskFilter { endpoint: Some(self.endpoint), states, ..TaskFilter::default() };
+        let filter = TaskFilter { endpoint: Some(self.holder.endpoint), states, ..TaskFilter::default() };
         let mut before = None;
         loop {
             let page = Page { before, most: MOST_ATTEMPTS as u32 };
@@ -241,14 +243,14 @@ impl<S: Store> Session<S> {
             if lost.is_empty() {
                 continue;
             }
-            tracing::info!(endpoint = %self.endpoint, attempts = lost.len(), "attempts that it does not have are given out anew");
+            tracing::info!(endpoint = %self.holder.endpoint, attempts = lost.len(), "attempts that it does not have are given out anew");
             let now = self.controller.clock.now();
             let reports = lost.iter().map(|&attempt| Report {
                 attempt,
                 outcome: Outcome::Lost(Loss::Returned),
                 result: TaskResult::default(),
             });
-            self.controller.store.report(reports.collect(), now).await?;
+            self.controller.store.report(self.holder, reports.collect(), now).await?;
             self.controller.bus.changed(lost.iter().map(|attempt| Change::of(attempt.task)));
         }
     }
@@ -278,8 +280,7 @@ impl<S: Store> Session<S> {
     /// For what there is credit for.
     fn request(&self, place: Place) -> LeaseRequest {
         LeaseRequest {
-            endpoint: self.endpoint,
-            session: self.holder.id,
+            holder: self.holder,
             most: u32::try_from(self.account.left(place)).unwrap_or(u32::MAX),
             kinds: Kind::ALL.into_iter().filter(|kind| kind.place() == place).collect(),
             until: self.controller.lease_end(),
@@ -296,20 +297,20 @@ impl<S: Store> Session<S> {
         at_most("bytes of status", status.len(), LARGEST_STATUS)?;
         at_most("attempts", attempts.len(), MOST_ATTEMPTS)?;
         let now = self.controller.clock.now();
-        self.holder.until = self.controller.name_end();
+        self.process.until = self.controller.name_end();
         let until = self.controller.lease_end();
-        match self.controller.store.beat(self.endpoint, self.holder.clone(), status, now).await? {
+        match self.controller.store.beat(self.holder, self.process.clone(), status, now).await? {
             Claim::Granted => {}
             Claim::Held(held) => return Ok(vec![ToEndpoint::Replaced { session: held.id, host: held.host }]),
             Claim::Open => {
-                return Err(ControllerError::NoSession { endpoint: self.endpoint, session: self.holder.id });
+                return Err(ControllerError::NoSession { endpoint: self.holder.endpoint, session: self.process.id });
             }
         }
         if self.heard == Heard::Nothing {
             self.reclaim(&attempts).await?;
             self.heard = Heard::Heartbeat;
         }
-        let changes = self.controller.store.renew(attempts.clone(), until).await?;
+        let changes = self.controller.store.renew(self.holder, attempts.clone(), until).await?;
         let renewed = std::iter::zip(&attempts, &changes).filter(|(_, changed)| changed.is_ok());
         self.known = renewed.map(|(attempt, _)| *attempt).collect();
         let mut answers = stops(&attempts, &changes);
@@ -325,13 +326,13 @@ impl<S: Store> Session<S> {
         let attempts: Vec<AttemptId> = reports.iter().map(|report| report.attempt).collect();
         let reports =
             reports.into_iter().map(|Reported { attempt, outcome, result }| Report { attempt, outcome, result });
-        let (changes, mark) = self.controller.store.report(reports.collect(), now).await?;
+        let (changes, mark) = self.controller.store.report(self.holder, reports.collect(), now).await?;
         for (attempt, changed) in std::iter::zip(&attempts, &changes) {
             self.known.remove(attempt);
             self.controller.bus.forget_progress(*attempt);
             match changed {
                 Ok(life) => self.nudge_when_due(life),
-                Err(ChangeError::Unknown | ChangeError::Refused(_)) => {}
+                Err(ChangeError::Unknown | ChangeError::Refused(_) | ChangeError::OldEpoch) => {}
                 Err(error @ ChangeError::LargeResult { .. }) => {
                     tracing::warn!(%attempt, %error, "a report was refused");
                 }
@@ -347,7 +348,7 @@ impl<S: Store> Session<S> {
     fn nudge_when_due(&self, life: &Life) {
         let Phase::Queued { not_before } = life.phase else { return };
         let wait = not_before.since(self.controller.clock.now());
-        let (controller, endpoint) = (Arc::clone(&self.controller), self.endpoint);
+        let (controller, endpoint) = (Arc::clone(&self.controller), self.holder.endpoint);
         // ends by itself: a retry's delay is bounded; the session may be another by then
         spawn("retry nudge", async move {
             tokio::time::sleep(wait).await;
@@ -385,6 +386,8 @@ fn stops(attempts: &[AttemptId], changes: &[Changed]) -> Vec<ToEndpoint> {
         Err(ChangeError::Unknown | ChangeError::Refused(_) | ChangeError::LargeResult { .. }) => {
             Some(StopReason::Fenced)
         }
+        // a newer connection knows
+        Err(ChangeError::OldEpoch) => None,
     };
     let stops: Vec<Stop> = std::iter::zip(attempts, changes)
         .filter_map(|(&attempt, changed)| Some(Stop { attempt, reason: reason(changed)? }))

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::ids::{ActionId, AttemptId, EndpointId, SessionId, TaskId, TokenId};
+use crate::ids::{ActionId, AttemptId, EndpointId, Epoch, SessionId, TaskId, TokenId};
 use crate::protocol::session::Leased;
 use crate::task::life::{End, Hold, HoldStage, Life, Limits, Outcome, Phase, Refusal};
 use crate::task::names::{EndpointName, Group, Label, RequestId, Subject};
@@ -81,13 +81,20 @@ pub enum Submitted {
     Conflict(TaskId),
 }
 
+/// Who leases, renews and reports: a connection of an endpoint. Any but the newest is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holder {
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// Its connection.
+    pub epoch: Epoch,
+}
+
 /// How many tasks an endpoint takes, and on what terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseRequest {
     /// Who.
-    pub endpoint: EndpointId,
-    /// Its newest session: older ones get nothing.
-    pub session: SessionId,
+    pub holder: Holder,
     /// At most so many.
     pub most: u32,
     /// Of these kinds; empty = of all.
@@ -132,6 +139,9 @@ pub enum ChangeError {
     /// The event does not apply.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The endpoint has a newer connection.
+    #[error("a newer connection of the endpoint speaks for it")]
+    OldEpoch,
     /// What the attempt left is too large to be kept.
     #[error(
         "the result's document has {bytes} bytes, {LARGEST_DOCUMENT} are allowed; write it to a file and name that"
@@ -385,13 +395,14 @@ pub trait Store: Send + Sync + 'static {
     fn submit(&self, tasks: Vec<NewTask>) -> impl Future<Output = Result<Vec<Submitted>, StoreError>> + Send;
 
     /// Leases queued tasks to an endpoint, by priority and age; not those whose deadline has passed, and none to a
-    /// session that is not the newest or has run out.
+    /// connection that is not the newest, or whose session has run out.
     fn lease(&self, request: LeaseRequest) -> impl Future<Output = Result<Vec<Leased>, StoreError>> + Send;
 
     /// Says that workers began these attempts. When it returns, that is seen by all; the disk takes it with what comes
     /// later, since nothing rests on it.
     fn start(
         &self,
+        holder: Holder,
         attempts: Vec<AttemptId>,
         now: Moment,
     ) -> impl Future<Output = Result<Vec<Changed>, StoreError>> + Send;
@@ -399,6 +410,7 @@ pub trait Store: Send + Sync + 'static {
     /// Renews leases; attempts that come back as an error must be stopped, and so must those whose life wishes it.
     fn renew(
         &self,
+        holder: Holder,
         attempts: Vec<AttemptId>,
         until: Moment,
     ) -> impl Future<Output = Result<Vec<Changed>, StoreError>> + Send;
@@ -407,6 +419,7 @@ pub trait Store: Send + Sync + 'static {
     /// computer: whoever made the reports keeps them until [`Store::on_disk`] has returned for the mark.
     fn report(
         &self,
+        holder: Holder,
         reports: Vec<Report>,
         now: Moment,
     ) -> impl Future<Output = Result<(Vec<Changed>, CommitMark), StoreError>> + Send;
@@ -449,11 +462,19 @@ pub trait Store: Send + Sync + 'static {
         now: Moment,
     ) -> impl Future<Output = Result<Claim, StoreError>> + Send;
 
-    /// Renews a session and keeps what the endpoint says of itself; the claim tells whether it still is the one. A
-    /// session that has run out is renewed too unless another has claimed the name.
-    fn beat(
+    /// Opens a connection of the session that holds the endpoint's name; earlier connections are refused from now on.
+    /// None when another session holds it, or none does.
+    fn connect(
         &self,
         endpoint: EndpointId,
+        session: SessionId,
+    ) -> impl Future<Output = Result<Option<Epoch>, StoreError>> + Send;
+
+    /// Renews a session and keeps what the endpoint says of itself; the claim tells whether it still is the one. A
+    /// session that has run out is renewed too unless another has claimed the name; an old connection renews nothing.
+    fn beat(
+        &self,
+        holder: Holder,
         session: EndpointSession,
         status: String,
         now: Moment,

@@ -110,9 +110,16 @@ pub enum LifeEvent {
         now: Moment,
     },
     /// A worker begins.
-    Start(AttemptNumber),
+    Start {
+        /// Which endpoint says so.
+        endpoint: EndpointId,
+        /// Its attempt.
+        attempt: AttemptNumber,
+    },
     /// The endpoint is alive.
     Renew {
+        /// Which endpoint says so.
+        endpoint: EndpointId,
         /// Its attempt.
         attempt: AttemptNumber,
         /// The lease's new end.
@@ -120,6 +127,8 @@ pub enum LifeEvent {
     },
     /// An attempt is over.
     Report {
+        /// Which endpoint says so.
+        endpoint: EndpointId,
         /// Which.
         attempt: AttemptNumber,
         /// How.
@@ -190,6 +199,9 @@ pub enum Refusal {
         /// The newest.
         newest: Option<AttemptNumber>,
     },
+    /// Another endpoint has the attempt.
+    #[error("another endpoint has the attempt")]
+    Foreign,
     /// The task is held already.
     #[error("the task is held by another attempt")]
     Held,
@@ -231,17 +243,17 @@ impl Life {
                 let retry = Retry { now: *now, spread: 0 };
                 Ok(self.reported(hold, &Outcome::Lost(Loss::LeaseExpired), retry, limits))
             }
-            (_, LifeEvent::Start(attempt)) => {
-                Ok(self.held(Hold { stage: HoldStage::Running, ..*self.holder(*attempt)? }))
+            (_, LifeEvent::Start { endpoint, attempt }) => {
+                Ok(self.held(Hold { stage: HoldStage::Running, ..*self.holder(*endpoint, *attempt)? }))
             }
-            (_, LifeEvent::Renew { attempt, until }) => {
-                let hold = self.holder(*attempt)?;
+            (_, LifeEvent::Renew { endpoint, attempt, until }) => {
+                let hold = self.holder(*endpoint, *attempt)?;
                 // a late message does not shorten a lease
                 Ok(self.held(Hold { until: hold.until.max(*until), ..*hold }))
             }
-            (_, LifeEvent::Report { attempt, outcome, now, spread }) => {
+            (_, LifeEvent::Report { endpoint, attempt, outcome, now, spread }) => {
                 let retry = Retry { now: *now, spread: *spread };
-                Ok(self.reported(self.holder(*attempt)?, outcome, retry, limits))
+                Ok(self.reported(self.holder(*endpoint, *attempt)?, outcome, retry, limits))
             }
         }
     }
@@ -262,10 +274,11 @@ impl Life {
         }
     }
 
-    /// The hold, if it is this attempt's.
-    fn holder(&self, attempt: AttemptNumber) -> Result<&Hold, Refusal> {
+    /// The hold, if it is this attempt's and the endpoint has it: whoever else speaks of an attempt is not believed.
+    fn holder(&self, endpoint: EndpointId, attempt: AttemptNumber) -> Result<&Hold, Refusal> {
         let fenced = Refusal::Fenced { reported: attempt, newest: self.attempt };
-        self.hold().filter(|hold| hold.attempt == attempt).ok_or(fenced)
+        let hold = self.hold().filter(|hold| hold.attempt == attempt).ok_or(fenced)?;
+        if hold.endpoint == endpoint { Ok(hold) } else { Err(Refusal::Foreign) }
     }
 
     fn leased(&self, endpoint: EndpointId, until: Moment) -> Self {
@@ -354,7 +367,7 @@ mod tests {
     }
 
     fn report(number: u32, outcome: Outcome) -> LifeEvent {
-        LifeEvent::Report { attempt: attempt(number), outcome, now: at(0), spread: 0 }
+        LifeEvent::Report { endpoint: endpoint(1), attempt: attempt(number), outcome, now: at(0), spread: 0 }
     }
 
     fn failed(fault: Fault) -> Outcome {
@@ -374,9 +387,17 @@ mod tests {
         let life = after(&[lease(10), LifeEvent::Expire { now: at(10) }, again]);
         let late = life.after(&report(1, Outcome::Succeeded), LIMITS);
         assert_eq!(late, Err(Refusal::Fenced { reported: attempt(1), newest: Some(attempt(2)) }));
-        let done = life.after(&report(2, Outcome::Succeeded), LIMITS).expect("applies");
+        assert_eq!(life.after(&report(2, Outcome::Succeeded), LIMITS), Err(Refusal::Foreign), "endpoint 2 has it");
+        let report = |endpoint| LifeEvent::Report {
+            endpoint,
+            attempt: attempt(2),
+            outcome: Outcome::Succeeded,
+            now: at(0),
+            spread: 0,
+        };
+        let done = life.after(&report(endpoint(2)), LIMITS).expect("applies");
         assert_eq!(done.end(), Some(&End::Succeeded));
-        assert_eq!(done.after(&report(2, Outcome::Succeeded), LIMITS), Err(Refusal::Ended));
+        assert_eq!(done.after(&report(endpoint(2)), LIMITS), Err(Refusal::Ended));
     }
 
     #[test]
@@ -409,7 +430,7 @@ mod tests {
         let again = |life: &Life, outcome| {
             let life = life.after(&lease(10), LIMITS).expect("leases");
             let attempt = life.attempt.expect("leased");
-            let event = LifeEvent::Report { attempt, outcome, now: LATER, spread: 255 };
+            let event = LifeEvent::Report { endpoint: endpoint(1), attempt, outcome, now: LATER, spread: 255 };
             life.after(&event, LIMITS).expect("reports")
         };
         let mut life = Life::new(at(0));
@@ -444,7 +465,8 @@ mod tests {
     #[test]
     fn cancelling_ends_a_queued_task_and_asks_a_held_one() {
         assert_eq!(after(&[LifeEvent::Cancel]).end(), Some(&End::Cancelled));
-        let asked = after(&[lease(10), LifeEvent::Start(attempt(1)), LifeEvent::Cancel]);
+        let asked =
+            after(&[lease(10), LifeEvent::Start { endpoint: endpoint(1), attempt: attempt(1) }, LifeEvent::Cancel]);
         assert_eq!(asked.hold().map(|hold| (hold.wish, hold.stage)), Some((Wish::Cancel, HoldStage::Running)));
         for outcome in [Outcome::Cancelled, failed(Fault::Program), Outcome::Lost(Loss::NodeLost)] {
             let ended = asked.after(&report(1, outcome), LIMITS).expect("reports");
@@ -488,13 +510,20 @@ mod tests {
 
     fn event() -> impl Strategy<Value = LifeEvent> {
         let number = 1u32..12;
+        let who = || prop_oneof![4 => Just(endpoint(1)), 1 => Just(endpoint(2))];
         prop_oneof![
-            8 => (1u128..3, 0u64..100, 0u64..50)
-                .prop_map(|(e, until, now)| LifeEvent::Lease { endpoint: endpoint(e), until: at(until), now: at(now) }),
-            3 => number.clone().prop_map(|n| LifeEvent::Start(attempt(n))),
-            3 => (number.clone(), 0u64..100).prop_map(|(n, until)| LifeEvent::Renew { attempt: attempt(n), until: at(until) }),
-            6 => (number, outcome(), 0u64..30)
-                .prop_map(|(n, outcome, now)| LifeEvent::Report { attempt: attempt(n), outcome, now: at(now), spread: n as u8 }),
+            8 => (who(), 0u64..100, 0u64..50)
+                .prop_map(|(endpoint, until, now)| LifeEvent::Lease { endpoint, until: at(until), now: at(now) }),
+            3 => (number.clone(), who()).prop_map(|(n, endpoint)| LifeEvent::Start { endpoint, attempt: attempt(n) }),
+            3 => (number.clone(), who(), 0u64..100)
+                .prop_map(|(n, endpoint, until)| LifeEvent::Renew { endpoint, attempt: attempt(n), until: at(until) }),
+            6 => (number, who(), outcome(), 0u64..30).prop_map(|(n, endpoint, outcome, now)| LifeEvent::Report {
+                endpoint,
+                attempt: attempt(n),
+                outcome,
+                now: at(now),
+                spread: n as u8,
+            }),
             3 => (0u64..100).prop_map(|now| LifeEvent::Expire { now: at(now) }),
             1 => Just(LifeEvent::Cancel),
             1 => Just(LifeEvent::Deadline),
@@ -517,8 +546,11 @@ mod tests {
                 // a hold is always of the newest attempt
                 prop_assert!(next.hold().is_none_or(|hold| Some(hold.attempt) == next.attempt));
                 // only the holder is heard
-                if let LifeEvent::Report { attempt, .. } | LifeEvent::Renew { attempt, .. } | LifeEvent::Start(attempt) = &event {
-                    prop_assert_eq!(Some(*attempt), life.hold().map(|hold| hold.attempt));
+                if let LifeEvent::Report { endpoint, attempt, .. }
+                | LifeEvent::Renew { endpoint, attempt, .. }
+                | LifeEvent::Start { endpoint, attempt } = &event
+                {
+                    prop_assert_eq!(Some((*endpoint, *attempt)), life.hold().map(|hold| (hold.endpoint, hold.attempt)));
                 }
                 // limits hold, and losses cost nothing
                 prop_assert!(next.failures <= LIMITS.retries && next.crashes <= LIMITS.crashes);

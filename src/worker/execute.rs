@@ -8,7 +8,7 @@ use crate::compute::engines;
 use crate::compute::fault;
 use crate::compute::job::{self, InputWatch};
 use crate::config::roots::Roots;
-use crate::dataset::result::verify;
+use crate::dataset::result::{Parents, verify};
 use crate::engine::{Engine, Observer};
 use crate::task::correlate::CorrelateSpec;
 use crate::task::failure::{Failure, Fault, Loss};
@@ -90,7 +90,7 @@ fn correlate(
         Ok(engine) => engine,
         Err(outcome) => return Conclusion::of(outcome),
     };
-    let done = match job::run_watched(&spec, engine.as_ref(), observer, watch) {
+    let done = match job::run_watched(&spec, engine.as_ref(), observer, watch, Parents::Expected) {
         Ok(done) => done,
         Err(error) => return Conclusion::of(fault::outcome(&error)),
     };

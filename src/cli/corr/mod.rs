@@ -13,6 +13,7 @@ use super::output::{self, Form};
 use super::progress::{Display, Progress};
 use crate::compute::engines::{self, Chosen};
 use crate::compute::job::{self, JobError, JobOutput};
+use crate::dataset::result::Parents;
 use crate::engine::Engine;
 use crate::gpu::lock::GpuLock;
 use crate::task::correlate::CorrelateSpec;
@@ -120,7 +121,7 @@ fn correlate(
     let display = if form == Form::Human { Display::Automatic } else { Display::Off };
     let progress = Progress::new(display, interrupt.clone());
     tracing::info!(raw = %job.raw.display(), engine = engine.name(), device = engine.device(), "job begins");
-    let outcome = job::run_watched(job, engine, &progress, watchdog);
+    let outcome = job::run_watched(job, engine, &progress, watchdog, Parents::Made);
     progress.finish();
     Ok(outcome?)
 }

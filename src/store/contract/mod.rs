@@ -13,8 +13,8 @@ pub(super) use work::*;
 
 use uuid::Uuid;
 
-use super::{EndpointRecord, EndpointSession, LeaseRequest, Leased, NewTask, Report, Store, TaskResult};
-use crate::ids::{ActionId, AttemptId, AttemptNumber, EndpointId, SessionId, TaskId};
+use super::{EndpointRecord, EndpointSession, Holder, LeaseRequest, Leased, NewTask, Report, Store, TaskResult};
+use crate::ids::{ActionId, AttemptId, AttemptNumber, EndpointId, Epoch, SessionId, TaskId};
 use crate::task::life::{Limits, Outcome};
 use crate::task::spec::TaskSpec;
 use crate::task::time::Moment;
@@ -89,16 +89,14 @@ pub(super) fn endpoint(number: u128) -> EndpointRecord {
     }
 }
 
-/// A lease for session 1 of endpoint 1 at moment 10, until 100.
+/// The first connection of an endpoint: that of its first claim.
+pub(super) fn holder(number: u128) -> Holder {
+    Holder { endpoint: endpoint_id(number), epoch: Epoch::new(1) }
+}
+
+/// A lease for the first connection of endpoint 1 at moment 10, until 100.
 pub(super) fn request(most: u32) -> LeaseRequest {
-    LeaseRequest {
-        endpoint: endpoint_id(1),
-        session: session_id(1),
-        most,
-        kinds: Vec::new(),
-        until: at(100),
-        now: at(10),
-    }
+    LeaseRequest { holder: holder(1), most, kinds: Vec::new(), until: at(100), now: at(10) }
 }
 
 /// Claims endpoint 1 for session 1, submits the tasks, and leases `most` of them.

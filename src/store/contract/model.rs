@@ -24,9 +24,9 @@ pub(in super::super) struct Step {
 enum Call {
     Submit { endpoint: u128, priority: i32, request: Option<u8>, deadline: Option<u64>, retries: u32 },
     Lease { endpoint: u128, most: u32, lasts: u64 },
-    Start(Vec<AttemptId>),
-    Renew(Vec<AttemptId>, u64),
-    Report(Vec<(AttemptId, Outcome)>),
+    Start(u128, Vec<AttemptId>),
+    Renew(u128, Vec<AttemptId>, u64),
+    Report(u128, Vec<(AttemptId, Outcome)>),
     Cancel(Vec<TaskId>),
     Expire,
     Forget(u64),
@@ -46,9 +46,10 @@ fn call() -> impl Strategy<Value = Call> {
             Call::Submit { endpoint, priority, request, deadline, retries }
         }),
         6 => (1u128..3, 0u32..4, 1u64..30).prop_map(|(endpoint, most, lasts)| Call::Lease { endpoint, most, lasts }),
-        2 => attempts().prop_map(Call::Start),
-        2 => (attempts(), 0u64..60).prop_map(|(attempts, lasts)| Call::Renew(attempts, lasts)),
-        6 => prop::collection::vec((some_attempt(), outcome()), 0..5).prop_map(Call::Report),
+        2 => (1u128..3, attempts()).prop_map(|(by, attempts)| Call::Start(by, attempts)),
+        2 => (1u128..3, attempts(), 0u64..60).prop_map(|(by, attempts, lasts)| Call::Renew(by, attempts, lasts)),
+        6 => (1u128..3, prop::collection::vec((some_attempt(), outcome()), 0..5))
+            .prop_map(|(by, reports)| Call::Report(by, reports)),
         1 => prop::collection::vec((1..=TASKS).prop_map(task_id), 0..3).prop_map(Call::Cancel),
         3 => Just(Call::Expire),
         1 => (0u64..60).prop_map(Call::Forget),
@@ -85,7 +86,7 @@ impl Model {
     }
 
     fn lease(&mut self, request: &LeaseRequest) -> Vec<(AttemptId, Moment)> {
-        let &LeaseRequest { endpoint, most, until, now, .. } = request;
+        let &LeaseRequest { holder: Holder { endpoint, .. }, most, until, now, .. } = request;
         let due = |record: &TaskRecord| record.task.deadline.is_none_or(|deadline| deadline > now);
         let waits =
             |record: &TaskRecord| matches!(record.life.phase, Phase::Queued { not_before } if not_before <= now);
@@ -181,25 +182,25 @@ async fn take<S: Store>(store: &S, model: &mut Model, next: &mut u128, call: Cal
         }
         Call::Lease { endpoint, most, lasts } => {
             let until = at(now.millis() + lasts);
-            let session = session_id(endpoint);
-            let request = LeaseRequest { endpoint: endpoint_id(endpoint), session, until, now, ..request(most) };
+            let request = LeaseRequest { holder: holder(endpoint), until, now, ..request(most) };
             let leased = store.lease(request.clone()).await.expect("leases");
             let given: Vec<_> = leased.iter().map(|leased| (leased.attempt, leased.until)).collect();
             assert_eq!(given, model.lease(&request));
         }
-        Call::Start(attempts) => {
-            let apply = |id: &AttemptId| model.apply(id.task, &LifeEvent::Start(id.number), Some(now), None);
+        Call::Start(by, attempts) => {
+            let event = |id: &AttemptId| LifeEvent::Start { endpoint: endpoint_id(by), attempt: id.number };
+            let apply = |id: &AttemptId| model.apply(id.task, &event(id), Some(now), None);
             let expected: Vec<_> = attempts.iter().map(apply).collect();
-            assert_eq!(store.start(attempts, now).await.expect("starts"), expected);
+            assert_eq!(store.start(holder(by), attempts, now).await.expect("starts"), expected);
         }
-        Call::Renew(attempts, lasts) => {
-            let until = at(now.millis() + lasts);
-            let apply =
-                |id: &AttemptId| model.apply(id.task, &LifeEvent::Renew { attempt: id.number, until }, None, None);
+        Call::Renew(by, attempts, lasts) => {
+            let (until, endpoint) = (at(now.millis() + lasts), endpoint_id(by));
+            let event = |id: &AttemptId| LifeEvent::Renew { endpoint, attempt: id.number, until };
+            let apply = |id: &AttemptId| model.apply(id.task, &event(id), None, None);
             let expected: Vec<_> = attempts.iter().map(apply).collect();
-            assert_eq!(store.renew(attempts, until).await.expect("renews"), expected);
+            assert_eq!(store.renew(holder(by), attempts, until).await.expect("renews"), expected);
         }
-        Call::Report(reports) => reported(store, model, reports, now).await,
+        Call::Report(by, reports) => reported(store, model, by, reports, now).await,
         Call::Cancel(tasks) => {
             let expected: Vec<_> =
                 tasks.iter().map(|id| model.apply(*id, &LifeEvent::Cancel, Some(now), None)).collect();
@@ -216,13 +217,15 @@ async fn take<S: Store>(store: &S, model: &mut Model, next: &mut u128, call: Cal
     }
 }
 
-async fn reported<S: Store>(store: &S, model: &mut Model, reports: Vec<(AttemptId, Outcome)>, now: Moment) {
+async fn reported<S: Store>(store: &S, model: &mut Model, by: u128, reports: Vec<(AttemptId, Outcome)>, now: Moment) {
     let result = |attempt: AttemptId| TaskResult { document: Some(attempt.to_string()), ..TaskResult::default() };
     let mut expected = Vec::new();
     for (id, outcome) in &reports {
-        let event = LifeEvent::Report { attempt: id.number, outcome: outcome.clone(), now, spread: id.task.spread() };
+        let endpoint = endpoint_id(by);
+        let event =
+            LifeEvent::Report { endpoint, attempt: id.number, outcome: outcome.clone(), now, spread: id.task.spread() };
         expected.push(model.apply(id.task, &event, Some(now), Some(result(*id))));
     }
     let reports = reports.into_iter().map(|(attempt, outcome)| Report { attempt, outcome, result: result(attempt) });
-    assert_eq!(store.report(reports.collect(), now).await.expect("reports").0, expected);
+    assert_eq!(store.report(holder(by), reports.collect(), now).await.expect("reports").0, expected);
 }

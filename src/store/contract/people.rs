@@ -20,7 +20,7 @@ pub(in super::super) async fn one_session_holds_a_name<S: Store>(store: &S) {
 
 pub(in super::super) async fn a_beat_renews_only_the_holder<S: Store>(store: &S) {
     let beat =
-        |number, until, now| store.beat(endpoint_id(1), session(number, until), format!("{{\"now\":{now}}}"), at(now));
+        |number, until, now| store.beat(holder(1), session(number, until), format!("{{\"now\":{now}}}"), at(now));
     assert_eq!(beat(1, 50, 1).await.expect("answers"), Claim::Open, "nobody claimed it");
     store.claim(endpoint(1), session(1, 50), Vec::new(), at(10)).await.expect("claims");
     assert_eq!(beat(1, 70, 20).await.expect("beats"), Claim::Granted);
@@ -43,7 +43,7 @@ pub(in super::super) async fn a_name_is_given_back_by_its_holder<S: Store>(store
     assert_eq!(store.endpoints().await.expect("reads")[0].session, Some(session(1, 500)));
     store.release(endpoint_id(1), session_id(1)).await.expect("releases");
     assert_eq!(store.endpoints().await.expect("reads")[0].session, None);
-    let beat = store.beat(endpoint_id(1), session(1, 600), "{}".to_owned(), at(11)).await;
+    let beat = store.beat(holder(1), session(1, 600), "{}".to_owned(), at(11)).await;
     assert_eq!(beat.expect("answers"), Claim::Open);
     let claimed = store.claim(endpoint(1), session(2, 600), Vec::new(), at(11)).await;
     assert_eq!(claimed.expect("claims"), Claim::Granted);

@@ -87,7 +87,10 @@ pub(in super::super) async fn lists_come_in_pages<S: Store>(store: &S) {
 pub(in super::super) async fn tasks_are_forgotten_when_they_ended_long_ago<S: Store>(store: &S) {
     leased(store, (1..=5).map(task).collect(), 4).await;
     for (number, moment) in [(1, 20), (2, 21), (3, 22)] {
-        store.report(vec![report(attempt(number, 1), Outcome::Succeeded)], at(moment)).await.expect("reports");
+        store
+            .report(holder(1), vec![report(attempt(number, 1), Outcome::Succeeded)], at(moment))
+            .await
+            .expect("reports");
     }
     assert_eq!(store.forget(at(20), 9).await.expect("forgets"), 0);
     assert_eq!(store.forget(at(23), 1).await.expect("forgets"), 1);

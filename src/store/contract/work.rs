@@ -69,7 +69,7 @@ pub(in super::super) async fn a_lease_tells_what_is_to_be_done<S: Store>(store: 
         (&spec, Some(at(50_000)), at(100), 0)
     );
     let crashed = report(attempt(1, 1), Outcome::Lost(Loss::Crashed));
-    store.report(vec![crashed], at(11)).await.expect("reports");
+    store.report(holder(1), vec![crashed], at(11)).await.expect("reports");
     assert_eq!(store.lease(request(9)).await.expect("leases"), [], "it waits after a crash");
     let later = LeaseRequest { now: at(10_000), ..request(9) };
     let again = store.lease(later).await.expect("leases");
@@ -79,7 +79,7 @@ pub(in super::super) async fn a_lease_tells_what_is_to_be_done<S: Store>(store: 
 pub(in super::super) async fn a_task_waits_for_its_moment<S: Store>(store: &S) {
     leased(store, vec![task(1)], 9).await;
     let lost = report(attempt(1, 1), Outcome::Lost(Loss::NodeLost));
-    store.report(vec![lost], at(20)).await.expect("reports");
+    store.report(holder(1), vec![lost], at(20)).await.expect("reports");
     let now = |now| LeaseRequest { now: at(now), ..request(9) };
     assert_eq!(store.lease(now(19)).await.expect("leases"), []);
     assert_eq!(numbers(&store.lease(now(20)).await.expect("leases")), [1]);
@@ -108,23 +108,54 @@ pub(in super::super) async fn only_the_newest_session_leases<S: Store>(store: &S
     assert_eq!(store.lease(until).await.expect("answers"), [], "the session has run out");
     assert_eq!(store.claim(endpoint(1), session(2, 90), Vec::new(), at(20)).await.expect("claims"), Claim::Granted);
     assert_eq!(store.lease(request(1)).await.expect("answers"), [], "a newer session has the name");
-    let elsewhere = LeaseRequest { endpoint: endpoint_id(2), session: session_id(2), ..request(9) };
+    let elsewhere = LeaseRequest { holder: Holder { endpoint: endpoint_id(2), epoch: Epoch::new(1) }, ..request(9) };
     assert_eq!(store.lease(elsewhere).await.expect("answers"), [], "another endpoint's tasks");
-    let newest = LeaseRequest { session: session_id(2), ..request(9) };
+    let newest = LeaseRequest { holder: Holder { epoch: Epoch::new(2), ..holder(1) }, ..request(9) };
     assert_eq!(numbers(&store.lease(newest).await.expect("leases")), [1, 2]);
+}
+
+/// Connections of one process, and of another endpoint: only the newest of the endpoint that has an attempt is heard.
+pub(in super::super) async fn only_the_newest_connection_speaks<S: Store>(store: &S) {
+    leased(store, (1..=3).map(task).collect(), 2).await;
+    assert_eq!(store.connect(endpoint_id(1), session_id(2)).await.expect("answers"), None, "another session holds it");
+    assert_eq!(store.connect(endpoint_id(2), session_id(1)).await.expect("answers"), None, "nobody is it");
+    let second = store.connect(endpoint_id(1), session_id(1)).await.expect("opens").expect("it holds the name");
+    assert!(second > holder(1).epoch);
+    let (old, new) = (holder(1), Holder { epoch: second, ..holder(1) });
+    store.claim(endpoint(2), session(7, 1_000_000), Vec::new(), at(1)).await.expect("claims");
+    let foreign = holder(2);
+    let attempts = vec![attempt(1, 1), attempt(2, 1)];
+    let before = store.get(vec![task_id(1), task_id(2), task_id(3)]).await.expect("reads");
+    let succeeded = || attempts.iter().map(|id| report(*id, Outcome::Succeeded)).collect::<Vec<_>>();
+    for (by, refusal) in [(old, ChangeError::OldEpoch), (foreign, ChangeError::Refused(Refusal::Foreign))] {
+        let refused = vec![Err(refusal); 2];
+        assert_eq!(store.start(by, attempts.clone(), at(12)).await.expect("answers"), refused);
+        assert_eq!(store.renew(by, attempts.clone(), at(900)).await.expect("answers"), refused);
+        assert_eq!(store.report(by, succeeded(), at(12)).await.expect("answers").0, refused);
+    }
+    assert_eq!(store.lease(LeaseRequest { holder: old, ..request(9) }).await.expect("answers"), []);
+    assert_eq!(store.beat(old, session(1, 2_000_000), String::new(), at(12)).await.expect("answers"), Claim::Open);
+    assert_eq!(store.get(vec![task_id(1), task_id(2), task_id(3)]).await.expect("reads"), before, "nothing changed");
+    // what was leased to the connection before goes on
+    let started = store.start(new, attempts.clone(), at(13)).await.expect("starts");
+    assert!(started.iter().all(Result::is_ok), "{started:?}");
+    assert_eq!(numbers(&store.lease(LeaseRequest { holder: new, ..request(9) }).await.expect("leases")), [3]);
+    assert_eq!(store.beat(new, session(1, 2_000_000), String::new(), at(14)).await.expect("beats"), Claim::Granted);
+    let (ended, _) = store.report(new, succeeded(), at(15)).await.expect("reports");
+    assert!(ended.iter().all(|life| life.as_ref().is_ok_and(|life| life.end() == Some(&End::Succeeded))), "{ended:?}");
 }
 
 pub(in super::super) async fn attempts_start_and_are_renewed<S: Store>(store: &S) {
     leased(store, vec![task(1), task(2)], 1).await;
     let asked = vec![attempt(1, 1), attempt(1, 2), attempt(2, 1), attempt(3, 1)];
-    let started = store.start(asked.clone(), at(12)).await.expect("starts");
+    let started = store.start(holder(1), asked.clone(), at(12)).await.expect("starts");
     let fenced = |number, newest| {
         let newest = AttemptNumber::new(newest);
         Err(ChangeError::Refused(Refusal::Fenced { reported: attempt(1, number).number, newest }))
     };
     assert_eq!(started[0].as_ref().expect("starts").hold().map(|hold| hold.stage), Some(HoldStage::Running));
     assert_eq!(started[1..], [fenced(2, 1), fenced(1, 0), Err(ChangeError::Unknown)]);
-    let renewed = store.renew(asked, at(200)).await.expect("renews");
+    let renewed = store.renew(holder(1), asked, at(200)).await.expect("renews");
     assert_eq!(renewed[0].as_ref().expect("renews").hold().map(|hold| hold.until), Some(at(200)));
     assert_eq!(renewed[1..], started[1..]);
     let record = store.get(vec![task_id(1)]).await.expect("reads")[0].clone().expect("is remembered");
@@ -146,7 +177,7 @@ pub(in super::super) async fn a_report_ends_its_attempt_and_leaves_its_result<S:
         report(attempt(3, 7), Outcome::Succeeded),
         report(attempt(1, 1), Outcome::Succeeded),
     ];
-    let (answers, _) = store.report(reports, at(30)).await.expect("reports");
+    let (answers, _) = store.report(holder(1), reports, at(30)).await.expect("reports");
     assert_eq!(answers[0].as_ref().expect("applies").end(), Some(&End::Succeeded));
     assert!(matches!(answers[1].as_ref().expect("applies").end(), Some(End::Failed(_))), "{:?}", answers[1]);
     assert!(matches!(answers[2], Err(ChangeError::Refused(Refusal::Fenced { .. }))), "{:?}", answers[2]);
@@ -164,10 +195,10 @@ pub(in super::super) async fn a_result_that_is_too_large_is_refused<S: Store>(st
         result: TaskResult { document: Some("x".repeat(bytes)), ..TaskResult::default() },
         ..report(attempt(1, 1), Outcome::Succeeded)
     };
-    let (answers, _) = store.report(vec![with(LARGEST_DOCUMENT + 1)], at(30)).await.expect("answers");
+    let (answers, _) = store.report(holder(1), vec![with(LARGEST_DOCUMENT + 1)], at(30)).await.expect("answers");
     assert_eq!(answers, [Err(ChangeError::LargeResult { bytes: LARGEST_DOCUMENT + 1 })]);
     assert!(life(store, 1).await.hold().is_some(), "the attempt may still report");
-    assert!(store.report(vec![with(LARGEST_DOCUMENT)], at(31)).await.expect("answers").0[0].is_ok());
+    assert!(store.report(holder(1), vec![with(LARGEST_DOCUMENT)], at(31)).await.expect("answers").0[0].is_ok());
 }
 
 pub(in super::super) async fn cancelling_ends_queued_tasks_and_asks_held_ones<S: Store>(store: &S) {
@@ -177,9 +208,9 @@ pub(in super::super) async fn cancelling_ends_queued_tasks_and_asks_held_ones<S:
     assert_eq!(answers[0].as_ref().expect("asks").hold().map(|hold| hold.wish), Some(Wish::Cancel));
     assert_eq!(answers[1].as_ref().expect("ends").end(), Some(&End::Cancelled));
     assert_eq!(answers[2..], [Err(ChangeError::Unknown), Err(ChangeError::Refused(Refusal::Ended))]);
-    let renewed = store.renew(vec![attempt(1, 1)], at(200)).await.expect("renews");
+    let renewed = store.renew(holder(1), vec![attempt(1, 1)], at(200)).await.expect("renews");
     assert_eq!(renewed[0].as_ref().expect("renews").hold().map(|hold| hold.wish), Some(Wish::Cancel));
-    store.report(vec![report(attempt(1, 1), Outcome::Cancelled)], at(21)).await.expect("reports");
+    store.report(holder(1), vec![report(attempt(1, 1), Outcome::Cancelled)], at(21)).await.expect("reports");
     assert_eq!(life(store, 1).await.end(), Some(&End::Cancelled));
     assert_eq!(store.lease(request(9)).await.expect("leases"), []);
 }
@@ -199,7 +230,8 @@ pub(in super::super) async fn time_ends_leases_and_deadlines<S: Store>(store: &S
     assert_eq!(changed, [task_id(1), task_id(2)]);
     assert_eq!(life(store, 1).await.phase, Phase::Queued { not_before: at(100) });
     assert!(matches!(life(store, 2).await.end(), Some(End::Failed(failure)) if failure.fault == Fault::Deadline));
-    let (late, _) = store.report(vec![report(attempt(1, 1), Outcome::Succeeded)], at(101)).await.expect("answers");
+    let (late, _) =
+        store.report(holder(1), vec![report(attempt(1, 1), Outcome::Succeeded)], at(101)).await.expect("answers");
     assert!(matches!(late[0], Err(ChangeError::Refused(Refusal::Fenced { .. }))), "{late:?}");
 }
 
@@ -219,8 +251,10 @@ pub(in super::super) async fn time_is_applied_to_so_many_tasks_at_once<S: Store>
 
 pub(in super::super) async fn reports_come_to_the_disk<S: Store>(store: &S) {
     leased(store, vec![task(1), task(2)], 2).await;
-    let (_, first) = store.report(vec![report(attempt(1, 1), Outcome::Succeeded)], at(20)).await.expect("reports");
-    let (_, second) = store.report(vec![report(attempt(2, 1), Outcome::Succeeded)], at(20)).await.expect("reports");
+    let (_, first) =
+        store.report(holder(1), vec![report(attempt(1, 1), Outcome::Succeeded)], at(20)).await.expect("reports");
+    let (_, second) =
+        store.report(holder(1), vec![report(attempt(2, 1), Outcome::Succeeded)], at(20)).await.expect("reports");
     assert!(second >= first);
     // nothing else is written that would take them along
     store.on_disk(second).await.expect("waits");

@@ -12,7 +12,7 @@ use super::query::{all, one};
 use super::rows::{self, LifeRow, id_column, json_column, moment_column};
 use crate::ids::{AttemptId, TaskId};
 use crate::protocol::session::Leased;
-use crate::store::{ChangeError, Changed, LeaseRequest, Report};
+use crate::store::{ChangeError, Changed, Holder, LeaseRequest, Report};
 use crate::task::life::{Life, LifeEvent, Limits};
 use crate::task::result::{LARGEST_DOCUMENT, TaskResult};
 use crate::task::spec::Kind;
@@ -51,9 +51,10 @@ struct Change {
 
 /// Leases tasks to the newest session of an endpoint.
 pub(super) fn lease(connection: &Connection, request: LeaseRequest) -> Result<Vec<Leased>, Fault> {
-    let LeaseRequest { endpoint, session, most, kinds, until, now } = request;
-    let holder = endpoints::holder(connection, endpoint)?;
-    if holder.is_none_or(|holder| holder.id != session || holder.until <= now) {
+    let LeaseRequest { holder, most, kinds, until, now } = request;
+    let endpoint = holder.endpoint;
+    let session = endpoints::holder(connection, endpoint)?;
+    if session.is_none_or(|session| session.until <= now) || !endpoints::speaks(connection, holder)? {
         return Ok(Vec::new());
     }
     let kinds = if kinds.is_empty() { Kind::ALL.to_vec() } else { kinds };
@@ -77,25 +78,43 @@ pub(super) fn lease(connection: &Connection, request: LeaseRequest) -> Result<Ve
 }
 
 /// Workers began these attempts.
-pub(super) fn start(connection: &Connection, attempts: Vec<AttemptId>, now: Moment) -> Result<Vec<Changed>, Fault> {
-    let began = |attempt: AttemptId| Change::new(attempt.task, LifeEvent::Start(attempt.number));
-    change(connection, attempts.into_iter().map(began).collect(), Some(now))
+pub(super) fn start(
+    connection: &Connection,
+    holder: Holder,
+    attempts: Vec<AttemptId>,
+    now: Moment,
+) -> Result<Vec<Changed>, Fault> {
+    let Holder { endpoint, .. } = holder;
+    let began = |AttemptId { task, number }| Change::new(task, LifeEvent::Start { endpoint, attempt: number });
+    by_holder(connection, holder, attempts.into_iter().map(began).collect(), Some(now))
 }
 
 /// An endpoint still has these attempts.
-pub(super) fn renew(connection: &Connection, attempts: Vec<AttemptId>, until: Moment) -> Result<Vec<Changed>, Fault> {
-    let renewed = |attempt: AttemptId| Change::new(attempt.task, LifeEvent::Renew { attempt: attempt.number, until });
-    change(connection, attempts.into_iter().map(renewed).collect(), None)
+pub(super) fn renew(
+    connection: &Connection,
+    holder: Holder,
+    attempts: Vec<AttemptId>,
+    until: Moment,
+) -> Result<Vec<Changed>, Fault> {
+    let Holder { endpoint, .. } = holder;
+    let renewed = |AttemptId { task, number }| Change::new(task, LifeEvent::Renew { endpoint, attempt: number, until });
+    by_holder(connection, holder, attempts.into_iter().map(renewed).collect(), None)
 }
 
 /// These attempts are over.
-pub(super) fn report(connection: &Connection, reports: Vec<Report>, now: Moment) -> Result<Vec<Changed>, Fault> {
+pub(super) fn report(
+    connection: &Connection,
+    holder: Holder,
+    reports: Vec<Report>,
+    now: Moment,
+) -> Result<Vec<Changed>, Fault> {
+    let Holder { endpoint, .. } = holder;
     let over = |report: Report| {
-        let Report { attempt, outcome, result } = report;
-        let event = LifeEvent::Report { attempt: attempt.number, outcome, now, spread: attempt.task.spread() };
-        Change { task: attempt.task, event, result: Some(result) }
+        let Report { attempt: AttemptId { task, number }, outcome, result } = report;
+        let event = LifeEvent::Report { endpoint, attempt: number, outcome, now, spread: task.spread() };
+        Change { task, event, result: Some(result) }
     };
-    change(connection, reports.into_iter().map(over).collect(), Some(now))
+    by_holder(connection, holder, reports.into_iter().map(over).collect(), Some(now))
 }
 
 /// These tasks are no longer wanted.
@@ -135,6 +154,19 @@ impl Change {
     fn new(task: TaskId, event: LifeEvent) -> Self {
         Self { task, event, result: None }
     }
+}
+
+/// Applies what an endpoint says, unless a newer connection speaks for it.
+fn by_holder(
+    connection: &Connection,
+    holder: Holder,
+    changes: Vec<Change>,
+    now: Option<Moment>,
+) -> Result<Vec<Changed>, Fault> {
+    if endpoints::speaks(connection, holder)? {
+        return change(connection, changes, now);
+    }
+    Ok(changes.iter().map(|_| Err(ChangeError::OldEpoch)).collect())
 }
 
 /// Applies changes in their order; without a moment they are not worth noting when.

@@ -5,8 +5,8 @@ use rusqlite::{Connection, Row};
 use super::fault::Fault;
 use super::query::{self, execute, one};
 use super::rows::{self, column, id_column, moment_column, name_column};
-use crate::ids::{EndpointId, SessionId};
-use crate::store::{Claim, EndpointRecord, EndpointSession};
+use crate::ids::{EndpointId, Epoch, SessionId};
+use crate::store::{Claim, EndpointRecord, EndpointSession, Holder};
 use crate::task::names::Group;
 use crate::task::time::Moment;
 
@@ -39,29 +39,48 @@ pub(super) fn claim(
     );
     execute(
         connection,
-        "INSERT INTO endpoints (id, name, owner, group_name, session, host, session_until, status, seen)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+        "INSERT INTO endpoints (id, name, owner, group_name, session, epoch, host, session_until, status, seen)
+         VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?)
          ON CONFLICT (id) DO UPDATE SET name = excluded.name, session = excluded.session, host = excluded.host,
-             session_until = excluded.session_until, status = excluded.status, seen = excluded.seen",
+             -- what spoke for the session before does not any more
+             epoch = epoch + 1, session_until = excluded.session_until, status = excluded.status, seen = excluded.seen",
         row,
     )?;
     Ok(Claim::Granted)
 }
 
+/// Opens a connection of the session that holds the name.
+pub(super) fn connect(
+    connection: &Connection,
+    endpoint: EndpointId,
+    session: SessionId,
+) -> Result<Option<Epoch>, Fault> {
+    let asked = "UPDATE endpoints SET epoch = epoch + 1 WHERE id = ? AND session = ? RETURNING id, epoch";
+    one(connection, asked, (endpoint.uuid().into_bytes(), session.uuid().into_bytes()), epoch_column)
+}
+
+/// Whether a connection is the newest of its endpoint.
+pub(super) fn speaks(connection: &Connection, holder: Holder) -> Result<bool, Fault> {
+    let asked = "SELECT id, epoch FROM endpoints WHERE id = ?";
+    let newest = one(connection, asked, (holder.endpoint.uuid().into_bytes(),), epoch_column)?;
+    Ok(newest == Some(holder.epoch))
+}
+
 /// Renews the session that holds the name, and keeps what it says.
 pub(super) fn beat(
     connection: &Connection,
-    endpoint: EndpointId,
+    by: Holder,
     session: EndpointSession,
     status: String,
     now: Moment,
 ) -> Result<Claim, Fault> {
-    match holder(connection, endpoint)? {
+    match holder(connection, by.endpoint)? {
         None => return Ok(Claim::Open),
         Some(holder) if holder.id != session.id => return Ok(Claim::Held(holder)),
+        Some(_) if !speaks(connection, by)? => return Ok(Claim::Open),
         Some(_) => {}
     }
-    let row = (session.host, rows::millis(session.until), status, rows::millis(now), endpoint.uuid().into_bytes());
+    let row = (session.host, rows::millis(session.until), status, rows::millis(now), by.endpoint.uuid().into_bytes());
     execute(connection, "UPDATE endpoints SET host = ?, session_until = ?, status = ?, seen = ? WHERE id = ?", row)?;
     Ok(Claim::Granted)
 }
@@ -85,6 +104,10 @@ pub(super) fn all(connection: &Connection) -> Result<Vec<EndpointRecord>, Fault>
 pub(super) fn holder(connection: &Connection, endpoint: EndpointId) -> Result<Option<EndpointSession>, Fault> {
     let asked = "SELECT id, session, host, session_until FROM endpoints WHERE id = ?";
     Ok(one(connection, asked, (endpoint.uuid().into_bytes(),), session)?.flatten())
+}
+
+fn epoch_column(row: &Row<'_>) -> Result<Epoch, Fault> {
+    Ok(Epoch::new(u64::try_from(column::<i64>(row, "epoch")?).map_err(|_| rows::damaged(row, "the epoch"))?))
 }
 
 fn session(row: &Row<'_>) -> Result<Option<EndpointSession>, Fault> {

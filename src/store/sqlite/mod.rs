@@ -31,10 +31,10 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::{
-    Changed, Claim, CommitMark, EndpointRecord, EndpointSession, LeaseRequest, Leased, NewTask, Page, Report,
+    Changed, Claim, CommitMark, EndpointRecord, EndpointSession, Holder, LeaseRequest, Leased, NewTask, Page, Report,
     StateName, Store, StoreError, Submitted, TaskFilter, TaskRecord, TokenRecord,
 };
-use crate::ids::{AttemptId, EndpointId, SessionId, TaskId, TokenId};
+use crate::ids::{AttemptId, EndpointId, Epoch, SessionId, TaskId, TokenId};
 use crate::task::time::Moment;
 use committer::{Committer, Needs};
 use fault::Fault;
@@ -146,21 +146,28 @@ impl Store for SqliteStore {
         self.write("leasing tasks", ONE, move |connection| changes::lease(connection, request)).await
     }
 
-    async fn start(&self, attempts: Vec<AttemptId>, now: Moment) -> Result<Vec<Changed>, StoreError> {
+    async fn start(&self, holder: Holder, attempts: Vec<AttemptId>, now: Moment) -> Result<Vec<Changed>, StoreError> {
         let tasks = attempts.len();
-        let work = move |connection: &Connection| changes::start(connection, attempts, now);
+        let work = move |connection: &Connection| changes::start(connection, holder, attempts, now);
         let done = self.writer.run(Needs::File, tasks, work).await;
         self.told("noting that attempts began", done.map(|(changed, _)| changed))
     }
 
-    async fn renew(&self, attempts: Vec<AttemptId>, until: Moment) -> Result<Vec<Changed>, StoreError> {
-        self.write("renewing leases", attempts.len(), move |connection| changes::renew(connection, attempts, until))
-            .await
+    async fn renew(&self, holder: Holder, attempts: Vec<AttemptId>, until: Moment) -> Result<Vec<Changed>, StoreError> {
+        self.write("renewing leases", attempts.len(), move |connection| {
+            changes::renew(connection, holder, attempts, until)
+        })
+        .await
     }
 
-    async fn report(&self, reports: Vec<Report>, now: Moment) -> Result<(Vec<Changed>, CommitMark), StoreError> {
+    async fn report(
+        &self,
+        holder: Holder,
+        reports: Vec<Report>,
+        now: Moment,
+    ) -> Result<(Vec<Changed>, CommitMark), StoreError> {
         let tasks = reports.len();
-        let work = move |connection: &Connection| changes::report(connection, reports, now);
+        let work = move |connection: &Connection| changes::report(connection, holder, reports, now);
         self.told("keeping reports", self.writer.run(Needs::File, tasks, work).await)
     }
 
@@ -222,14 +229,19 @@ impl Store for SqliteStore {
         self.write("claiming an endpoint's name", ONE, work).await
     }
 
+    async fn connect(&self, endpoint: EndpointId, session: SessionId) -> Result<Option<Epoch>, StoreError> {
+        let work = move |connection: &Connection| endpoints::connect(connection, endpoint, session);
+        self.write("opening a session", ONE, work).await
+    }
+
     async fn beat(
         &self,
-        endpoint: EndpointId,
+        holder: Holder,
         session: EndpointSession,
         status: String,
         now: Moment,
     ) -> Result<Claim, StoreError> {
-        let work = move |connection: &Connection| endpoints::beat(connection, endpoint, session, status, now);
+        let work = move |connection: &Connection| endpoints::beat(connection, holder, session, status, now);
         self.write("renewing an endpoint's session", ONE, work).await
     }
 

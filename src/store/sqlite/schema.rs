@@ -56,6 +56,8 @@ CREATE TABLE endpoints (
     owner TEXT NOT NULL,
     group_name TEXT,
     session BLOB,
+    -- of its newest connection
+    epoch INTEGER NOT NULL,
     host TEXT,
     session_until INTEGER,
     status TEXT NOT NULL,

@@ -11,7 +11,7 @@ use rand::Rng;
 use tempfile::TempDir;
 
 use super::*;
-use crate::store::contract::{self, at, attempt, endpoint, leased, report, request, session, task, task_id};
+use crate::store::contract::{self, at, attempt, endpoint, holder, leased, report, request, session, task, task_id};
 use crate::store::open_sqlite;
 use crate::task::life::Outcome;
 
@@ -28,6 +28,7 @@ contract::contract! { fresh:
     a_task_past_its_deadline_is_not_leased,
     only_the_kinds_that_are_asked_for_are_leased,
     only_the_newest_session_leases,
+    only_the_newest_connection_speaks,
     attempts_start_and_are_renewed,
     a_report_ends_its_attempt_and_leaves_its_result,
     a_result_that_is_too_large_is_refused,
@@ -89,7 +90,7 @@ proptest! {
 async fn everything_is_there_after_reopening() {
     let (store, folder) = fresh().await;
     leased(&store, (1..=3).map(task).collect(), 2).await;
-    store.report(vec![report(attempt(1, 1), Outcome::Succeeded)], at(20)).await.expect("reports");
+    store.report(holder(1), vec![report(attempt(1, 1), Outcome::Succeeded)], at(20)).await.expect("reports");
     let before = store.get((1..=3).map(task_id).collect()).await.expect("reads");
     let endpoints = store.endpoints().await.expect("reads");
     store.close().await;
@@ -157,7 +158,8 @@ async fn a_full_disk_is_told_and_survived() {
 async fn a_report_is_seen_before_it_is_on_disk() {
     let (store, _folder) = fresh().await;
     leased(&store, vec![task(1)], 1).await;
-    let (_, mark) = store.report(vec![report(attempt(1, 1), Outcome::Succeeded)], at(20)).await.expect("reports");
+    let (_, mark) =
+        store.report(holder(1), vec![report(attempt(1, 1), Outcome::Succeeded)], at(20)).await.expect("reports");
     let record = store.get(vec![task_id(1)]).await.expect("reads")[0].clone().expect("is remembered");
     assert_eq!(StateName::of(&record.life), StateName::Succeeded);
     assert!(*store.synced.borrow() < mark, "nobody has waited for the disk");
@@ -204,7 +206,7 @@ async fn a_call_of_a_thousand_tasks_is_one_commit() {
     let submitted = store.submit((1..=1000).map(task).collect()).await.expect("submits");
     let leased = store.lease(request(1000)).await.expect("leases");
     let reports = leased.iter().map(|leased| report(leased.attempt, Outcome::Succeeded)).collect();
-    let (reported, _) = store.report(reports, at(20)).await.expect("reports");
+    let (reported, _) = store.report(holder(1), reports, at(20)).await.expect("reports");
     assert_eq!((submitted.len(), leased.len(), reported.len()), (1000, 1000, 1000));
     assert!(reported.iter().all(Result::is_ok));
     assert_eq!(commits(&store).await - before - 1, 3);
