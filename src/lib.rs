@@ -1,8 +1,8 @@
 //! speckled: a compute endpoint for X-ray Photon Correlation Spectroscopy.
 //!
 //! The layers, each importing only from those below it: `cli`, `rpc` (edges), `controller`, `endpoint`, `worker`
-//! (roles), `engine`, `dataset`, `gpu`, `store`, `runtime` (ports), `correlate`, `simulate`, `task`, `ids` (pure).
-//! `tests/layering.rs` enforces it.
+//! (roles), `engine`, `dataset`, `gpu`, `store`, `runtime` (ports), `scaling`, `protocol`, `correlate`, `simulate`,
+//! `task`, `ids` (pure). `tests/layering.rs` enforces it.
 
 pub mod cli;
 pub mod compute;
@@ -17,6 +17,7 @@ pub mod ids;
 pub mod protocol;
 pub mod rpc;
 pub mod runtime;
+pub mod scaling;
 pub mod simulate;
 pub mod store;
 pub mod task;

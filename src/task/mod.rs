@@ -3,9 +3,11 @@
 pub mod bins;
 pub mod correlate;
 pub mod ending;
+pub mod estimate;
 pub mod failure;
 pub mod life;
 pub mod names;
+pub mod pool;
 pub mod result;
 pub mod retry;
 pub mod spec;
