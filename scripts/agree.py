@@ -50,7 +50,8 @@ def main() -> None:
     worst = max(first, key=lambda name: difference(first[name], second[name]))
     largest = difference(first[worst], second[worst])
     count = sum(values.size for values in first.values())
-    print(f"largest difference {largest:.1e} ({worst}) of {count} numbers in {len(first)} datasets")
+    where = f"{largest:.1e} ({worst})" if largest > 0 else "0"
+    print(f"largest difference {where} of {count} numbers in {len(first)} datasets")
     if not largest <= options.limit:
         sys.exit(f"more than {options.limit:g}")
 

@@ -6,8 +6,10 @@ Called by scripts/compare-boost-corr, which prepares the programs. Needs h5py an
 import argparse
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,14 +71,35 @@ def cases(folder: Path, times: float) -> list[Case]:
     ]
 
 
+def waits(log: Path) -> str | None:
+    """The line in which speckled says that another program has its GPU."""
+    lines = log.read_text(errors="replace").splitlines()
+    return next((line for line in lines if line.endswith("; waiting until it is free")), None)
+
+
+def end_if_it_waits(pid: int, log: Path, ended: threading.Event) -> None:
+    """Kills a program that waits for its GPU: the wait would be measured."""
+    while not ended.wait(0.5):
+        if waits(log):
+            os.kill(pid, signal.SIGKILL)
+            return
+
+
 def timed(command: list[str], log: Path) -> tuple[float, int]:
     """Wall time and the largest resident memory of any process of `command`, which must succeed."""
+    ended = threading.Event()
     with log.open("wb") as out:
         start = time.monotonic()
         child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+        watcher = threading.Thread(target=end_if_it_waits, args=(child.pid, log, ended), daemon=True)
+        watcher.start()
         _, status, usage = os.wait4(child.pid, 0)
         seconds = time.monotonic() - start
+    ended.set()
+    watcher.join()
     child.returncode = os.waitstatus_to_exitcode(status)
+    if busy := waits(log):
+        sys.exit(f"error: nothing can be measured beside another program: {busy}")
     if child.returncode != 0:
         tail = log.read_text(errors="replace").splitlines()[-15:]
         why = " (killed: too little memory? try --max-memory)" if child.returncode == -9 else ""

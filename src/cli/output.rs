@@ -4,7 +4,7 @@
 
 use std::error::Error;
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use serde_json::Value;
 
@@ -39,6 +39,12 @@ pub(super) fn json(document: &Value) -> Result<(), Failure> {
 pub(super) fn note(text: impl Display) {
     // If stderr is gone there is nobody to tell.
     let _ = writeln!(io::stderr(), "speckled: {text}");
+}
+
+/// Does so on a line of its own, where a bar may have begun one.
+pub(super) fn note_below(text: impl Display) {
+    let end = if io::stderr().is_terminal() { "\n" } else { "" };
+    let _ = writeln!(io::stderr(), "{end}speckled: {text}");
 }
 
 /// Warns.

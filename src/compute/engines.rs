@@ -41,7 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// # Errors
 /// The GPU is not there, or cannot be used.
 pub fn choose(gpu: i64, threads: Option<NonZeroUsize>, is_free: impl FnMut(&str) -> bool) -> Result<Chosen, NoGpu> {
-    match (gpu, u32::try_from(gpu)) {
+    match (gpu, u64::try_from(gpu)) {
         (_, Ok(number)) => Ok(Chosen::gpu(CudaEngine::new(number, threads)?)),
         (-2, Err(_)) => match CudaEngine::first(threads, |uuids| order(uuids, &memory(uuids), is_free)) {
             Ok(engine) => Ok(Chosen::gpu(engine)),
@@ -127,7 +127,9 @@ impl TestError {
 fn has_memory(error: &DeviceError) -> bool {
     match error {
         DeviceError::OutOfMemory { .. } => false,
-        DeviceError::Kernel { source, .. } | DeviceError::Call { source, .. } => source.code != OUT_OF_MEMORY,
+        DeviceError::Kernel { source, .. } | DeviceError::Load { source, .. } | DeviceError::Call { source, .. } => {
+            source.code != OUT_OF_MEMORY
+        }
     }
 }
 

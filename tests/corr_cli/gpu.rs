@@ -1,11 +1,14 @@
 //! `corr -i` on GPUs that are played by a library in place of NVIDIA's: the program's own CUDA code from the option to the
 //! result file. The kernels' numbers on random input are proved in `src/engine/cuda/tests.rs`.
 
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 use speckled::correlate::bins::Shape;
 use speckled::gpu::lock::GpuLock;
 use speckled::worker::gpus::lock_gpu;
 
-use crate::common::{Measurement, Run, assert_near, command, counts, finish, labels, numbers};
+use crate::common::{Measurement, Run, assert_near, command, counts, finish, labels, numbers, start};
 use crate::cuda;
 
 /// Small, since each thread of a GPU is played by itself.
@@ -59,6 +62,12 @@ fn a_gpu_is_never_replaced_in_silence() {
     run.result();
     let line = corr(&measurement, &["-i", "3", "--overwrite"], &[("FAKE_CUDA_GPUS", "2")]);
     assert!(line.error(70).contains("no GPU 3: the driver shows 2"), "{}", line.stderr);
+    for gpu in [1_i64 << 32, (1 << 32) - 1, i64::MAX] {
+        let run = corr(&measurement, &["-i", &gpu.to_string(), "--overwrite"], &[]);
+        assert!(run.error(70).contains(&format!("no GPU {gpu}: the driver shows 1")), "{}", run.stderr);
+        let run = corr(&measurement, &["-i", &gpu.to_string(), "--overwrite"], &none);
+        assert!(run.error(70).contains("shows no GPU"), "{}", run.stderr);
+    }
 }
 
 #[test]
@@ -101,7 +110,42 @@ fn kernels_are_loaded_in_the_form_that_the_gpu_takes() {
         assert!(!loaded.is_empty() && loaded.iter().all(|line| line.contains(form)), "{form}: {loaded:?}");
     }
     let run = corr(&measurement, &["-i", "0", "--overwrite"], &[("FAKE_CUDA_REFUSES", "222")]);
-    assert!(run.error(70).contains("CUDA_ERROR_222"), "{}", run.stderr);
+    let line = run.error(70);
+    assert!(line.contains("cuModuleLoadData failed: CUDA_ERROR_222"), "{line}");
+    assert!(line.contains("kernel dense_sums_u16 cannot be loaded") && !line.contains("ran before it"), "{line}");
+}
+
+/// A kernel that never ends hears of no signal: the program says that it has, and that another one ends it.
+#[test]
+fn the_first_signal_is_answered_though_a_kernel_hangs() {
+    let measurement = measurement();
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+        let said = measurement.dir.path().join("stderr");
+        let mut command = command(measurement.args(&["-i", "0", "--quiet"]));
+        command.env("LD_LIBRARY_PATH", cuda::cuda()).env("FAKE_CUDA_HANG", "dense_sums_u16");
+        command.stderr(std::fs::File::create(&said).expect("a file"));
+        let mut child = start(command);
+        let pid = Pid::from_child(&child);
+        let told = || std::fs::read_to_string(&said).expect("a text");
+        let mut wait_until = |holds: &mut dyn FnMut() -> bool| {
+            let begin = Instant::now();
+            while !holds() {
+                if begin.elapsed() > Duration::from_secs(60) || child.try_wait().expect("a child").is_some() {
+                    child.kill().expect("sent");
+                    panic!("{signal:?}: {}", told());
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        };
+        wait_until(&mut || !measurement.leftovers().is_empty());
+        kill_process(pid, signal).expect("sent");
+        wait_until(&mut || told().contains("stopping; again to end at once"));
+        kill_process(pid, signal).expect("sent");
+        assert_eq!(child.wait().expect("it ends").code(), Some(code));
+        let lines = told();
+        assert_eq!(lines.lines().filter(|line| line.contains("stopping")).count(), 1, "{lines}");
+        std::fs::remove_dir_all(measurement.output()).expect("goes");
+    }
 }
 
 /// Less pinned memory makes smaller pieces; with none, the error says what is missing and blames no kernel.
@@ -132,7 +176,7 @@ fn any_gpu_leaves_the_others_alone() {
 const FIRST: &str = "00112233-4455-6677-8899-aabbccddee00";
 
 /// Other tests use the GPU, too.
-fn first_gpu() -> GpuLock {
+pub(crate) fn first_gpu() -> GpuLock {
     lock_gpu(&format!("GPU-{FIRST}"), |_| {}).expect("it can be locked")
 }
 

@@ -42,6 +42,7 @@ pub(super) fn run(args: CorrArgs) -> Result<Exit, Failure> {
     }
     let (engine, _lock) = engine(&plan.template)?;
     let interrupt = Interrupt::install().map_err(Failure::Signals)?;
+    Interrupt::announce().map_err(Failure::Signals)?;
     let watchdog = Watchdog::start(endless).map_err(Failure::Watchdog)?;
     let mut exit = Exit::Success;
     let mut reports = Vec::new();

@@ -28,6 +28,11 @@ impl Code {
     /// A cubin or PTX that the driver does not take.
     pub(super) const INVALID_IMAGE: Self = Self(200);
     pub(super) const INVALID_PTX: Self = Self(218);
+
+    /// Whether kernels and copies end with it: the calls that come after them get it, whatever those do.
+    pub(super) fn is_of_what_ran(self) -> bool {
+        matches!(self.0, 214 | 220 | 226 | 700..=799 | 999)
+    }
 }
 
 /// The driver's number of a GPU.

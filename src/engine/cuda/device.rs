@@ -239,6 +239,16 @@ pub enum DeviceError {
         /// What the driver says.
         source: DriverCause,
     },
+    /// A kernel was not loaded.
+    #[error("kernel {kernel} cannot be loaded: {call} failed")]
+    Load {
+        /// Its name in `kernels/`.
+        kernel: &'static str,
+        /// The driver's function.
+        call: &'static str,
+        /// What the driver says.
+        source: DriverCause,
+    },
     /// Another call of the driver.
     #[error("{call} failed")]
     Call {
@@ -272,7 +282,9 @@ impl DeviceError {
     pub fn is_fault(&self) -> bool {
         match self {
             Self::OutOfMemory { .. } => false,
-            Self::Kernel { source, .. } | Self::Call { source, .. } => is_no_programs(source.code),
+            Self::Kernel { source, .. } | Self::Load { source, .. } | Self::Call { source, .. } => {
+                is_no_programs(source.code)
+            }
         }
     }
 }

@@ -39,7 +39,7 @@ pub enum NoGpu {
     #[error("there is no GPU {asked}: the driver shows {count}, counted from 0, as CUDA_VISIBLE_DEVICES orders them")]
     Unknown {
         /// The number.
-        asked: u32,
+        asked: u64,
         /// How many there are.
         count: u32,
     },
@@ -100,11 +100,10 @@ fn start() -> Result<(&'static Api, u32), NoGpu> {
 
 impl Driver {
     /// The GPU of a number.
-    pub(super) fn new(gpu: u32) -> Result<Self, NoGpu> {
+    pub(super) fn new(asked: u64) -> Result<Self, NoGpu> {
         let (api, count) = start()?;
-        if gpu >= count {
-            return Err(NoGpu::Unknown { asked: gpu, count });
-        }
+        let known = u32::try_from(asked).ok().filter(|&gpu| gpu < count);
+        let gpu = known.ok_or(NoGpu::Unknown { asked, count })?;
         Self::open(api, gpu).map_err(|source| NoGpu::Unusable { gpu, source })
     }
 
@@ -214,13 +213,13 @@ impl Driver {
         if let Some(function) = self.functions.borrow().get(name) {
             return Ok(*function);
         }
-        let of = |code| DeviceError::Kernel { kernel: name, source: cause(self.api, code) };
         let wanted = module(kernel);
         let known = self.modules.borrow().get(&wanted).map(|(module, _)| *module);
         let module = match known {
             Some(module) => module,
             None => {
-                let (loaded, form) = self.watch.phase(HostPhase::Load, || self.load(wanted)).map_err(of)?;
+                let loaded = self.watch.phase(HostPhase::Load, || self.load(wanted));
+                let (loaded, form) = loaded.map_err(|code| self.unloaded(name, "cuModuleLoadData", code))?;
                 tracing::debug!(module = ?wanted, form = form.name(), "kernels are loaded");
                 self.modules.borrow_mut().insert(wanted, (loaded, form));
                 loaded
@@ -228,7 +227,8 @@ impl Driver {
         };
         let (text, mut function) = (CString::new(name).unwrap_or_default(), api::Function::NULL);
         // SAFETY: the module is loaded, until drop; the text ends with a zero
-        unsafe { self.api.module_function(&raw mut function, module, text.as_ptr()) }.map_err(of)?;
+        unsafe { self.api.module_function(&raw mut function, module, text.as_ptr()) }
+            .map_err(|code| self.unloaded(name, "cuModuleGetFunction", code))?;
         self.functions.borrow_mut().insert(name, function);
         Ok(function)
     }
@@ -253,6 +253,14 @@ impl Driver {
         // SAFETY: it is a text that ends with a zero
         unsafe { self.api.module_load(&raw mut module, text.as_ptr().cast()) }?;
         Ok((module, Form::Ptx))
+    }
+
+    /// The error of a call that loads a kernel; or that of one that has run before.
+    fn unloaded(&self, kernel: &'static str, call: &'static str, code: Code) -> DeviceError {
+        match self.last.get() {
+            Some(_) if code.is_of_what_ran() => self.waited(call, code),
+            Some(_) | None => DeviceError::Load { kernel, call, source: cause(self.api, code) },
+        }
     }
 
     /// The error of a call that waits for kernels: it may be theirs.

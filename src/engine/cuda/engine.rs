@@ -38,7 +38,7 @@ impl CudaEngine {
     ///
     /// # Errors
     /// There is no such GPU, or it cannot be used.
-    pub fn new(gpu: u32, threads: Option<NonZeroUsize>) -> Result<Self, NoGpu> {
+    pub fn new(gpu: u64, threads: Option<NonZeroUsize>) -> Result<Self, NoGpu> {
         Ok(Self::on(Driver::new(gpu)?, threads))
     }
 

@@ -9,7 +9,7 @@ use super::super::test_device::GPU;
 use super::*;
 
 /// The number of the GPU that is tested.
-fn gpu() -> Option<u32> {
+fn gpu() -> Option<u64> {
     std::env::var(GPU).ok().map(|number| number.parse().expect("a number"))
 }
 
