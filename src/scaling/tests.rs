@@ -97,6 +97,11 @@ fn blocks_are_asked_for_as_tasks_need_slots() {
     let few = vec![pool_view(limits(), vec![waiting(500, 60)], vec![])];
     assert_eq!(plan(&view(3, few), &SpareBlocks::default(), at(0)).decisions, [ask(3)], "the endpoint's most");
     assert_eq!(decided(PoolLimits { min_blocks: 2, ..limits() }, vec![], vec![], 0), [ask(2)]);
+    assert_eq!(
+        decided(PoolLimits { min_blocks: 2, ..limits() }, vec![waiting(2, 60)], vec![], 0),
+        [ask(2)],
+        "for both"
+    );
     assert_eq!(decided(PoolLimits { min_blocks: 9, ..limits() }, vec![], vec![], 0), [ask(4)]);
 }
 

@@ -187,6 +187,8 @@ mod tests {
         measures.push((4 * GIB, 4000));
         assert_eq!(millis(&noted(&measures), GIB), Some(4000), "of both classes together");
         assert_eq!(noted(&measures).estimate(Kind::Command, Some(GIB)), None, "another kind");
+        measures.splice(0..1, [(GIB, 1000), (GIB, 1000)]);
+        assert_eq!(millis(&noted(&measures), 4 * GIB), Some(4000), "the few at the top join the group below");
     }
 
     #[test]

@@ -155,6 +155,9 @@ mod tests {
         // stores and journals keep it
         let wanted = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
         assert_eq!(PoolKey::of(&json!({})).to_string(), wanted, "sha256 of {{}}");
+        // of {"nodes":2,"queue":"demand"}
+        let wanted = "40b4a0c48f5b307510fe214f649018e917faa58c0180768c94f62bdb72caed9a";
+        assert_eq!(key(r#"{"queue": "demand", "nodes": 2}"#).to_string(), wanted);
     }
 
     #[test]

@@ -16,6 +16,8 @@ mod dense;
 mod ffi;
 mod filter;
 pub mod ftf;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod index;
 mod locate;
 mod transpose;
