@@ -1,6 +1,6 @@
 //! How long a task will take: what tasks of its kind and size took lately. Pure; it keeps a bounded number of measures.
 //!
-//! Sizes are put into classes by their power of two. Neighbouring classes are merged until each group has [`FEW`]
+//! Sizes are put into classes by their power of two. Neighbouring classes are merged until each group has `FEW`
 //! measures, and an estimate is a high quantile of its group's measures. Three rules fill the gaps:
 //!
 //! - A larger size never gets a smaller estimate: a group's estimate is at least that of the group below it.
@@ -8,7 +8,7 @@
 //! - A size above all groups gets the highest group's estimate, doubled for each class that it lies above: time grows with
 //!   the bytes that are read. Two-time grows faster, by the square of the frames; the first few results correct that.
 //!
-//! With fewer than [`FEW`] measures of a kind there is no estimate. Who asks decides what that means.
+//! With fewer than `FEW` measures of a kind there is no estimate. Who asks decides what that means.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
