@@ -24,7 +24,9 @@ fn attempt(
     correlation: &Correlation,
 ) -> Result<std::path::PathBuf, DatasetError> {
     let mut writer = ResultWriter::begin(target, &inputs.metadata, &inputs.qmap, Analyses::Both)?;
-    fixture::hand_over(&mut writer, correlation)?;
+    for label in fixture::MAPS {
+        writer.two_time_map(fixture::map(label))?;
+    }
     writer.finish(correlation, &fixture::partition(), &fixture::settings(), &fixture::provenance())
 }
 

@@ -64,12 +64,7 @@ impl Staged {
         &self.path
     }
 
-    /// Where it is.
-    pub(super) fn directory(&self) -> &Path {
-        &self.target.directory
-    }
-
-    /// The same file, open for writing.
+    /// The same, open for writing.
     pub(super) fn file(&self) -> &File {
         &self.file
     }
