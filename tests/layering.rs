@@ -104,7 +104,8 @@ fn shared_names(files: &[(String, String)]) -> Vec<String> {
         for window in tokenize(text).windows(3) {
             let [visibility, kind, name] = [0, 1, 2].map(|index| window[index].text.as_str());
             let is_type = matches!(kind, "struct" | "enum" | "trait" | "type" | "union");
-            if visibility == "pub" && is_type {
+            // not the `$name` of a macro
+            if visibility == "pub" && is_type && name.starts_with(char::is_uppercase) {
                 places.entry(name.to_owned()).or_default().push(path);
             }
         }
