@@ -11,13 +11,13 @@ use crate::correlate::result::Correlation;
 use crate::correlate::scattering::{SegmentPlan, Tally};
 use crate::dataset::EventSource;
 use crate::engine::layout::Layout;
-use crate::engine::limit::map_too_large;
+use crate::engine::limit::{map_too_large, whole_of};
 use crate::engine::multi_tau::factors;
 use crate::engine::sink::Sink;
 use crate::engine::two_time::most_groups;
 use crate::engine::{EngineError, Request, TwoTimeRequest};
 
-use super::events::{BUCKET, ENTRY_BYTES, Keep, Reading, Sorted, Sums, buckets, passes};
+use super::events::{BUCKET, ENTRY_BYTES, Keep, Reading, Sorted, Sums, buckets, passes, places};
 use super::pool::Pool;
 use super::sparse::{SparseMultiTau, StaticSums};
 use super::twotime::{Collector, least};
@@ -43,8 +43,7 @@ pub(super) fn correlate(
 ) -> Result<Option<Correlation>, EngineError> {
     let layout = Layout::new(partition);
     let reading = Reading { source, layout: &layout, selection: &request.selection, pool };
-    let room = room(request, &layout, pool, sink)?;
-    let limit = (room as f64 * EVENT_SHARE) as u64 / ENTRY_BYTES;
+    let (room, limit) = memory(request, &layout, pool, sink)?;
     let run = Run { reading, partition, request, room, limit, sink };
     let all = 0..buckets(layout.len());
     pool.observer.step("reading", source.info().frames);
@@ -85,7 +84,6 @@ impl<'a> Run<'a> {
     fn one_reading(&self, sorted: &Sorted, sums: &Sums) -> Result<Correlation, EngineError> {
         let mut tally = self.tally(sums);
         let mut multi_tau = self.multi_tau(&tally);
-        self.reading.pool.observer.step("correlating", self.reading.layout.len() as u64);
         self.correlate(sorted, &mut tally, multi_tau.as_mut())?;
         let mut two_time = self.two_time();
         if let (Some(collector), Some(wanted)) = (&mut two_time, &self.request.two_time) {
@@ -99,7 +97,6 @@ impl<'a> Run<'a> {
         let mut multi_tau = self.multi_tau(&tally);
         for range in passes(&sums.per_bucket, self.limit) {
             let sorted = self.read(range)?;
-            self.reading.pool.observer.step("correlating", (sorted.buckets().len() * BUCKET) as u64);
             self.correlate(&sorted, &mut tally, multi_tau.as_mut())?;
         }
         let mut two_time = self.two_time();
@@ -138,6 +135,8 @@ impl<'a> Run<'a> {
         tally: &mut Tally,
         multi_tau: Option<&mut SparseMultiTau<'_>>,
     ) -> Result<(), EngineError> {
+        let pixels = places(sorted.buckets(), self.reading.layout).len();
+        self.reading.pool.observer.step("correlating", pixels as u64);
         match multi_tau {
             Some(multi_tau) => multi_tau.add(sorted, tally, self.reading.pool),
             None => self.sum_statics(sorted, tally),
@@ -152,6 +151,7 @@ impl<'a> Run<'a> {
         let parts = self.reading.pool.map(range.len(), init, |(starts, entries), index| {
             let bucket = range.start + index;
             sorted.bucket(bucket, starts, entries);
+            self.reading.pool.observer.advance(places(bucket..bucket + 1, self.reading.layout).len() as u64);
             Ok(StaticSums::of(bucket * BUCKET, starts, entries, self.reading.layout, self.partition, plan))
         })?;
         parts.iter().for_each(|part| part.add_to(tally));
@@ -240,22 +240,23 @@ pub(super) fn too_little(request: &Request, needed: u64) -> EngineError {
     EngineError::Memory { what, needed, allowed: request.memory, remedy }
 }
 
-/// Bytes for events and what is made of them.
-fn room(request: &Request, layout: &Layout, pool: Pool<'_>, sink: Sink<'_>) -> Result<u64, EngineError> {
+/// Bytes for events and what is made of them, and the most events that are in memory at once.
+fn memory(request: &Request, layout: &Layout, pool: Pool<'_>, sink: Sink<'_>) -> Result<(u64, u64), EngineError> {
     let image = layout.place.len() as u64 * 16;
     let fixed = image * (pool.threads.get() as u64 + 2) + request.selection.outputs() * 32;
     let room = request.memory.saturating_sub(fixed);
-    if ((room as f64 * EVENT_SHARE) as u64) < BUCKET as u64 * ENTRY_BYTES {
+    let few = BUCKET as u64 * ENTRY_BYTES;
+    let events = (room as f64 * EVENT_SHARE) as u64;
+    if events < few {
         return Err(too_little(request, fixed * 2));
     }
-    if let Some(wanted) = &request.two_time {
-        let frames = request.selection.outputs() as usize;
-        let map = least(frames, sink.rows_together(frames), most_groups(layout, wanted));
-        // a map gets half of what events leave
-        let share = (PLANNED_SHARE - EVENT_SHARE) / 2.0;
-        if (room as f64 * share) < map as f64 {
-            return Err(map_too_large(fixed + (map as f64 / share) as u64, request.memory));
-        }
+    let Some(wanted) = &request.two_time else { return Ok((room, events / ENTRY_BYTES)) };
+    let frames = request.selection.outputs() as usize;
+    // lists get as much as the map
+    let map = 2 * least(frames, sink.rows_together(frames), most_groups(layout, wanted));
+    let beside = ((room as f64 * PLANNED_SHARE) as u64).saturating_sub(map);
+    if beside < few {
+        return Err(map_too_large(fixed + whole_of(map + few, PLANNED_SHARE), request.memory));
     }
-    Ok(room)
+    Ok((room, events.min(beside) / ENTRY_BYTES))
 }

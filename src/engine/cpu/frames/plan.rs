@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::engine::limit::map_too_large;
+use crate::engine::limit::{map_too_large, whole_of};
 use crate::engine::two_time::most_groups;
 use crate::engine::{EngineError, TwoTimeRequest};
 
@@ -85,7 +85,7 @@ impl Run<'_> {
         if map <= free {
             return Ok(());
         }
-        Err(map_too_large(((fixed + 2 * map) as f64 / PLANNED_SHARE) as u64, self.request.memory))
+        Err(map_too_large(whole_of(fixed + 2 * map, PLANNED_SHARE), self.request.memory))
     }
 
     /// Labels whose counts fit together.
