@@ -134,7 +134,7 @@ fn the_first_signal_is_answered_though_a_kernel_hangs() {
                     child.kill().expect("sent");
                     panic!("{signal:?}: {}", told());
                 }
-                std::thread::sleep(Duration::from_millis(10));
+                std::thread::yield_now();
             }
         };
         wait_until(&mut || !measurement.leftovers().is_empty());

@@ -66,13 +66,13 @@ mkdir -p "$2"
         fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o755)).expect("may be run");
     }
 
-    /// A command of it, where no step may take more than two seconds, and SIGINT does what it does in a terminal.
+    /// A command of it, where no step may hang, and SIGINT does what it does in a terminal.
     fn command(&self, arguments: &[&str], settings: &[(&str, &str)]) -> Command {
         let path = format!("{}:{}", self.folder.path().display(), std::env::var("PATH").expect("a path"));
         let mut command = Command::new("env");
-        command.args(["--default-signal=INT", "timeout", "--foreground", "100"]);
+        command.args(["--default-signal=INT", "timeout", "--foreground", "300"]);
         command.arg(self.path("gpu-check")).args(arguments).current_dir(self.folder.path());
-        command.env("PATH", path).env("GPU_CHECK_SMALL", "1").env("GPU_CHECK_STEP_SECONDS", "2");
+        command.env("PATH", path).env("GPU_CHECK_SMALL", "1").env("GPU_CHECK_STEP_SECONDS", "30");
         command.env("KIT", self.folder.path()).env("TMPDIR", self.path("tmp"));
         command.env("LD_LIBRARY_PATH", cuda::cuda()).envs(settings.iter().copied());
         piped(command)
@@ -159,8 +159,8 @@ esac"#;
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !holds() {
-        assert!(begin.elapsed() < Duration::from_secs(30), "{what}");
-        std::thread::sleep(Duration::from_millis(20));
+        assert!(begin.elapsed() < Duration::from_secs(120), "{what}");
+        std::thread::yield_now();
     }
 }
 
@@ -180,13 +180,13 @@ fn a_hang_and_an_illegal_address_cost_one_group_each() {
 *) echo "test result: ok. 3 passed" ;;
 esac"#;
     let kit = Kit::new(tests, &format!("[ \"$1\" = dense ] && exec sleep 600\n{BENCH}"));
-    let done = kit.run("first", &[]);
+    let done = kit.run("first", &[("GPU_CHECK_STEP_SECONDS", "5")]);
     done.ended(1);
     for name in ["tests: driver", "tests: frames", "tests: two-time", "tests: the others", "bench events"] {
         assert!(done.row(name).contains("passed"), "{}", done.table);
     }
     let hung = done.row("tests: events");
-    assert!(hung.ends_with("FAILED: not ended after 2 s; it last said: events begin"), "{hung}");
+    assert!(hung.ends_with("FAILED: not ended after 5 s; it last said: events begin"), "{hung}");
     assert!(done.row("tests: packed").contains("(code 101): thread panicked: CUDA_ERROR_ILLEGAL_ADDRESS (700)"));
     assert!(done.row("tests: sort").ends_with("FAILED: no test has these names"), "{}", done.table);
     assert!(done.row("bench dense").contains("FAILED: not ended"), "{}", done.table);
@@ -275,20 +275,20 @@ exec "$@""#,
 
 #[test]
 fn what_is_no_step_of_the_gpu_has_a_limit_too() {
-    let hangs = "sleep 40";
-    let speckled = "[ $1 != simulate ] || sleep 40";
+    let hangs = "sleep 300";
+    let speckled = "[ $1 != simulate ] || sleep 300";
     for (program, body, name) in [
         ("python3", hangs, "CPU and GPU"),
-        ("bench", "[ $1 != list ] || sleep 40", "bench list"),
+        ("bench", "[ $1 != list ] || sleep 300", "bench list"),
         ("speckled", speckled, "simulation"),
     ] {
         let kit = Kit::whole();
         kit.program(program, body);
         let begin = Instant::now();
-        let done = kit.run("first", &[]);
+        let done = kit.run("first", &[("GPU_CHECK_STEP_SECONDS", "2")]);
         done.ended(1);
         assert!(done.row(name).contains("FAILED: not ended after 2 s"), "{}", done.table);
-        assert!(begin.elapsed() < Duration::from_secs(30), "{:?}\n{}", begin.elapsed(), done.table);
+        assert!(begin.elapsed() < Duration::from_secs(120), "{:?}\n{}", begin.elapsed(), done.table);
     }
     // all of it, however long each may take
     let kit = Kit::whole();
@@ -296,7 +296,7 @@ fn what_is_no_step_of_the_gpu_has_a_limit_too() {
     let begin = Instant::now();
     let done = kit.run("first", &[("GPU_CHECK_STEP_SECONDS", "100"), ("GPU_CHECK_SECONDS", "8")]);
     done.ended(1);
-    assert!(begin.elapsed() < Duration::from_secs(30), "{:?}\n{}", begin.elapsed(), done.table);
+    assert!(begin.elapsed() < Duration::from_secs(120), "{:?}\n{}", begin.elapsed(), done.table);
 }
 
 #[test]
@@ -464,7 +464,7 @@ fn a_gpu_that_another_program_has_is_not_measured() {
     assert_eq!(done.code, Some(1), "{done:?}");
     assert!(done.table.contains("error: the GPU GPU-") && done.table.contains("is in use by process"), "{done:?}");
     assert!(done.table.contains("nothing can be measured beside it"), "{done:?}");
-    assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(120), "{:?}", begin.elapsed());
 }
 
 /// With the program itself, on a GPU that is played; needs a Python with h5py.
