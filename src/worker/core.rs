@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::gpus::AssignedSlot;
 use crate::ids::AttemptId;
 use crate::protocol::session::{Progress, Reported, Stop};
-use crate::protocol::worker::{FromWorker, Handout, Room, ToWorker, WorkerFacts};
+use crate::protocol::worker::{FromWorker, GpuState, Handout, Room, ToWorker, WorkerFacts};
 use crate::runtime::lease::Lease;
 use crate::task::failure::{Loss, Unfit};
 use crate::task::life::Outcome;
@@ -41,9 +41,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const BEAT: Duration = Duration::from_secs(1);
 
 /// The longest time between beats.
-pub(super) const LONGEST_BEAT: Duration = Duration::from_secs(10);
+const LONGEST_BEAT: Duration = Duration::from_secs(10);
 
-/// A lease is renewed so many times before it ends.
+/// How often a lease is renewed before it ends.
 const BEATS: u32 = 8;
 
 /// What is to be said waits for more so long while slots have other work: of short tasks many go in one message, and are
@@ -121,8 +121,9 @@ pub(super) struct Core {
     unfit_in_a_row: u32,
     /// When an executor died last that counted as a crash.
     crashed: Option<Instant>,
-    /// What was said last of what the worker has.
+    /// What was said last of what the worker has, and when.
     facts: WorkerFacts,
+    told: Instant,
     leaving: Option<Instant>,
     actions: Vec<Action>,
 }
@@ -199,6 +200,7 @@ impl Core {
             unfit_in_a_row: 0,
             crashed: None,
             facts: WorkerFacts::default(),
+            told: now,
             leaving: None,
             actions: vec![Action::Dial(Duration::ZERO)],
         }
@@ -293,9 +295,9 @@ impl Core {
         }
     }
 
-    /// Its process has ended, or does not end though it was killed. False when it was not running.
-    pub(super) fn finished(&mut self, attempt: AttemptId, outcome: Outcome, result: TaskResult, now: Instant) -> bool {
-        let Some(Running { place, lost }) = self.running.remove(&attempt) else { return false };
+    /// Its process has ended, or does not end though it was killed.
+    pub(super) fn finished(&mut self, attempt: AttemptId, outcome: Outcome, result: TaskResult, now: Instant) {
+        let Some(Running { place, lost }) = self.running.remove(&attempt) else { return };
         *self.used.at(place) -= 1;
         let outcome = match (outcome, lost) {
             // what it computed, or how it failed, is not to be believed
@@ -307,7 +309,6 @@ impl Core {
         };
         self.report(attempt, outcome.clone(), result);
         self.judge_node(&outcome, now);
-        true
     }
 
     /// The process of an attempt that was finished is still there: it keeps its place.
@@ -348,31 +349,26 @@ impl Core {
         }
     }
 
-    /// What the worker has; returns whether that is said, so that it is known when it was.
-    pub(super) fn tell_facts(&mut self, mut facts: WorkerFacts, is_time: IsTime) -> bool {
+    /// Whether what is measured of GPUs is to be told again though nothing else has changed.
+    pub(super) fn is_time_to_tell(&self, now: Instant) -> bool {
+        !self.facts.gpus.is_empty() && now.duration_since(self.told) >= LONGEST_BEAT
+    }
+
+    /// What the worker has, but for its slots of attempts that do not compute: said when something has changed.
+    pub(super) fn tell_facts(&mut self, mut facts: WorkerFacts, now: Instant) {
         let lost = self.remaining.values().filter(|place| **place == Place::Login).count() as u32;
         facts.room.login = self.login_slots.saturating_sub(lost);
         if let Some(why) = self.node.why_unfit() {
             (facts.room, facts.trouble) = (Room::default(), Some(format!("this node cannot work: {why}")));
         }
-        let seen =
-            |facts: &WorkerFacts| -> Vec<_> { facts.gpus.iter().map(|gpu| (gpu.state, gpu.reasons.clone())).collect() };
         let differs = facts.room != self.facts.room
             || facts.trouble != self.facts.trouble
-            || seen(&facts) != seen(&self.facts)
-            // what is measured changes all the time
-            || is_time == IsTime::Yes;
+            || !states(&facts).eq(states(&self.facts))
+            || self.is_time_to_tell(now);
         if differs {
-            self.facts = facts;
+            (self.facts, self.told) = (facts, now);
             self.send(FromWorker::Facts(self.facts.clone()));
         }
-        differs
-    }
-
-    /// What the worker has, before it is connected for the first time.
-    pub(super) fn set_facts(&mut self, mut facts: WorkerFacts) {
-        facts.room.login = self.login_slots;
-        self.facts = facts;
     }
 
     /// Ends all that it has, without a fault of the tasks, and then itself.
@@ -603,11 +599,9 @@ impl Core {
     }
 }
 
-/// Whether what is measured is to be told again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum IsTime {
-    Yes,
-    No,
+/// What is told at once when it changes; a worker's GPUs keep their order.
+fn states(facts: &WorkerFacts) -> impl Iterator<Item = (GpuState, &[String])> {
+    facts.gpus.iter().map(|gpu| (gpu.state, gpu.reasons.as_slice()))
 }
 
 impl Node {

@@ -15,12 +15,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::assignment::{Computation, SlotGpu, Work};
-use super::core::{Action, Alone, Core, IsTime, LONGEST_BEAT, Launch};
+use super::core::{Action, Alone, Core, Launch};
 use super::endpoint_link::{DialEndpoint, EndpointConnection, EndpointLinkError};
 use super::executor::{Attempt, AttemptWatch, Executors, Finished, GRACE, Remains, Slot};
 use super::gpus::{AssignedSlot, Gpus, Test, verdict};
 use super::paths::{self, NodeRoots, opened, work_of};
-use crate::config::endpoint::Site;
 use crate::config::mounts::RootMounts;
 use crate::gpu::health;
 use crate::ids::{AttemptId, AttemptNumber, BlockId, TaskId, WorkerId};
@@ -97,11 +96,10 @@ pub async fn run<D: DialEndpoint>(
     let (tell, heard) = mpsc::unbounded_channel();
     let now = Instant::now();
     let core = Core::new(settings.login_slots, now);
-    let (site, templates, roots) = (Arc::default(), Arc::default(), None);
+    let (templates, roots) = (Arc::default(), None);
     let (started, connection) = (HashMap::new(), None);
     let dial = Arc::new(dial);
-    let daemon =
-        Daemon { core, settings, gpus, told: now, executors, dial, tell, site, templates, roots, connection, started };
+    let daemon = Daemon { core, settings, gpus, executors, dial, tell, templates, roots, connection, started };
     daemon.serve(heard, changed, asked).await
 }
 
@@ -137,13 +135,10 @@ struct Daemon<D> {
     settings: WorkerSettings,
     /// The slots of attempts that compute.
     gpus: Gpus,
-    /// When it was said last what it has.
-    told: Instant,
     executors: Executors,
     dial: Arc<D>,
     // unbounded: what comes in is bounded by slots, by the connection's channel and by progress of four a second
     tell: mpsc::UnboundedSender<WorkerEvent>,
-    site: Arc<Site>,
     templates: Arc<Templates>,
     /// None before the first connection.
     roots: Option<Roots>,
@@ -158,7 +153,7 @@ impl<D: DialEndpoint> Daemon<D> {
         changed: Arc<Notify>,
         asked: CancellationToken,
     ) -> Result<(), WorkerError> {
-        self.core.set_facts(self.facts());
+        self.core.tell_facts(self.facts(), Instant::now());
         self.act();
         let mut events = Vec::with_capacity(TOGETHER);
         loop {
@@ -248,7 +243,7 @@ impl<D: DialEndpoint> Daemon<D> {
     fn connected(&mut self, connection: EndpointConnection, now: Instant) -> Result<(), WorkerError> {
         let EndpointConnection { site, say, mut hear } = connection;
         let templates = site.templates().map_err(|(name, source)| WorkerError::Command { name, source })?;
-        (self.site, self.templates) = (Arc::new(site), Arc::new(templates));
+        self.templates = Arc::new(templates);
         self.connection = Some(say);
         let tell = self.tell.clone();
         // ends with the connection
@@ -261,9 +256,9 @@ impl<D: DialEndpoint> Daemon<D> {
             let _ended = tell.send(WorkerEvent::Disconnected);
         });
         self.core.connected(now);
-        if self.roots.as_ref().is_none_or(|roots| roots.node.raw != self.site.roots) {
+        if self.roots.as_ref().is_none_or(|roots| roots.node.raw != site.roots) {
             let version = self.roots.as_ref().map_or(0, |roots| roots.version + 1);
-            self.roots = Some(Roots { version, node: NodeRoots { raw: self.site.roots.clone(), mounts: None } });
+            self.roots = Some(Roots { version, node: NodeRoots { raw: site.roots, mounts: None } });
             self.core.roots_changed();
         }
         Ok(())
@@ -342,14 +337,8 @@ impl<D: DialEndpoint> Daemon<D> {
 
     /// Has attempts leave GPUs that are not to be trusted, tests those that may be again, and tells what there is.
     fn look_at_the_gpus(&mut self, now: Instant) {
-        let facts = self.facts();
-        let is_time = if !facts.gpus.is_empty() && now.duration_since(self.told) >= LONGEST_BEAT {
-            IsTime::Yes
-        } else {
-            IsTime::No
-        };
         self.gpus.list_again();
-        if is_time == IsTime::Yes {
+        if self.core.is_time_to_tell(now) {
             self.gpus.lock();
         }
         for attempt in self.gpus.look() {
@@ -358,13 +347,12 @@ impl<D: DialEndpoint> Daemon<D> {
         if !self.core.is_leaving() {
             self.gpus.tests().into_iter().for_each(|test| self.test(test));
         }
-        if self.core.tell_facts(self.facts(), is_time) {
-            self.told = now;
-        }
+        self.core.tell_facts(self.facts(), now);
     }
 
     fn facts(&self) -> WorkerFacts {
-        let room = Room { slots: self.gpus.room(), login: self.settings.login_slots };
+        // the core counts the others
+        let room = Room { slots: self.gpus.room(), login: 0 };
         WorkerFacts { room, gpus: self.gpus.facts(), trouble: self.gpus.trouble().map(str::to_owned) }
     }
 
@@ -421,13 +409,13 @@ impl<D: DialEndpoint> Daemon<D> {
         let Launch { attempt, spec, place, slot: AssignedSlot { gpu } } = launch;
         let stop = CancellationToken::new();
         self.started.insert(attempt, StartedAttempt { place, stop: stop.clone() });
-        let (site, templates) = (Arc::clone(&self.site), Arc::clone(&self.templates));
+        let templates = Arc::clone(&self.templates);
         let roots = self.roots.as_ref().map(|roots| roots.node.clone()).unwrap_or_default();
         let slot = self.slot(gpu);
         let (executors, tell) = (self.executors.clone(), self.tell.clone());
         // ends with the attempt's process
         spawn("attempt", async move {
-            let finished = match prepared(spec, site, templates, roots.clone()).await {
+            let finished = match prepared(spec, templates, roots.clone()).await {
                 Ok(work) => {
                     let attempt = Attempt { id: attempt, work, roots, time_limit: None };
                     watched(executors, attempt, slot, stop, &tell).await
@@ -449,16 +437,10 @@ impl<D: DialEndpoint> Daemon<D> {
 }
 
 /// What an attempt does, its command's paths looked at.
-async fn prepared(
-    spec: TaskSpec,
-    site: Arc<Site>,
-    templates: Arc<Templates>,
-    roots: NodeRoots,
-) -> Result<Work, Outcome> {
+async fn prepared(spec: TaskSpec, templates: Arc<Templates>, roots: NodeRoots) -> Result<Work, Outcome> {
     if !paths::blocks(&spec, &templates) {
         return work_of(spec, &roots, &templates).map_err(|error| error.outcome());
     }
-    drop(site);
     let looked = tokio::task::spawn_blocking(move || work_of(spec, &roots, &templates));
     let failed = |message: &str| Outcome::Failed(Failure::new(Fault::Program, message));
     match tokio::time::timeout(LOOK, looked).await {

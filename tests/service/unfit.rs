@@ -70,12 +70,12 @@ fn namespaces() -> &'static str {
 }
 
 /// Waits until the endpoint shows a worker as wanted.
-async fn until_shown(site: &Site, worker: WorkerId, wanted: impl Fn(&WorkerStatus) -> bool) -> WorkerStatus {
+async fn until_shown(site: &Site, wanted: impl Fn(&WorkerStatus) -> bool) -> WorkerStatus {
     let looking = async {
         let mut control = EndpointControl::connect(Path::new(&site.text("home/site/socket"))).await.expect("listens");
         loop {
             let status = control.status().await.expect("answers");
-            if let Some(found) = status.workers.into_iter().find(|found| found.worker == worker && wanted(found)) {
+            if let Some(found) = status.workers.into_iter().find(&wanted) {
                 return found;
             }
             tokio::task::yield_now().await;
@@ -84,13 +84,19 @@ async fn until_shown(site: &Site, worker: WorkerId, wanted: impl Fn(&WorkerStatu
     tokio::time::timeout(LONG, looking).await.expect("it is shown")
 }
 
-/// A site whose root to write is `mnt/out`.
-fn site() -> Site {
-    let mut site = Site::new(60, 1);
-    fs::create_dir_all(site.at("mnt/out")).expect("made");
+/// A site whose root to write is `mnt/out`, which is not there; its endpoint does not run.
+fn without_root() -> Site {
+    let site = Site::new(60, 1);
     let path = site.at("home/site/config.yaml");
     let config = fs::read_to_string(&path).expect("configured").replace(&site.text("out"), &site.text("mnt/out"));
     fs::write(path, config).expect("written");
+    site
+}
+
+/// One whose root is there and whose endpoint runs.
+fn site() -> Site {
+    let mut site = without_root();
+    fs::create_dir_all(site.at("mnt/out")).expect("made");
     site.start_endpoint();
     site
 }
@@ -104,7 +110,7 @@ async fn goes_elsewhere(lacking: Lacking) {
     let Lacking { breaks, mends, says } = lacking;
     let site = site();
     let node = Node::start(&site);
-    until_shown(&site, node.worker, |shown| shown.connected && shown.slots.0 == 2).await;
+    until_shown(&site, |shown| shown.worker == node.worker && shown.connected && shown.slots.0 == 2).await;
     // each has worked before
     let before: Vec<TaskSpec> = (0..4).map(|index| correlation(&site, &format!("before{index}"))).collect();
     let tasks = site.submit(before).await;
@@ -115,12 +121,12 @@ async fn goes_elsewhere(lacking: Lacking) {
     let over = site.until_over(&tasks).await;
     assert!(over.iter().all(|task| task.state == StateName::Succeeded), "{over:?}");
     assert!(over.iter().any(|task| task.attempt > 1), "the node was tried");
-    let shown = until_shown(&site, node.worker, |shown| shown.trouble.is_some()).await;
+    let shown = until_shown(&site, |shown| shown.worker == node.worker && shown.trouble.is_some()).await;
     let trouble = shown.trouble.expect("looked for");
     assert!(trouble.contains("cannot work") && trouble.contains(says), "{trouble}");
     assert_eq!(shown.slots.0, 0, "it takes no tasks");
     node.on_node(&site, mends);
-    until_shown(&site, node.worker, |shown| shown.trouble.is_none() && shown.slots.0 == 2).await;
+    until_shown(&site, |shown| shown.worker == node.worker && shown.trouble.is_none() && shown.slots.0 == 2).await;
     let tasks = site.submit((0..4).map(|index| correlation(&site, &format!("after{index}"))).collect()).await;
     let over = site.until_over(&tasks).await;
     assert!(over.iter().all(|task| task.state == StateName::Succeeded && task.attempt == 1), "{over:?}");
@@ -180,24 +186,12 @@ async fn a_program_that_is_gone() {
 /// A root that was never there: no worker of this site can work, tasks wait, and nothing is made.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_root_that_was_never_there() {
-    let mut site = Site::new(60, 1);
-    let path = site.at("home/site/config.yaml");
-    let config = fs::read_to_string(&path).expect("configured").replace(&site.text("out"), &site.text("mnt/out"));
-    fs::write(path, config).expect("written");
+    let mut site = without_root();
     site.start_endpoint();
     let setup = speckled::task::spec::BatchSetupSpec { directories: vec![site.at("mnt/out/a")] };
     let task = site.submit(vec![TaskSpec::BatchSetup(setup)]).await[0];
-    let worker = async {
-        let mut control = EndpointControl::connect(Path::new(&site.text("home/site/socket"))).await.expect("listens");
-        loop {
-            let status = control.status().await.expect("answers");
-            if let Some(trouble) = status.workers.first().and_then(|worker| worker.trouble.clone()) {
-                return trouble;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    let trouble = tokio::time::timeout(LONG, worker).await.expect("it says why");
+    let shown = until_shown(&site, |shown| shown.trouble.is_some()).await;
+    let trouble = shown.trouble.expect("looked for");
     assert!(trouble.contains("mnt/out is not there"), "{trouble}");
     assert!(!site.at("mnt").exists());
     fs::create_dir_all(site.at("mnt/out")).expect("mounted");

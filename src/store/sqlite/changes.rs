@@ -53,8 +53,8 @@ struct Change {
 pub(super) fn lease(connection: &Connection, request: LeaseRequest) -> Result<Vec<Leased>, Fault> {
     let LeaseRequest { holder, most, kinds, until, now } = request;
     let endpoint = holder.endpoint;
-    let session = endpoints::holder(connection, endpoint)?;
-    if session.is_none_or(|session| session.until <= now) || !endpoints::speaks(connection, holder)? {
+    let found = endpoints::holder(connection, endpoint)?;
+    if found.is_none_or(|(session, newest)| session.until <= now || newest != holder.epoch) {
         return Ok(Vec::new());
     }
     let kinds = if kinds.is_empty() { Kind::ALL.to_vec() } else { kinds };

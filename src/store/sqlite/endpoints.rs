@@ -18,7 +18,7 @@ pub(super) fn claim(
     replaces: &[SessionId],
     now: Moment,
 ) -> Result<Claim, Fault> {
-    if let Some(holder) = holder(connection, endpoint.id)?
+    if let Some((holder, _)) = holder(connection, endpoint.id)?
         && holder.id != session.id
         && !replaces.contains(&holder.id)
         && holder.until > now
@@ -76,8 +76,8 @@ pub(super) fn beat(
 ) -> Result<Claim, Fault> {
     match holder(connection, by.endpoint)? {
         None => return Ok(Claim::Open),
-        Some(holder) if holder.id != session.id => return Ok(Claim::Held(holder)),
-        Some(_) if !speaks(connection, by)? => return Ok(Claim::Open),
+        Some((holder, _)) if holder.id != session.id => return Ok(Claim::Held(holder)),
+        Some((_, newest)) if newest != by.epoch => return Ok(Claim::Open),
         Some(_) => {}
     }
     let row = (session.host, rows::millis(session.until), status, rows::millis(now), by.endpoint.uuid().into_bytes());
@@ -100,10 +100,11 @@ pub(super) fn all(connection: &Connection) -> Result<Vec<EndpointRecord>, Fault>
     query::all(connection, "SELECT * FROM endpoints ORDER BY name, id", (), record)
 }
 
-/// The session that has the name, however old.
-pub(super) fn holder(connection: &Connection, endpoint: EndpointId) -> Result<Option<EndpointSession>, Fault> {
-    let asked = "SELECT id, session, host, session_until FROM endpoints WHERE id = ?";
-    Ok(one(connection, asked, (endpoint.uuid().into_bytes(),), session)?.flatten())
+/// The session that has the name, however old, and its newest connection.
+pub(super) fn holder(connection: &Connection, endpoint: EndpointId) -> Result<Option<(EndpointSession, Epoch)>, Fault> {
+    let asked = "SELECT id, session, epoch, host, session_until FROM endpoints WHERE id = ?";
+    let found = one(connection, asked, (endpoint.uuid().into_bytes(),), |row| Ok((session(row)?, epoch_column(row)?)))?;
+    Ok(found.and_then(|(session, epoch)| Some((session?, epoch))))
 }
 
 fn epoch_column(row: &Row<'_>) -> Result<Epoch, Fault> {

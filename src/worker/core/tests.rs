@@ -53,7 +53,8 @@ impl Played {
         let (running, stopped) = (BTreeSet::new(), BTreeSet::new());
         let mut played =
             Self { core: Core::new(1, now), slots, now, running, stopped, said: Vec::new(), checks: 0, dials: 0 };
-        played.core.set_facts(WorkerFacts { room: Room { slots: 2, login: 0 }, ..WorkerFacts::default() });
+        let facts = WorkerFacts { room: Room { slots: 2, login: 0 }, ..WorkerFacts::default() };
+        played.core.tell_facts(facts, now);
         played
     }
 
@@ -86,7 +87,7 @@ impl Played {
     fn turn(&mut self) {
         let _alone = self.core.tick(self.now);
         let facts = WorkerFacts { room: Room { slots: self.slots.slots as u32, login: 0 }, ..WorkerFacts::default() };
-        self.core.tell_facts(facts, IsTime::No);
+        self.core.tell_facts(facts, self.now);
         self.core.turn(&mut self.slots, self.now);
         for action in self.core.actions() {
             match action {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use super::*;
-use crate::config::endpoint::GpuUse;
+use crate::config::endpoint::{GpuUse, Site};
 use crate::config::roots::RawRoots;
 use crate::protocol::session::Reported;
 use crate::protocol::worker::Handout;
