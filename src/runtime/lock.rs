@@ -5,10 +5,17 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::mpsc;
+use std::thread::Builder;
+use std::time::Duration;
 
 use thiserror::Error;
 
 use crate::task::names::printable;
+
+/// How long a process that a killed one was just starting may keep its lock: until its program begins. A fork on a
+/// loaded node takes well below a second.
+const REMAINS: Duration = Duration::from_secs(5);
 
 /// Held as long as it lives.
 #[derive(Debug)]
@@ -31,7 +38,7 @@ pub enum LockError {
 }
 
 impl Lock {
-    /// Takes it, at once or not at all.
+    /// Takes it, at once or not at all. Where its process has died, what that was just starting is waited for.
     ///
     /// # Errors
     /// Another process has it, or the file system refuses.
@@ -40,7 +47,12 @@ impl Lock {
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(LockError::Held { holder: holder(path) }),
+            Err(TryLockError::WouldBlock) => {
+                let holder = holder(path);
+                if !is_gone(&holder) || !lock_within(&file, REMAINS)? {
+                    return Err(LockError::Held { holder });
+                }
+            }
             Err(TryLockError::Error(source)) => return Err(source.into()),
         }
         let node = rustix::system::uname();
@@ -75,6 +87,33 @@ impl Drop for Lock {
     }
 }
 
+/// Locks it when it is free, within a time; false when that is over.
+///
+/// The wait is the kernel's, in a thread of its own, which cannot be called back: it goes on waiting afterwards, and
+/// lets go at once of what it gets.
+fn lock_within(file: &File, limit: Duration) -> io::Result<bool> {
+    let (answer, answered) = mpsc::sync_channel(0);
+    // the same open file: what the thread locks is locked here
+    let copy = file.try_clone()?;
+    let wait = move || {
+        let locked = copy.lock();
+        if answer.send(locked).is_err() {
+            let _nobody_wants_it = copy.unlock();
+        }
+    };
+    Builder::new().name("lock".to_owned()).spawn(wait)?;
+    answered.recv_timeout(limit).map_or(Ok(false), |locked| locked.map(|()| true))
+}
+
+/// True when a process of this computer had it and is no more.
+fn is_gone(holder: &str) -> bool {
+    let Some((process, node)) = holder.split_once(" on ") else { return false };
+    let process = process.parse().ok().and_then(rustix::process::Pid::from_raw);
+    let here = rustix::system::uname();
+    node == here.nodename().to_string_lossy()
+        && process.is_some_and(|process| rustix::process::test_kill_process(process) == Err(rustix::io::Errno::SRCH))
+}
+
 /// Who wrote into the file last.
 fn holder(path: &Path) -> String {
     let told = std::fs::read_to_string(path).unwrap_or_default();
@@ -101,5 +140,29 @@ mod tests {
         drop(lock);
         assert_eq!(Lock::held_by(&path).expect("read"), None);
         Lock::take(&path).expect("is free");
+    }
+
+    #[test]
+    fn what_a_dead_process_was_starting_is_waited_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("lock");
+        let mut gone = std::process::Command::new("true").spawn().expect("starts");
+        gone.wait().expect("ends");
+        let node = rustix::system::uname();
+        std::fs::write(&path, format!("{} on {}\n", gone.id(), node.nodename().to_string_lossy())).expect("written");
+        let copy = File::open(&path).expect("opens");
+        copy.lock().expect("as the process that is being started");
+        std::thread::scope(|scope| {
+            let taken = scope.spawn(|| Lock::take(&path));
+            // it waits in the kernel, which shows who waits
+            let waits = || std::fs::read_to_string("/proc/locks").expect("read").contains("-> FLOCK");
+            let limit = std::time::Instant::now() + REMAINS;
+            while !waits() && std::time::Instant::now() < limit {
+                std::thread::yield_now();
+            }
+            assert!(!taken.is_finished());
+            drop(copy);
+            taken.join().expect("ends").expect("is free");
+        });
     }
 }
