@@ -1,7 +1,7 @@
 //! speckled: a compute endpoint for X-ray Photon Correlation Spectroscopy.
 //!
 //! The layers, each importing only from those below it: `cli`, `rpc` (edges), `controller`, `endpoint`, `worker`
-//! (roles), `engine`, `dataset`, `gpu`, `store`, `runtime` (ports), `scaling`, `protocol`, `correlate`, `simulate`,
+//! (roles), `engine`, `dataset`, `gpu`, `provider`, `store`, `runtime` (ports), `scaling`, `protocol`, `correlate`, `simulate`,
 //! `task`, `ids` (pure). `tests/layering.rs` enforces it.
 
 pub mod cli;
@@ -15,6 +15,7 @@ pub mod engine;
 pub mod gpu;
 pub mod ids;
 pub mod protocol;
+pub mod provider;
 pub mod rpc;
 pub mod runtime;
 pub mod scaling;

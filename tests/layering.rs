@@ -17,7 +17,7 @@ const LAYERS: [(&str, &[&str]); 5] = [
 ];
 
 /// Imports inside a layer: (module, what it may import).
-const PEERS: [(&str, &str); 13] = [
+const PEERS: [(&str, &str); 15] = [
     ("correlate", "ids"),
     ("simulate", "correlate"),
     ("task", "ids"),
@@ -28,6 +28,8 @@ const PEERS: [(&str, &str); 13] = [
     ("scaling", "task"),
     ("engine", "dataset"),
     ("store", "runtime"),
+    ("provider", "config"),
+    ("provider", "runtime"),
     ("worker", "compute"),
     ("cli", "rpc"),
     ("cli", "web"),

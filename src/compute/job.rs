@@ -24,6 +24,7 @@ use crate::dataset::{DatasetError, Source, metadata};
 use crate::engine::{Engine, EngineError, MultiTauRequest, Observer, Request, TwoTimeRequest};
 use crate::task::bins::{ChosenBins, SelectionError};
 use crate::task::correlate::CorrelateSpec;
+use crate::task::estimate::Measure;
 
 /// What a job did.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +47,12 @@ impl JobOutput {
     /// Raw frames a second.
     pub fn frames_per_second(&self) -> f64 {
         self.frames as f64 / self.wall_time.as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+
+    /// What it took.
+    pub fn measure(&self) -> Measure {
+        let millis = u64::try_from(self.wall_time.as_millis()).unwrap_or(u64::MAX);
+        Measure { bytes: self.bytes, frames: self.frames, millis }
     }
 
     /// What programs read of it.

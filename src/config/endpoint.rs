@@ -40,6 +40,12 @@ const LEFT: f64 = 0.2;
 /// Bytes of a slot below which no correlation makes sense: the program itself and a detector's frame.
 const LEAST_MEMORY: u64 = 64 << 20;
 
+/// Blocks of the endpoint's own computer.
+pub const LOCAL_BLOCKS: u32 = 1;
+
+/// A worker that is there for waiting tasks ends when it had none for so many seconds: Globus Compute's `max_idletime`.
+const IDLE_S: u32 = 120;
+
 /// Logs of attempts are kept so many days.
 const KEEP_LOGS_DAYS: u32 = 30;
 
@@ -56,9 +62,20 @@ struct Raw {
     #[serde(default)]
     workers: RawWorkers,
     #[serde(default)]
+    blocks: RawBlocks,
+    #[serde(default)]
     commands: BTreeMap<TemplateName, RawTemplate>,
     #[serde(default)]
     keep_logs_days: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawBlocks {
+    #[serde(default)]
+    min_blocks: Option<u32>,
+    #[serde(default)]
+    idle_s: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -125,6 +142,8 @@ pub struct EndpointConfig {
     pub site: Site,
     /// What runs on this computer.
     pub local: LocalWorker,
+    /// When it runs.
+    pub blocks: BlocksConfig,
     /// Logs of attempts are kept so long.
     pub keep_logs: Duration,
 }
@@ -179,6 +198,15 @@ pub struct LocalWorker {
     pub slots_per_gpu: u32,
     /// Seconds for which a GPU must have been well before it is tested again after a quarantine.
     pub gpu_quiet_s: u32,
+}
+
+/// How many blocks there are. This computer is the only one that there can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlocksConfig {
+    /// 1 = the worker runs all the time; 0 = it is started when tasks wait.
+    pub min_blocks: u32,
+    /// A worker that is there for waiting tasks ends when it had none for so long.
+    pub idle: Duration,
 }
 
 /// What the computer has.
@@ -274,7 +302,7 @@ impl EndpointConfig {
             path: path.to_owned(),
             reason: error.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
         })?;
-        let Raw { name, group, controller, roots, workers, commands, keep_logs_days } = raw;
+        let Raw { name, group, controller, roots, workers, blocks, commands, keep_logs_days } = raw;
         roots.check().map_err(|source| ConfigError::Root { path: path.to_owned(), source })?;
         let site = Site { roots, commands };
         site.templates().map_err(|(name, source)| ConfigError::Command { path: path.to_owned(), name, source })?;
@@ -288,9 +316,11 @@ impl EndpointConfig {
             key,
             reason,
         })?;
+        let blocks =
+            blocks.checked().map_err(|(key, reason)| ConfigError::Value { path: path.to_owned(), key, reason })?;
         let days = keep_logs_days.unwrap_or(KEEP_LOGS_DAYS);
         let keep_logs = Duration::from_secs(u64::from(days) * 24 * 3600);
-        Ok(Self { name, group, controller, site, local, keep_logs })
+        Ok(Self { name, group, controller, site, local, blocks, keep_logs })
     }
 }
 
@@ -305,6 +335,19 @@ impl Site {
             Err(error) => Err((name.clone(), error)),
         };
         self.commands.iter().map(checked).collect()
+    }
+}
+
+impl RawBlocks {
+    fn checked(self) -> Result<BlocksConfig, (&'static str, String)> {
+        let Self { min_blocks, idle_s } = self;
+        let min_blocks = min_blocks.unwrap_or(LOCAL_BLOCKS);
+        if min_blocks > LOCAL_BLOCKS {
+            let reason = format!("{min_blocks} is too many; this computer is the only block: give 0 or {LOCAL_BLOCKS}");
+            return Err(("blocks.min_blocks", reason));
+        }
+        let idle = Duration::from_secs(u64::from(idle_s.unwrap_or(IDLE_S)));
+        Ok(BlocksConfig { min_blocks, idle })
     }
 }
 
@@ -369,7 +412,7 @@ mod tests {
     #[test]
     fn all_that_can_be_said_is_read() {
         let text = format!(
-            "{LEAST}group: 8-id\nroots: {{read: [/data], write: [/data/out]}}\nkeep_logs_days: 7\n\
+            "{LEAST}group: 8-id\nroots: {{read: [/data], write: [/data/out]}}\nkeep_logs_days: 7\nblocks: {{min_blocks: 0, idle_s: 9}}\n\
              workers: {{slots: 2, login_slots: 0, threads: 3, memory: 2 GiB, gpus: none, slots_per_gpu: 2, \
              gpu_quiet_s: 9}}\n\
              commands:\n  plot:\n    program: /usr/bin/plot\n    arguments: ['--in={{file}}']\n    time_limit_s: 60\n\
@@ -386,6 +429,7 @@ mod tests {
             gpu_quiet_s: 9,
         };
         assert_eq!((config.local, config.keep_logs.as_secs()), (local, 7 * 86_400));
+        assert_eq!(config.blocks, BlocksConfig { min_blocks: 0, idle: Duration::from_secs(9) });
         assert_eq!(config.site.templates().expect("commands").len(), 1);
     }
 

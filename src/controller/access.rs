@@ -178,12 +178,13 @@ mod tests {
     fn to_see_is_not_to_command() {
         use crate::ids::{ActionId, EndpointId, TaskId};
         use crate::task::life::Limits;
+        use crate::task::pool::Pool;
         use crate::task::spec::TaskSpec;
         let of = |owner: &str| NewTask {
             id: TaskId::new(Uuid::nil()),
-            request: None,
             action: ActionId::new(Uuid::nil()),
             endpoint: EndpointId::new(Uuid::nil()),
+            pool: Pool::default(),
             owner: owner.parse().expect("a subject"),
             group: Some("8-id".parse().expect("a group")),
             label: None,

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use super::access::Denied;
-use crate::ids::{EndpointId, SessionId};
+use crate::ids::{ActionId, EndpointId, SessionId};
 use crate::store::{EndpointSession, StoreError};
 
 /// Why the controller does not do what it is asked. The caller reads it.
@@ -63,9 +63,17 @@ pub enum ControllerError {
     /// Nothing was submitted.
     #[error("the submission has no task")]
     NoTasks,
-    /// The same request id for two different tasks.
-    #[error("request id {0} was used for another task before; take a new one")]
-    RequestConflict(String),
+    /// The same request id for two submissions of different work.
+    #[error("request id {request} was used for other work before (action {action}); take a new one")]
+    RequestConflict {
+        /// The request id.
+        request: String,
+        /// The action of that work.
+        action: ActionId,
+    },
+    /// The action is somebody else's.
+    #[error("action {0} belongs to somebody else; leave the action out to make a new one")]
+    ForeignAction(ActionId),
     /// The store cannot.
     #[error("the controller's store failed")]
     Store(#[from] StoreError),

@@ -3,21 +3,23 @@
 //!
 //! ```text
 //!   flows ─▶ tasks.rs ──▶ store ◀── session.rs ◀─▶ endpoints (one session each)
-//!                 │                     ▲
-//!                 └──▶ bus.rs ─────┘    nudges: there is work, stop this
-//!                          │
-//!                          └──▶ watchers     these tasks changed
+//!                │          │          ▲
+//!                └─▶ bus ───┼─▶ hints ─┘ nudges: there is work, stop this
+//!                           ▼     │
+//!                       outbox.rs └▶ watch.rs: what happened, read once for all watchers
 //!            upkeep.rs: leases that ran out, deadlines, retention
 //! ```
 //!
-//! The store decides and remembers; the bus only says that something is to be looked at. A nudge that is lost
-//! costs time (until the next heartbeat), never a task.
+//! The store decides, remembers and tells the time; the bus only says that something is to be looked at. A nudge that is
+//! lost costs time (until the next heartbeat), never a task.
 
 pub mod access;
 mod acks;
-mod bus;
+pub mod bus;
 mod directory;
 mod error;
+mod hints;
+mod outbox;
 mod policy;
 pub mod session;
 mod tasks;
@@ -31,30 +33,29 @@ pub use policy::Policy;
 pub use tasks::{Known, Receipt, Submission, SubmissionTask};
 pub use watch::{Watched, Watcher};
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use access::{Caller, Denied};
 use bus::Bus;
 use directory::Directory;
+use hints::Hints;
 use token::Secret;
 
 use crate::ids::TokenId;
-use crate::runtime::clock::Clock;
-use crate::store::{Store, StoreError};
+use crate::store::{EventId, Store, StoreError};
 use crate::task::time::Moment;
-
-/// A clock that is behind by so much was set back.
-const WRONG: Duration = Duration::from_secs(2);
 
 /// A controller over a store. Everything it does for others is a method; each takes the [`Caller`] and checks what
 /// that one may.
 #[derive(Debug)]
 pub struct Controller<S> {
     store: S,
-    clock: Clock,
     policy: Policy,
     directory: Directory,
-    bus: Bus,
+    bus: Arc<dyn Bus>,
+    hints: Arc<Hints>,
+    /// Where the outbox ended when the controller began.
+    outbox_start: EventId,
 }
 
 impl<S: Store> Controller<S> {
@@ -62,19 +63,13 @@ impl<S: Store> Controller<S> {
     ///
     /// # Errors
     /// The store fails.
-    pub async fn start(store: S, clock: Clock, policy: Policy) -> Result<Self, StoreError> {
+    pub async fn start(store: S, bus: Arc<dyn Bus>, policy: Policy) -> Result<Self, StoreError> {
         let directory = Directory::new(store.endpoints().await?);
-        let newest = store.newest().await?;
-        let behind = newest.since(clock.now());
-        if behind >= WRONG {
-            let behind_s = behind.as_secs();
-            tracing::warn!(
-                behind_s,
-                "the computer's clock is behind what the store remembers: time goes on from there"
-            );
-        }
-        let clock = clock.not_before(newest);
-        Ok(Self { store, clock, policy, directory, bus: Bus::default() })
+        let hints = Arc::new(Hints::default());
+        // what is told from now on is heard
+        bus.attach(Arc::clone(&hints) as Arc<dyn bus::Listener>);
+        let outbox_start = store.newest_event().await?;
+        Ok(Self { store, policy, directory, bus, hints, outbox_start })
     }
 
     /// What holds for all.
@@ -82,9 +77,9 @@ impl<S: Store> Controller<S> {
         &self.policy
     }
 
-    /// Its clock, by which all its moments are.
-    pub fn clock(&self) -> Clock {
-        self.clock
+    /// The moment, by the store's clock, by which all its moments are.
+    pub fn now(&self) -> Moment {
+        self.store.now()
     }
 
     /// The holder of a token.
@@ -95,7 +90,7 @@ impl<S: Store> Controller<S> {
         // a text that is no token gets the answer of one that is unknown
         let secret: Secret = token.parse().map_err(|_| Denied::Unknown)?;
         let record = self.store.token(secret.digest()).await?;
-        Ok(Caller::new(record, self.clock.now())?)
+        Ok(Caller::new(record, self.store.now())?)
     }
 
     /// Ends a token; false when there is none.
@@ -108,12 +103,12 @@ impl<S: Store> Controller<S> {
 
     /// When a lease on a task ends that begins now.
     fn lease_end(&self) -> Moment {
-        self.clock.now().after(self.policy.lease)
+        self.store.now().after(self.policy.lease)
     }
 
     /// When a lease on an endpoint's name ends that begins now.
     fn name_end(&self) -> Moment {
-        self.clock.now().after(self.policy.name)
+        self.store.now().after(self.policy.name)
     }
 }
 

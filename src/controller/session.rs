@@ -2,19 +2,23 @@
 //! calls [`Session::on_message`] for each that comes in, waits for [`Session::nudged`], and sends what that and
 //! [`Session::pending`] return, and what its [`Acks`] have.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::access::Caller;
 use super::acks::{Acks, Written};
-use super::bus::{Change, Mailbox};
+use super::bus::Signal;
 use super::directory::Entry;
+use super::hints::Mailbox;
 use super::tasks::at_most;
 use super::{Controller, ControllerError};
 use crate::ids::{AttemptId, EndpointId, SessionId};
 use crate::protocol::session::{
-    Account, CreditChange, FromEndpoint, Leased, Registration, Reported, Stop, StopReason, ToEndpoint,
+    Account, CreditChange, FromEndpoint, MOST_LANES, PoolBacklog, Registration, Reported, Stop, StopReason, ToEndpoint,
 };
 use crate::runtime::tasks::spawn;
 use crate::store::{
@@ -23,11 +27,14 @@ use crate::store::{
 };
 use crate::task::failure::Loss;
 use crate::task::life::{Life, Outcome, Phase, Wish};
+use crate::task::pool::Lane;
 use crate::task::result::TaskResult;
-use crate::task::spec::{Kind, Place};
 
 /// Tasks that are leased in one message.
 const MOST_LEASED: u32 = 256;
+
+/// Between two looks at the backlog: an index is walked for it, and blocks take longer than this to start.
+const BACKLOG_PERIOD: Duration = Duration::from_secs(1);
 
 /// Attempts of one message.
 const MOST_ATTEMPTS: usize = 10_000;
@@ -45,20 +52,29 @@ pub struct Session<S> {
     process: EndpointSession,
     /// The tasks that were leased in the session, and how many may be.
     account: Account,
-    queue: Queue,
+    /// Lanes that had nothing more when they were last looked at, and no nudge since.
+    empty: BTreeSet<Lane>,
+    backlog: ToldBacklog,
     /// Attempts that are its own, as far as it has said so or they were leased to it: of others it tells no progress.
     known: HashSet<AttemptId>,
     heard: Heard,
     written: Written,
 }
 
-/// What is known of the tasks that wait for the endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Queue {
-    /// There may be some.
-    Unknown,
-    /// There was none when it was last looked, and no nudge since.
-    Empty,
+/// What the endpoint was told of its backlog.
+#[derive(Debug, Default)]
+struct ToldBacklog {
+    pools: Vec<PoolBacklog>,
+    looked: Option<Instant>,
+    next_look: NextLook,
+}
+
+/// Whether a nudge will come that has the session look at the backlog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum NextLook {
+    #[default]
+    None,
+    Nudge,
 }
 
 /// Whether the endpoint has said what it has.
@@ -90,7 +106,7 @@ impl<S: Store> Controller<S> {
             let (name, owner) = (known.name.to_string(), known.owner.to_string());
             return Err(ControllerError::ForeignEndpoint { name, owner });
         }
-        let now = self.clock.now();
+        let now = self.store.now();
         let holder = EndpointSession { id: session, host, until: now.after(self.policy.name) };
         let owner = caller.subject().clone();
         let entry = Entry { name: name.clone(), owner: owner.clone(), group: group.clone() };
@@ -105,25 +121,6 @@ impl<S: Store> Controller<S> {
             Claim::Held(held) => Err(ControllerError::EndpointHeld { name: shown, held }),
             Claim::Open => Err(ControllerError::NoSession { endpoint, session }),
         }
-    }
-
-    /// As long as there are tasks, a message's worth at a time: what is left of the credit waits for the next nudge.
-    async fn lease(&self, request: LeaseRequest) -> Result<Vec<Vec<Leased>>, ControllerError> {
-        let mut batches = Vec::new();
-        let mut credit = request.most;
-        while credit > 0 {
-            let most = credit.min(MOST_LEASED);
-            let found = self.store.lease(LeaseRequest { most, ..request.clone() }).await?;
-            let all = found.len() as u32 == most;
-            credit -= most.min(found.len() as u32);
-            if !found.is_empty() {
-                batches.push(found);
-            }
-            if !all {
-                break;
-            }
-        }
-        Ok(batches)
     }
 }
 
@@ -145,14 +142,18 @@ impl<S: Store> Session<S> {
             return Err(none);
         }
         // earlier connections are refused from now on
-        let Some(epoch) = controller.store.connect(endpoint, session).await? else { return Err(none) };
+        let Some(epoch) = controller.store.connect(endpoint, session, controller.store.now()).await? else {
+            return Err(none);
+        };
         let holder = Holder { endpoint, epoch };
-        let mailbox = controller.bus.open(endpoint);
+        controller.bus.publish(Signal::Events);
+        let mailbox = controller.hints.open(endpoint);
         let process = EndpointSession { id: session, host, until: controller.name_end() };
         let (account, known) = (Account::default(), HashSet::new());
-        let (queue, heard) = (Queue::Unknown, Heard::Nothing);
+        let (empty, backlog) = (BTreeSet::new(), ToldBacklog::default());
+        let heard = Heard::Nothing;
         let (written, acks) = Acks::new(Arc::clone(&controller));
-        Ok((Self { controller, mailbox, holder, process, account, queue, known, heard, written }, acks))
+        Ok((Self { controller, mailbox, holder, process, account, empty, backlog, known, heard, written }, acks))
     }
 
     /// Does what a message asks; returns what is to be answered.
@@ -162,22 +163,25 @@ impl<S: Store> Session<S> {
     pub async fn on_message(&mut self, number: u64, message: FromEndpoint) -> Result<Vec<ToEndpoint>, ControllerError> {
         self.is_newest()?;
         match message {
-            FromEndpoint::Credit(credit) => match (self.account.update(credit), self.queue) {
-                (CreditChange::More, Queue::Unknown) => self.lease().await,
-                (CreditChange::More, Queue::Empty) | (CreditChange::NoMore, Queue::Unknown | Queue::Empty) => {
-                    Ok(Vec::new())
+            FromEndpoint::Credit(credit) => {
+                at_most("lanes", credit.len(), MOST_LANES)?;
+                match self.account.update(credit) {
+                    CreditChange::More if self.account.open().any(|(lane, _)| !self.empty.contains(&lane)) => {
+                        self.lease().await
+                    }
+                    CreditChange::More | CreditChange::NoMore => Ok(Vec::new()),
                 }
-            },
+            }
             FromEndpoint::Heartbeat { status, attempts } => self.beat(number, status, attempts).await,
             FromEndpoint::Started(attempts) => {
                 at_most("attempts", attempts.len(), MOST_ATTEMPTS)?;
                 let changes =
-                    self.controller.store.start(self.holder, attempts.clone(), self.controller.clock.now()).await?;
+                    self.controller.store.start(self.holder, attempts.clone(), self.controller.store.now()).await?;
                 Ok(self.settle(&attempts, &changes))
             }
             FromEndpoint::Progress(progress) => {
                 if self.known.contains(&progress.attempt) {
-                    self.controller.bus.set_progress(progress);
+                    self.controller.bus.publish(Signal::Progress(progress));
                 }
                 Ok(Vec::new())
             }
@@ -198,10 +202,12 @@ impl<S: Store> Session<S> {
     pub async fn pending(&mut self) -> Result<Vec<ToEndpoint>, ControllerError> {
         self.is_newest()?;
         let stops = self.mailbox.take_stops();
+        self.empty.clear();
         let mut answers = self.lease().await?;
         if !stops.is_empty() {
             answers.push(ToEndpoint::Stop(stops));
         }
+        answers.extend(self.backlog().await?);
         Ok(answers)
     }
 
@@ -212,7 +218,10 @@ impl<S: Store> Session<S> {
     pub async fn close(self) -> Result<(), ControllerError> {
         // a newer session of the same process goes on
         self.is_newest()?;
-        Ok(self.controller.store.release(self.holder.endpoint, self.process.id).await?)
+        let now = self.controller.store.now();
+        self.controller.store.release(self.holder.endpoint, self.process.id, now).await?;
+        self.controller.bus.publish(Signal::Events);
+        Ok(())
     }
 
     /// A connection that is dead, and nobody has noticed yet, must get no tasks.
@@ -244,48 +253,66 @@ impl<S: Store> Session<S> {
                 continue;
             }
             tracing::info!(endpoint = %self.holder.endpoint, attempts = lost.len(), "attempts that it does not have are given out anew");
-            let now = self.controller.clock.now();
+            let now = self.controller.store.now();
             let reports = lost.iter().map(|&attempt| Report {
                 attempt,
                 outcome: Outcome::Lost(Loss::Returned),
                 result: TaskResult::default(),
+                artifacts: Vec::new(),
             });
             self.controller.store.report(self.holder, reports.collect(), now).await?;
-            self.controller.bus.changed(lost.iter().map(|attempt| Change::of(attempt.task)));
+            self.controller.bus.publish(Signal::Events);
         }
     }
 
+    /// Leases for what there is credit for, as long as there are tasks, a message's worth at a time.
     async fn lease(&mut self) -> Result<Vec<ToEndpoint>, ControllerError> {
-        // a nudge that comes from now on is heard later, and has it looked again
-        self.queue = Queue::Empty;
-        let controller = Arc::clone(&self.controller);
-        let (slots, login) = (self.request(Place::Slot), self.request(Place::Login));
-        let (slots, login) = tokio::join!(controller.lease(slots), controller.lease(login));
         let mut answers = Vec::new();
-        for (place, batches) in [(Place::Slot, slots?), (Place::Login, login?)] {
-            self.account.count(place, batches.iter().map(Vec::len).sum::<usize>() as u64);
-            if self.account.left(place) == 0 {
-                self.queue = Queue::Unknown;
+        loop {
+            let open = self.account.open().filter(|(lane, _)| !self.empty.contains(lane));
+            let lanes: Vec<(Lane, u32)> = open
+                .map(|(lane, left)| (lane, u32::try_from(left).map_or(MOST_LEASED, |left| left.min(MOST_LEASED))))
+                .collect();
+            if lanes.is_empty() {
+                return Ok(answers);
             }
-            for leased in batches {
+            let (until, now) = (self.controller.lease_end(), self.controller.store.now());
+            let request = LeaseRequest { holder: self.holder, lanes: lanes.clone(), until, now };
+            let leased = self.controller.store.lease(request).await?;
+            for (lane, most) in lanes {
+                let found = leased.iter().filter(|leased| leased.lane() == lane).count();
+                self.account.count(lane, found as u64);
+                if found < most as usize {
+                    // a nudge that comes from the call on is heard later, and has it looked again
+                    self.empty.insert(lane);
+                }
+            }
+            if !leased.is_empty() {
                 self.known.extend(leased.iter().map(|lease| lease.attempt));
-                let tasks = leased.iter().map(|lease| lease.attempt.task);
-                self.controller.bus.changed(tasks.map(Change::to(StateName::Leased)));
+                self.controller.bus.publish(Signal::Events);
                 answers.push(ToEndpoint::Leases(leased));
             }
         }
-        Ok(answers)
     }
 
-    /// For what there is credit for.
-    fn request(&self, place: Place) -> LeaseRequest {
-        LeaseRequest {
-            holder: self.holder,
-            most: u32::try_from(self.account.left(place)).unwrap_or(u32::MAX),
-            kinds: Kind::ALL.into_iter().filter(|kind| kind.place() == place).collect(),
-            until: self.controller.lease_end(),
-            now: self.controller.clock.now(),
+    /// What waits for the endpoint beyond its credit, if that is not what it was told; looked at now and then.
+    async fn backlog(&mut self) -> Result<Option<ToEndpoint>, ControllerError> {
+        let now = Instant::now();
+        let due = self.backlog.looked.map_or(now, |looked| looked + BACKLOG_PERIOD);
+        if now < due {
+            if self.backlog.next_look == NextLook::None {
+                self.backlog.next_look = NextLook::Nudge;
+                self.nudge_in(due - now);
+            }
+            return Ok(None);
         }
+        (self.backlog.looked, self.backlog.next_look) = (Some(now), NextLook::None);
+        let pools = self.controller.store.backlog(self.holder.endpoint, self.controller.store.now()).await?;
+        if pools == self.backlog.pools {
+            return Ok(None);
+        }
+        self.backlog.pools.clone_from(&pools);
+        Ok(Some(ToEndpoint::Backlog(pools)))
     }
 
     async fn beat(
@@ -296,7 +323,7 @@ impl<S: Store> Session<S> {
     ) -> Result<Vec<ToEndpoint>, ControllerError> {
         at_most("bytes of status", status.len(), LARGEST_STATUS)?;
         at_most("attempts", attempts.len(), MOST_ATTEMPTS)?;
-        let now = self.controller.clock.now();
+        let now = self.controller.store.now();
         self.process.until = self.controller.name_end();
         let until = self.controller.lease_end();
         match self.controller.store.beat(self.holder, self.process.clone(), status, now).await? {
@@ -316,29 +343,35 @@ impl<S: Store> Session<S> {
         let mut answers = stops(&attempts, &changes);
         answers.push(ToEndpoint::Renewed { number, until });
         // what was put off, or nudged while no session was open
+        self.empty.clear();
         answers.extend(self.lease().await?);
+        answers.extend(self.backlog().await?);
         Ok(answers)
     }
 
     async fn report(&mut self, number: u64, reports: Vec<Reported>) -> Result<Vec<ToEndpoint>, ControllerError> {
         at_most("reports", reports.len(), MOST_ATTEMPTS)?;
-        let now = self.controller.clock.now();
+        let now = self.controller.store.now();
         let attempts: Vec<AttemptId> = reports.iter().map(|report| report.attempt).collect();
-        let reports =
-            reports.into_iter().map(|Reported { attempt, outcome, result }| Report { attempt, outcome, result });
+        let reports = reports.into_iter().map(|Reported { attempt, outcome, result }| Report {
+            attempt,
+            outcome,
+            result,
+            artifacts: Vec::new(),
+        });
         let (changes, mark) = self.controller.store.report(self.holder, reports.collect(), now).await?;
         for (attempt, changed) in std::iter::zip(&attempts, &changes) {
             self.known.remove(attempt);
-            self.controller.bus.forget_progress(*attempt);
+            self.controller.bus.publish(Signal::ProgressOver(*attempt));
             match changed {
                 Ok(life) => self.nudge_when_due(life),
                 Err(ChangeError::Unknown | ChangeError::Refused(_) | ChangeError::OldEpoch) => {}
-                Err(error @ ChangeError::LargeResult { .. }) => {
+                Err(error @ (ChangeError::LargeResult { .. } | ChangeError::LargeArtifacts { .. })) => {
                     tracing::warn!(%attempt, %error, "a report was refused");
                 }
             }
         }
-        self.controller.bus.changed(hints(&attempts, &changes));
+        self.controller.bus.publish(Signal::Events);
         // whoever has left off sending them has ended the session: the endpoint says it again
         let _ended = self.written.send((mark, ToEndpoint::Recorded { number, attempts })).await;
         Ok(Vec::new())
@@ -347,17 +380,20 @@ impl<S: Store> Session<S> {
     /// A task that is to be tried again later is looked for then.
     fn nudge_when_due(&self, life: &Life) {
         let Phase::Queued { not_before } = life.phase else { return };
-        let wait = not_before.since(self.controller.clock.now());
-        let (controller, endpoint) = (Arc::clone(&self.controller), self.holder.endpoint);
+        self.nudge_in(not_before.since(self.controller.store.now()));
+    }
+
+    fn nudge_in(&self, wait: Duration) {
+        let (bus, endpoint) = (Arc::clone(&self.controller.bus), self.holder.endpoint);
         // ends by itself: a retry's delay is bounded; the session may be another by then
-        spawn("retry nudge", async move {
+        spawn("nudge", async move {
             tokio::time::sleep(wait).await;
-            controller.bus.nudge(endpoint);
+            bus.publish(Signal::Work(endpoint));
         });
     }
 
     fn settle(&self, attempts: &[AttemptId], changes: &[Changed]) -> Vec<ToEndpoint> {
-        self.controller.bus.changed(hints(attempts, changes));
+        self.controller.bus.publish(Signal::Events);
         stops(attempts, changes)
     }
 }
@@ -365,14 +401,8 @@ impl<S: Store> Session<S> {
 impl<S> Drop for Session<S> {
     fn drop(&mut self) {
         // the next session says anew how far its attempts are
-        self.known.iter().for_each(|attempt| self.controller.bus.forget_progress(*attempt));
+        self.known.iter().for_each(|attempt| self.controller.bus.publish(Signal::ProgressOver(*attempt)));
     }
-}
-
-/// What watchers are told of attempts that changed.
-fn hints(attempts: &[AttemptId], changes: &[Changed]) -> impl Iterator<Item = Change> {
-    std::iter::zip(attempts, changes)
-        .map(|(attempt, changed)| Change { task: attempt.task, state: changed.as_ref().ok().map(StateName::of) })
 }
 
 /// Those attempts that are to end.
@@ -383,9 +413,12 @@ fn stops(attempts: &[AttemptId], changes: &[Changed]) -> Vec<ToEndpoint> {
             Some(Wish::Deadline) => Some(StopReason::Deadline),
             Some(Wish::Finish) | None => None,
         },
-        Err(ChangeError::Unknown | ChangeError::Refused(_) | ChangeError::LargeResult { .. }) => {
-            Some(StopReason::Fenced)
-        }
+        Err(
+            ChangeError::Unknown
+            | ChangeError::Refused(_)
+            | ChangeError::LargeResult { .. }
+            | ChangeError::LargeArtifacts { .. },
+        ) => Some(StopReason::Fenced),
         // a newer connection knows
         Err(ChangeError::OldEpoch) => None,
     };

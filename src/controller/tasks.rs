@@ -3,14 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::access::Caller;
-use super::bus::Change;
+use super::bus::Signal;
+use super::watch::OtherTasks;
 use super::{Controller, ControllerError, Watched, Watcher};
 use crate::ids::{ActionId, AttemptId, TaskId};
 use crate::protocol::session::{Progress, Stop, StopReason};
 use crate::runtime::ids;
-use crate::store::{EndpointRecord, NewTask, Page, Role, StateName, Store, Submitted, TaskFilter, TaskRecord};
+use crate::store::{
+    ActionRecord, AddsTo, EndpointRecord, EventRecord, NewAction, NewSubmission, NewTask, Page, Role, StateName, Store,
+    Submitted, TaskFilter, TaskRecord,
+};
+use crate::task::action::OnDatasetFailure;
 use crate::task::life::{Limits, Wish};
 use crate::task::names::{Group, Label, RequestId};
+use crate::task::pool::Pool;
 use crate::task::spec::TaskSpec;
 use crate::task::time::Moment;
 
@@ -20,15 +26,26 @@ const MOST_TASKS: usize = 10_000;
 /// Tasks that are looked up or listed at once.
 const MOST_LISTED: usize = 1000;
 
+/// Events of a task that are shown: some hundred attempts.
+const LONGEST_TIMELINE: u32 = 1000;
+
 /// Tasks to be done.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Submission {
     /// Id or name of the endpoint.
     pub endpoint: String,
+    /// See [`NewSubmission::request`].
+    pub request: Option<RequestId>,
     /// The flow's group of tasks; None = a new one.
     pub action: Option<ActionId>,
+    /// What people call that; of a new one only.
+    pub label: Option<Label>,
     /// Who else may see them.
     pub group: Option<Group>,
+    /// What the tasks ask of the block that they run on.
+    pub pool: Pool,
+    /// Whether a new action fails with one of its tasks.
+    pub on_dataset_failure: OnDatasetFailure,
     /// What is to be done.
     pub tasks: Vec<SubmissionTask>,
 }
@@ -36,8 +53,6 @@ pub struct Submission {
 /// One of them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SubmissionTask {
-    /// See [`NewTask::request`].
-    pub request: Option<RequestId>,
     /// See [`NewTask::label`].
     pub label: Option<Label>,
     /// What is to be done.
@@ -50,10 +65,26 @@ pub struct SubmissionTask {
     pub retries: Option<u32>,
 }
 
+impl Submission {
+    /// Tasks for an endpoint, of a new action, and nothing else said.
+    pub fn new(endpoint: String, tasks: Vec<SubmissionTask>) -> Self {
+        Self {
+            endpoint,
+            request: None,
+            action: None,
+            label: None,
+            group: None,
+            pool: Pool::default(),
+            on_dataset_failure: OnDatasetFailure::default(),
+            tasks,
+        }
+    }
+}
+
 impl SubmissionTask {
     /// One without name, priority, deadline, by the controller's policy.
     pub fn new(spec: TaskSpec) -> Self {
-        Self { request: None, label: None, spec, priority: 0, deadline: None, retries: None }
+        Self { label: None, spec, priority: 0, deadline: None, retries: None }
     }
 }
 
@@ -82,7 +113,7 @@ impl<S: Store> Controller<S> {
     /// The caller may not, there is no such endpoint, too much at once, a request id that was used for another task.
     pub async fn submit(&self, caller: &Caller, order: Submission) -> Result<Receipt, ControllerError> {
         caller.needs(Role::Submit)?;
-        let Submission { endpoint, action, group, tasks } = order;
+        let Submission { endpoint, request, action, label, group, pool, on_dataset_failure, tasks } = order;
         if tasks.is_empty() {
             return Err(ControllerError::NoTasks);
         }
@@ -91,37 +122,58 @@ impl<S: Store> Controller<S> {
             caller.member_of(group)?;
         }
         let endpoint = self.directory.find(caller, &endpoint)?;
-        let (action, submitted) = (action.unwrap_or_else(ids::action), self.clock.now());
-        let requests: Vec<Option<RequestId>> = tasks.iter().map(|task| task.request.clone()).collect();
-        let new = tasks.into_iter().map(|task| {
-            let SubmissionTask { request, label, spec, priority, deadline, retries } = task;
+        let (action, submitted) = (action.unwrap_or_else(ids::action), self.store.now());
+        let owner = caller.subject().clone();
+        let new =
+            NewAction { id: action, owner: owner.clone(), group: group.clone(), label, on_dataset_failure, submitted };
+        let tasks = tasks.into_iter().map(|task| {
+            let SubmissionTask { label, spec, priority, deadline, retries } = task;
             let retries = retries.unwrap_or(self.policy.limits.retries);
             let limits = Limits { retries, ..self.policy.limits };
-            let (id, owner, group) = (ids::task(), caller.subject().clone(), group.clone());
-            NewTask { id, request, action, endpoint, owner, group, label, spec, priority, deadline, limits, submitted }
+            let (id, owner, group, pool) = (ids::task(), owner.clone(), group.clone(), pool.clone());
+            NewTask { id, action, endpoint, pool, owner, group, label, spec, priority, deadline, limits, submitted }
         });
+        let tasks: Vec<NewTask> = tasks.collect();
+        let mut receipt = Receipt { action, tasks: tasks.iter().map(|task| (task.id, Known::New)).collect() };
+        let adds_to = if caller.needs(Role::Operate).is_ok() { AddsTo::Any } else { AddsTo::Own };
+        let asked = request.clone().map(String::from).unwrap_or_default();
         // the endpoint's session asks for a lease while the tasks are on their way to the disk: it gets its place behind
         // them in the store, most often in the same transaction
-        let (answers, ()) = tokio::join!(
+        let (answer, ()) = tokio::join!(
             biased;
-            self.store.submit(new.collect()),
-            async { self.bus.nudge(endpoint) }
+            self.store.submit(NewSubmission { request, action: new, adds_to, tasks }),
+            async { self.bus.publish(Signal::Work(endpoint)) }
         );
-        let answers = answers?;
-        let mut receipt = Receipt { action, tasks: Vec::new() };
-        for (answer, request) in std::iter::zip(answers, requests) {
-            receipt.tasks.push(match answer {
-                Submitted::New(id) => (id, Known::New),
-                Submitted::Known(id) => (id, Known::Before),
-                Submitted::Conflict(_) => {
-                    let request = request.map(String::from).unwrap_or_default();
-                    return Err(ControllerError::RequestConflict(request));
-                }
-            });
+        match answer? {
+            Submitted::New => self.bus.publish(Signal::Events),
+            Submitted::Known { action, tasks } => {
+                receipt = Receipt { action, tasks: tasks.into_iter().map(|task| (task, Known::Before)).collect() };
+            }
+            Submitted::Conflict { action } => return Err(ControllerError::RequestConflict { request: asked, action }),
+            Submitted::ForeignAction => return Err(ControllerError::ForeignAction(action)),
         }
-        let new = receipt.tasks.iter().filter(|(_, known)| *known == Known::New).map(|(id, _)| *id);
-        self.bus.changed(new.map(Change::to(StateName::Queued)));
         Ok(receipt)
+    }
+
+    /// Actions by id, in the order of the ids; those that the caller may not know of are left out.
+    ///
+    /// # Errors
+    /// The caller may not, too many at once.
+    pub async fn actions(&self, caller: &Caller, ids: Vec<ActionId>) -> Result<Vec<ActionRecord>, ControllerError> {
+        caller.needs(Role::View)?;
+        at_most("actions", ids.len(), MOST_LISTED)?;
+        let records = self.store.actions(ids).await?.into_iter().flatten();
+        Ok(records.filter(|record| caller.sees(&record.action.owner, record.action.group.as_ref())).collect())
+    }
+
+    /// What happened to a task, in its order; nothing if the caller may not know of it.
+    ///
+    /// # Errors
+    /// The caller may not.
+    pub async fn timeline(&self, caller: &Caller, task: TaskId) -> Result<Vec<EventRecord>, ControllerError> {
+        caller.needs(Role::View)?;
+        let events = self.store.timeline(task, LONGEST_TIMELINE).await?.into_iter();
+        Ok(events.filter(|event| caller.sees(&event.owner, event.group.as_ref())).collect())
     }
 
     /// Tasks by id, in the order of the ids; those that the caller may not know of are left out.
@@ -165,7 +217,7 @@ impl<S: Store> Controller<S> {
     /// The caller may not.
     pub fn watch(&self, caller: &Caller, filter: TaskFilter) -> Result<Watcher, ControllerError> {
         caller.needs(Role::View)?;
-        Ok(Watcher::new(caller.narrow(filter), self.bus.changes()))
+        Ok(Watcher::new(caller.narrow(filter), self.hints.watch()))
     }
 
     /// Cancels tasks: queued ones at once, held ones as soon as their endpoint hears of it. Returns how each is now;
@@ -181,15 +233,15 @@ impl<S: Store> Controller<S> {
             }
         }
         let ids: Vec<TaskId> = before.iter().map(|watched| watched.record.task.id).collect();
-        self.store.cancel(ids.clone(), self.clock.now()).await?;
+        self.store.cancel(ids.clone(), self.store.now()).await?;
+        self.bus.publish(Signal::Events);
         let after = self.get(caller, ids).await?;
         for Watched { record, .. } in &after {
             if let Some(hold) = record.life.hold().filter(|hold| hold.wish == Wish::Cancel) {
                 let attempt = AttemptId { task: record.task.id, number: hold.attempt };
-                self.bus.stop(hold.endpoint, Stop { attempt, reason: StopReason::Cancelled });
+                self.bus.publish(Signal::Stop(hold.endpoint, Stop { attempt, reason: StopReason::Cancelled }));
             }
         }
-        self.bus.changed(after.iter().map(|watched| Change::of(watched.record.task.id)));
         Ok(after)
     }
 
@@ -207,7 +259,7 @@ impl<S: Store> Controller<S> {
         let progress: Option<Progress> = record
             .life
             .hold()
-            .and_then(|hold| self.bus.progress(AttemptId { task: record.task.id, number: hold.attempt }));
+            .and_then(|hold| self.hints.progress(AttemptId { task: record.task.id, number: hold.attempt }));
         Watched { record, progress }
     }
 
@@ -215,9 +267,11 @@ impl<S: Store> Controller<S> {
         Ok(self.store.get(tasks.into_iter().collect()).await?.into_iter().flatten().collect())
     }
 
-    pub(super) async fn newest(&self, filter: &TaskFilter) -> Result<Vec<TaskRecord>, ControllerError> {
+    pub(super) async fn newest(&self, filter: &TaskFilter) -> Result<(Vec<TaskRecord>, OtherTasks), ControllerError> {
         let page = Page { before: None, most: MOST_LISTED as u32 };
-        Ok(self.store.list(filter.clone(), page).await?)
+        let found = self.store.list(filter.clone(), page).await?;
+        let others = if found.len() < MOST_LISTED { OtherTasks::None } else { OtherTasks::Some };
+        Ok((found, others))
     }
 }
 

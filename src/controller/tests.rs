@@ -5,15 +5,19 @@ use std::time::Duration;
 
 use super::access::Caller;
 use super::access::testing::caller;
+use super::bus::LocalBus;
 use super::session::Session;
 use super::*;
-use crate::ids::{ActionId, AttemptId, EndpointId, SessionId, TaskId};
+use crate::ids::{AttemptId, EndpointId, SessionId, TaskId};
 use crate::protocol::session::Registration;
-use crate::protocol::session::{Credit, FromEndpoint, Progress, Reported, Stop, StopReason, ToEndpoint};
+use crate::protocol::session::{FromEndpoint, PoolBacklog, Progress, Reported, Stop, StopReason, ToEndpoint};
+use crate::runtime::clock::Clock;
 use crate::runtime::ids;
+use crate::runtime::tasks::Tasks;
 use crate::store::{Page, Role, SqliteStore, StateName, TaskFilter, open_sqlite};
 use crate::task::failure::{Failure, Fault};
 use crate::task::life::Outcome;
+use crate::task::pool::{Lane, Pool, PoolKey};
 use crate::task::result::TaskResult;
 use crate::task::spec::{BatchSetupSpec, TaskSpec};
 
@@ -22,7 +26,14 @@ struct World {
     controller: Arc<Controller<SqliteStore>>,
     endpoint: EndpointId,
     session: SessionId,
+    tasks: Tasks,
     _dir: tempfile::TempDir,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.tasks.stop();
+    }
 }
 
 const FLOW: [Role; 2] = [Role::Submit, Role::View];
@@ -30,9 +41,12 @@ const FLOW: [Role; 2] = [Role::Submit, Role::View];
 impl World {
     async fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let store = open_sqlite(&dir.path().join("controller.db")).await.expect("a store");
-        let controller = Arc::new(Controller::start(store, Clock::start(), Policy::default()).await.expect("starts"));
-        let world = Self { controller, endpoint: ids::endpoint(), session: ids::session(), _dir: dir };
+        let store = open_sqlite(&dir.path().join("controller.db"), Clock::start()).await.expect("a store");
+        let bus = Arc::new(LocalBus::default());
+        let controller = Arc::new(Controller::start(store, bus, Policy::default()).await.expect("starts"));
+        let tasks = Tasks::default();
+        controller.run(&tasks);
+        let world = Self { controller, endpoint: ids::endpoint(), session: ids::session(), tasks, _dir: dir };
         let endpoint = caller(&[Role::Endpoint]);
         world.controller.register(&endpoint, world.registration()).await.expect("registers");
         world
@@ -72,11 +86,13 @@ impl World {
 
 fn order(endpoint: &str, specs: Vec<TaskSpec>) -> Submission {
     let tasks = specs.into_iter().map(SubmissionTask::new).collect();
-    Submission { endpoint: endpoint.into(), action: None, group: None, tasks }
+    Submission::new(endpoint.into(), tasks)
 }
 
+const SLOTS: Lane = Lane::Pool(PoolKey::DEFAULT);
+
 fn slots(slots: u64) -> FromEndpoint {
-    FromEndpoint::Credit(Credit { slots, login: 0 })
+    FromEndpoint::Credit([(SLOTS, slots)].into())
 }
 
 /// The attempts of the leases among some answers.
@@ -86,6 +102,7 @@ fn leased(answers: &[ToEndpoint]) -> Vec<AttemptId> {
         ToEndpoint::Renewed { .. }
         | ToEndpoint::Recorded { .. }
         | ToEndpoint::Stop(_)
+        | ToEndpoint::Backlog(_)
         | ToEndpoint::Replaced { .. } => None,
     });
     tasks.flatten().map(|lease| lease.attempt).collect()
@@ -160,8 +177,80 @@ async fn places_have_credit_of_their_own() {
     let mut session = world.open().await;
     world.submit(vec![TaskSpec::BatchSetup(BatchSetupSpec { directories: Vec::new() }), TaskSpec::Nothing]).await;
     assert_eq!(leased(&session.on_message(1, slots(9)).await.expect("heard")).len(), 1);
-    let login = FromEndpoint::Credit(Credit { slots: 9, login: 1 });
+    let login = FromEndpoint::Credit([(SLOTS, 9), (Lane::Login, 1)].into());
     assert_eq!(leased(&session.on_message(2, login).await.expect("heard")).len(), 1);
+}
+
+#[tokio::test]
+async fn an_endpoint_hears_what_waits_beyond_its_credit() {
+    let world = World::new().await;
+    let mut session = world.open().await;
+    let pool: Pool = r#"{"queue":"demand"}"#.parse().expect("a pool");
+    let order =
+        |pool: &Pool, tasks| Submission { pool: pool.clone(), ..order("polaris", vec![TaskSpec::Nothing; tasks]) };
+    world.controller.submit(&caller(&FLOW), order(&pool, 3)).await.expect("accepted");
+    session.nudged().await;
+    let backlog = |pools: &[(&Pool, u64)]| {
+        let pools = pools.iter().map(|(pool, tasks)| PoolBacklog { pool: (*pool).clone(), tasks: *tasks });
+        ToEndpoint::Backlog(pools.collect())
+    };
+    assert_eq!(session.pending().await.expect("told"), [backlog(&[(&pool, 3)])], "at once: no worker could ask");
+    world.controller.submit(&caller(&FLOW), order(&Pool::default(), 2)).await.expect("accepted");
+    session.nudged().await;
+    assert_eq!(session.pending().await.expect("told"), [], "not more than once a second");
+    session.nudged().await;
+    let told = session.pending().await.expect("told");
+    assert_eq!(told, [backlog(&[(&pool, 3), (&Pool::default(), 2)])]);
+    let credit = FromEndpoint::Credit([(Lane::Pool(pool.key()), 9), (SLOTS, 1)].into());
+    let leased = leased(&session.on_message(1, credit).await.expect("heard"));
+    assert_eq!(leased.len(), 4);
+    let beat = FromEndpoint::Heartbeat { status: "{}".into(), attempts: leased };
+    let answers = session.on_message(2, beat).await.expect("heard");
+    session.nudged().await;
+    let later = session.pending().await.expect("told");
+    assert!(answers.contains(&backlog(&[(&Pool::default(), 1)])) || later == [backlog(&[(&Pool::default(), 1)])]);
+}
+
+#[tokio::test]
+async fn two_controllers_of_one_store_tell_each_other() {
+    let world = World::new().await;
+    let bus = Arc::new(LocalBus::default());
+    let store = async || open_sqlite(&world._dir.path().join("controller.db"), Clock::start()).await.expect("a store");
+    let start =
+        async || Arc::new(Controller::start(store().await, bus.clone(), Policy::default()).await.expect("starts"));
+    let (one, other) = (start().await, start().await);
+    one.run(&world.tasks);
+    other.run(&world.tasks);
+    let ada = caller(&[Role::Endpoint]);
+    let open = Session::open(Arc::clone(&one), &ada, world.endpoint, world.session, "login1".to_owned());
+    let (mut session, _acks) = open.await.expect("opens");
+    assert_eq!(session.on_message(1, slots(1)).await.expect("heard"), []);
+    let mut watcher = one.watch(&caller(&FLOW), TaskFilter::default()).expect("may");
+    let receipt = other.submit(&caller(&FLOW), order("polaris", vec![TaskSpec::Nothing])).await.expect("accepted");
+    assert_eq!(watcher.next(&one).await.expect("shown")[0].record.task.id, receipt.tasks[0].0);
+    session.nudged().await;
+    let attempt = leased(&session.pending().await.expect("told"))[0];
+    other.cancel(&caller(&FLOW), vec![attempt.task]).await.expect("may");
+    session.nudged().await;
+    let stop = ToEndpoint::Stop(vec![Stop { attempt, reason: StopReason::Cancelled }]);
+    assert!(session.pending().await.expect("told").contains(&stop));
+}
+
+#[tokio::test]
+async fn a_task_has_a_story_for_those_who_may_know_it() {
+    let world = World::new().await;
+    let mut session = world.open().await;
+    let receipt = world.submit(vec![TaskSpec::Nothing]).await;
+    let attempt = leased(&session.on_message(1, slots(1)).await.expect("heard"))[0];
+    session.on_message(2, report(attempt, Outcome::Succeeded)).await.expect("heard");
+    let told = world.controller.timeline(&caller(&FLOW), attempt.task).await.expect("may");
+    let states: Vec<_> = told.iter().filter_map(|event| event.event.state()).collect();
+    assert_eq!(states, [StateName::Queued, StateName::Leased, StateName::Succeeded]);
+    let action = world.controller.actions(&caller(&FLOW), vec![receipt.action]).await.expect("may");
+    assert_eq!((action[0].counts.succeeded, action[0].ended), (1, Some(told[2].time)));
+    let bob = Caller::testing("bob", &FLOW);
+    assert_eq!(world.controller.timeline(&bob, attempt.task).await.expect("may"), []);
+    assert_eq!(world.controller.actions(&bob, vec![receipt.action]).await.expect("may"), []);
 }
 
 #[tokio::test]
@@ -282,17 +371,18 @@ async fn orders_are_held_against_role_group_and_endpoint() {
 #[tokio::test]
 async fn a_repeated_request_makes_no_second_task() {
     let world = World::new().await;
-    let action: ActionId = ids::action();
     let submit = async |spec: TaskSpec| {
-        let mut order = Submission { action: Some(action), ..order("polaris", vec![spec]) };
-        order.tasks[0].request = Some("r-1".parse().expect("a request id"));
+        let request = Some("r-1".parse().expect("a request id"));
+        let order = Submission { request, ..order("polaris", vec![spec]) };
         world.controller.submit(&caller(&FLOW), order).await
     };
     let first = submit(TaskSpec::Nothing).await.expect("accepted");
     let again = submit(TaskSpec::Nothing).await.expect("known");
     assert_eq!((again.tasks[0].0, again.tasks[0].1), (first.tasks[0].0, Known::Before));
     let other = submit(TaskSpec::BatchSetup(BatchSetupSpec { directories: Vec::new() })).await;
-    assert!(matches!(other, Err(ControllerError::RequestConflict(request)) if request == "r-1"));
+    let refused = other.expect_err("other work").to_string();
+    assert!(refused.contains("request id r-1") && refused.contains(&first.action.to_string()), "{refused}");
+    assert_eq!(again.action, first.action);
 }
 
 #[tokio::test]

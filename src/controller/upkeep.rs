@@ -1,9 +1,12 @@
 //! What time brings: leases that run out, deadlines that pass, tasks that are forgotten.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::Controller;
-use super::bus::Change;
+use super::bus::Signal;
 use crate::runtime::tasks::Tasks;
 use crate::store::{Store, StoreError};
 use crate::task::time::Moment;
@@ -18,12 +21,19 @@ const FORGET_PERIOD: Duration = Duration::from_secs(600);
 const TOGETHER: u32 = 1000;
 
 impl<S: Store> Controller<S> {
+    /// Starts what the controller does by itself, until the tasks are stopped.
+    pub fn run(self: &Arc<Self>, tasks: &Tasks) {
+        let (upkeep, stopping) = (Arc::clone(self), tasks.stopping());
+        tasks.spawn("upkeep", async move { upkeep.keep_up(&stopping).await });
+        let (outbox, stopping) = (Arc::clone(self), tasks.stopping());
+        tasks.spawn("outbox", async move { outbox.pass_on_events(&stopping).await });
+    }
+
     /// Does what is due until it is told to stop; a store that fails is asked again at the next period.
-    pub async fn keep_up(&self, tasks: &Tasks) {
-        let stopping = tasks.stopping();
+    async fn keep_up(&self, stopping: &CancellationToken) {
         // Leases that ran out while no controller was there to renew them are not the endpoints' fault.
-        let grace = self.clock.now().after(self.policy.lease);
-        let mut forgotten = self.clock.now();
+        let grace = self.store.now().after(self.policy.lease);
+        let mut forgotten = self.store.now();
         loop {
             tokio::select! {
                 // dropping it loses nothing: the next period begins anew
@@ -31,13 +41,13 @@ impl<S: Store> Controller<S> {
                 // a token may be awaited again
                 () = stopping.cancelled() => return,
             }
-            if self.clock.now() >= grace
+            if self.store.now() >= grace
                 && let Err(error) = self.expire().await
             {
                 tracing::error!(error = &error as &dyn std::error::Error, "cannot look for leases that have run out");
             }
-            if self.clock.now().since(forgotten) >= FORGET_PERIOD {
-                forgotten = self.clock.now();
+            if self.store.now().since(forgotten) >= FORGET_PERIOD {
+                forgotten = self.store.now();
                 if let Err(error) = self.forget().await {
                     tracing::error!(error = &error as &dyn std::error::Error, "cannot forget old tasks");
                 }
@@ -48,12 +58,12 @@ impl<S: Store> Controller<S> {
     /// Ends leases that ran out and tasks whose deadline has passed.
     pub(super) async fn expire(&self) -> Result<(), StoreError> {
         loop {
-            let changed = self.store.expire(self.clock.now(), TOGETHER).await?;
+            let changed = self.store.expire(self.store.now(), TOGETHER).await?;
             let more = changed.len() as u32 >= TOGETHER;
             if !changed.is_empty() {
                 tracing::info!(tasks = changed.len(), "leases or deadlines have run out");
-                self.bus.changed(changed.into_iter().map(Change::of));
-                self.bus.nudge_all();
+                self.bus.publish(Signal::Events);
+                self.bus.publish(Signal::AnyWork);
             }
             if !more {
                 return Ok(());
@@ -62,9 +72,9 @@ impl<S: Store> Controller<S> {
     }
 
     async fn forget(&self) -> Result<(), StoreError> {
-        let age = self.clock.now().since(Moment::START).saturating_sub(self.policy.retention);
+        let age = self.store.now().since(Moment::START).saturating_sub(self.policy.retention);
         let before = Moment::START.after(age);
-        while self.store.forget(before, TOGETHER).await? >= u64::from(TOGETHER) {}
+        while self.store.forget(before, TOGETHER).await?.most() >= u64::from(TOGETHER) {}
         Ok(())
     }
 }

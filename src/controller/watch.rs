@@ -1,12 +1,12 @@
-//! Follows tasks for somebody. Reads the store when it is told that something changed; keeps no history, so that
-//! changes that come fast are shown as the last of them.
+//! Follows tasks for somebody. Reads the store when it is told that something changed which the filter may let through;
+//! keeps no history, so that changes that come fast are shown as the last of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
-use super::bus::Change;
+use super::hints::WatchHint;
 use super::{Controller, ControllerError};
 use crate::ids::TaskId;
 use crate::protocol::session::Progress;
@@ -28,8 +28,9 @@ pub struct Watched {
 #[derive(Debug)]
 pub struct Watcher {
     filter: TaskFilter,
-    changes: Receiver<Change>,
+    hints: Receiver<WatchHint>,
     begun: Begun,
+    shown: ShownTasks,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,8 +39,22 @@ enum Begun {
     Yes,
 }
 
+/// Tasks that were shown and that an attempt has: the progress of others is not shown.
+#[derive(Debug)]
+struct ShownTasks {
+    held: HashSet<TaskId>,
+    others: OtherTasks,
+}
+
+/// Whether there may be tasks that the filter lets through and that were not shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OtherTasks {
+    None,
+    Some,
+}
+
 /// What was heard.
-enum Heard {
+enum WatchedChange {
     /// These changed.
     Tasks(BTreeSet<TaskId>),
     /// More than can be told.
@@ -49,8 +64,9 @@ enum Heard {
 }
 
 impl Watcher {
-    pub(super) fn new(filter: TaskFilter, changes: Receiver<Change>) -> Self {
-        Self { filter, changes, begun: Begun::No }
+    pub(super) fn new(filter: TaskFilter, hints: Receiver<WatchHint>) -> Self {
+        let shown = ShownTasks { held: HashSet::new(), others: OtherTasks::Some };
+        Self { filter, hints, begun: Begun::No, shown }
     }
 
     /// The tasks as they are at first, then those that changed; empty when the controller ends.
@@ -59,16 +75,21 @@ impl Watcher {
     /// The store fails.
     pub async fn next<S: Store>(&mut self, controller: &Controller<S>) -> Result<Vec<Watched>, ControllerError> {
         loop {
-            let heard = match self.begun {
-                Begun::No => Heard::Everything,
+            let change = match self.begun {
+                Begun::No => WatchedChange::Everything,
                 Begun::Yes => self.hear().await,
             };
             self.begun = Begun::Yes;
-            let records = match heard {
-                Heard::Tasks(tasks) => controller.records(tasks).await?,
-                Heard::Everything => controller.newest(&self.filter).await?,
-                Heard::End => return Ok(Vec::new()),
+            let records = match change {
+                WatchedChange::Tasks(tasks) => controller.records(tasks).await?,
+                WatchedChange::Everything => {
+                    let (records, others) = controller.newest(&self.filter).await?;
+                    self.shown = ShownTasks { held: HashSet::new(), others };
+                    records
+                }
+                WatchedChange::End => return Ok(Vec::new()),
             };
+            self.shown.note(&records);
             let shown: Vec<Watched> =
                 records.into_iter().filter(|r| self.filter.lets_through(r)).map(|r| controller.watched(r)).collect();
             if !shown.is_empty() {
@@ -77,28 +98,46 @@ impl Watcher {
         }
     }
 
-    async fn hear(&mut self) -> Heard {
+    async fn hear(&mut self) -> WatchedChange {
         let mut tasks = BTreeSet::new();
         while tasks.is_empty() {
-            match self.changes.recv().await {
-                Ok(change) => tasks.extend(self.wanted(change)),
-                Err(RecvError::Lagged(_)) => return Heard::Everything,
-                Err(RecvError::Closed) => return Heard::End,
+            match self.hints.recv().await {
+                Ok(WatchHint::Everything) | Err(RecvError::Lagged(_)) => return WatchedChange::Everything,
+                Ok(hint) => tasks.extend(self.wanted(&hint)),
+                Err(RecvError::Closed) => return WatchedChange::End,
             }
         }
         while tasks.len() < TOGETHER {
-            match self.changes.try_recv() {
-                Ok(change) => tasks.extend(self.wanted(change)),
-                Err(TryRecvError::Lagged(_)) => return Heard::Everything,
+            match self.hints.try_recv() {
+                Ok(WatchHint::Everything) | Err(TryRecvError::Lagged(_)) => return WatchedChange::Everything,
+                Ok(hint) => tasks.extend(self.wanted(&hint)),
                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
             }
         }
-        Heard::Tasks(tasks)
+        WatchedChange::Tasks(tasks)
     }
 
     /// The task, unless it is known without a look that the filter does not let it through.
-    fn wanted(&self, Change { task, state }: Change) -> Option<TaskId> {
-        let states = &self.filter.states;
-        state.is_none_or(|state| states.is_empty() || states.contains(&state)).then_some(task)
+    fn wanted(&self, hint: &WatchHint) -> Option<TaskId> {
+        match hint {
+            WatchHint::Event(event) => event.task.filter(|_| self.filter.may_let_through(event)),
+            WatchHint::Progress(task) => Some(*task).filter(|task| self.shown.may_have(task)),
+            WatchHint::Everything => None,
+        }
+    }
+}
+
+impl ShownTasks {
+    fn note(&mut self, records: &[TaskRecord]) {
+        for record in records {
+            match record.life.hold() {
+                Some(_) => self.held.insert(record.task.id),
+                None => self.held.remove(&record.task.id),
+            };
+        }
+    }
+
+    fn may_have(&self, task: &TaskId) -> bool {
+        self.others == OtherTasks::Some || self.held.contains(task)
     }
 }

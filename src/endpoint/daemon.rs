@@ -6,30 +6,39 @@
 //! the journal is closed.
 
 use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use serde_json::Value;
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::blocks::EndedBlock;
 use super::controller_link::{self, ControllerConnection, ControllerLinkError, DialController};
+use super::fleet::{self, BlockOrders};
 use super::inbox::{Inbox, InboxEvent, LeaveMode};
 use super::journal::{AppendMark, Journal, JournalError};
 use super::ledger::{Entry, Ledger, OwnSession};
-use super::scheduler::{Outgoing, Scheduler, Service, Turn};
+use super::scheduler::{Outgoing, Scheduler, SchedulerStart, Service, Turn};
 use super::state_dir::{StateDir, StateDirError};
-use super::status::{ControllerStatus, EndpointStatus, JournalStatus, ServiceStatus, TaskCounts, WorkerStatus};
-use super::supervisor::{Known, Supervisor};
+use super::status::{
+    BlockStatus, ControllerStatus, EndedBlockStatus, EndpointStatus, JournalStatus, ServiceStatus, TaskCounts,
+    WorkerStatus,
+};
 use super::workers::ConnectionId;
-use crate::config::endpoint::EndpointConfig;
-use crate::ids::{EndpointId, SessionId, WorkerId};
+use crate::config::endpoint::{EndpointConfig, LOCAL_BLOCKS};
+use crate::ids::{BlockId, EndpointId, SessionId, WorkerId};
 use crate::protocol::session::{FromEndpoint, Registration, ToEndpoint};
 use crate::protocol::worker::ToWorker;
+use crate::provider::local::{LocalLaunch, LocalProvider};
+use crate::runtime::clock::Clock;
 use crate::runtime::ids;
 use crate::runtime::process::{ProcessName, boot, computer};
 use crate::runtime::tasks::Tasks;
+use crate::scaling::block::{BlockLife, BlockPhase, BlockWish, Sight};
+use crate::scaling::{Parallelism, PoolLimits};
 use crate::task::ending::Ending;
 use crate::task::failure::chain;
 
@@ -59,6 +68,10 @@ const SILENCE: u32 = 2;
 
 /// A change of the workers is told the controller so soon, and with it those that come meanwhile.
 const SOON: Duration = Duration::from_millis(200);
+
+/// A worker connects within so long after its start, or its block is taken for dead: a loaded file system gives a program in
+/// less.
+const STARTING: Duration = Duration::from_secs(120);
 
 /// How often old logs are looked for.
 const SWEEP: Duration = Duration::from_secs(6 * 3600);
@@ -148,10 +161,11 @@ impl Endpoint {
         self.inbox.clone()
     }
 
-    /// Registers with the controller. One that does not answer is no error: it is tried again while the endpoint runs.
+    /// Registers with the controller. One that does not answer is no error, nor is a name that another process has: it is
+    /// tried again while the endpoint runs.
     ///
     /// # Errors
-    /// The controller does not want it, or another process is this endpoint.
+    /// The controller does not want it.
     pub async fn introduce<D: DialController>(&self, dial: &D) -> Result<Option<ControllerConnection>, EndpointError> {
         match dial.dial(&self.registration).await {
             Ok(connection) => Ok(Some(connection)),
@@ -159,9 +173,11 @@ impl Endpoint {
                 tracing::warn!(error = chain(&error), "the endpoint starts without its controller");
                 Ok(None)
             }
-            Err(error @ (ControllerLinkError::Held(_) | ControllerLinkError::Refused(_))) => {
-                Err(EndpointError::Link(error))
+            Err(error @ ControllerLinkError::Held(_)) => {
+                tracing::warn!(error = chain(&error), "the endpoint starts and waits for its name");
+                Ok(None)
             }
+            Err(error @ ControllerLinkError::Refused(_)) => Err(EndpointError::Link(error)),
         }
     }
 
@@ -177,18 +193,19 @@ impl Endpoint {
     ) -> Result<(), EndpointError> {
         let Self { state_dir, config, id, session, host, inbox, heard, journal, ledger, registration, before } = self;
         let tasks = Tasks::default();
-        let known: Known = ledger
-            .workers()
-            .filter(|worker| worker.host == host)
-            .filter_map(|worker| Some((worker.id, worker.process.clone()?)))
-            .collect();
-        let supervisor = Supervisor::default();
-        tasks.spawn("worker supervisor", {
-            let (local, inbox) = (config.local, inbox.clone());
-            supervisor.clone().keep(state_dir.clone(), local, known, inbox, tasks.stopping())
-        });
+        let (orders, wanted) = watch::channel(BlockOrders::new());
+        let launch =
+            LocalLaunch { directory: state_dir.directory().to_owned(), logs: state_dir.logs(), local: config.local };
+        let provider = LocalProvider::new(launch);
+        tasks.spawn("blocks", fleet::reconcile(provider, wanted, inbox.clone(), tasks.stopping()));
         tasks.spawn("log sweeper", sweep(state_dir.clone(), config.keep_logs, tasks.stopping()));
-        let mut scheduler = Scheduler::new(ledger, Instant::now());
+        let start = SchedulerStart {
+            now: Instant::now(),
+            moment: Clock::start().now(),
+            limits: limits(&config),
+            login_slots: config.local.login_slots,
+        };
+        let mut scheduler = Scheduler::new(ledger, start);
         if before == Before::Uncertain {
             scheduler.return_waiting();
         }
@@ -197,7 +214,7 @@ impl Endpoint {
         let daemon = Daemon {
             scheduler,
             journal,
-            supervisor,
+            orders,
             config,
             id,
             session,
@@ -225,6 +242,36 @@ impl Endpoint {
     }
 }
 
+/// How many blocks there may be: this computer.
+fn limits(config: &EndpointConfig) -> PoolLimits {
+    PoolLimits {
+        min_blocks: config.blocks.min_blocks,
+        max_blocks: LOCAL_BLOCKS,
+        nodes_per_block: NonZeroU32::MIN,
+        slots_per_node: NonZeroU32::new(config.local.slots).unwrap_or(NonZeroU32::MIN),
+        parallelism: Parallelism::FULL,
+        idle: config.blocks.idle,
+        starting: STARTING,
+        walltime: None,
+    }
+}
+
+fn block_status(block: BlockId, life: &BlockLife) -> BlockStatus {
+    let (state, ends) = match life.phase {
+        BlockPhase::Wanted => ("wanted", None),
+        BlockPhase::Submitted => ("submitted", None),
+        BlockPhase::Pending => ("pending", None),
+        BlockPhase::Running { ends } => ("running", ends),
+        BlockPhase::Ended(_) => ("ended", None),
+    };
+    let (seen, ending) = (life.sight == Sight::Seen, life.wish != BlockWish::Stay);
+    BlockStatus { block, state: state.to_owned(), since: life.since, seen, ending, ends }
+}
+
+fn ended_status(EndedBlock { block, moment, reason, .. }: &EndedBlock) -> EndedBlockStatus {
+    EndedBlockStatus { block: *block, ended: *moment, reason: reason.clone() }
+}
+
 /// Deletes old logs, now and from time to time.
 async fn sweep(state_dir: StateDir, age: Duration, stopping: CancellationToken) {
     loop {
@@ -247,7 +294,8 @@ async fn sweep(state_dir: StateDir, age: Duration, stopping: CancellationToken) 
 struct Daemon {
     scheduler: Scheduler,
     journal: Journal,
-    supervisor: Supervisor,
+    /// What the provider is to do.
+    orders: watch::Sender<BlockOrders>,
     config: EndpointConfig,
     id: EndpointId,
     session: SessionId,
@@ -312,6 +360,7 @@ impl Daemon {
             self.look_at_the_clock();
             let turn = self.scheduler.turn(Instant::now());
             self.carry_out(turn);
+            self.order();
             if self.has_left() {
                 break;
             }
@@ -364,10 +413,8 @@ impl Daemon {
                 self.scheduler.worker_disconnected(worker, connection, now);
                 self.beat_soon(now);
             }
-            InboxEvent::Ended { worker, ending } => {
-                tracing::info!(%worker, %ending, "what a worker had is given back");
-                self.senders.remove(&worker);
-                self.scheduler.worker_ended(worker, ending);
+            InboxEvent::Block { block, seen } => {
+                self.scheduler.block_seen(block, seen, now);
                 self.beat_soon(now);
             }
             InboxEvent::Status(answer) => {
@@ -391,10 +438,7 @@ impl Daemon {
         tracing::info!(?mode, "the endpoint leaves");
         self.leaving = Some(Leaving { mode, since: Instant::now(), idle: None });
         match mode {
-            LeaveMode::Now => {
-                self.supervisor.enough();
-                self.scheduler.leave();
-            }
+            LeaveMode::Now => self.scheduler.leave(Instant::now()),
             LeaveMode::Drain | LeaveMode::KeepWorkers => self.scheduler.drain(),
         }
     }
@@ -431,7 +475,9 @@ impl Daemon {
                 leaving.idle.get_or_insert(now);
             }
             match (leaving.mode, self.scheduler.idle()) {
-                (LeaveMode::Now, _) if now.duration_since(leaving.since) >= STOPPING => self.supervisor.kill(),
+                (LeaveMode::Now, _) if now.duration_since(leaving.since) >= STOPPING => {
+                    self.scheduler.cancel_blocks(now)
+                }
                 (LeaveMode::Drain, true) => self.begin_to_leave(LeaveMode::Now),
                 (LeaveMode::Now | LeaveMode::Drain | LeaveMode::KeepWorkers, _) => {}
             }
@@ -526,7 +572,18 @@ impl Daemon {
                 }
             }
             Outgoing::ToWorker(worker, message) => self.send_to_worker(worker, message),
+            Outgoing::ToProvider(block) => self.scheduler.block_recorded(block),
         }
+    }
+
+    /// Tells the provider what is wanted of it, if that is something else than before.
+    fn order(&self) {
+        let orders = self.scheduler.blocks().orders();
+        self.orders.send_if_modified(|before| {
+            let differs = *before != orders;
+            *before = orders;
+            differs
+        });
     }
 
     fn send_to_worker(&mut self, worker: WorkerId, message: ToWorker) {
@@ -550,7 +607,7 @@ impl Daemon {
         match mode {
             LeaveMode::KeepWorkers => true,
             LeaveMode::Drain => false,
-            LeaveMode::Now => !self.supervisor.runs() && idle.is_some_and(said) && written,
+            LeaveMode::Now => self.scheduler.blocks().held().next().is_none() && idle.is_some_and(said) && written,
         }
     }
 
@@ -595,8 +652,10 @@ impl Daemon {
                 syncs: self.journal.syncs(),
             },
             tasks: TaskCounts::of(ledger),
+            blocks: self.scheduler.blocks().held().map(|(block, life, _)| block_status(block, life)).collect(),
+            ended_blocks: self.scheduler.blocks().ended().map(ended_status).collect(),
             workers: ledger.workers().map(|worker| self.worker_status(worker, now)).collect(),
-            trouble: self.supervisor.trouble(),
+            trouble: self.scheduler.blocks().trouble(),
         }
     }
 

@@ -9,12 +9,12 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::blocks::BlockSeen;
 use super::workers::ConnectionId;
 use crate::config::endpoint::Site;
-use crate::ids::WorkerId;
+use crate::ids::{BlockId, WorkerId};
 use crate::protocol::session::{FromEndpoint, ToEndpoint};
 use crate::protocol::worker::{FromWorker, Joining, ToWorker};
-use crate::task::ending::Ending;
 
 /// Events that wait: beyond them whoever has one waits to be heard.
 const EVENTS: usize = 4096;
@@ -43,8 +43,8 @@ pub(super) enum InboxEvent {
     Worker { worker: WorkerId, connection: ConnectionId, said: FromWorker },
     /// A worker's connection has ended.
     Disconnected { worker: WorkerId, connection: ConnectionId },
-    /// A worker has ended.
-    Ended { worker: WorkerId, ending: Ending },
+    /// The provider says something of a block.
+    Block { block: BlockId, seen: BlockSeen },
     /// Somebody asks how it is.
     Status(oneshot::Sender<Value>),
     /// It is to leave; answered when it begins to.

@@ -1,4 +1,4 @@
-//! The ledger of attempts and workers that an endpoint has, and what an entry makes of it. Pure: it writes nothing down;
+//! The ledger of attempts, workers and blocks that an endpoint has, and what an entry makes of it. Pure: it writes nothing down;
 //! the journal keeps the entries, and the same entries in the same order make the same ledger.
 //!
 //! ```text
@@ -21,8 +21,11 @@ use thiserror::Error;
 
 use crate::ids::{AttemptId, AttemptNumber, BlockId, SessionId, TaskId, WorkerId};
 use crate::protocol::session::{Leased, Reported};
+use crate::provider::JobId;
 use crate::runtime::process::ProcessName;
 use crate::task::ending::Ending;
+use crate::task::pool::PoolKey;
+use crate::task::time::Moment;
 
 /// Own processes that are remembered: more than start in a row before a controller answers.
 pub const MOST_SESSIONS: usize = 16;
@@ -50,6 +53,29 @@ pub enum Entry {
     SessionStarted(OwnSession),
     /// The controller gave it the name: the processes before it have lost it.
     SessionOpened(SessionId),
+    /// A block is wanted; on the disk before anything is asked of a provider.
+    BlockWanted {
+        /// Which.
+        block: BlockId,
+        /// Of which pool.
+        pool: PoolKey,
+        /// Since when.
+        wanted: Moment,
+    },
+    /// Its job has a name.
+    BlockNamed {
+        /// Which.
+        block: BlockId,
+        /// The name.
+        job: JobId,
+    },
+    /// It is over, or never became a job.
+    BlockEnded {
+        /// Which.
+        block: BlockId,
+        /// How.
+        ending: Ending,
+    },
     /// A worker is there that was not, or says something else of itself than before.
     Joined(Worker),
     /// A worker has ended, and will not come back.
@@ -73,6 +99,17 @@ pub struct OwnSession {
     pub computer: String,
     /// Which start of the computer it was.
     pub boot: String,
+}
+
+/// A block that is not known to be over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldBlock {
+    /// Its pool.
+    pub pool: PoolKey,
+    /// Since when it is wanted.
+    pub wanted: Moment,
+    /// Its job, once that has a name.
+    pub job: Option<JobId>,
 }
 
 /// A worker that may have attempts.
@@ -154,6 +191,24 @@ pub enum LedgerError {
         /// Which.
         attempt: AttemptId,
     },
+    /// It was wanted before.
+    #[error("block {block} is in the ledger already")]
+    KnownBlock {
+        /// Which.
+        block: BlockId,
+    },
+    /// It is over, or was never wanted.
+    #[error("block {block} is not in the ledger")]
+    UnknownBlock {
+        /// Which.
+        block: BlockId,
+    },
+    /// Its job has a name.
+    #[error("block {block} has a job already")]
+    NamedBlock {
+        /// Which.
+        block: BlockId,
+    },
     /// It is over; its first report stays.
     #[error("attempt {attempt} has been reported already")]
     Reported {
@@ -162,10 +217,11 @@ pub enum LedgerError {
     },
 }
 
-/// The attempts and workers that an endpoint has.
+/// The attempts, workers and blocks that an endpoint has.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
     tasks: BTreeMap<TaskId, LedgerRow>,
+    blocks: BTreeMap<BlockId, HeldBlock>,
     workers: BTreeMap<WorkerId, Worker>,
     /// In the order of their start; the controller may think of any of them that it is the endpoint.
     sessions: Vec<OwnSession>,
@@ -225,6 +281,25 @@ impl Ledger {
                 self.sessions.drain(..newest.unwrap_or(0));
                 Ok(Vec::new())
             }
+            Entry::BlockWanted { block, pool, wanted } => {
+                if self.blocks.contains_key(&block) {
+                    return Err(LedgerError::KnownBlock { block });
+                }
+                self.blocks.insert(block, HeldBlock { pool, wanted, job: None });
+                Ok(Vec::new())
+            }
+            Entry::BlockNamed { block, job } => {
+                let held = self.blocks.get_mut(&block).ok_or(LedgerError::UnknownBlock { block })?;
+                if held.job.is_some() {
+                    return Err(LedgerError::NamedBlock { block });
+                }
+                held.job = Some(job);
+                Ok(Vec::new())
+            }
+            Entry::BlockEnded { block, ending: _ } => {
+                self.blocks.remove(&block).ok_or(LedgerError::UnknownBlock { block })?;
+                Ok(Vec::new())
+            }
             Entry::Joined(worker) => {
                 self.workers.insert(worker.id, worker);
                 Ok(Vec::new())
@@ -281,6 +356,16 @@ impl Ledger {
         &self.sessions
     }
 
+    /// Blocks that are not known to be over.
+    pub fn blocks(&self) -> impl Iterator<Item = (BlockId, &HeldBlock)> {
+        self.blocks.iter().map(|(block, held)| (*block, held))
+    }
+
+    /// The block, if it is not known to be over.
+    pub fn block(&self, block: BlockId) -> Option<&HeldBlock> {
+        self.blocks.get(&block)
+    }
+
     /// Workers that have joined and may come back.
     pub fn workers(&self) -> impl Iterator<Item = &Worker> {
         self.workers.values()
@@ -294,6 +379,12 @@ impl Ledger {
     /// The shortest entries that make this ledger.
     pub fn entries(&self) -> impl Iterator<Item = Entry> {
         let sessions = self.sessions.iter().cloned().map(Entry::SessionStarted);
+        let blocks = self.blocks.iter().flat_map(|(block, held)| {
+            let HeldBlock { pool, wanted, job } = held.clone();
+            let wanted = Entry::BlockWanted { block: *block, pool, wanted };
+            let named = job.map(|job| Entry::BlockNamed { block: *block, job });
+            [Some(wanted), named].into_iter().flatten()
+        });
         let workers = self.workers.values().cloned().map(Entry::Joined);
         let attempts = self.in_order().into_iter().flat_map(|held| {
             let attempt = held.leased.attempt;
@@ -305,7 +396,7 @@ impl Ledger {
             };
             [Some(Entry::Taken(held.leased.clone())), handed, last].into_iter().flatten()
         });
-        sessions.chain(workers).chain(attempts)
+        sessions.chain(blocks).chain(workers).chain(attempts)
     }
 
     fn take(&mut self, leased: Leased) -> Result<Option<Held>, LedgerError> {
@@ -387,7 +478,10 @@ impl Queues {
 /// The same workers, and the same attempts at the same stages in the same order; how many there were before does not count.
 impl PartialEq for Ledger {
     fn eq(&self, other: &Self) -> bool {
-        self.in_order() == other.in_order() && self.workers == other.workers && self.sessions == other.sessions
+        self.in_order() == other.in_order()
+            && self.blocks == other.blocks
+            && self.workers == other.workers
+            && self.sessions == other.sessions
     }
 }
 

@@ -3,21 +3,23 @@
 //! Knows no wire format.
 //!
 //! ```text
-//!   controller ◀─ link.rs ─▶ daemon.rs ◀─ inbox.rs ─▶ workers, commands of the administrator
-//!                              │  ▲
-//!                              ▼  │          scheduler.rs: what is to be done; ledger.rs: what is remembered
-//!                            journal         supervisor.rs: the worker on this computer
+//!   controller ◀─ controller_link ─▶ daemon.rs ◀─ inbox.rs ─▶ workers, commands of the administrator
+//!                                     │  ▲  ▲
+//!                                     ▼  │  └─ fleet.rs ─▶ provider: brings blocks to what is wanted
+//!                                  journal   scheduler: what is to be done; blocks.rs: how each block is;
+//!                                            ledger.rs: what is remembered
 //! ```
 
+mod blocks;
 pub mod controller_link;
 pub mod daemon;
+mod fleet;
 pub mod inbox;
 pub mod journal;
 pub mod ledger;
 mod scheduler;
 pub mod state_dir;
 pub mod status;
-mod supervisor;
 mod workers;
 
 pub use workers::ConnectionId;

@@ -20,18 +20,24 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::ledger::{AttemptStage, Entry, Ledger, Worker};
+use super::blocks::Blocks;
+use super::ledger::{AttemptStage, Entry, HeldBlock, Ledger, Worker};
 use super::workers::{ConnectionId, Workers};
-use crate::ids::{AttemptId, SessionId, WorkerId};
-use crate::protocol::session::{Account, FromEndpoint, Leased, Reported, Stop, StopReason, ToEndpoint};
+use crate::ids::{AttemptId, BlockId, SessionId, WorkerId};
+use crate::protocol::session::{Account, FromEndpoint, Leased, PoolBacklog, Reported, Stop, StopReason, ToEndpoint};
 use crate::protocol::worker::{FromWorker, Handout, Joining, ToWorker};
 use crate::runtime::lease::Lease;
 use crate::runtime::process::ProcessName;
+use crate::scaling::PoolLimits;
+use crate::scaling::placement::place;
 use crate::task::ending::Ending;
-use crate::task::failure::Loss;
+use crate::task::estimate::Estimates;
+use crate::task::failure::{Failure, Fault, Loss};
 use crate::task::life::Outcome;
+use crate::task::pool::{Lane, PoolKey};
 use crate::task::result::TaskResult;
 use crate::task::spec::Place;
+use crate::task::time::Moment;
 
 /// Reports in one message.
 const MOST_REPORTS: usize = 1000;
@@ -45,6 +51,22 @@ const MOST_UNRECORDED: usize = 1000;
 /// The controller is told of an attempt's beginning so much later: of short ones it hears only the end.
 const STARTED: Duration = Duration::from_millis(100);
 
+/// Tasks of a pool that this endpoint does not serve are refused so many at a time.
+const REFUSED_AT_ONCE: u64 = 64;
+
+/// Lanes and estimates that are known to have no room, in one turn; beyond them the turn ends.
+const MOST_FULL: usize = 16;
+
+/// Pools whose tasks are refused at a time.
+const MOST_REFUSED: usize = 64;
+
+/// The lane of tasks that ask for nothing: this computer's worker serves it.
+const OWN_POOL: Lane = Lane::Pool(PoolKey::DEFAULT);
+
+/// Why tasks of other pools are refused.
+const NO_TEMPLATE: &str =
+    "this endpoint has no template that a user_endpoint_config could fill; submit the task without one";
+
 /// What an earlier process may have been granted, before the controller has told this one: its usual lease.
 const ASSUMED: Duration = Duration::from_secs(600);
 
@@ -55,6 +77,8 @@ pub(super) enum Outgoing {
     ToController(u64, FromEndpoint),
     /// To a worker.
     ToWorker(WorkerId, ToWorker),
+    /// To the provider: the block may be asked for, since the disk has that it is wanted.
+    ToProvider(BlockId),
 }
 
 /// What a turn comes to.
@@ -81,17 +105,39 @@ pub(super) enum Service {
     Leaves,
 }
 
+/// What a scheduler begins with, besides the ledger.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SchedulerStart {
+    /// Now.
+    pub(super) now: Instant,
+    /// The same moment by the clock.
+    pub(super) moment: Moment,
+    /// How many blocks there may be.
+    pub(super) limits: PoolLimits,
+    /// Tasks that run on this computer and need no slot, at once.
+    pub(super) login_slots: u32,
+}
+
 /// The endpoint's mind.
 #[derive(Debug)]
 pub(super) struct Scheduler {
     ledger: Ledger,
     workers: Workers,
+    blocks: Blocks,
+    start: SchedulerStart,
+    estimates: Estimates,
+    /// When to look whether there are as many blocks as there should be; None = when something has changed.
+    scale_at: Option<Instant>,
     lease: Lease,
     /// How long the controller's leases last.
     lasts: Duration,
     service: Service,
     /// The tasks that came in the session, and how many may; None while there is no session.
     session: Option<Account>,
+    /// What waits at the controller, as it told last.
+    backlog: Vec<PoolBacklog>,
+    /// Pools that this endpoint does not serve, and that have tasks.
+    refused: Vec<PoolKey>,
     number: u64,
     turn: Turn,
     reports: Vec<AttemptId>,
@@ -101,16 +147,27 @@ pub(super) struct Scheduler {
 
 impl Scheduler {
     /// Begins with what the journal remembers.
-    pub(super) fn new(ledger: Ledger, now: Instant) -> Self {
-        let mut workers = Workers::default();
-        ledger.workers().for_each(|worker| workers.expect(worker.id, now));
+    pub(super) fn new(ledger: Ledger, start: SchedulerStart) -> Self {
+        let SchedulerStart { now, moment, limits, login_slots: _ } = start;
+        let (mut workers, mut blocks) = (Workers::default(), Blocks::new(limits, moment));
+        ledger.workers().for_each(|worker| workers.expect(worker.id, worker.block, now));
+        for (block, held) in ledger.blocks() {
+            let HeldBlock { pool, wanted, job } = held.clone();
+            blocks.remember(block, pool, wanted, job);
+        }
         Self {
             ledger,
             workers,
+            blocks,
+            start,
+            estimates: Estimates::default(),
+            scale_at: Some(now),
             lease: Lease::default(),
             lasts: ASSUMED,
             service: Service::Open,
             session: None,
+            backlog: Vec::new(),
+            refused: Vec::new(),
             number: 0,
             turn: Turn::default(),
             reports: Vec::new(),
@@ -120,6 +177,10 @@ impl Scheduler {
 
     pub(super) fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    pub(super) fn blocks(&self) -> &Blocks {
+        &self.blocks
     }
 
     pub(super) fn workers(&self) -> &Workers {
@@ -156,6 +217,7 @@ impl Scheduler {
     /// The session has ended.
     pub(super) fn session_closed(&mut self) {
         self.session = None;
+        self.note_backlog(Vec::new());
         self.reports.clear();
     }
 
@@ -178,8 +240,18 @@ impl Scheduler {
             }
             ToEndpoint::Recorded { number: _, attempts } => self.settle(attempts),
             ToEndpoint::Stop(stops) => stops.into_iter().for_each(|stop| self.stop(stop)),
+            ToEndpoint::Backlog(backlog) => self.note_backlog(backlog),
             ToEndpoint::Replaced { .. } => {}
         }
+    }
+
+    /// Takes note of what waits at the controller. Tasks of a pool that this endpoint does not serve are taken, to be
+    /// refused: nobody waits for them in vain.
+    fn note_backlog(&mut self, backlog: Vec<PoolBacklog>) {
+        self.backlog = backlog;
+        self.scale_at = Some(self.start.now);
+        let pools = self.backlog.iter().map(|waiting| waiting.pool.key());
+        self.refused = pools.filter(|pool| !serves(*pool)).take(MOST_REFUSED).collect();
     }
 
     /// A worker has connected; `process` is its process if that is on this computer.
@@ -195,7 +267,8 @@ impl Scheduler {
         if self.ledger.worker(worker) != Some(&known) {
             self.enter(Entry::Joined(known));
         }
-        self.workers.connect(worker, connection, room, now);
+        self.workers.connect(worker, block, connection, room, now);
+        self.block_joined(block, now);
         let placed: Vec<Leased> =
             self.ledger.placed().filter(|(_, at)| *at == worker).map(|(held, _)| held.leased.clone()).collect();
         let foreign = attempts.iter().filter(|attempt| placed.iter().all(|leased| leased.attempt != **attempt));
@@ -239,6 +312,7 @@ impl Scheduler {
     /// A connection with a worker has ended: it may come back.
     pub(super) fn worker_disconnected(&mut self, worker: WorkerId, connection: ConnectionId, now: Instant) {
         self.workers.disconnect(worker, connection, now);
+        self.scale_at = Some(now);
     }
 
     /// A worker has ended: what it had is lost through no fault of its own.
@@ -256,6 +330,7 @@ impl Scheduler {
             self.enter(Entry::WorkerEnded { worker, ending });
         }
         self.workers.remove(worker);
+        self.scale_at = Some(self.start.now);
     }
 
     /// No more tasks are taken.
@@ -266,8 +341,9 @@ impl Scheduler {
     }
 
     /// All that it has is given back.
-    pub(super) fn leave(&mut self) {
+    pub(super) fn leave(&mut self, now: Instant) {
         self.service = Service::Leaves;
+        self.end_blocks(now);
         self.return_waiting();
         let workers: Vec<WorkerId> = self.workers.connected().collect();
         for worker in workers {
@@ -291,6 +367,7 @@ impl Scheduler {
 
     /// What is to be written and said now.
     pub(super) fn turn(&mut self, now: Instant) -> Turn {
+        self.scale(now);
         self.hand_out(now);
         self.report_started(now);
         self.report();
@@ -301,7 +378,15 @@ impl Scheduler {
     fn take(&mut self, leased: Leased) {
         let attempt = leased.attempt;
         if let Some(session) = &mut self.session {
-            session.count(leased.spec.kind().place(), 1);
+            session.count(leased.lane(), 1);
+        }
+        if !serves(leased.pool) && self.service != Service::Leaves {
+            let failure = Failure::new(Fault::Input, NO_TEMPLATE);
+            self.enter(Entry::Taken(leased));
+            return self.end(attempt, Outcome::Failed(failure));
+        }
+        if self.blocks.held().next().is_none() {
+            self.scale_at = Some(self.start.now);
         }
         match self.service {
             Service::Open | Service::Drains => {
@@ -356,7 +441,7 @@ impl Scheduler {
 
     /// When somebody is to be told something, if nothing happens before.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.started.front().map(|(due, _)| *due)
+        [self.started.front().map(|(due, _)| *due), self.scale_at].into_iter().flatten().min()
     }
 
     /// Tells the controller which attempts have begun, unless they have ended meanwhile.
@@ -381,6 +466,7 @@ impl Scheduler {
             }
             // what is not in the ledger any more, or another worker's, is not wanted
             if self.has(worker, attempt) {
+                self.note_measure(&reported);
                 self.enter(Entry::Reported(reported));
                 self.reports.push(attempt);
             }
@@ -405,12 +491,26 @@ impl Scheduler {
             return;
         }
         let mut given: Vec<(WorkerId, Leased)> = Vec::new();
-        for place in [Place::Slot, Place::Login] {
-            let mut waiting = self.ledger.waiting().filter(|leased| leased.spec.kind().place() == place);
-            while let Some(worker) = self.workers.roomiest(place) {
-                let (Some(leased), Some(state)) = (waiting.next(), self.workers.get_mut(worker)) else { break };
-                state.give(leased.attempt, place);
-                given.push((worker, leased.clone()));
+        // lanes that nobody takes a task of, whatever its estimate
+        let mut full: Vec<(Lane, Option<Duration>)> = Vec::new();
+        for leased in self.ledger.waiting() {
+            let (lane, estimate) = (leased.lane(), self.estimates.estimate(leased.spec.kind(), None));
+            if full.contains(&(lane, estimate)) {
+                if full.len() >= MOST_FULL {
+                    break;
+                }
+                continue;
+            }
+            let worker = match lane {
+                Lane::Login => self.workers.roomiest(Place::Login, |block| self.blocks.open_pool(block).is_some()),
+                Lane::Pool(pool) => place(pool, estimate, self.candidates(now)),
+            };
+            match worker.and_then(|worker| Some((worker, self.workers.get_mut(worker)?))) {
+                Some((worker, state)) => {
+                    state.give(leased.attempt, leased.spec.kind().place());
+                    given.push((worker, leased.clone()));
+                }
+                None => full.push((lane, estimate)),
             }
         }
         given.sort_by_key(|(worker, _)| *worker);
@@ -468,30 +568,34 @@ impl Scheduler {
     /// first are done. When workers can take fewer than before, or none are to be taken any more, takes back what the
     /// controller has not used: its tasks are then shown as queued, and stay with the controller.
     fn give_credit(&mut self) {
-        let Some(mut session) = self.session else { return };
-        let before = session.credit();
-        for place in [Place::Slot, Place::Login] {
-            let waiting = self.ledger.waiting().filter(|leased| leased.spec.kind().place() == place).count() as u64;
-            let wanted = self.wanted(place);
-            let has = waiting + session.left(place);
+        let Some(session) = &self.session else { return };
+        let mut asked = session.clone();
+        let refused = self.refused.iter().map(|pool| Lane::Pool(*pool));
+        for lane in [OWN_POOL, Lane::Login].into_iter().chain(refused) {
+            let waiting = self.ledger.waiting().filter(|leased| leased.lane() == lane).count() as u64;
+            let wanted = self.wanted(lane);
+            let has = waiting + asked.left(lane);
             // in bundles, so that many short tasks do not cost a message each
             let is_few = has < wanted.div_ceil(2) && self.ledger.unrecorded() < MOST_UNRECORDED;
-            let is_many = has > wanted && session.left(place) > 0;
+            let is_many = has > wanted && asked.left(lane) > 0;
             if is_few || is_many {
-                session.allow(place, wanted.saturating_sub(waiting));
+                asked.allow(lane, wanted.saturating_sub(waiting));
             }
         }
-        if session.credit() != before {
-            self.session = Some(session);
-            self.send_to_controller(FromEndpoint::Credit(session.credit()));
+        if asked.credit() != session.credit() {
+            let credit = asked.credit().clone();
+            self.session = Some(asked);
+            self.send_to_controller(FromEndpoint::Credit(credit));
         }
     }
 
-    /// How many tasks are to be there for a place, those that workers have not included.
-    fn wanted(&self, place: Place) -> u64 {
-        match self.service {
-            Service::Open => u64::from(self.workers.takes(place)),
-            Service::Drains | Service::Leaves => 0,
+    /// How many tasks of a lane are to be there, those that workers have not included.
+    fn wanted(&self, lane: Lane) -> u64 {
+        match (self.service, lane) {
+            (Service::Drains | Service::Leaves, _) => 0,
+            (Service::Open, Lane::Login) => u64::from(self.takes(Place::Login).max(self.login_ahead())),
+            (Service::Open, Lane::Pool(pool)) if serves(pool) => u64::from(self.takes(Place::Slot)),
+            (Service::Open, Lane::Pool(_)) => REFUSED_AT_ONCE,
         }
     }
 
@@ -532,6 +636,11 @@ impl Scheduler {
     }
 }
 
+/// Whether a block of the pool can be had here.
+fn serves(pool: PoolKey) -> bool {
+    pool.is_default()
+}
+
 fn handout(leased: Leased) -> Handout {
     Handout { attempt: leased.attempt, spec: leased.spec }
 }
@@ -542,5 +651,8 @@ fn size(result: &TaskResult) -> usize {
     result.document.as_ref().map_or(0, String::len) + log + 256
 }
 
+mod supply;
+#[cfg(test)]
+mod supply_tests;
 #[cfg(test)]
 mod tests;

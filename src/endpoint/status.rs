@@ -7,6 +7,7 @@ use super::ledger::Ledger;
 use crate::ids::{BlockId, EndpointId, SessionId, WorkerId};
 use crate::protocol::worker::GpuFacts;
 use crate::task::names::EndpointName;
+use crate::task::time::Moment;
 
 /// An endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,9 +34,15 @@ pub struct EndpointStatus {
     pub journal: JournalStatus,
     /// Its tasks.
     pub tasks: TaskCounts,
+    /// Its blocks.
+    #[serde(default)]
+    pub blocks: Vec<BlockStatus>,
+    /// The last blocks that ended, the latest first.
+    #[serde(default)]
+    pub ended_blocks: Vec<EndedBlockStatus>,
     /// Its workers.
     pub workers: Vec<WorkerStatus>,
-    /// Why the worker of this computer does not run, if it should.
+    /// Why no block works, if one should.
     pub trouble: Option<String>,
 }
 
@@ -94,6 +101,34 @@ impl TaskCounts {
         let (waiting, placed) = (ledger.waiting().count(), ledger.placed().count());
         Self { waiting, placed, unreported: ledger.reports().count() }
     }
+}
+
+/// A block.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockStatus {
+    /// Which.
+    pub block: BlockId,
+    /// How it is: wanted, submitted, pending, running.
+    pub state: String,
+    /// Since when, milliseconds since 1970-01-01 UTC by the endpoint's clock.
+    pub since: Moment,
+    /// Whether the provider said so at the last look.
+    pub seen: bool,
+    /// Whether it is to end.
+    pub ending: bool,
+    /// When it reaches its walltime; None = it does not run, or has no end.
+    pub ends: Option<Moment>,
+}
+
+/// A block that ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedBlockStatus {
+    /// Which.
+    pub block: BlockId,
+    /// When, milliseconds since 1970-01-01 UTC by the endpoint's clock.
+    pub ended: Moment,
+    /// How, for people.
+    pub reason: String,
 }
 
 /// A worker.

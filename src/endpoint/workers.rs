@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::ids::{AttemptId, WorkerId};
+use crate::ids::{AttemptId, BlockId, WorkerId};
 use crate::protocol::worker::{GpuFacts, Room, WorkerFacts};
 use crate::task::spec::{ByPlace, Place};
 
@@ -37,6 +37,10 @@ pub(super) struct WorkerState {
     pub(super) connection: Option<ConnectionId>,
     /// Since when it is connected, or is not.
     pub(super) since: Instant,
+    /// Its block.
+    pub(super) block: BlockId,
+    /// Since when it has no attempt.
+    pub(super) idle_since: Option<Instant>,
     /// What it can run at once.
     pub(super) room: Room,
     /// Its GPUs.
@@ -60,13 +64,20 @@ struct Pace {
 
 impl Workers {
     /// A worker of an earlier process of the endpoint may come back.
-    pub(super) fn expect(&mut self, worker: WorkerId, now: Instant) {
-        self.all.insert(worker, WorkerState::new(None, Room::default(), now));
+    pub(super) fn expect(&mut self, worker: WorkerId, block: BlockId, now: Instant) {
+        self.all.insert(worker, WorkerState::new(None, block, Room::default(), now));
     }
 
     /// A worker has connected: what it had before is forgotten, it says anew what it has.
-    pub(super) fn connect(&mut self, worker: WorkerId, connection: ConnectionId, room: Room, now: Instant) {
-        self.all.insert(worker, WorkerState::new(Some(connection), room, now));
+    pub(super) fn connect(
+        &mut self,
+        worker: WorkerId,
+        block: BlockId,
+        connection: ConnectionId,
+        room: Room,
+        now: Instant,
+    ) {
+        self.all.insert(worker, WorkerState::new(Some(connection), block, room, now));
     }
 
     /// A connection has ended; false when the worker has another one by now.
@@ -102,25 +113,28 @@ impl Workers {
         self.all().filter(|(_, state)| state.connection.is_some()).map(|(id, _)| id)
     }
 
-    /// The worker with the most room at a place, if any has room.
-    pub(super) fn roomiest(&self, place: Place) -> Option<WorkerId> {
-        let roomy = self.all().filter_map(|(id, state)| Some((state.room_left(place)?, id)));
+    /// The worker with the most room at a place, if any of those that may be given work has room.
+    pub(super) fn roomiest(&self, place: Place, may: impl Fn(BlockId) -> bool) -> Option<WorkerId> {
+        let roomy = self.all().filter(|(_, state)| may(state.block));
+        let roomy = roomy.filter_map(|(id, state)| Some((state.room_left(place)?, id)));
         roomy.max().map(|(_, id)| id)
     }
 
-    /// How many attempts all of them can take at a place: at once, and ahead.
-    pub(super) fn takes(&self, place: Place) -> u32 {
-        let connected = self.all().filter(|(_, state)| state.connection.is_some());
+    /// How many attempts those that may be given work can take at a place: at once, and ahead.
+    pub(super) fn takes(&self, place: Place, may: impl Fn(BlockId) -> bool) -> u32 {
+        let connected = self.all().filter(|(_, state)| state.connection.is_some() && may(state.block));
         connected.map(|(_, state)| state.most(place)).fold(0, u32::saturating_add)
     }
 }
 
 impl WorkerState {
-    fn new(connection: Option<ConnectionId>, room: Room, now: Instant) -> Self {
+    fn new(connection: Option<ConnectionId>, block: BlockId, room: Room, now: Instant) -> Self {
         let pace = Pace { since: now, ended: 0, per_second: 0.0 };
         Self {
             connection,
             since: now,
+            block,
+            idle_since: Some(now),
             room,
             gpus: Vec::new(),
             trouble: None,
@@ -141,6 +155,7 @@ impl WorkerState {
     pub(super) fn give(&mut self, attempt: AttemptId, place: Place) {
         if self.has.insert(attempt, place).is_none() {
             *self.used.at(place) += 1;
+            self.idle_since = None;
         }
     }
 
@@ -149,6 +164,9 @@ impl WorkerState {
         if let Some(place) = self.has.remove(&attempt) {
             *self.used.at(place) -= 1;
             self.pace.note(now);
+            if self.has.is_empty() {
+                self.idle_since = Some(now);
+            }
         }
     }
 
@@ -157,7 +175,8 @@ impl WorkerState {
         self.used
     }
 
-    fn room_left(&self, place: Place) -> Option<u32> {
+    /// How many attempts more it takes; None while it is not connected or takes none.
+    pub(super) fn room_left(&self, place: Place) -> Option<u32> {
         self.connection?;
         let left = self.most(place).saturating_sub(self.used.get(place));
         (left > 0).then_some(left)

@@ -1,12 +1,15 @@
 //! What endpoint and controller say to each other in a session: as values, whatever carries them. Pure.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AttemptId, EndpointId, SessionId};
 use crate::task::life::Outcome;
 use crate::task::names::{EndpointName, Group};
+use crate::task::pool::{Lane, Pool, PoolKey};
 use crate::task::result::TaskResult;
-use crate::task::spec::{ByPlace, Place, TaskSpec};
+use crate::task::spec::TaskSpec;
 use crate::task::time::Moment;
 
 /// A process that wants to be an endpoint.
@@ -34,12 +37,27 @@ pub struct Leased {
     pub attempt: AttemptId,
     /// What is to be done.
     pub spec: TaskSpec,
+    /// On what kind of block.
+    #[serde(default = "default_pool", skip_serializing_if = "PoolKey::is_default")]
+    pub pool: PoolKey,
     /// When it must be over.
     pub deadline: Option<Moment>,
     /// The lease's end.
     pub until: Moment,
     /// How often it began before: an endpoint is careful with tasks that crashed.
     pub crashes: u32,
+}
+
+/// Journals do not name the pool that most tasks are of.
+fn default_pool() -> PoolKey {
+    PoolKey::DEFAULT
+}
+
+impl Leased {
+    /// The lane that it was leased from.
+    pub fn lane(&self) -> Lane {
+        Lane::of(self.spec.kind().place(), self.pool)
+    }
 }
 
 /// An attempt that is over, as the endpoint tells it.
@@ -68,50 +86,71 @@ pub struct Progress {
     pub total: u64,
 }
 
+/// Tasks that wait at the controller for slots of an endpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolBacklog {
+    /// Which pool; the endpoint makes of its configuration what it can.
+    pub pool: Pool,
+    /// How many; the controller counts up to a limit.
+    pub tasks: u64,
+}
+
 /// How many tasks an endpoint takes in a session, counted from the session's start: tasks that were leased in it are
 /// included. A later credit replaces an earlier one and may be lower. Tasks that were leased before the lower one was
-/// heard are taken all the same.
-pub type Credit = ByPlace<u64>;
+/// heard are taken all the same. A lane that is missing has none.
+pub type Credit = BTreeMap<Lane, u64>;
+
+/// Lanes of a session: pools that an endpoint gave credit for, one after the other, and have no task on the way, are
+/// forgotten beyond it.
+pub const MOST_LANES: usize = 1024;
 
 /// One side's account of the tasks of a session. The controller counts a task when it leases it, the endpoint when it
 /// comes: the difference is on its way.
 ///
 /// A total says the same however many messages are on their way. A number of tasks beyond those that were leased
 /// would not: the endpoint does not know which leases the controller has counted already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Account {
     credit: Credit,
-    counted: ByPlace<u64>,
+    counted: BTreeMap<Lane, u64>,
 }
 
 impl Account {
     /// The credit that was given last.
-    pub fn credit(self) -> Credit {
-        self.credit
+    pub fn credit(&self) -> &Credit {
+        &self.credit
     }
 
     /// How many tasks more may be leased, or may come.
-    pub fn left(self, place: Place) -> u64 {
-        self.credit.get(place).saturating_sub(self.counted.get(place))
+    pub fn left(&self, lane: Lane) -> u64 {
+        let of = |numbers: &BTreeMap<Lane, u64>| numbers.get(&lane).copied().unwrap_or(0);
+        of(&self.credit).saturating_sub(of(&self.counted))
+    }
+
+    /// Lanes of which more tasks may be leased, or may come.
+    pub fn open(&self) -> impl Iterator<Item = (Lane, u64)> {
+        self.credit.keys().map(|lane| (*lane, self.left(*lane))).filter(|(_, left)| *left > 0)
     }
 
     /// Tasks were leased, or came. There may be more than the credit allows: it may have become lower meanwhile.
-    pub fn count(&mut self, place: Place, tasks: u64) {
-        let counted = self.counted.at(place);
+    pub fn count(&mut self, lane: Lane, tasks: u64) {
+        let counted = self.counted.entry(lane).or_default();
         *counted = counted.saturating_add(tasks);
     }
 
-    /// The controller has heard a credit; returns whether that lets it lease more at some place.
+    /// The controller has heard a credit; returns whether that lets it lease more of some lane.
     pub fn update(&mut self, credit: Credit) -> CreditChange {
-        let before = *self;
-        self.credit = credit;
-        let is_more = |place| self.left(place) > before.left(place);
-        if is_more(Place::Slot) || is_more(Place::Login) { CreditChange::More } else { CreditChange::NoMore }
+        let before = std::mem::replace(&mut self.credit, credit);
+        let counted = |lane: &Lane| self.counted.get(lane).copied().unwrap_or(0);
+        let left = |credit: &Credit, lane: &Lane| credit.get(lane).copied().unwrap_or(0).saturating_sub(counted(lane));
+        let is_more = self.credit.keys().any(|lane| left(&self.credit, lane) > left(&before, lane));
+        if is_more { CreditChange::More } else { CreditChange::NoMore }
     }
 
-    /// The endpoint takes `tasks` more at a place. That replaces what is left.
-    pub fn allow(&mut self, place: Place, tasks: u64) {
-        *self.credit.at(place) = self.counted.get(place).saturating_add(tasks);
+    /// The endpoint takes `tasks` more of a lane. That replaces what is left.
+    pub fn allow(&mut self, lane: Lane, tasks: u64) {
+        let counted = self.counted.get(&lane).copied().unwrap_or(0);
+        self.credit.insert(lane, counted.saturating_add(tasks));
     }
 }
 
@@ -166,6 +205,8 @@ pub enum ToEndpoint {
     },
     /// These are to end.
     Stop(Vec<Stop>),
+    /// What waits for slots of the endpoint, beyond what it has credit for; a pool that is missing has nothing.
+    Backlog(Vec<PoolBacklog>),
     /// Another process is the endpoint now.
     Replaced {
         /// Which.
@@ -204,6 +245,8 @@ mod tests {
 
     use super::*;
 
+    const SLOTS: Lane = Lane::Pool(PoolKey::DEFAULT);
+
     /// Both sides of a session, and what is on its way between them.
     #[derive(Default)]
     struct Sides {
@@ -231,25 +274,25 @@ mod tests {
         fn take(&mut self, step: &Step) {
             match *step {
                 Step::Allow(tasks) => {
-                    self.endpoint.allow(Place::Slot, tasks);
-                    self.credits.push_back(self.endpoint.credit());
+                    self.endpoint.allow(SLOTS, tasks);
+                    self.credits.push_back(self.endpoint.credit().clone());
                     self.wanted = tasks;
                 }
                 Step::Hear => {
                     if let Some(credit) = self.credits.pop_front() {
-                        let before = self.controller.left(Place::Slot);
+                        let before = self.controller.left(SLOTS);
                         let change = self.controller.update(credit);
-                        assert_eq!(change == CreditChange::More, self.controller.left(Place::Slot) > before);
+                        assert_eq!(change == CreditChange::More, self.controller.left(SLOTS) > before);
                     }
                 }
                 Step::Lease(tasks) => {
-                    let tasks = tasks.min(self.controller.left(Place::Slot));
-                    self.controller.count(Place::Slot, tasks);
+                    let tasks = tasks.min(self.controller.left(SLOTS));
+                    self.controller.count(SLOTS, tasks);
                     self.leases.push_back(tasks);
                 }
                 Step::Come => {
                     if let Some(tasks) = self.leases.pop_front() {
-                        self.endpoint.count(Place::Slot, tasks);
+                        self.endpoint.count(SLOTS, tasks);
                         self.wanted = self.wanted.saturating_sub(tasks);
                     }
                 }
@@ -278,18 +321,18 @@ mod tests {
             let mut sides = Sides::default();
             for step in &steps {
                 sides.take(step);
-                prop_assert_eq!(sides.endpoint.left(Place::Slot), sides.wanted);
+                prop_assert_eq!(sides.endpoint.left(SLOTS), sides.wanted);
                 if sides.credits.is_empty() {
                     let more = sides.wanted.saturating_sub(sides.on_their_way());
-                    prop_assert_eq!(sides.controller.left(Place::Slot), more, "what is on its way is included");
+                    prop_assert_eq!(sides.controller.left(SLOTS), more, "what is on its way is included");
                 }
             }
             while !sides.credits.is_empty() || !sides.leases.is_empty() {
                 sides.take(&Step::Hear);
                 sides.take(&Step::Come);
             }
+            prop_assert_eq!(sides.endpoint.left(Lane::Login), 0);
             prop_assert_eq!(sides.endpoint, sides.controller);
-            prop_assert_eq!(sides.endpoint.left(Place::Login), 0);
         }
     }
 }

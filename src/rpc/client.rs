@@ -14,12 +14,12 @@ use tonic::{Request, Status};
 use super::certificate::ServerIdentity;
 use super::convert::WireError;
 use super::service::{KEEPALIVE, KEEPALIVE_TIMEOUT, LARGEST_MESSAGE};
-use super::view::{EndpointView, TaskView};
+use super::view::{ActionView, EndpointView, EventView, TaskView};
 use super::wire;
 use super::wire::endpoints_client::EndpointsClient;
 use super::wire::tasks_client::TasksClient;
 use crate::controller::{Receipt, Submission};
-use crate::ids::TaskId;
+use crate::ids::{ActionId, TaskId};
 use crate::store::{StateName, TaskFilter};
 use crate::task::failure::chain;
 use crate::task::names::printable;
@@ -230,6 +230,26 @@ impl Client {
     pub async fn cancel(&mut self, ids: &[TaskId]) -> Result<Vec<TaskView>, ClientError> {
         let ids = ids.iter().map(ToString::to_string).collect();
         views(self.tasks.cancel(timed(wire::CancelRequest { ids })).await?.into_inner().tasks)
+    }
+
+    /// Actions by id; those that may not be seen are left out.
+    ///
+    /// # Errors
+    /// The controller refuses or cannot be asked.
+    pub async fn actions(&mut self, ids: &[ActionId]) -> Result<Vec<ActionView>, ClientError> {
+        let ids = ids.iter().map(ToString::to_string).collect();
+        let answer = self.tasks.get_actions(timed(wire::GetActionsRequest { ids })).await?.into_inner();
+        answer.actions.into_iter().map(|action| Ok(action.try_into()?)).collect()
+    }
+
+    /// What happened to a task.
+    ///
+    /// # Errors
+    /// The controller refuses or cannot be asked.
+    pub async fn timeline(&mut self, task: TaskId) -> Result<Vec<EventView>, ClientError> {
+        let request = wire::TimelineRequest { task: task.to_string() };
+        let answer = self.tasks.timeline(timed(request)).await?.into_inner();
+        answer.events.into_iter().map(|event| Ok(event.try_into()?)).collect()
     }
 
     /// Endpoints that may be seen.

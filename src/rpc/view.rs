@@ -6,9 +6,11 @@ use super::convert::task::moment;
 use super::convert::{WireError, known, named, optional, required};
 use super::wire;
 use crate::ids::{ActionId, EndpointId, TaskId};
-use crate::store::StateName;
+use crate::store::{StateName, StoreEvent};
+use crate::task::action::{ActionCounts, ActionState};
 use crate::task::failure::Failure;
-use crate::task::names::{EndpointName, Group, Label, RequestId, Subject, printable};
+use crate::task::names::{EndpointName, Group, Label, Subject, printable};
+use crate::task::pool::Pool;
 use crate::task::result::TaskResult;
 use crate::task::spec::TaskSpec;
 use crate::task::time::Moment;
@@ -23,7 +25,9 @@ pub struct TaskView {
     pub owner: Subject,
     pub group: Option<Group>,
     pub label: Option<Label>,
-    pub request: Option<RequestId>,
+    /// Shown as its configuration.
+    #[serde(rename = "user_endpoint_config")]
+    pub pool: Pool,
     pub spec: TaskSpec,
     pub priority: i32,
     pub deadline: Option<Moment>,
@@ -54,6 +58,31 @@ impl ProgressView {
         let Self { step, done, total } = self;
         (*total > 0).then(|| format!("{step} {} %", done.saturating_mul(100) / total))
     }
+}
+
+/// An action.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "fields are those of the message Action")]
+pub struct ActionView {
+    pub id: ActionId,
+    pub owner: Subject,
+    pub group: Option<Group>,
+    pub label: Option<Label>,
+    pub state: ActionState,
+    pub submitted: Moment,
+    pub ended: Option<Moment>,
+    pub tasks: ActionCounts,
+}
+
+/// Something that happened to a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EventView {
+    /// Its place in the controller's outbox.
+    pub id: u64,
+    /// When it happened.
+    pub time: Moment,
+    /// What happened.
+    pub event: StoreEvent,
 }
 
 /// An endpoint.
@@ -90,8 +119,9 @@ impl TryFrom<wire::Task> for TaskView {
             failure,
             result,
             progress,
+            user_endpoint_config,
         } = task;
-        let wire::NewTask { spec, request_id, label, priority, deadline_ms, retries: _ } = required("task", task)?;
+        let wire::NewTask { spec, label, priority, deadline_ms, retries: _ } = required("task", task)?;
         Ok(Self {
             id: named("id", id)?,
             action: named("action", action)?,
@@ -99,7 +129,7 @@ impl TryFrom<wire::Task> for TaskView {
             owner: named("owner", owner)?,
             group: optional("group", group)?,
             label: optional("label", label)?,
-            request: optional("request_id", request_id)?,
+            pool: optional("user_endpoint_config", user_endpoint_config)?.unwrap_or_default(),
             spec: required("spec", spec)?.try_into()?,
             priority,
             deadline: moment(deadline_ms),
@@ -111,6 +141,41 @@ impl TryFrom<wire::Task> for TaskView {
             result: result.map(TryInto::try_into).transpose()?,
             progress: progress.map(|wire::Progress { step, done, total }| ProgressView { step, done, total }),
         })
+    }
+}
+
+impl TryFrom<wire::Action> for ActionView {
+    type Error = WireError;
+
+    fn try_from(action: wire::Action) -> Result<Self, WireError> {
+        let wire::Action { id, owner, group, label, state, submitted_ms, ended_ms, open, succeeded, failed, cancelled } =
+            action;
+        Ok(Self {
+            id: named("id", id)?,
+            owner: named("owner", owner)?,
+            group: optional("group", group)?,
+            label: optional("label", label)?,
+            state: match known::<wire::ActionState>("state", state)? {
+                wire::ActionState::Unspecified => return Err(WireError::new("state", "is unspecified")),
+                wire::ActionState::Active => ActionState::Active,
+                wire::ActionState::Succeeded => ActionState::Succeeded,
+                wire::ActionState::Failed => ActionState::Failed,
+                wire::ActionState::Cancelled => ActionState::Cancelled,
+            },
+            submitted: Moment::from_millis(submitted_ms),
+            ended: moment(ended_ms),
+            tasks: ActionCounts { open, succeeded, failed, cancelled },
+        })
+    }
+}
+
+impl TryFrom<wire::Event> for EventView {
+    type Error = WireError;
+
+    fn try_from(event: wire::Event) -> Result<Self, WireError> {
+        let wire::Event { id, time_ms, body } = event;
+        let event = serde_json::from_str(&body).map_err(|error| WireError::new("body", error))?;
+        Ok(Self { id, time: Moment::from_millis(time_ms), event })
     }
 }
 

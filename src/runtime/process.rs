@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Command as StdCommand, ExitStatus, Stdio};
@@ -151,6 +152,31 @@ pub fn kill_marked(variable: &str, value: &str) -> usize {
         killed.extend(found);
     }
     killed.len()
+}
+
+/// The process of this user whose arguments have these, one after the other. Blocks.
+pub fn find_with_arguments(wanted: &[&str]) -> Option<ProcessName> {
+    processes().find(|process| {
+        let arguments = arguments(process);
+        arguments.windows(wanted.len()).any(|part| part.iter().zip(wanted).all(|(one, other)| one == other))
+    })
+}
+
+/// The argument of a process that follows another one.
+pub fn argument_after(process: &ProcessName, before: &str) -> Option<String> {
+    let arguments = arguments(process);
+    let at = arguments.iter().position(|argument| argument == before)?;
+    arguments.get(at + 1).cloned()
+}
+
+/// None of a process of another user, which may say what it likes.
+fn arguments(process: &ProcessName) -> Vec<String> {
+    let entry = format!("/proc/{}", process.pid);
+    if fs::metadata(&entry).is_ok_and(|found| found.uid() != rustix::process::getuid().as_raw()) {
+        return Vec::new();
+    }
+    let line = fs::read(format!("{entry}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).map(|argument| String::from_utf8_lossy(argument).into_owned()).collect()
 }
 
 fn processes() -> impl Iterator<Item = ProcessName> {

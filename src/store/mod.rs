@@ -4,82 +4,41 @@
 //! Everything here is batched, since a database is asked a few times a second, not once a task: callers put what
 //! belongs together into one call, and a call is one transaction. When a call returns, what it did is on disk, where it
 //! does not say otherwise.
-//! Decisions about a task's life are `task::life`'s; a store applies them, in the transaction that reads the task.
+//! Decisions about a task's life are `task::life`'s, those about what a call writes are `decide`'s; a store applies them,
+//! in the transaction that reads the task. What changes is told in the outbox, in the same transaction: see `event`.
 
 #[cfg(test)]
 mod contract;
+mod decide;
+mod event;
+mod filter;
+mod people;
 mod sqlite;
+mod tasks;
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::ids::{ActionId, AttemptId, EndpointId, Epoch, SessionId, TaskId, TokenId};
-use crate::protocol::session::Leased;
-use crate::task::life::{End, Hold, HoldStage, Life, Limits, Outcome, Phase, Refusal};
-use crate::task::names::{EndpointName, Group, Label, RequestId, Subject};
+use crate::protocol::session::{Leased, PoolBacklog};
+use crate::runtime::clock::Clock;
+use crate::task::life::{Life, Outcome, Refusal};
+use crate::task::names::ArtifactName;
+use crate::task::pool::Lane;
 use crate::task::result::{LARGEST_DOCUMENT, TaskResult};
-use crate::task::spec::{Kind, TaskSpec};
 use crate::task::time::Moment;
 
+pub use event::{EventId, EventRecord, StoreEvent};
+pub use filter::{Page, StateName, TaskFilter};
+pub use people::{Claim, EndpointRecord, EndpointSession, Role, TokenRecord};
 pub use sqlite::SqliteStore;
-
-/// A task as it is submitted.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NewTask {
-    /// Made by the caller.
-    pub id: TaskId,
-    /// The submission, if it may come again: the same owner and request id make no second task.
-    pub request: Option<RequestId>,
-    /// The flow's group of tasks.
-    pub action: ActionId,
-    /// Where it is to run.
-    pub endpoint: EndpointId,
-    /// Who submits.
-    pub owner: Subject,
-    /// Who else may see it.
-    pub group: Option<Group>,
-    /// What people call it.
-    pub label: Option<Label>,
-    /// What is to be done.
-    pub spec: TaskSpec,
-    /// Higher ones are leased first; equal ones in the order of submission.
-    pub priority: i32,
-    /// When it must be over.
-    pub deadline: Option<Moment>,
-    /// How often it may fail.
-    pub limits: Limits,
-    /// When it was submitted.
-    pub submitted: Moment,
-}
-
-/// A task as it is remembered.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TaskRecord {
-    /// As it was submitted.
-    pub task: NewTask,
-    /// What has happened to it.
-    pub life: Life,
-    /// When that last changed.
-    pub changed: Moment,
-    /// What the last attempt left, once one is over.
-    pub result: Option<TaskResult>,
-}
-
-/// What became of a submission.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Submitted {
-    /// It is a new task.
-    New(TaskId),
-    /// The same was submitted before.
-    Known(TaskId),
-    /// Another task was submitted under this request id.
-    Conflict(TaskId),
-}
+pub use tasks::{
+    ActionRecord, AddsTo, Artifact, ArtifactInfo, NewAction, NewSubmission, NewTask, Submitted, TaskRecord,
+};
 
 /// Who leases, renews and reports: a connection of an endpoint. Any but the newest is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,10 +54,8 @@ pub struct Holder {
 pub struct LeaseRequest {
     /// Who.
     pub holder: Holder,
-    /// At most so many.
-    pub most: u32,
-    /// Of these kinds; empty = of all.
-    pub kinds: Vec<Kind>,
+    /// Of which lanes, and of each at most how many.
+    pub lanes: Vec<(Lane, u32)>,
     /// Until when.
     pub until: Moment,
     /// Now.
@@ -114,7 +71,39 @@ pub struct Report {
     pub outcome: Outcome,
     /// What it left.
     pub result: TaskResult,
+    /// Small files that travel with it, each name once.
+    pub artifacts: Vec<Artifact>,
 }
+
+/// How many rows of each kind were forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(missing_docs, reason = "each is the number of that kind")]
+pub struct Forgotten {
+    pub tasks: u64,
+    pub events: u64,
+    pub actions: u64,
+    pub requests: u64,
+}
+
+impl Forgotten {
+    /// Of the kind that most were of.
+    pub fn most(self) -> u64 {
+        let Self { tasks, events, actions, requests } = self;
+        tasks.max(events).max(actions).max(requests)
+    }
+}
+
+/// Tasks that wait are counted so far: more blocks than a site gives to anybody.
+pub const MOST_BACKLOG: u32 = 10_000;
+
+/// Pools of an endpoint whose backlog is told at once.
+pub const MOST_POOLS: usize = 256;
+
+/// Artifacts of a task: the plots of a dataset, twice over.
+pub const MOST_ARTIFACTS: usize = 128;
+
+/// Bytes of a task's artifacts together: they are for a portal, not for archives.
+pub const LARGEST_ARTIFACTS: usize = 32 << 20;
 
 /// How far a store's writing has come: what was done before a mark is on disk no later than that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -150,176 +139,17 @@ pub enum ChangeError {
         /// Its size.
         bytes: usize,
     },
-}
-
-/// Which tasks to list.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct TaskFilter {
-    /// Of this action.
-    pub action: Option<ActionId>,
-    /// Of this endpoint.
-    pub endpoint: Option<EndpointId>,
-    /// Of these people; empty = of all.
-    pub owners: Vec<Subject>,
-    /// Or of these groups; empty = of none besides.
-    pub groups: Vec<Group>,
-    /// In one of these states; empty = in any.
-    pub states: Vec<StateName>,
-}
-
-impl TaskFilter {
-    /// Whether a store that is asked with it lists a task.
-    pub fn lets_through(&self, record: &TaskRecord) -> bool {
-        let Self { action, endpoint, owners, groups, states } = self;
-        let task = &record.task;
-        let everybody = owners.is_empty();
-        let whose = owners.contains(&task.owner) || task.group.as_ref().is_some_and(|group| groups.contains(group));
-        action.is_none_or(|action| action == task.action)
-            && endpoint.is_none_or(|endpoint| endpoint == task.endpoint)
-            && (everybody || whose)
-            && (states.is_empty() || states.contains(&StateName::of(&record.life)))
-    }
-}
-
-/// A task's state as people filter and count by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StateName {
-    /// It waits for an endpoint.
-    Queued,
-    /// An endpoint has it.
-    Leased,
-    /// A worker computes it.
-    Running,
-    /// Its result exists.
-    Succeeded,
-    /// It failed.
-    Failed,
-    /// It was cancelled.
-    Cancelled,
-}
-
-impl StateName {
-    /// All states.
-    pub const ALL: [Self; 6] =
-        [Self::Queued, Self::Leased, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled];
-
-    /// Those that stay.
-    pub const ENDS: [Self; 3] = [Self::Succeeded, Self::Failed, Self::Cancelled];
-
-    /// The state of a life.
-    pub fn of(life: &Life) -> Self {
-        match &life.phase {
-            Phase::Queued { .. } => Self::Queued,
-            Phase::Held(Hold { stage: HoldStage::Leased, .. }) => Self::Leased,
-            Phase::Held(Hold { stage: HoldStage::Running, .. }) => Self::Running,
-            Phase::Ended(End::Succeeded) => Self::Succeeded,
-            Phase::Ended(End::Failed(_)) => Self::Failed,
-            Phase::Ended(End::Cancelled) => Self::Cancelled,
-        }
-    }
-
-    /// Whether it stays as it is.
-    pub fn is_over(self) -> bool {
-        Self::ENDS.contains(&self)
-    }
-
-    /// Its name in stores, messages and lists.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Leased => "leased",
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
-
-/// Part of a list: newest tasks first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Page {
-    /// Only tasks older than this one.
-    pub before: Option<TaskId>,
-    /// At most so many.
-    pub most: u32,
-}
-
-/// An endpoint as it is remembered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EndpointRecord {
-    /// Its id.
-    pub id: EndpointId,
-    /// Its name.
-    pub name: EndpointName,
-    /// Who registered it.
-    pub owner: Subject,
-    /// Who may see it and submit to it.
-    pub group: Option<Group>,
-    /// The process that holds its name.
-    pub session: Option<EndpointSession>,
-    /// What it last said of itself: a JSON document.
-    pub status: String,
-    /// When.
-    pub seen: Moment,
-}
-
-/// The one process that is an endpoint: a lease on its name, so that two login nodes cannot both be it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EndpointSession {
-    /// Which process.
-    pub id: SessionId,
-    /// Where it runs.
-    pub host: String,
-    /// Until when it holds the name unless it renews.
-    pub until: Moment,
-}
-
-/// Answer to a process that wants to be an endpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Claim {
-    /// It is the endpoint now.
-    Granted,
-    /// Another process is.
-    Held(EndpointSession),
-    /// Nobody is: a process that believed it was claims the name again. Never the answer to a claim.
-    Open,
-}
-
-/// A token as it is remembered; its secret is not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenRecord {
-    /// Its id.
-    pub id: TokenId,
-    /// SHA-256 of its secret.
-    pub digest: [u8; 32],
-    /// Whose it is.
-    pub subject: Subject,
-    /// What it allows.
-    pub roles: Vec<Role>,
-    /// For which groups.
-    pub groups: Vec<Group>,
-    /// When it was made.
-    pub made: Moment,
-    /// When it ends by itself.
-    pub expires: Option<Moment>,
-    /// When it was revoked.
-    pub revoked: Option<Moment>,
-}
-
-/// What a token allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// To submit tasks and cancel one's own.
-    Submit,
-    /// To see tasks and endpoints.
-    View,
-    /// To cancel anybody's tasks and to stop endpoints.
-    Operate,
-    /// To be an endpoint.
-    Endpoint,
+    /// The artifacts are too many or too large to be kept.
+    #[error(
+        "the result has {number} artifacts of {bytes} bytes, {MOST_ARTIFACTS} of {LARGEST_ARTIFACTS} are allowed; \
+         write them to files"
+    )]
+    LargeArtifacts {
+        /// How many.
+        number: usize,
+        /// Their size.
+        bytes: usize,
+    },
 }
 
 /// A store that cannot do what it is asked.
@@ -379,22 +209,27 @@ pub enum StoreError {
     Closed,
 }
 
-/// Opens the store in an SQLite file, which is made if there is none; needs a tokio runtime.
+/// Opens the store in an SQLite file, which is made if there is none; needs a tokio runtime. Its time is the clock's, or
+/// goes on from what it remembers if the clock is behind that.
 ///
 /// # Errors
 /// The file cannot be opened, no space is left, or a newer program wrote it.
-pub async fn open_sqlite(path: &Path) -> Result<SqliteStore, StoreError> {
-    sqlite::open(path).await
+pub async fn open_sqlite(path: &Path, clock: Clock) -> Result<SqliteStore, StoreError> {
+    sqlite::open(path, clock).await
 }
 
 /// What the controller remembers.
 ///
 /// A caller that stops waiting does not stop a call: it takes effect as if it had waited. Lists of answers are in the order of the questions.
 pub trait Store: Send + Sync + 'static {
-    /// Accepts tasks. When it returns they are on disk.
-    fn submit(&self, tasks: Vec<NewTask>) -> impl Future<Output = Result<Vec<Submitted>, StoreError>> + Send;
+    /// The moment, by the clock that all who use the store share. It never goes back, not behind what the store remembers
+    /// either.
+    fn now(&self) -> Moment;
 
-    /// Leases queued tasks to an endpoint, by priority and age; not those whose deadline has passed, and none to a
+    /// Accepts tasks with their action. When it returns they are on disk, all of them, or none is accepted.
+    fn submit(&self, submission: NewSubmission) -> impl Future<Output = Result<Submitted, StoreError>> + Send;
+
+    /// Leases queued tasks to an endpoint, those of a lane by priority and age; not those whose deadline has passed, and none to a
     /// connection that is not the newest, or whose session has run out.
     fn lease(&self, request: LeaseRequest) -> impl Future<Output = Result<Vec<Leased>, StoreError>> + Send;
 
@@ -444,12 +279,42 @@ pub trait Store: Send + Sync + 'static {
     /// How many tasks of each state a filter lets through.
     fn count(&self, filter: TaskFilter) -> impl Future<Output = Result<BTreeMap<StateName, u64>, StoreError>> + Send;
 
-    /// The newest moment that it remembers, of those that are found at once: the newest task's submission, and the
-    /// heartbeats of endpoints. Without any, the beginning of time.
-    fn newest(&self) -> impl Future<Output = Result<Moment, StoreError>> + Send;
+    /// What waits for slots of an endpoint and may begin, by pool; of the pools at most [`MOST_POOLS`], of the tasks of each
+    /// at most [`MOST_BACKLOG`].
+    fn backlog(
+        &self,
+        endpoint: EndpointId,
+        now: Moment,
+    ) -> impl Future<Output = Result<Vec<PoolBacklog>, StoreError>> + Send;
 
-    /// Forgets tasks that ended before a moment, at most `most`; returns how many.
-    fn forget(&self, ended_before: Moment, most: u32) -> impl Future<Output = Result<u64, StoreError>> + Send;
+    /// Actions by id; None for those that are not remembered.
+    fn actions(
+        &self,
+        actions: Vec<ActionId>,
+    ) -> impl Future<Output = Result<Vec<Option<ActionRecord>>, StoreError>> + Send;
+
+    /// Where the outbox ends.
+    fn newest_event(&self) -> impl Future<Output = Result<EventId, StoreError>> + Send;
+
+    /// Events after a place, in their order, at most `most`.
+    fn events(&self, after: EventId, most: u32) -> impl Future<Output = Result<Vec<EventRecord>, StoreError>> + Send;
+
+    /// What happened to a task: its first events, at most `most`.
+    fn timeline(&self, task: TaskId, most: u32) -> impl Future<Output = Result<Vec<EventRecord>, StoreError>> + Send;
+
+    /// The artifacts of a task, by name.
+    fn artifacts(&self, task: TaskId) -> impl Future<Output = Result<Vec<ArtifactInfo>, StoreError>> + Send;
+
+    /// An artifact of a task.
+    fn artifact(
+        &self,
+        task: TaskId,
+        name: ArtifactName,
+    ) -> impl Future<Output = Result<Option<Artifact>, StoreError>> + Send;
+
+    /// Forgets tasks that ended before a moment, with their artifacts, and events and actions as old, at most `most` of
+    /// each.
+    fn forget(&self, ended_before: Moment, most: u32) -> impl Future<Output = Result<Forgotten, StoreError>> + Send;
 
     /// Registers an endpoint and claims its name for a session, until the session's moment; from another session only
     /// if that has run out or is one of those that are replaced. The name's owner and group stay those of the first
@@ -468,6 +333,7 @@ pub trait Store: Send + Sync + 'static {
         &self,
         endpoint: EndpointId,
         session: SessionId,
+        now: Moment,
     ) -> impl Future<Output = Result<Option<Epoch>, StoreError>> + Send;
 
     /// Renews a session and keeps what the endpoint says of itself; the claim tells whether it still is the one. A
@@ -481,7 +347,12 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Claim, StoreError>> + Send;
 
     /// Gives the name back; nothing happens when another session holds it.
-    fn release(&self, endpoint: EndpointId, session: SessionId) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn release(
+        &self,
+        endpoint: EndpointId,
+        session: SessionId,
+        now: Moment,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// All endpoints, by name.
     fn endpoints(&self) -> impl Future<Output = Result<Vec<EndpointRecord>, StoreError>> + Send;

@@ -1,6 +1,7 @@
 //! Why a task did not succeed, and whose fault it was: that decides whether it is tried again.
 
 use std::error::Error;
+use std::fmt;
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
@@ -72,6 +73,23 @@ pub enum Lack {
     Scratch,
     /// The program that runs attempts: it cannot be started.
     Executor,
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = match self {
+            Self::LeaseExpired => "the endpoint was not heard of in time",
+            Self::Returned => "the endpoint gave it back",
+            Self::Walltime => "the block reached its walltime",
+            Self::Preempted => "the block was preempted",
+            Self::NodeLost => "the node or its worker was lost",
+            Self::Unfit(unfit) => return write!(formatter, "the node cannot work: {}", unfit.message()),
+            Self::GpuFault => "the GPU failed",
+            Self::Stopped => "the endpoint or worker was stopped",
+            Self::Crashed => "its process died",
+        };
+        formatter.write_str(words)
+    }
 }
 
 impl Unfit {

@@ -1,5 +1,6 @@
 //! Tasks: what is to be done, what has happened to it, and what comes next. Pure: no clock, no IO.
 
+pub mod action;
 pub mod bins;
 pub mod correlate;
 pub mod ending;

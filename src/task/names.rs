@@ -118,6 +118,17 @@ name!(
     Group, "group", 128, "printable ASCII without spaces is allowed", |c| c.is_ascii_graphic()
 );
 
+name!(
+    /// An artifact's name: a file name without a directory, that begins with a letter or digit.
+    ArtifactName, "artifact name", 128, "letters, digits, '-', '_' and '.' are allowed, the first a letter or digit",
+    |c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
+);
+name!(
+    /// What kind of file an artifact is, such as `image/png` (RFC 6838).
+    MediaType, "media type", 127, "letters, digits and '/!#$&^_.+-' are allowed",
+    |c| c.is_ascii_alphanumeric() || "/!#$&^_.+-".contains(c)
+);
+
 fn check(
     text: &str,
     kind: &'static str,
@@ -133,7 +144,7 @@ fn check(
         return Err(NameError::Long { kind, found, most });
     }
     // a name that begins with a dot or dash is a hidden file or an option to some program
-    let first = matches!(kind, "endpoint name" | "command name") && text.starts_with(['.', '-', '_']);
+    let first = matches!(kind, "endpoint name" | "command name" | "artifact name") && text.starts_with(['.', '-', '_']);
     let wrong = if first { text.chars().next() } else { text.chars().find(|&c| !fits(c)) };
     wrong.map_or(Ok(()), |character| {
         let shown = text.chars().take(32).collect();
@@ -152,6 +163,10 @@ mod tests {
             assert!(error.contains("endpoint name"), "{error}");
         }
         assert!("polaris-1.gpu".parse::<EndpointName>().is_ok());
+        assert!("../a.png".parse::<ArtifactName>().is_err() && "a_g2.png".parse::<ArtifactName>().is_ok());
+        assert!(
+            "text/html; charset=utf-8".parse::<MediaType>().is_err() && "image/svg+xml".parse::<MediaType>().is_ok()
+        );
         assert!("two\nlines".parse::<Label>().is_err() && "\x1b[2J".parse::<Label>().is_err());
         assert!("Probe 7, größer".parse::<Label>().is_ok());
         let error = serde_json::from_str::<Label>("\"\"").expect_err("an empty label").to_string();

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::estimate::Measure;
+
 /// Bytes of JSON that a result may have beside its files.
 pub const LARGEST_DOCUMENT: usize = 1 << 20;
 
@@ -20,6 +22,9 @@ pub struct TaskResult {
     /// What its GPU has used meanwhile, millijoules, for whomever; None if that is not known, or it had none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_energy_mj: Option<u64>,
+    /// What the attempt took; None where nobody measured, or it did not succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measure: Option<Measure>,
 }
 
 /// The end of an attempt's output.

@@ -97,8 +97,8 @@ fn correlate(
     if let Err(error) = verify(&done.result, spec.analyses) {
         return Conclusion::failed(Failure::of(Fault::Program, &error));
     }
-    let document = Some(document(&spec, &done));
-    Conclusion::succeeded(TaskResult { files: vec![done.result], document, ..TaskResult::default() })
+    let (document, measure) = (Some(document(&spec, &done)), Some(done.measure()));
+    Conclusion::succeeded(TaskResult { files: vec![done.result], document, measure, ..TaskResult::default() })
 }
 
 /// Stays on the CPUs near the slot's GPU: threads that are started later do so, too.

@@ -1,5 +1,6 @@
 //! The service with its real processes: what it accepted outlives `kill -9`, and people see what happened.
 
+mod blocks;
 #[path = "../fakes/cuda.rs"]
 mod cuda;
 #[path = "../fakes/gpus.rs"]
@@ -19,6 +20,7 @@ use speckled::ids::{EndpointId, SessionId, TaskId};
 use speckled::rpc::client::{Client, Target};
 use speckled::rpc::{version, wire};
 use speckled::store::{StateName, TaskFilter};
+use speckled::task::pool::PoolKey;
 use speckled::task::spec::TaskSpec;
 use tokio_stream::wrappers::ReceiverStream;
 use wire::from_endpoint::Message as Said;
@@ -77,7 +79,9 @@ impl Session {
     /// Leases of at least so many tasks.
     async fn take(&mut self, most: u32) -> Vec<wire::AttemptId> {
         self.credit += u64::from(most);
-        self.say(Said::Credit(wire::Credit { slots: self.credit, login: 0 })).await;
+        let pool = PoolKey::DEFAULT.bytes().to_vec();
+        let pools = vec![wire::PoolCredit { pool, tasks: self.credit }];
+        self.say(Said::Credit(wire::Credit { login: 0, pools })).await;
         let mut taken = Vec::new();
         while taken.len() < most as usize {
             if let Told::Leases(wire::Leases { leases }) = self.hear().await {
@@ -105,7 +109,7 @@ impl Session {
 
 fn order() -> Submission {
     let tasks = vec![SubmissionTask::new(TaskSpec::Nothing)];
-    Submission { endpoint: "polaris".into(), action: None, group: None, tasks }
+    Submission::new("polaris".into(), tasks)
 }
 
 async fn queued(flow: &mut Client) -> u64 {

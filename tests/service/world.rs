@@ -355,10 +355,5 @@ impl Drop for Site {
 
 /// Tasks for the endpoint `site`.
 pub(crate) fn order(specs: Vec<TaskSpec>) -> Submission {
-    Submission {
-        endpoint: "site".into(),
-        action: None,
-        group: None,
-        tasks: specs.into_iter().map(SubmissionTask::new).collect(),
-    }
+    Submission::new("site".into(), specs.into_iter().map(SubmissionTask::new).collect())
 }

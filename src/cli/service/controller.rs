@@ -15,6 +15,7 @@ use super::{PORT, ServiceError, file, identity, read, single, text, token, until
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::logging;
 use crate::cli::output::{self, Form};
+use crate::controller::bus::LocalBus;
 use crate::controller::{Controller, Policy};
 use crate::dataset::result::host_name;
 use crate::rpc::certificate::{self, Certificates, ServerIdentity};
@@ -174,14 +175,13 @@ async fn serving(args: &ServeArgs) -> Result<Exit, Failure> {
     let services = Services::new(tls).map_err(ServiceError::Serve)?;
     let lock = lock(&args.directory)?;
     let policy = Policy::default().with_lease(Duration::from_secs(args.lease));
-    let controller = Controller::start(open_store(&args.directory).await?, Clock::start(), policy);
+    let controller = Controller::start(open_store(&args.directory).await?, Arc::new(LocalBus::default()), policy);
     let controller = Arc::new(controller.await.map_err(ServiceError::Store)?);
     let refused = |e| file("listen on", Path::new(&args.listen.to_string()), e);
     let listener = TcpListener::bind(args.listen).await.map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
     let tasks = Tasks::default();
-    let upkeep = (Arc::clone(&controller), tasks.clone());
-    tasks.spawn("upkeep", async move { upkeep.0.keep_up(&upkeep.1).await });
+    controller.run(&tasks);
     let stopping = tasks.stopping();
     tasks.spawn("signals", async move { until_signalled("controller", &stopping).await });
     output::stdout(format_args!("{scheme}://{address}"))?;
@@ -207,7 +207,7 @@ fn certify(CertifyArgs { directory, name, into }: &CertifyArgs) -> Result<Exit, 
 
 /// The store of a controller's directory.
 pub(super) async fn open_store(directory: &Path) -> Result<SqliteStore, ServiceError> {
-    Ok(open_sqlite(&directory.join(STORE)).await?)
+    Ok(open_sqlite(&directory.join(STORE), Clock::start()).await?)
 }
 
 /// Makes sure that only this process serves the directory.

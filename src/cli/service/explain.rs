@@ -145,6 +145,7 @@ mod tests {
     use super::*;
     use crate::endpoint::status::{ControllerStatus, JournalStatus, TaskCounts, WorkerStatus};
     use crate::ids::{ActionId, BlockId, EndpointId, SessionId, WorkerId};
+    use crate::task::pool::Pool;
     use crate::task::spec::TaskSpec;
 
     fn task(state: StateName) -> TaskView {
@@ -155,7 +156,7 @@ mod tests {
             owner: "ada".parse().expect("a subject"),
             group: None,
             label: None,
-            request: None,
+            pool: Pool::default(),
             spec: TaskSpec::Nothing,
             priority: 0,
             deadline: None,
@@ -200,6 +201,8 @@ mod tests {
             },
             journal: JournalStatus { error: None, unwritten: 0, syncs: 0 },
             tasks: TaskCounts::default(),
+            blocks: Vec::new(),
+            ended_blocks: Vec::new(),
             workers: vec![worker],
             trouble: None,
         }

@@ -15,6 +15,7 @@ use crate::ids::ActionId;
 use crate::runtime::clock::Clock;
 use crate::task::correlate::CorrelateSpec;
 use crate::task::names::{Group, Label, RequestId};
+use crate::task::pool::Pool;
 use crate::task::spec::TaskSpec;
 
 #[derive(Debug, Args)]
@@ -32,9 +33,12 @@ pub(in crate::cli) struct SubmitArgs {
     /// What people call them
     #[arg(long, value_name = "TEXT")]
     label: Option<Label>,
-    /// The same request id makes no second task; with several raw files their numbers are added
+    /// Submit nothing if the same was submitted with this request id before: show its tasks
     #[arg(long, value_name = "TEXT")]
-    request_id: Option<String>,
+    request_id: Option<RequestId>,
+    /// Ask this of the block that the tasks run on: a JSON object for the endpoint's template
+    #[arg(long, value_name = "JSON", default_value = "{}", hide_default_value = true)]
+    user_endpoint_config: Pool,
     /// Higher ones first
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     priority: i32,
@@ -52,19 +56,34 @@ pub(in crate::cli) struct SubmitArgs {
 
 /// Runs the command.
 pub(in crate::cli) fn run(args: SubmitArgs) -> Result<Exit, Failure> {
-    let SubmitArgs { endpoint, action, group, label, request_id, priority, deadline, retries, remote, corr } = args;
+    let SubmitArgs {
+        endpoint,
+        action,
+        group,
+        label,
+        request_id,
+        user_endpoint_config,
+        priority,
+        deadline,
+        retries,
+        remote,
+        corr,
+    } = args;
     let deadline = deadline.map(|seconds| Clock::start().now().after(Duration::from_secs(seconds)));
     let (specs, form) = corr::specs(corr)?;
     specs.iter().try_for_each(absolute)?;
-    let several = specs.len() > 1;
-    let tasks = specs.into_iter().enumerate().map(|(index, spec)| {
-        let request = request_id.as_ref().map(|id| if several { format!("{id}/{index}") } else { id.clone() });
-        let request = request.map(RequestId::try_from).transpose().map_err(ServiceError::Name)?;
+    let tasks = specs.into_iter().map(|spec| {
         let spec = TaskSpec::Correlate(Box::new(spec));
-        Ok(SubmissionTask { request, label: label.clone(), spec, priority, deadline, retries })
+        SubmissionTask { label: label.clone(), spec, priority, deadline, retries }
     });
-    let tasks = tasks.collect::<Result<Vec<_>, ServiceError>>()?;
-    let order = Submission { endpoint, action, group, tasks };
+    let order = Submission {
+        request: request_id,
+        action,
+        group,
+        label: label.clone(),
+        pool: user_endpoint_config,
+        ..Submission::new(endpoint, tasks.collect())
+    };
     let receipt = wait(async { Ok(remote.connect().await?.submit(order).await.map_err(ServiceError::Client)?) })?;
     match form {
         Form::Json => {

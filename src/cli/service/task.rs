@@ -9,7 +9,7 @@ use crate::cli::output;
 use crate::controller::{Submission, SubmissionTask};
 use crate::ids::{ActionId, EndpointId, TaskId};
 use crate::rpc::client::Client;
-use crate::rpc::view::{ProgressView, TaskView};
+use crate::rpc::view::{EventView, ProgressView, TaskView};
 use crate::store::{StateName, TaskFilter};
 use crate::task::names::printable;
 
@@ -90,12 +90,34 @@ async fn list(args: ListArgs) -> Result<Exit, Failure> {
 }
 
 async fn show(TasksArgs { tasks, form, remote }: TasksArgs) -> Result<Exit, Failure> {
-    let found = all(&mut remote.connect().await?, &tasks).await?;
-    match form.output {
-        OutputForm::Human => found.iter().try_for_each(|task| output::stdout(described(task)))?,
-        OutputForm::Json | OutputForm::Quiet => print(&found, form.output)?,
+    let mut client = remote.connect().await?;
+    let found = all(&mut client, &tasks).await?;
+    if form.output == OutputForm::Quiet {
+        print(&found, form.output)?;
+        return Ok(Exit::Success);
+    }
+    let mut shown = Vec::with_capacity(found.len());
+    for task in &found {
+        let events = client.timeline(task.id).await.map_err(ServiceError::Client)?;
+        match form.output {
+            OutputForm::Human => {
+                output::stdout(described(task))?;
+                events.iter().try_for_each(|event| output::stdout(happened(task, event)))?;
+            }
+            OutputForm::Json | OutputForm::Quiet => shown.push(json!({ "task": task, "events": events })),
+        }
+    }
+    if form.output == OutputForm::Json {
+        output::json(&json!(shown))?;
     }
     Ok(Exit::Success)
+}
+
+/// An event of a task on one line: how long after its submission, and what.
+fn happened(task: &TaskView, event: &EventView) -> String {
+    let after = event.time.since(task.submitted).as_secs_f64();
+    let attempt = event.event.attempt().map(|attempt| format!(" (attempt {attempt})")).unwrap_or_default();
+    format!("  {after:>10.3} s  {}{attempt}", event.event)
 }
 
 async fn cancel(TasksArgs { tasks, form, remote }: TasksArgs) -> Result<Exit, Failure> {
@@ -152,9 +174,10 @@ async fn retry(TasksArgs { tasks, form, remote }: TasksArgs) -> Result<Exit, Fai
     }
     let mut ids = Vec::new();
     for task in found {
-        let TaskView { action, endpoint, group, label, spec, priority, .. } = task;
+        let TaskView { action, endpoint, group, label, pool, spec, priority, .. } = task;
         let again = SubmissionTask { label, priority, ..SubmissionTask::new(spec) };
-        let order = Submission { endpoint: endpoint.to_string(), action: Some(action), group, tasks: vec![again] };
+        let order =
+            Submission { action: Some(action), group, pool, ..Submission::new(endpoint.to_string(), vec![again]) };
         let receipt = client.submit(order).await.map_err(ServiceError::Client)?;
         ids.extend(receipt.tasks.into_iter().map(|(id, _)| id));
     }

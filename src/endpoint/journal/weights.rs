@@ -14,7 +14,7 @@ pub(super) enum EntryMark {
     Changed(AttemptId),
     /// They are of no use any more.
     Settled(Vec<AttemptId>),
-    /// About workers and own processes: there are few of them.
+    /// About blocks, workers and own processes: there are few of them.
     Other,
 }
 
@@ -33,9 +33,13 @@ impl EntryMark {
             Entry::Handed { attempt, .. } | Entry::Started(attempt) => Self::Changed(*attempt),
             Entry::Reported(reported) => Self::Changed(reported.attempt),
             Entry::Settled(attempts) => Self::Settled(attempts.clone()),
-            Entry::Joined(_) | Entry::WorkerEnded { .. } | Entry::SessionStarted(_) | Entry::SessionOpened(_) => {
-                Self::Other
-            }
+            Entry::Joined(_)
+            | Entry::WorkerEnded { .. }
+            | Entry::BlockWanted { .. }
+            | Entry::BlockNamed { .. }
+            | Entry::BlockEnded { .. }
+            | Entry::SessionStarted(_)
+            | Entry::SessionOpened(_) => Self::Other,
         }
     }
 }

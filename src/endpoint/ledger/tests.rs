@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::task::life::Outcome;
+use crate::task::pool::PoolKey;
 use crate::task::result::TaskResult;
 use crate::task::spec::TaskSpec;
 use crate::task::time::Moment;
@@ -15,7 +16,8 @@ pub(in crate::endpoint) fn attempt(task: u128, number: u32) -> AttemptId {
 }
 
 pub(in crate::endpoint) fn leased(attempt: AttemptId) -> Leased {
-    Leased { attempt, spec: TaskSpec::Nothing, deadline: None, until: Moment::from_millis(7), crashes: 0 }
+    let (spec, pool) = (TaskSpec::Nothing, PoolKey::DEFAULT);
+    Leased { attempt, spec, pool, deadline: None, until: Moment::from_millis(7), crashes: 0 }
 }
 
 pub(in crate::endpoint) fn taken(task: u128, number: u32) -> Entry {
@@ -65,7 +67,38 @@ pub(in crate::endpoint) fn entry() -> impl Strategy<Value = Entry> {
         }),
         1 => (0..5_u128).prop_map(|number| Entry::SessionStarted(own(number))),
         1 => (0..5_u128).prop_map(|number| Entry::SessionOpened(own(number).session)),
+        2 => (0..4_u128).prop_map(|number| wanted(number)),
+        1 => (0..4_u128).prop_map(|number| named(number)),
+        1 => (0..4_u128).prop_map(|number| Entry::BlockEnded { block: block(number), ending: Ending::Walltime }),
     ]
+}
+
+fn block(number: u128) -> BlockId {
+    BlockId::new(Uuid::from_u128(number))
+}
+
+fn wanted(number: u128) -> Entry {
+    Entry::BlockWanted { block: block(number), pool: PoolKey::DEFAULT, wanted: Moment::from_millis(3) }
+}
+
+fn named(number: u128) -> Entry {
+    let job = serde_json::from_value(serde_json::json!(number.to_string())).expect("a job");
+    Entry::BlockNamed { block: block(number), job }
+}
+
+#[test]
+fn a_block_is_held_from_when_it_is_wanted_until_it_ended() {
+    let (id, ended) = (block(1), Entry::BlockEnded { block: block(1), ending: Ending::Preempted });
+    let mut ledger = Ledger::default();
+    assert_eq!(ledger.apply(named(1)), Err(LedgerError::UnknownBlock { block: id }));
+    assert_eq!(ledger.apply(ended.clone()), Err(LedgerError::UnknownBlock { block: id }));
+    ledger.apply(wanted(1)).expect("is new");
+    assert_eq!(ledger.apply(wanted(1)), Err(LedgerError::KnownBlock { block: id }));
+    ledger.apply(named(1)).expect("has none");
+    assert_eq!(ledger.apply(named(1)), Err(LedgerError::NamedBlock { block: id }));
+    assert_eq!(ledger.block(id).and_then(|held| held.job.as_ref()).map(ToString::to_string), Some("1".to_owned()));
+    ledger.apply(ended).expect("is held");
+    assert_eq!(ledger, Ledger::default());
 }
 
 fn own(number: u128) -> OwnSession {
@@ -192,7 +225,7 @@ proptest! {
         let then = ledger(first.iter().cloned());
         let texts: Vec<_> = then.entries().map(|entry| serde_json::to_string(&entry).expect("json")).collect();
         let shortest: Vec<Entry> = texts.iter().map(|text| serde_json::from_str(text).expect("an entry")).collect();
-        prop_assert!(shortest.len() <= 3 * then.len() + then.sessions().len());
+        prop_assert!(shortest.len() <= 3 * then.len() + then.sessions().len() + 2 * then.blocks().count());
         let mut again = Ledger::default();
         for entry in shortest {
             prop_assert!(again.apply(entry).is_ok_and(|left| left.is_empty()));

@@ -2,6 +2,7 @@
 //! go, and for random events in random orders.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -11,7 +12,9 @@ use crate::endpoint::ledger::tests::{attempt, leased, reported, worker};
 use crate::ids::BlockId;
 use crate::protocol::session::{Credit, Progress};
 use crate::protocol::worker::{Room, WorkerFacts};
+use crate::scaling::Parallelism;
 use crate::task::ending::Exit;
+use crate::task::pool::Pool;
 use crate::task::spec::{BatchSetupSpec, TaskSpec};
 
 /// How a worker ends that somebody killed.
@@ -23,6 +26,26 @@ fn own() -> SessionId {
 }
 
 const LEASE: Duration = Duration::from_secs(100);
+
+/// Of tasks that run in slots, and of those that run on the endpoint's own node.
+fn credits(slots: u64, login: u64) -> Credit {
+    [(OWN_POOL, slots), (Lane::Login, login)].into()
+}
+
+/// No block may be asked for: those of workers that join are there.
+fn start(now: Instant) -> SchedulerStart {
+    let limits = PoolLimits {
+        min_blocks: 1,
+        max_blocks: 0,
+        nodes_per_block: NonZeroU32::MIN,
+        slots_per_node: NonZeroU32::MIN,
+        parallelism: Parallelism::FULL,
+        idle: Duration::from_secs(1_000_000),
+        starting: Duration::from_secs(1_000_000),
+        walltime: None,
+    };
+    SchedulerStart { now, moment: Moment::from_millis(1 << 40), limits, login_slots: 1 }
+}
 
 /// A scheduler, and what its entries come to.
 struct World {
@@ -36,7 +59,13 @@ struct World {
 impl World {
     fn new() -> Self {
         let now = Instant::now();
-        Self { scheduler: Scheduler::new(Ledger::default(), now), now, written: Vec::new(), connections: 0, number: 0 }
+        Self {
+            scheduler: Scheduler::new(Ledger::default(), start(now)),
+            now,
+            written: Vec::new(),
+            connections: 0,
+            number: 0,
+        }
     }
 
     /// With a session whose first heartbeat was answered, and a worker.
@@ -50,7 +79,7 @@ impl World {
         world.hear(ToEndpoint::Renewed { number, until: leased(attempt(1, 1)).until });
         world.join(1, slots, vec![]);
         let credit = world.turn();
-        let wanted = FromEndpoint::Credit(Credit { slots: slots.into(), login: 1 });
+        let wanted = FromEndpoint::Credit(credits(slots.into(), 1));
         assert!(matches!(&credit.at_once[..], [Outgoing::ToController(_, said)] if *said == wanted), "{credit:?}");
         world
     }
@@ -97,7 +126,7 @@ impl World {
 fn asked_back(turn: &Turn) -> Vec<(WorkerId, AttemptId)> {
     let back = turn.after_write.iter().filter_map(|outgoing| match outgoing {
         Outgoing::ToWorker(worker, ToWorker::Return(attempts)) => Some((*worker, attempts)),
-        Outgoing::ToWorker(..) | Outgoing::ToController(..) => None,
+        Outgoing::ToWorker(..) | Outgoing::ToController(..) | Outgoing::ToProvider(_) => None,
     });
     back.flat_map(|(worker, attempts)| attempts.iter().map(move |attempt| (worker, *attempt))).collect()
 }
@@ -105,7 +134,7 @@ fn asked_back(turn: &Turn) -> Vec<(WorkerId, AttemptId)> {
 fn handed(turn: &Turn) -> Vec<(WorkerId, AttemptId)> {
     let work = turn.after_write.iter().filter_map(|outgoing| match outgoing {
         Outgoing::ToWorker(worker, ToWorker::Work(handouts)) => Some((*worker, handouts)),
-        Outgoing::ToWorker(..) | Outgoing::ToController(..) => None,
+        Outgoing::ToWorker(..) | Outgoing::ToController(..) | Outgoing::ToProvider(_) => None,
     });
     work.flat_map(|(worker, handouts)| handouts.iter().map(move |handout| (worker, handout.attempt))).collect()
 }
@@ -157,7 +186,7 @@ fn what_may_have_been_handed_out_is_not_handed_out_again() {
     world.turn();
     // a power cut has lost that it was handed out
     let taken = crate::endpoint::ledger::tests::ledger([crate::endpoint::ledger::tests::taken(1, 1)]);
-    let mut scheduler = Scheduler::new(taken, world.now);
+    let mut scheduler = Scheduler::new(taken, start(world.now));
     scheduler.return_waiting();
     let turn = scheduler.turn(world.now);
     let [Entry::Reported(Reported { outcome: Outcome::Lost(Loss::Returned), .. })] = &turn.entries[..] else {
@@ -179,7 +208,7 @@ fn nothing_is_handed_out_without_a_lease() {
             assert_eq!(*attempts, [attempt(1, 1)]);
             Some(*number)
         }
-        Outgoing::ToController(..) | Outgoing::ToWorker(..) => None,
+        Outgoing::ToController(..) | Outgoing::ToWorker(..) | Outgoing::ToProvider(_) => None,
     });
     let number = number.expect("a heartbeat");
     world.hear(ToEndpoint::Renewed { number, until: leased(attempt(1, 1)).until });
@@ -263,8 +292,8 @@ fn a_worker_whose_room_shrinks_is_asked_for_after_what_it_was_given() {
 /// The last credit of a turn.
 fn credit(turn: &Turn) -> Option<Credit> {
     let mut credits = turn.at_once.iter().filter_map(|outgoing| match outgoing {
-        Outgoing::ToController(_, FromEndpoint::Credit(credit)) => Some(*credit),
-        Outgoing::ToController(..) | Outgoing::ToWorker(..) => None,
+        Outgoing::ToController(_, FromEndpoint::Credit(credit)) => Some(credit.clone()),
+        Outgoing::ToController(..) | Outgoing::ToWorker(..) | Outgoing::ToProvider(_) => None,
     });
     credits.next_back()
 }
@@ -275,12 +304,11 @@ fn credit_that_is_not_used_is_taken_back_when_the_room_shrinks() {
     world.take(&[(1, 1)]);
     assert_eq!(credit(&world.turn()), None, "enough are on their way");
     world.room(1, 2);
-    let lower = Credit { slots: 3, login: 1 };
-    assert_eq!(credit(&world.turn()), Some(lower), "one has come, two may");
+    assert_eq!(credit(&world.turn()), Some(credits(3, 1)), "one has come, two may");
     world.room(1, 2);
     assert_eq!(credit(&world.turn()), None, "it is said once");
     world.room(1, 0);
-    assert_eq!(credit(&world.turn()), Some(Credit { slots: 1, ..lower }), "none may come any more");
+    assert_eq!(credit(&world.turn()), Some(credits(1, 1)), "none may come any more");
     // leased before the controller heard it
     world.take(&[(2, 1), (3, 1), (4, 1)]);
     let turn = world.turn();
@@ -290,26 +318,27 @@ fn credit_that_is_not_used_is_taken_back_when_the_room_shrinks() {
     world.room(1, 6);
     let turn = world.turn();
     assert_eq!(handed(&turn).len(), 3);
-    assert_eq!(credit(&turn), Some(Credit { slots: 4 + 6, ..lower }), "what came late was counted");
+    assert_eq!(credit(&turn), Some(credits(4 + 6, 1)), "what came late was counted");
 }
 
 #[test]
 fn the_credit_of_a_worker_that_is_out_of_sight_is_taken_back() {
     let mut world = World::open(4);
     world.scheduler.worker_disconnected(worker(1), ConnectionId(1), world.now);
-    assert_eq!(credit(&world.turn()), Some(Credit { slots: 0, login: 0 }));
+    assert_eq!(credit(&world.turn()), Some(credits(0, 0)));
     world.join(1, 4, vec![]);
-    assert_eq!(credit(&world.turn()), Some(Credit { slots: 4, login: 1 }));
+    assert_eq!(credit(&world.turn()), Some(credits(4, 1)));
 }
 
 #[test]
 fn who_takes_no_more_tasks_takes_its_credit_back() {
-    for stop in [Scheduler::drain, Scheduler::leave] {
+    let stops: [fn(&mut Scheduler, Instant); 2] = [|scheduler, _| scheduler.drain(), Scheduler::leave];
+    for stop in stops {
         let mut world = World::open(4);
         world.take(&[(1, 1)]);
         world.turn();
-        stop(&mut world.scheduler);
-        assert_eq!(credit(&world.turn()), Some(Credit { slots: 1, login: 0 }));
+        stop(&mut world.scheduler, world.now);
+        assert_eq!(credit(&world.turn()), Some(credits(1, 0)));
         // it was on its way
         world.take(&[(2, 1)]);
         assert_eq!(credit(&world.turn()), None);
@@ -329,7 +358,7 @@ fn what_a_dead_worker_had_is_lost_and_never_given_to_another_here() {
     let turn = world.turn();
     let reports = turn.at_once.iter().filter_map(|outgoing| match outgoing {
         Outgoing::ToController(_, FromEndpoint::Reports(reports)) => Some(reports.clone()),
-        Outgoing::ToController(..) | Outgoing::ToWorker(..) => None,
+        Outgoing::ToController(..) | Outgoing::ToWorker(..) | Outgoing::ToProvider(_) => None,
     });
     let reports = reports.flatten().collect::<Vec<_>>();
     assert!(
@@ -348,7 +377,7 @@ fn the_controller_hears_of_the_beginning_of_attempts_that_last() {
     let started = |turn: &Turn| {
         let said = turn.at_once.iter().filter_map(|outgoing| match outgoing {
             Outgoing::ToController(_, FromEndpoint::Started(attempts)) => Some(attempts.clone()),
-            Outgoing::ToController(..) | Outgoing::ToWorker(..) => None,
+            Outgoing::ToController(..) | Outgoing::ToWorker(..) | Outgoing::ToProvider(_) => None,
         });
         said.flatten().collect::<Vec<_>>()
     };
@@ -400,7 +429,7 @@ fn a_new_session_hears_what_the_last_one_may_have_missed() {
     let turn = world.turn();
     let said = turn.at_once.iter().filter_map(|outgoing| match outgoing {
         Outgoing::ToController(_, message) => Some(message),
-        Outgoing::ToWorker(..) => None,
+        Outgoing::ToWorker(..) | Outgoing::ToProvider(_) => None,
     });
     let said = said.collect::<Vec<_>>();
     assert!(
@@ -414,7 +443,7 @@ fn who_leaves_gives_back_what_it_has() {
     let mut world = World::open(1);
     world.take(&[(1, 1), (2, 1)]);
     world.turn();
-    world.scheduler.leave();
+    world.scheduler.leave(world.now);
     let turn = world.turn();
     assert!(turn.at_once.contains(&Outgoing::ToWorker(worker(1), ToWorker::Leave)) && !world.scheduler.idle());
     world.scheduler.worker_ended(worker(1), KILLED);
@@ -560,16 +589,16 @@ proptest! {
                         let written = world.written.iter().any(|e| matches!(e, Entry::Reported(over) if over == report));
                         prop_assert!(written, "{report:?} is in no entry");
                     },
-                    Outgoing::ToController(..) | Outgoing::ToWorker(..) => {}
+                    Outgoing::ToController(..) | Outgoing::ToWorker(..) | Outgoing::ToProvider(_) => {}
                 }
             }
-            if let Some(session) = world.scheduler.session {
+            if let Some(session) = world.scheduler.session.clone() {
                 if let Some(said) = credit(&turn) {
-                    prop_assert_eq!(said, session.credit(), "what was said last counts");
+                    prop_assert_eq!(&said, session.credit(), "what was said last counts");
                 }
                 for place in [Place::Slot, Place::Login] {
                     let waiting = world.scheduler.ledger.waiting().filter(|leased| leased.spec.kind().place() == place).count();
-                    let (left, most) = (session.left(place), u64::from(world.scheduler.workers.takes(place)));
+                    let (left, most) = (session.left(Lane::of(place, PoolKey::DEFAULT)), u64::from(world.scheduler.takes(place)));
                     prop_assert!(left == 0 || left + waiting as u64 <= most, "{left} may come, {waiting} wait, for {most}");
                 }
             }
@@ -598,4 +627,32 @@ proptest! {
         world.turn();
         prop_assert_eq!(&crate::endpoint::ledger::tests::ledger(world.written.clone()), world.scheduler.ledger());
     }
+}
+
+#[test]
+fn tasks_of_a_pool_that_is_not_served_are_refused_and_nobody_waits_for_them() {
+    let mut world = World::open(4);
+    let pool: Pool = r#"{"queue":"demand"}"#.parse().expect("a pool");
+    world.hear(ToEndpoint::Backlog(vec![
+        PoolBacklog { pool: pool.clone(), tasks: 3 },
+        PoolBacklog { pool: Pool::default(), tasks: 9 },
+    ]));
+    let mut wanted = credits(4, 1);
+    wanted.insert(Lane::Pool(pool.key()), REFUSED_AT_ONCE);
+    assert_eq!(credit(&world.turn()), Some(wanted), "its own pool's is as before");
+    world.hear(ToEndpoint::Leases(vec![Leased { pool: pool.key(), ..leased(attempt(1, 1)) }]));
+    let turn = world.turn();
+    assert_eq!(handed(&turn), []);
+    let reports = turn.at_once.iter().filter_map(|outgoing| match outgoing {
+        Outgoing::ToController(_, FromEndpoint::Reports(reports)) => Some(reports.clone()),
+        Outgoing::ToController(..) | Outgoing::ToWorker(..) | Outgoing::ToProvider(_) => None,
+    });
+    let reports: Vec<Reported> = reports.flatten().collect();
+    assert!(
+        matches!(&reports[..], [Reported { outcome: Outcome::Failed(failure), .. }] if failure.fault == Fault::Input),
+        "{reports:?}"
+    );
+    world.hear(ToEndpoint::Backlog(Vec::new()));
+    world.scheduler.session_closed();
+    assert!(world.scheduler.refused.is_empty());
 }

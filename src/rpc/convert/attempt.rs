@@ -4,8 +4,10 @@ use super::{WireError, known, named, required};
 use crate::ids::{AttemptId, AttemptNumber};
 use crate::protocol::session::{Leased, Reported};
 use crate::rpc::wire;
+use crate::task::estimate::Measure;
 use crate::task::failure::{Failure, Fault, Lack, Loss, Unfit};
 use crate::task::life::Outcome;
+use crate::task::pool::PoolKey;
 use crate::task::result::{LARGEST_DOCUMENT, LogTail, TaskResult};
 use crate::task::time::Moment;
 
@@ -152,7 +154,7 @@ impl TryFrom<wire::TaskResult> for TaskResult {
     type Error = WireError;
 
     fn try_from(result: wire::TaskResult) -> Result<Self, WireError> {
-        let wire::TaskResult { files, document, log_file, log_tail, gpu_energy_mj } = result;
+        let wire::TaskResult { files, document, log_file, log_tail, gpu_energy_mj, measure } = result;
         if files.len() > MOST_FILES {
             return Err(WireError::new("files", format!("{} files; at most {MOST_FILES} are allowed", files.len())));
         }
@@ -175,13 +177,18 @@ impl TryFrom<wire::TaskResult> for TaskResult {
             log,
             document: (!document.is_empty()).then_some(document),
             gpu_energy_mj,
+            measure: measure.map(|wire::Measure { bytes, frames, duration_ms }| Measure {
+                bytes,
+                frames,
+                millis: duration_ms,
+            }),
         })
     }
 }
 
 impl From<TaskResult> for wire::TaskResult {
     fn from(result: TaskResult) -> Self {
-        let TaskResult { files, log, document, gpu_energy_mj } = result;
+        let TaskResult { files, log, document, gpu_energy_mj, measure } = result;
         let (log_file, log_tail) =
             log.map_or_else(Default::default, |LogTail { file, lines }| (file.to_string_lossy().into_owned(), lines));
         Self {
@@ -190,6 +197,11 @@ impl From<TaskResult> for wire::TaskResult {
             log_file,
             log_tail,
             gpu_energy_mj,
+            measure: measure.map(|Measure { bytes, frames, millis }| wire::Measure {
+                bytes,
+                frames,
+                duration_ms: millis,
+            }),
         }
     }
 }
@@ -198,8 +210,13 @@ impl TryFrom<wire::Lease> for Leased {
     type Error = WireError;
 
     fn try_from(lease: wire::Lease) -> Result<Self, WireError> {
-        let wire::Lease { attempt, spec, until_ms, deadline_ms, crashes } = lease;
+        let wire::Lease { attempt, spec, until_ms, deadline_ms, crashes, pool } = lease;
         Ok(Self {
+            pool: if pool.is_empty() {
+                PoolKey::DEFAULT
+            } else {
+                PoolKey::from_bytes(&pool).map_err(|error| WireError::new("pool", error))?
+            },
             attempt: required("attempt", attempt)?.try_into().map_err(|error: WireError| error.within("attempt"))?,
             spec: required("spec", spec)?.try_into().map_err(|error: WireError| error.within("spec"))?,
             deadline: (deadline_ms > 0).then(|| Moment::from_millis(deadline_ms)),
@@ -211,8 +228,9 @@ impl TryFrom<wire::Lease> for Leased {
 
 impl From<Leased> for wire::Lease {
     fn from(lease: Leased) -> Self {
-        let Leased { attempt, spec, deadline, until, crashes } = lease;
+        let Leased { attempt, spec, pool, deadline, until, crashes } = lease;
         Self {
+            pool: if pool.is_default() { Vec::new() } else { pool.bytes().to_vec() },
             attempt: Some(attempt.into()),
             spec: Some(spec.into()),
             until_ms: until.millis(),
@@ -240,6 +258,7 @@ mod tests {
             files: vec!["/data/a_results.hdf".into()],
             log: Some(LogTail { file: "/log/1".into(), lines: "a\nb".into() }),
             document: Some(r#"{"frames":3}"#.into()),
+            measure: Some(Measure { bytes: 1 << 40, frames: 7, millis: 9 }),
             gpu_energy_mj: Some(0),
         };
         let losses = [
@@ -269,6 +288,7 @@ mod tests {
     #[test]
     fn leases_survive_the_wire() {
         let lease = Leased {
+            pool: PoolKey::DEFAULT,
             attempt: attempt(),
             spec: TaskSpec::Nothing,
             deadline: Some(Moment::from_millis(9)),

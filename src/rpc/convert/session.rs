@@ -2,9 +2,12 @@
 
 use super::{WireError, known, named, required};
 use crate::ids::AttemptId;
-use crate::protocol::session::{Credit, FromEndpoint, Leased, Progress, Reported, Stop, StopReason, ToEndpoint};
+use crate::protocol::session::{
+    Credit, FromEndpoint, Leased, PoolBacklog, Progress, Reported, Stop, StopReason, ToEndpoint,
+};
 use crate::rpc::wire;
 use crate::task::names::printable;
+use crate::task::pool::{Lane, PoolKey};
 use crate::task::time::Moment;
 
 /// The longest name of a step that is kept.
@@ -19,7 +22,7 @@ pub(in crate::rpc) fn from_endpoint(message: wire::from_endpoint::Message) -> Re
     let message = match message {
         Wire::Hello(_) => return Err(WireError::new("hello", "comes once, as the first message")),
         Wire::Goodbye(wire::Goodbye {}) => return Ok(None),
-        Wire::Credit(wire::Credit { slots, login }) => FromEndpoint::Credit(Credit { slots, login }),
+        Wire::Credit(message) => FromEndpoint::Credit(credit(message)?),
         Wire::Heartbeat(wire::Heartbeat { status, attempts: ids }) => {
             FromEndpoint::Heartbeat { status, attempts: attempts("heartbeat.attempts", ids)? }
         }
@@ -36,7 +39,7 @@ pub(in crate::rpc) fn from_endpoint(message: wire::from_endpoint::Message) -> Re
 impl From<FromEndpoint> for wire::from_endpoint::Message {
     fn from(message: FromEndpoint) -> Self {
         match message {
-            FromEndpoint::Credit(Credit { slots, login }) => Self::Credit(wire::Credit { slots, login }),
+            FromEndpoint::Credit(credit) => Self::Credit(wired_credit(&credit)),
             FromEndpoint::Heartbeat { status, attempts } => {
                 Self::Heartbeat(wire::Heartbeat { status, attempts: wired(attempts) })
             }
@@ -66,6 +69,9 @@ impl TryFrom<wire::ToEndpoint> for ToEndpoint {
                 Self::Recorded { number, attempts: attempts("recorded.attempts", ids)? }
             }
             Wire::Stop(message) => Self::Stop(stops(message)?),
+            Wire::Backlog(wire::Backlog { pools }) => {
+                Self::Backlog(pools.into_iter().map(backlog).collect::<Result<_, _>>()?)
+            }
             Wire::Replaced(wire::Replaced { session, host }) => {
                 Self::Replaced { session: named("replaced.session", session)?, host }
             }
@@ -85,6 +91,13 @@ impl From<ToEndpoint> for wire::ToEndpoint {
                 Wire::Recorded(wire::Recorded { number, attempts: wired(attempts) })
             }
             ToEndpoint::Stop(stops) => Wire::Stop(wire::Stop { attempts: stops.into_iter().map(Into::into).collect() }),
+            ToEndpoint::Backlog(pools) => {
+                let pools = pools.into_iter().map(|PoolBacklog { pool, tasks }| wire::PoolBacklog {
+                    user_endpoint_config: pool.canonical(),
+                    tasks,
+                });
+                Wire::Backlog(wire::Backlog { pools: pools.collect() })
+            }
             ToEndpoint::Replaced { session, host } => {
                 Wire::Replaced(wire::Replaced { session: session.to_string(), host })
             }
@@ -120,6 +133,30 @@ impl From<Stop> for wire::StopOne {
     }
 }
 
+fn credit(message: wire::Credit) -> Result<Credit, WireError> {
+    let wire::Credit { login, pools } = message;
+    let pools = pools.into_iter().map(|wire::PoolCredit { pool, tasks }| {
+        let pool = PoolKey::from_bytes(&pool).map_err(|error| WireError::new("credit.pools", error))?;
+        Ok((Lane::Pool(pool), tasks))
+    });
+    let mut credit = pools.collect::<Result<Credit, WireError>>()?;
+    credit.insert(Lane::Login, login);
+    Ok(credit)
+}
+
+fn wired_credit(credit: &Credit) -> wire::Credit {
+    let pools = credit.iter().filter_map(|(lane, tasks)| match lane {
+        Lane::Login => None,
+        Lane::Pool(pool) => Some(wire::PoolCredit { pool: pool.bytes().to_vec(), tasks: *tasks }),
+    });
+    wire::Credit { login: credit.get(&Lane::Login).copied().unwrap_or(0), pools: pools.collect() }
+}
+
+fn backlog(waiting: wire::PoolBacklog) -> Result<PoolBacklog, WireError> {
+    let wire::PoolBacklog { user_endpoint_config, tasks } = waiting;
+    Ok(PoolBacklog { pool: named("backlog.user_endpoint_config", user_endpoint_config)?, tasks })
+}
+
 pub(super) fn progress(message: wire::AttemptProgress) -> Result<Progress, WireError> {
     let wire::AttemptProgress { attempt, progress } = message;
     let wire::Progress { step, done, total } = required("progress.progress", progress)?;
@@ -152,6 +189,7 @@ mod tests {
     use super::*;
     use crate::ids::{AttemptNumber, SessionId, TaskId};
     use crate::task::life::Outcome;
+    use crate::task::pool::Pool;
     use crate::task::result::TaskResult;
     use crate::task::spec::TaskSpec;
 
@@ -163,7 +201,7 @@ mod tests {
     fn what_an_endpoint_says_survives_the_wire() {
         let report = Reported { attempt: attempt(), outcome: Outcome::Succeeded, result: TaskResult::default() };
         for message in [
-            FromEndpoint::Credit(Credit { slots: 3, login: 1 }),
+            FromEndpoint::Credit([(Lane::Login, 1), (Lane::Pool(PoolKey::DEFAULT), 3)].into()),
             FromEndpoint::Heartbeat { status: "{}".into(), attempts: vec![attempt()] },
             FromEndpoint::Started(vec![attempt()]),
             FromEndpoint::Progress(Progress { attempt: attempt(), step: "correlating".into(), done: 1, total: 2 }),
@@ -181,13 +219,17 @@ mod tests {
         let lease = Leased {
             attempt: attempt(),
             spec: TaskSpec::Nothing,
+            pool: PoolKey::DEFAULT,
             deadline: None,
             until: Moment::from_millis(8),
             crashes: 0,
         };
+        let pool: Pool = r#"{"queue":"demand"}"#.parse().expect("a pool");
+        let elsewhere = Leased { pool: pool.key(), ..lease.clone() };
         let stops = [StopReason::Cancelled, StopReason::Deadline, StopReason::Fenced];
         for message in [
-            ToEndpoint::Leases(vec![lease]),
+            ToEndpoint::Leases(vec![lease, elsewhere]),
+            ToEndpoint::Backlog(vec![PoolBacklog { pool, tasks: 7 }]),
             ToEndpoint::Renewed { number: 4, until: Moment::from_millis(9) },
             ToEndpoint::Recorded { number: 5, attempts: vec![attempt()] },
             ToEndpoint::Stop(stops.map(|reason| Stop { attempt: attempt(), reason }).into()),

@@ -2,10 +2,13 @@
 
 use super::{WireError, known, named, optional, required};
 use crate::controller::{Known, Receipt, Submission, SubmissionTask, Watched};
-use crate::ids::TaskId;
+use crate::ids::{ActionId, TaskId};
 use crate::protocol::session::Progress;
 use crate::rpc::wire;
-use crate::store::{EndpointRecord, EndpointSession, NewTask, StateName, TaskFilter, TaskRecord};
+use crate::store::{
+    ActionRecord, EndpointRecord, EndpointSession, EventRecord, NewAction, NewTask, StateName, TaskFilter, TaskRecord,
+};
+use crate::task::action::{ActionCounts, ActionState, OnDatasetFailure};
 use crate::task::life::{End, Limits};
 use crate::task::time::Moment;
 
@@ -13,14 +16,31 @@ impl TryFrom<wire::SubmitRequest> for Submission {
     type Error = WireError;
 
     fn try_from(request: wire::SubmitRequest) -> Result<Self, WireError> {
-        let wire::SubmitRequest { endpoint, action, group, tasks } = request;
+        let wire::SubmitRequest {
+            endpoint,
+            action,
+            group,
+            tasks,
+            request_id,
+            label,
+            user_endpoint_config,
+            on_dataset_failure,
+        } = request;
         let tasks = tasks.into_iter().enumerate().map(|(index, task)| {
             SubmissionTask::try_from(task).map_err(|error| error.within(&format!("tasks[{index}]")))
         });
         Ok(Self {
             endpoint,
+            request: optional("request_id", request_id)?,
             action: optional("action", action)?,
+            label: optional("label", label)?,
             group: optional("group", group)?,
+            pool: optional("user_endpoint_config", user_endpoint_config)?.unwrap_or_default(),
+            on_dataset_failure: match known::<wire::OnDatasetFailure>("on_dataset_failure", on_dataset_failure)? {
+                wire::OnDatasetFailure::Unspecified => OnDatasetFailure::default(),
+                wire::OnDatasetFailure::Succeed => OnDatasetFailure::Succeed,
+                wire::OnDatasetFailure::Fail => OnDatasetFailure::Fail,
+            },
             tasks: tasks.collect::<Result<_, _>>()?,
         })
     }
@@ -28,12 +48,20 @@ impl TryFrom<wire::SubmitRequest> for Submission {
 
 impl From<Submission> for wire::SubmitRequest {
     fn from(order: Submission) -> Self {
-        let Submission { endpoint, action, group, tasks } = order;
+        let Submission { endpoint, request, action, label, group, pool, on_dataset_failure, tasks } = order;
         Self {
             endpoint,
             action: action.map(|action| action.to_string()).unwrap_or_default(),
             group: group.map(String::from).unwrap_or_default(),
             tasks: tasks.into_iter().map(Into::into).collect(),
+            request_id: request.map(String::from).unwrap_or_default(),
+            label: label.map(String::from).unwrap_or_default(),
+            user_endpoint_config: pool.canonical(),
+            on_dataset_failure: match on_dataset_failure {
+                OnDatasetFailure::Succeed => wire::OnDatasetFailure::Succeed,
+                OnDatasetFailure::Fail => wire::OnDatasetFailure::Fail,
+            }
+            .into(),
         }
     }
 }
@@ -42,9 +70,8 @@ impl TryFrom<wire::NewTask> for SubmissionTask {
     type Error = WireError;
 
     fn try_from(task: wire::NewTask) -> Result<Self, WireError> {
-        let wire::NewTask { spec, request_id, label, priority, deadline_ms, retries } = task;
+        let wire::NewTask { spec, label, priority, deadline_ms, retries } = task;
         Ok(Self {
-            request: optional("request_id", request_id)?,
             label: optional("label", label)?,
             spec: required("spec", spec)?.try_into().map_err(|error: WireError| error.within("spec"))?,
             priority,
@@ -56,10 +83,9 @@ impl TryFrom<wire::NewTask> for SubmissionTask {
 
 impl From<SubmissionTask> for wire::NewTask {
     fn from(task: SubmissionTask) -> Self {
-        let SubmissionTask { request, label, spec, priority, deadline, retries } = task;
+        let SubmissionTask { label, spec, priority, deadline, retries } = task;
         Self {
             spec: Some(spec.into()),
-            request_id: request.map(String::from).unwrap_or_default(),
             label: label.map(String::from).unwrap_or_default(),
             priority,
             deadline_ms: deadline.map_or(0, Moment::millis),
@@ -104,9 +130,9 @@ impl From<Watched> for wire::Task {
         };
         let NewTask {
             id,
-            request,
             action,
             endpoint,
+            pool,
             owner,
             group,
             label,
@@ -124,7 +150,6 @@ impl From<Watched> for wire::Task {
             group: group.map(String::from).unwrap_or_default(),
             task: Some(wire::NewTask {
                 spec: Some(spec.into()),
-                request_id: request.map(String::from).unwrap_or_default(),
                 label: label.map(String::from).unwrap_or_default(),
                 priority,
                 deadline_ms: deadline.map_or(0, Moment::millis),
@@ -137,7 +162,44 @@ impl From<Watched> for wire::Task {
             failure,
             result: result.map(Into::into),
             progress: progress.map(|Progress { attempt: _, step, done, total }| wire::Progress { step, done, total }),
+            user_endpoint_config: pool.canonical(),
         }
+    }
+}
+
+impl From<ActionRecord> for wire::Action {
+    fn from(record: ActionRecord) -> Self {
+        let state = match record.state() {
+            ActionState::Active => wire::ActionState::Active,
+            ActionState::Succeeded => wire::ActionState::Succeeded,
+            ActionState::Failed => wire::ActionState::Failed,
+            ActionState::Cancelled => wire::ActionState::Cancelled,
+        };
+        let ActionRecord { action, counts, ended } = record;
+        let NewAction { id, owner, group, label, on_dataset_failure: _, submitted } = action;
+        let ActionCounts { open, succeeded, failed, cancelled } = counts;
+        Self {
+            id: id.to_string(),
+            owner: owner.into(),
+            group: group.map(String::from).unwrap_or_default(),
+            label: label.map(String::from).unwrap_or_default(),
+            state: state.into(),
+            submitted_ms: submitted.millis(),
+            ended_ms: ended.map_or(0, Moment::millis),
+            open,
+            succeeded,
+            failed,
+            cancelled,
+        }
+    }
+}
+
+impl From<EventRecord> for wire::Event {
+    fn from(record: EventRecord) -> Self {
+        let EventRecord { id, time, task: _, action: _, endpoint: _, owner: _, group: _, event } = record;
+        // a plain enum always has a text form
+        let body = serde_json::to_string(&event).unwrap_or_default();
+        Self { id: id.get(), time_ms: time.millis(), body }
     }
 }
 
@@ -199,6 +261,14 @@ impl From<TaskFilter> for wire::Filter {
     }
 }
 
+/// Ids of actions of a request, in its order.
+///
+/// # Errors
+/// A text that is no id.
+pub fn action_ids(ids: Vec<String>) -> Result<Vec<ActionId>, WireError> {
+    ids.into_iter().map(|id| named("ids", id)).collect()
+}
+
 /// Ids of a request, in its order.
 ///
 /// # Errors
@@ -232,7 +302,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::ids::{ActionId, EndpointId};
+    use crate::ids::EndpointId;
     use crate::rpc::view::TaskView;
     use crate::task::failure::{Failure, Fault};
     use crate::task::life::{Life, Phase};
@@ -241,7 +311,6 @@ mod tests {
     fn new_task() -> wire::NewTask {
         wire::NewTask {
             spec: Some(TaskSpec::Nothing.into()),
-            request_id: "r-1".into(),
             label: "Probe 7".into(),
             priority: -3,
             deadline_ms: 2000,
@@ -255,8 +324,12 @@ mod tests {
         assert_eq!((task.retries, task.deadline), (None, Some(Moment::from_millis(2000))));
         let order = Submission {
             endpoint: "polaris".into(),
+            request: Some("r-1".parse().expect("a request id")),
             action: Some(ActionId::new(Uuid::from_u128(2))),
+            label: Some("Proben".parse().expect("a label")),
             group: Some("8-id".parse().expect("a group")),
+            pool: r#"{"queue":"demand"}"#.parse().expect("a pool"),
+            on_dataset_failure: OnDatasetFailure::Fail,
             tasks: vec![task],
         };
         assert_eq!(Submission::try_from(wire::SubmitRequest::from(order.clone())).expect("our own"), order);
@@ -268,11 +341,11 @@ mod tests {
 
     #[test]
     fn a_task_shows_again_as_it_was_submitted() {
-        let SubmissionTask { request, label, spec, priority, deadline, retries: _ } =
+        let SubmissionTask { label, spec, priority, deadline, retries: _ } =
             SubmissionTask::try_from(new_task()).expect("a task");
         let task = NewTask {
             id: TaskId::new(Uuid::from_u128(3)),
-            request,
+            pool: r#"{"queue":"demand"}"#.parse().expect("a pool"),
             action: ActionId::new(Uuid::from_u128(2)),
             endpoint: EndpointId::new(Uuid::from_u128(1)),
             owner: "ada".parse().expect("a subject"),
@@ -293,6 +366,7 @@ mod tests {
         let seen = TaskView::try_from(shown).expect("our own");
         assert_eq!(seen.failure.expect("failed").message(), "a damaged file");
         assert_eq!((seen.state, seen.label.expect("a label").as_str()), (StateName::Failed, "Probe 7"));
+        assert_eq!(seen.pool.canonical(), r#"{"queue":"demand"}"#);
     }
 
     #[test]

@@ -117,12 +117,12 @@ fn refusal(error: ControllerError) -> Status {
     let code = match &error {
         ControllerError::Denied(Denied::Unknown | Denied::Revoked(_) | Denied::Expired(_)) => Code::Unauthenticated,
         ControllerError::Denied(Denied::Role { .. } | Denied::Group { .. }) => Code::PermissionDenied,
-        ControllerError::ForeignEndpoint { .. } => Code::PermissionDenied,
+        ControllerError::ForeignEndpoint { .. } | ControllerError::ForeignAction(_) => Code::PermissionDenied,
         ControllerError::NoEndpoint(_) => Code::NotFound,
         ControllerError::SeveralEndpoints { .. } | ControllerError::TooMany { .. } | ControllerError::NoTasks => {
             Code::InvalidArgument
         }
-        ControllerError::EndpointHeld { .. } | ControllerError::RequestConflict(_) => Code::AlreadyExists,
+        ControllerError::EndpointHeld { .. } | ControllerError::RequestConflict { .. } => Code::AlreadyExists,
         ControllerError::NoSession { .. } => Code::FailedPrecondition,
         ControllerError::Store(StoreError::Full { .. }) => Code::ResourceExhausted,
         ControllerError::Store(StoreError::Database { .. } | StoreError::Unsynced { .. } | StoreError::Closed) => {

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use super::{caller, invalid, refusal};
 use crate::controller::{Controller, Submission, Watched};
 use crate::ids::TaskId;
-use crate::rpc::convert::{optional, task};
+use crate::rpc::convert::{named, optional, task};
 use crate::rpc::wire::{self, tasks_server};
 use crate::runtime::tasks::spawn;
 use crate::store::{Page, Store, TaskFilter};
@@ -109,12 +109,27 @@ impl<S: Store> tasks_server::Tasks for TaskService<S> {
         Ok(Response::new(wire::CancelResponse { tasks: shown(tasks) }))
     }
 
+    async fn get_actions(&self, request: Request<wire::GetActionsRequest>) -> Answer<wire::GetActionsResponse> {
+        let caller = caller(&self.controller, request.metadata()).await?;
+        let wire::GetActionsRequest { ids } = request.into_inner();
+        let ids = task::action_ids(ids).map_err(invalid)?;
+        let actions = self.controller.actions(&caller, ids).await.map_err(refusal)?;
+        Ok(Response::new(wire::GetActionsResponse { actions: actions.into_iter().map(Into::into).collect() }))
+    }
+
+    async fn timeline(&self, request: Request<wire::TimelineRequest>) -> Answer<wire::TimelineResponse> {
+        let caller = caller(&self.controller, request.metadata()).await?;
+        let wire::TimelineRequest { task } = request.into_inner();
+        let events = self.controller.timeline(&caller, named("task", task).map_err(invalid)?).await.map_err(refusal)?;
+        Ok(Response::new(wire::TimelineResponse { events: events.into_iter().map(Into::into).collect() }))
+    }
+
     async fn list_endpoints(
         &self,
         request: Request<wire::ListEndpointsRequest>,
     ) -> Answer<wire::ListEndpointsResponse> {
         let caller = caller(&self.controller, request.metadata()).await?;
-        let now = self.controller.clock().now();
+        let now = self.controller.now();
         let endpoints = self.controller.endpoints(&caller).await.map_err(refusal)?;
         let endpoints = endpoints.into_iter().map(|record| task::endpoint(record, now)).collect();
         Ok(Response::new(wire::ListEndpointsResponse { endpoints }))

@@ -4,6 +4,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::*;
+use crate::controller::bus::LocalBus;
 use crate::controller::token::Secret;
 use crate::controller::{Known, Policy, Submission, SubmissionTask};
 use crate::ids::{EndpointId, SessionId, TokenId};
@@ -12,8 +13,9 @@ use crate::rpc::version;
 use crate::rpc::wire;
 use crate::runtime::clock::Clock;
 use crate::runtime::ids;
-use crate::runtime::tasks::spawn;
+use crate::runtime::tasks::{Tasks, spawn};
 use crate::store::{Role, SqliteStore, StateName, TaskFilter, TokenRecord, open_sqlite};
+use crate::task::pool::PoolKey;
 use crate::task::spec::TaskSpec;
 use crate::task::time::Moment;
 
@@ -23,6 +25,7 @@ struct World {
     url: String,
     stopping: CancellationToken,
     served: tokio::task::JoinHandle<Result<(), ServeError>>,
+    tasks: Tasks,
     tokens: Vec<(TokenId, String)>,
     dir: tempfile::TempDir,
 }
@@ -32,7 +35,7 @@ const ALL: [Role; 4] = [Role::Submit, Role::View, Role::Operate, Role::Endpoint]
 impl World {
     async fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let store = open_sqlite(&dir.path().join("controller.db")).await.expect("a store");
+        let store = open_sqlite(&dir.path().join("controller.db"), Clock::start()).await.expect("a store");
         let mut tokens = Vec::new();
         for roles in [&ALL[..], &[Role::View]] {
             let (id, secret) = (ids::token(), Secret::generate().expect("random numbers"));
@@ -49,13 +52,16 @@ impl World {
             store.add_token(record).await.expect("kept");
             tokens.push((id, secret.reveal()));
         }
-        let controller = Arc::new(Controller::start(store, Clock::start(), Policy::default()).await.expect("starts"));
+        let controller =
+            Arc::new(Controller::start(store, Arc::new(LocalBus::default()), Policy::default()).await.expect("starts"));
+        let tasks = Tasks::default();
+        controller.run(&tasks);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         let stopping = CancellationToken::new();
         let services = Services::new(None).expect("nothing can be wrong");
         let served = spawn("server", services.serve(Arc::clone(&controller), listener, stopping.clone()));
-        Self { controller, url, stopping, served, tokens, dir }
+        Self { controller, url, stopping, served, tasks, tokens, dir }
     }
 
     async fn client(&self, token: &str) -> Client {
@@ -71,6 +77,8 @@ impl World {
     async fn end(self) {
         self.stopping.cancel();
         self.served.await.expect("does not panic").expect("serves to the end");
+        self.tasks.stop();
+        self.tasks.join().await;
         drop(self.dir);
     }
 }
@@ -115,9 +123,15 @@ impl Talker {
         self.send.send(message(number, what)).await.expect("the session is open");
     }
 
+    /// What is said next but for the backlog, which comes when there is time.
     async fn hear(&mut self) -> wire::to_endpoint::Message {
-        let answer = self.answers.message().await.expect("no error").expect("not the end");
-        answer.message.expect("a message")
+        loop {
+            let answer = self.answers.message().await.expect("no error").expect("not the end");
+            let message = answer.message.expect("a message");
+            if !matches!(message, wire::to_endpoint::Message::Backlog(_)) {
+                return message;
+            }
+        }
     }
 }
 
@@ -126,12 +140,15 @@ fn message(number: u64, message: wire::from_endpoint::Message) -> wire::FromEndp
 }
 
 fn credit(slots: u64) -> wire::from_endpoint::Message {
-    wire::from_endpoint::Message::Credit(wire::Credit { slots, login: 0 })
+    wire::from_endpoint::Message::Credit(wire::Credit {
+        login: 0,
+        pools: vec![wire::PoolCredit { pool: PoolKey::DEFAULT.bytes().to_vec(), tasks: slots }],
+    })
 }
 
 fn order(endpoint: &str, tasks: usize) -> Submission {
     let tasks = vec![SubmissionTask::new(TaskSpec::Nothing); tasks];
-    Submission { endpoint: endpoint.into(), action: None, group: None, tasks }
+    Submission::new(endpoint.into(), tasks)
 }
 
 fn status(error: ClientError) -> Status {
@@ -202,7 +219,7 @@ async fn bad_tokens_are_refused_and_roles_are_kept() {
     assert!(refused.code() == Code::PermissionDenied && refused.message().contains("Submit"), "{refused}");
     let refused = viewer.endpoints().register(register(ids::endpoint(), ids::session())).await.expect_err("refused");
     assert!(refused.code() == Code::PermissionDenied && refused.message().contains("Endpoint"), "{refused}");
-    let now = world.controller.clock().now();
+    let now = world.controller.now();
     assert!(world.controller.revoke_token(world.tokens[1].0, now).await.expect("revoked"));
     let refused = status(viewer.list(&TaskFilter::default(), 1).await.expect_err("refused"));
     assert!(refused.code() == Code::Unauthenticated && refused.message().contains("revoked"), "{refused}");

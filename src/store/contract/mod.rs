@@ -2,20 +2,27 @@
 //! runs all of them by [`contract`]; what only it promises, it tests itself.
 
 mod model;
+mod outbox;
 mod people;
 mod records;
 mod work;
 
 pub(super) use model::{agrees_with_the_model, steps};
+pub(super) use outbox::*;
 pub(super) use people::*;
 pub(super) use records::*;
 pub(super) use work::*;
 
 use uuid::Uuid;
 
-use super::{EndpointRecord, EndpointSession, Holder, LeaseRequest, Leased, NewTask, Report, Store, TaskResult};
+use super::{
+    AddsTo, EndpointRecord, EndpointSession, Holder, LeaseRequest, Leased, NewAction, NewSubmission, NewTask, Report,
+    Store, Submitted, TaskResult,
+};
 use crate::ids::{ActionId, AttemptId, AttemptNumber, EndpointId, Epoch, SessionId, TaskId};
+use crate::task::action::OnDatasetFailure;
 use crate::task::life::{Limits, Outcome};
+use crate::task::pool::{Lane, Pool, PoolKey};
 use crate::task::spec::TaskSpec;
 use crate::task::time::Moment;
 
@@ -30,6 +37,9 @@ macro_rules! contract {
     };
 }
 pub(super) use contract;
+
+/// Tasks that ask for nothing and run in slots.
+pub(super) const SLOTS: Lane = Lane::Pool(PoolKey::DEFAULT);
 
 pub(super) fn at(millis: u64) -> Moment {
     Moment::from_millis(millis)
@@ -47,13 +57,13 @@ pub(super) fn session_id(number: u128) -> SessionId {
     SessionId::new(Uuid::from_u128(number))
 }
 
-/// A task without a request for endpoint 1, of action 1, of ann.
+/// A task for endpoint 1, of action 1, of ann.
 pub(super) fn task(number: u128) -> NewTask {
     NewTask {
         id: task_id(number),
-        request: None,
-        action: ActionId::new(Uuid::from_u128(1)),
+        action: action_id(1),
         endpoint: endpoint_id(1),
+        pool: Pool::default(),
         owner: "ann".parse().expect("a subject"),
         group: None,
         label: None,
@@ -65,12 +75,32 @@ pub(super) fn task(number: u128) -> NewTask {
     }
 }
 
+pub(super) fn action_id(number: u128) -> ActionId {
+    ActionId::new(Uuid::from_u128(number))
+}
+
+/// Tasks of one action and owner, which are the first's.
+pub(super) fn submission(tasks: Vec<NewTask>) -> NewSubmission {
+    let NewTask { action, owner, group, submitted, .. } = tasks[0].clone();
+    let on_dataset_failure = OnDatasetFailure::Succeed;
+    let action = NewAction { id: action, owner, group, label: None, on_dataset_failure, submitted };
+    NewSubmission { request: None, action, adds_to: AddsTo::Own, tasks }
+}
+
+/// Submits tasks, those of an action and an owner together.
+pub(super) async fn submit<S: Store>(store: &S, tasks: Vec<NewTask>) {
+    for together in tasks.chunk_by(|one, other| one.action == other.action && one.owner == other.owner) {
+        let new = NewSubmission { adds_to: AddsTo::Any, ..submission(together.to_vec()) };
+        assert_eq!(store.submit(new).await.expect("submits"), Submitted::New);
+    }
+}
+
 pub(super) fn attempt(task: u128, number: u32) -> AttemptId {
     AttemptId { task: task_id(task), number: AttemptNumber::new(number).expect("from 1") }
 }
 
 pub(super) fn report(attempt: AttemptId, outcome: Outcome) -> Report {
-    Report { attempt, outcome, result: TaskResult::default() }
+    Report { attempt, outcome, result: TaskResult::default(), artifacts: Vec::new() }
 }
 
 pub(super) fn session(number: u128, until: u64) -> EndpointSession {
@@ -96,13 +126,13 @@ pub(super) fn holder(number: u128) -> Holder {
 
 /// A lease for the first connection of endpoint 1 at moment 10, until 100.
 pub(super) fn request(most: u32) -> LeaseRequest {
-    LeaseRequest { holder: holder(1), most, kinds: Vec::new(), until: at(100), now: at(10) }
+    LeaseRequest { holder: holder(1), lanes: vec![(SLOTS, most)], until: at(100), now: at(10) }
 }
 
 /// Claims endpoint 1 for session 1, submits the tasks, and leases `most` of them.
 pub(super) async fn leased<S: Store>(store: &S, tasks: Vec<NewTask>, most: u32) -> Vec<Leased> {
     store.claim(endpoint(1), session(1, 1_000_000), Vec::new(), at(1)).await.expect("claims");
-    store.submit(tasks).await.expect("submits");
+    submit(store, tasks).await;
     store.lease(request(most)).await.expect("leases")
 }
 

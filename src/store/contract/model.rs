@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::{ChangeError, Changed, LeaseRequest, Page, StateName, Submitted, TaskFilter, TaskRecord};
+use crate::store::{
+    ChangeError, Changed, LeaseRequest, Page, StateName, StoreEvent, Submitted, TaskFilter, TaskRecord,
+};
+use crate::task::action::ActionCounts;
 use crate::task::failure::{Failure, Fault, Loss};
 use crate::task::life::{Life, LifeEvent, Phase, Refusal};
 
@@ -23,13 +26,21 @@ pub(in super::super) struct Step {
 #[derive(Debug, Clone)]
 enum Call {
     Submit { endpoint: u128, priority: i32, request: Option<u8>, deadline: Option<u64>, retries: u32 },
-    Lease { endpoint: u128, most: u32, lasts: u64 },
-    Start(u128, Vec<AttemptId>),
-    Renew(u128, Vec<AttemptId>, u64),
-    Report(u128, Vec<(AttemptId, Outcome)>),
+    Connect(u128),
+    Lease { by: Speaker, most: u32, lasts: u64 },
+    Start(Speaker, Vec<AttemptId>),
+    Renew(Speaker, Vec<AttemptId>, u64),
+    Report(Speaker, Vec<(AttemptId, Outcome)>),
     Cancel(Vec<TaskId>),
     Expire,
     Forget(u64),
+}
+
+/// A connection of an endpoint, by how many there were after it.
+#[derive(Debug, Clone, Copy)]
+struct Speaker {
+    endpoint: u128,
+    age: u64,
 }
 
 /// Sequences of calls.
@@ -40,15 +51,21 @@ pub(in super::super) fn steps() -> impl Strategy<Value = Vec<Step>> {
 fn call() -> impl Strategy<Value = Call> {
     let some_attempt = || (1..=TASKS, 1u32..4).prop_map(|(task, number)| attempt(task, number));
     let attempts = || prop::collection::vec(some_attempt(), 0..4);
+    // most often the newest
+    let by = || {
+        let age = prop_oneof![6 => Just(0), 1 => 1u64..3];
+        (1u128..3, age).prop_map(|(endpoint, age)| Speaker { endpoint, age })
+    };
     let submit = (1u128..3, -1i32..2, prop::option::of(0u8..3), prop::option::of(1u64..60), 0u32..2);
     prop_oneof![
         8 => submit.prop_map(|(endpoint, priority, request, deadline, retries)| {
             Call::Submit { endpoint, priority, request, deadline, retries }
         }),
-        6 => (1u128..3, 0u32..4, 1u64..30).prop_map(|(endpoint, most, lasts)| Call::Lease { endpoint, most, lasts }),
-        2 => (1u128..3, attempts()).prop_map(|(by, attempts)| Call::Start(by, attempts)),
-        2 => (1u128..3, attempts(), 0u64..60).prop_map(|(by, attempts, lasts)| Call::Renew(by, attempts, lasts)),
-        6 => (1u128..3, prop::collection::vec((some_attempt(), outcome()), 0..5))
+        1 => (1u128..3).prop_map(Call::Connect),
+        6 => (by(), 0u32..4, 1u64..30).prop_map(|(by, most, lasts)| Call::Lease { by, most, lasts }),
+        2 => (by(), attempts()).prop_map(|(by, attempts)| Call::Start(by, attempts)),
+        2 => (by(), attempts(), 0u64..60).prop_map(|(by, attempts, lasts)| Call::Renew(by, attempts, lasts)),
+        6 => (by(), prop::collection::vec((some_attempt(), outcome()), 0..5))
             .prop_map(|(by, reports)| Call::Report(by, reports)),
         1 => prop::collection::vec((1..=TASKS).prop_map(task_id), 0..3).prop_map(Call::Cancel),
         3 => Just(Call::Expire),
@@ -70,23 +87,54 @@ fn outcome() -> impl Strategy<Value = Outcome> {
 #[derive(Default)]
 struct Model {
     tasks: BTreeMap<TaskId, TaskRecord>,
+    requests: BTreeMap<u8, (TaskId, NewTask)>,
+    /// The newest connection of each endpoint.
+    epochs: BTreeMap<u128, u64>,
+    /// Of the one action; those that are forgotten are counted.
+    counts: ActionCounts,
 }
 
 impl Model {
-    fn submit(&mut self, task: NewTask) -> Submitted {
-        let same = |known: &&TaskRecord| task.request.is_some() && known.task.request == task.request;
-        if let Some(known) = self.tasks.values().find(same) {
-            let again = NewTask { id: known.task.id, submitted: known.task.submitted, ..task };
-            let answer = if again == known.task { Submitted::Known } else { Submitted::Conflict };
-            return answer(known.task.id);
+    fn submit(&mut self, request: Option<u8>, task: NewTask) -> Submitted {
+        if let Some((id, before)) = request.and_then(|request| self.requests.get(&request)) {
+            let action = before.action;
+            let same = before.endpoint == task.endpoint && before.spec == task.spec;
+            return if same { Submitted::Known { action, tasks: vec![*id] } } else { Submitted::Conflict { action } };
         }
+        self.requests.extend(request.map(|request| (request, (task.id, task.clone()))));
         let (id, changed) = (task.id, task.submitted);
         self.tasks.insert(id, TaskRecord { task, life: Life::new(Moment::START), changed, result: None });
-        Submitted::New(id)
+        self.counts.open += 1;
+        Submitted::New
+    }
+
+    fn holder(&self, by: Speaker) -> Holder {
+        let newest = self.epochs[&by.endpoint];
+        Holder { epoch: Epoch::new(newest.saturating_sub(by.age)), ..holder(by.endpoint) }
+    }
+
+    /// What a connection is told of events that it says happened.
+    fn by(
+        &mut self,
+        holder: Holder,
+        events: Vec<(TaskId, LifeEvent, Option<TaskResult>)>,
+        now: Option<Moment>,
+    ) -> Vec<Changed> {
+        let newest = self.epochs[&holder.endpoint.uuid().as_u128()];
+        let speaks = holder.epoch == Epoch::new(newest);
+        let apply = |(task, event, result)| match speaks {
+            true => self.apply(task, &event, now, result),
+            false => Err(ChangeError::OldEpoch),
+        };
+        events.into_iter().map(apply).collect()
     }
 
     fn lease(&mut self, request: &LeaseRequest) -> Vec<(AttemptId, Moment)> {
-        let &LeaseRequest { holder: Holder { endpoint, .. }, most, until, now, .. } = request;
+        let LeaseRequest { holder: Holder { endpoint, epoch }, ref lanes, until, now } = *request;
+        if epoch != Epoch::new(self.epochs[&endpoint.uuid().as_u128()]) {
+            return Vec::new();
+        }
+        let most = lanes[0].1;
         let due = |record: &TaskRecord| record.task.deadline.is_none_or(|deadline| deadline > now);
         let waits =
             |record: &TaskRecord| matches!(record.life.phase, Phase::Queued { not_before } if not_before <= now);
@@ -109,6 +157,10 @@ impl Model {
     fn apply(&mut self, task: TaskId, event: &LifeEvent, now: Option<Moment>, result: Option<TaskResult>) -> Changed {
         let record = self.tasks.get_mut(&task).ok_or(ChangeError::Unknown)?;
         let life = record.life.after(event, record.task.limits)?;
+        if record.life.end().is_none() && life.end().is_some() {
+            self.counts.open -= 1;
+            *self.counts.of(&life) += 1;
+        }
         if life != record.life {
             record.changed = now.unwrap_or(record.changed);
             record.result = result.or(record.result.take());
@@ -135,22 +187,31 @@ impl Model {
     }
 
     fn forget(&mut self, before: Moment) -> u64 {
+        self.requests.retain(|_, (_, first)| first.submitted >= before);
         let kept = self.tasks.len();
         self.tasks.retain(|_, record| record.life.end().is_none() || record.changed >= before);
         u64::try_from(kept - self.tasks.len()).expect("small")
     }
 }
 
-/// Takes the steps in the store and in the model; every answer and what is left must be the same.
-pub(in super::super) async fn agrees_with_the_model<S: Store>(store: &S, steps: Vec<Step>) {
+/// Takes the steps in turn in the stores, which are of one database, and in the model; every answer and what is left must
+/// be the same.
+pub(in super::super) async fn agrees_with_the_model<S: Store>(stores: &[S], steps: Vec<Step>) {
     let (mut model, mut now, mut next) = (Model::default(), 1, 1);
     for number in [1, 2] {
-        store.claim(endpoint(number), session(number, 1 << 40), Vec::new(), at(1)).await.expect("claims");
+        stores[0].claim(endpoint(number), session(number, 1 << 40), Vec::new(), at(1)).await.expect("claims");
+        model.epochs.insert(number, 1);
     }
-    for step in steps {
+    for (step, store) in std::iter::zip(steps, stores.iter().cycle()) {
         now += step.passed;
         take(store, &mut model, &mut next, step.call, at(now)).await;
     }
+    for store in stores {
+        is_as_the_model(store, &model, next).await;
+    }
+}
+
+async fn is_as_the_model<S: Store>(store: &S, model: &Model, next: u128) {
     let ids: Vec<_> = (1..next).map(task_id).collect();
     let expected: Vec<_> = ids.iter().map(|id| model.tasks.get(id).cloned()).collect();
     assert_eq!(store.get(ids).await.expect("reads"), expected);
@@ -163,6 +224,28 @@ pub(in super::super) async fn agrees_with_the_model<S: Store>(store: &S, steps: 
         *counts.entry(StateName::of(&record.life)).or_insert(0) += 1;
     }
     assert_eq!(store.count(TaskFilter::default()).await.expect("counts"), counts);
+    let action = store.actions(vec![action_id(1)]).await.expect("reads").remove(0);
+    // one whose tasks have ended and are forgotten is forgotten too, and counts anew
+    if let Some(action) = action.filter(|action| action.counts.all() == model.counts.all()) {
+        assert_eq!(action.counts, model.counts);
+        assert_eq!(action.ended.is_none(), model.counts.open > 0);
+    }
+    for record in &newest_first {
+        tells_its_story(store, record).await;
+    }
+}
+
+/// What was told of a task leads to what it is; events that were forgotten are its first.
+async fn tells_its_story<S: Store>(store: &S, record: &TaskRecord) {
+    let events = store.timeline(record.task.id, 1000).await.expect("reads");
+    let (ids, times): (Vec<_>, Vec<_>) = events.iter().map(|event| (event.id, event.time)).unzip();
+    assert!(ids.is_sorted() && times.is_sorted(), "{events:?}");
+    let states: Vec<StateName> = events.iter().filter_map(|event| event.event.state()).collect();
+    assert!(states.last().is_none_or(|last| *last == StateName::of(&record.life)), "{events:?}: {record:?}");
+    let leases = events.iter().filter(|event| matches!(event.event, StoreEvent::Leased { .. })).count();
+    let attempts = record.life.attempt.map_or(0, |attempt| attempt.get());
+    let all = events.first().is_some_and(|first| first.event == StoreEvent::Submitted);
+    assert!(!all || leases == attempts as usize, "{events:?}: {record:?}");
 }
 
 async fn take<S: Store>(store: &S, model: &mut Model, next: &mut u128, call: Call, now: Moment) {
@@ -171,34 +254,42 @@ async fn take<S: Store>(store: &S, model: &mut Model, next: &mut u128, call: Cal
             let task = NewTask {
                 endpoint: endpoint_id(endpoint),
                 priority,
-                request: request.map(|number| number.to_string().parse().expect("a request id")),
                 deadline: deadline.map(at),
                 limits: Limits { retries, crashes: 2 },
                 submitted: now,
                 ..task(*next)
             };
             *next += 1;
-            assert_eq!(store.submit(vec![task.clone()]).await.expect("submits"), [model.submit(task)]);
+            let new = NewSubmission {
+                request: request.map(|number| number.to_string().parse().expect("a request id")),
+                ..submission(vec![task.clone()])
+            };
+            assert_eq!(store.submit(new).await.expect("submits"), model.submit(request, task));
         }
-        Call::Lease { endpoint, most, lasts } => {
+        Call::Connect(endpoint) => {
+            let opened = store.connect(endpoint_id(endpoint), session_id(endpoint), now).await.expect("opens");
+            let newest = model.epochs.entry(endpoint).or_default();
+            *newest += 1;
+            assert_eq!(opened, Some(Epoch::new(*newest)));
+        }
+        Call::Lease { by, most, lasts } => {
             let until = at(now.millis() + lasts);
-            let request = LeaseRequest { holder: holder(endpoint), until, now, ..request(most) };
+            let request = LeaseRequest { holder: model.holder(by), until, now, ..request(most) };
             let leased = store.lease(request.clone()).await.expect("leases");
             let given: Vec<_> = leased.iter().map(|leased| (leased.attempt, leased.until)).collect();
             assert_eq!(given, model.lease(&request));
         }
         Call::Start(by, attempts) => {
-            let event = |id: &AttemptId| LifeEvent::Start { endpoint: endpoint_id(by), attempt: id.number };
-            let apply = |id: &AttemptId| model.apply(id.task, &event(id), Some(now), None);
-            let expected: Vec<_> = attempts.iter().map(apply).collect();
-            assert_eq!(store.start(holder(by), attempts, now).await.expect("starts"), expected);
+            let (holder, endpoint) = (model.holder(by), endpoint_id(by.endpoint));
+            let event = |id: &AttemptId| (id.task, LifeEvent::Start { endpoint, attempt: id.number }, None);
+            let expected = model.by(holder, attempts.iter().map(event).collect(), Some(now));
+            assert_eq!(store.start(holder, attempts, now).await.expect("starts"), expected);
         }
         Call::Renew(by, attempts, lasts) => {
-            let (until, endpoint) = (at(now.millis() + lasts), endpoint_id(by));
-            let event = |id: &AttemptId| LifeEvent::Renew { endpoint, attempt: id.number, until };
-            let apply = |id: &AttemptId| model.apply(id.task, &event(id), None, None);
-            let expected: Vec<_> = attempts.iter().map(apply).collect();
-            assert_eq!(store.renew(holder(by), attempts, until).await.expect("renews"), expected);
+            let (until, holder, endpoint) = (at(now.millis() + lasts), model.holder(by), endpoint_id(by.endpoint));
+            let event = |id: &AttemptId| (id.task, LifeEvent::Renew { endpoint, attempt: id.number, until }, None);
+            let expected = model.by(holder, attempts.iter().map(event).collect(), None);
+            assert_eq!(store.renew(holder, attempts, until).await.expect("renews"), expected);
         }
         Call::Report(by, reports) => reported(store, model, by, reports, now).await,
         Call::Cancel(tasks) => {
@@ -212,20 +303,26 @@ async fn take<S: Store>(store: &S, model: &mut Model, next: &mut u128, call: Cal
             assert_eq!(changed, model.expire(now));
         }
         Call::Forget(before) => {
-            assert_eq!(store.forget(at(before), 1000).await.expect("forgets"), model.forget(at(before)));
+            assert_eq!(store.forget(at(before), 1000).await.expect("forgets").tasks, model.forget(at(before)));
         }
     }
 }
 
-async fn reported<S: Store>(store: &S, model: &mut Model, by: u128, reports: Vec<(AttemptId, Outcome)>, now: Moment) {
+async fn reported<S: Store>(
+    store: &S,
+    model: &mut Model,
+    by: Speaker,
+    reports: Vec<(AttemptId, Outcome)>,
+    now: Moment,
+) {
     let result = |attempt: AttemptId| TaskResult { document: Some(attempt.to_string()), ..TaskResult::default() };
-    let mut expected = Vec::new();
-    for (id, outcome) in &reports {
-        let endpoint = endpoint_id(by);
-        let event =
-            LifeEvent::Report { endpoint, attempt: id.number, outcome: outcome.clone(), now, spread: id.task.spread() };
-        expected.push(model.apply(id.task, &event, Some(now), Some(result(*id))));
-    }
-    let reports = reports.into_iter().map(|(attempt, outcome)| Report { attempt, outcome, result: result(attempt) });
-    assert_eq!(store.report(holder(by), reports.collect(), now).await.expect("reports").0, expected);
+    let (holder, endpoint) = (model.holder(by), endpoint_id(by.endpoint));
+    let event = |(id, outcome): &(AttemptId, Outcome)| {
+        let (attempt, spread) = (id.number, id.task.spread());
+        let event = LifeEvent::Report { endpoint, attempt, outcome: outcome.clone(), now, spread };
+        (id.task, event, Some(result(*id)))
+    };
+    let expected = model.by(holder, reports.iter().map(event).collect(), Some(now));
+    let told = reports.into_iter().map(|(id, outcome)| Report { result: result(id), ..report(id, outcome) });
+    assert_eq!(store.report(holder, told.collect(), now).await.expect("reports").0, expected);
 }

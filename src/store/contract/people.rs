@@ -39,9 +39,9 @@ pub(in super::super) async fn a_beat_renews_only_the_holder<S: Store>(store: &S)
 
 pub(in super::super) async fn a_name_is_given_back_by_its_holder<S: Store>(store: &S) {
     store.claim(endpoint(1), session(1, 500), Vec::new(), at(10)).await.expect("claims");
-    store.release(endpoint_id(1), session_id(2)).await.expect("answers");
+    store.release(endpoint_id(1), session_id(2), at(11)).await.expect("answers");
     assert_eq!(store.endpoints().await.expect("reads")[0].session, Some(session(1, 500)));
-    store.release(endpoint_id(1), session_id(1)).await.expect("releases");
+    store.release(endpoint_id(1), session_id(1), at(12)).await.expect("releases");
     assert_eq!(store.endpoints().await.expect("reads")[0].session, None);
     let beat = store.beat(holder(1), session(1, 600), "{}".to_owned(), at(11)).await;
     assert_eq!(beat.expect("answers"), Claim::Open);
@@ -69,16 +69,6 @@ pub(in super::super) async fn an_endpoint_keeps_its_first_owner<S: Store>(store:
     };
     let first = EndpointRecord { session: Some(session(3, 50)), seen: at(10), ..endpoint(1) };
     assert_eq!(store.endpoints().await.expect("reads"), [second, first], "by name");
-}
-
-pub(in super::super) async fn the_newest_moment_is_known<S: Store>(store: &S) {
-    assert_eq!(store.newest().await.expect("reads"), Moment::START);
-    store.submit(vec![NewTask { submitted: at(20), ..task(2) }, task(1)]).await.expect("submits");
-    assert_eq!(store.newest().await.expect("reads"), at(20));
-    store.claim(endpoint(1), session(1, 50), Vec::new(), at(30)).await.expect("claims");
-    assert_eq!(store.newest().await.expect("reads"), at(30));
-    store.submit(vec![NewTask { submitted: at(40), ..task(3) }]).await.expect("submits");
-    assert_eq!(store.newest().await.expect("reads"), at(40));
 }
 
 fn token(number: u8, made: u64) -> TokenRecord {

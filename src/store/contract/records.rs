@@ -26,7 +26,7 @@ fn complete() -> NewTask {
     let spec: CorrelateSpec =
         serde_json::from_str(r#"{"raw": "/data/a.bin", "qmap": "/data/q.hdf", "output": "/out"}"#).expect("a spec");
     NewTask {
-        request: Some("run 7/a".parse().expect("a request id")),
+        pool: r#"{"queue":"demand","nodes":[1,{"a":"é"}]}"#.parse().expect("a pool"),
         group: Some("aps-8id".parse().expect("a group")),
         label: Some("größer, \"7\"".parse().expect("a label")),
         spec: TaskSpec::Correlate(Box::new(spec)),
@@ -39,7 +39,7 @@ fn complete() -> NewTask {
 }
 
 pub(in super::super) async fn a_task_is_remembered_as_it_was_submitted<S: Store>(store: &S) {
-    store.submit(vec![task(1), complete()]).await.expect("submits");
+    submit(store, vec![task(1), complete()]).await;
     let found = store.get(vec![complete().id, task_id(9), task_id(1), task_id(1)]).await.expect("reads");
     let record = |task: NewTask| {
         let changed = task.submitted;
@@ -49,7 +49,7 @@ pub(in super::super) async fn a_task_is_remembered_as_it_was_submitted<S: Store>
 }
 
 pub(in super::super) async fn lists_are_filtered_and_newest_first<S: Store>(store: &S) {
-    let other_action = NewTask { action: ActionId::new(Uuid::from_u128(2)), ..task(2) };
+    let other_action = NewTask { action: action_id(2), ..task(2) };
     let elsewhere = NewTask { endpoint: endpoint_id(2), ..task(3) };
     let of_bob = NewTask { owner: "bob".parse().expect("a subject"), ..task(4) };
     let shared = NewTask { group: Some("aps-8id".parse().expect("a group")), ..of_bob.clone() };
@@ -58,7 +58,7 @@ pub(in super::super) async fn lists_are_filtered_and_newest_first<S: Store>(stor
 
     let all = TaskFilter::default();
     assert_eq!(listed(store, all.clone(), ALL).await, [5, 4, 3, 2, 1]);
-    let of_action = TaskFilter { action: Some(ActionId::new(Uuid::from_u128(2))), ..all.clone() };
+    let of_action = TaskFilter { action: Some(action_id(2)), ..all.clone() };
     assert_eq!(listed(store, of_action, ALL).await, [2]);
     let there = TaskFilter { endpoint: Some(endpoint_id(2)), ..all.clone() };
     assert_eq!(listed(store, there, ALL).await, [3]);
@@ -75,7 +75,7 @@ pub(in super::super) async fn lists_are_filtered_and_newest_first<S: Store>(stor
 }
 
 pub(in super::super) async fn lists_come_in_pages<S: Store>(store: &S) {
-    store.submit((1..=5).map(task).collect()).await.expect("submits");
+    submit(store, (1..=5).map(task).collect()).await;
     let page = |before: Option<u128>| Page { before: before.map(task_id), most: 2 };
     let all = TaskFilter::default;
     assert_eq!(listed(store, all(), page(None)).await, [5, 4]);
@@ -92,9 +92,9 @@ pub(in super::super) async fn tasks_are_forgotten_when_they_ended_long_ago<S: St
             .await
             .expect("reports");
     }
-    assert_eq!(store.forget(at(20), 9).await.expect("forgets"), 0);
-    assert_eq!(store.forget(at(23), 1).await.expect("forgets"), 1);
+    assert_eq!(store.forget(at(20), 9).await.expect("forgets").tasks, 0);
+    assert_eq!(store.forget(at(23), 1).await.expect("forgets").tasks, 1);
     assert_eq!(listed(store, TaskFilter::default(), ALL).await, [5, 4, 3, 2], "the oldest first");
-    assert_eq!(store.forget(at(23), 9).await.expect("forgets"), 2);
+    assert_eq!(store.forget(at(23), 9).await.expect("forgets").tasks, 2);
     assert_eq!(listed(store, TaskFilter::default(), ALL).await, [5, 4], "what has not ended stays");
 }

@@ -3,15 +3,13 @@
 use std::time::Duration;
 
 use super::*;
-use crate::store::{ChangeError, Claim, Submitted};
+use crate::store::{ChangeError, Claim};
+use crate::task::estimate::Measure;
 use crate::task::failure::{Failure, Fault, Loss};
 use crate::task::life::{End, HoldStage, Life, Phase, Refusal, Wish};
+use crate::task::names::Group;
 use crate::task::result::LARGEST_DOCUMENT;
-use crate::task::spec::{BatchSetupSpec, CommandSpec, Kind};
-
-fn requested(number: u128, request: &str) -> NewTask {
-    NewTask { request: Some(request.parse().expect("a request id")), ..task(number) }
-}
+use crate::task::spec::{BatchSetupSpec, CommandSpec};
 
 async fn life<S: Store>(store: &S, number: u128) -> Life {
     let found = store.get(vec![task_id(number)]).await.expect("reads");
@@ -19,30 +17,60 @@ async fn life<S: Store>(store: &S, number: u128) -> Life {
 }
 
 pub(in super::super) async fn a_submission_that_comes_again_makes_no_second_task<S: Store>(store: &S) {
-    let first = store.submit(vec![requested(1, "a"), requested(2, "a"), requested(3, "b")]).await.expect("submits");
-    let expected = [Submitted::New(task_id(1)), Submitted::Known(task_id(1)), Submitted::New(task_id(3))];
-    assert_eq!(first, expected);
-    let later = NewTask { submitted: at(9), ..requested(4, "a") };
-    let other = NewTask { priority: 1, ..requested(5, "b") };
-    let of_bob = NewTask { owner: "bob".parse().expect("a subject"), ..requested(6, "b") };
-    let again = store.submit(vec![later, other, of_bob, task(7), task(8)]).await.expect("submits");
-    let new = |number| Submitted::New(task_id(number));
-    assert_eq!(again, [Submitted::Known(task_id(1)), Submitted::Conflict(task_id(3)), new(6), new(7), new(8)]);
-    let found = store.get((1..=8).map(task_id).collect()).await.expect("reads");
-    let kept: Vec<bool> = found.iter().map(Option::is_some).collect();
-    assert_eq!(kept, [true, false, true, false, false, true, true, true]);
+    let requested = |request: &str, tasks: Vec<NewTask>| NewSubmission {
+        request: Some(request.parse().expect("a request id")),
+        ..submission(tasks)
+    };
+    let first = store.submit(requested("a", vec![task(2), task(1)])).await.expect("submits");
+    assert_eq!(first, Submitted::New);
+    // all that may be made anew differs
+    let group: Group = "aps-8id".parse().expect("a group");
+    let later = |number| NewTask {
+        action: action_id(9),
+        label: Some("again".parse().expect("a label")),
+        group: Some(group.clone()),
+        priority: 7,
+        deadline: Some(at(99)),
+        submitted: at(9),
+        ..task(number)
+    };
+    let known = Submitted::Known { action: action_id(1), tasks: vec![task_id(2), task_id(1)] };
+    assert_eq!(store.submit(requested("a", vec![later(3), later(4)])).await.expect("answers"), known);
+    let setup = TaskSpec::BatchSetup(BatchSetupSpec { directories: Vec::new() });
+    for other in [
+        vec![task(5)],
+        vec![task(5), NewTask { spec: setup, ..task(6) }],
+        vec![task(5), NewTask { endpoint: endpoint_id(2), ..task(6) }],
+        vec![task(5), NewTask { pool: r#"{"a":1}"#.parse().expect("a pool"), ..task(6) }],
+    ] {
+        let answer = store.submit(requested("a", other)).await.expect("answers");
+        assert_eq!(answer, Submitted::Conflict { action: action_id(1) });
+    }
+    let found = store.get((3..=6).map(task_id).collect()).await.expect("reads");
+    assert!(found.iter().all(Option::is_none), "{found:?}");
+    let of_bob = NewTask { owner: "bob".parse().expect("a subject"), action: action_id(2), ..task(7) };
+    assert_eq!(store.submit(requested("a", vec![of_bob])).await.expect("submits"), Submitted::New, "another's");
+    assert_eq!(store.submit(requested("b", vec![task(8)])).await.expect("submits"), Submitted::New);
 }
 
-pub(in super::super) async fn nothing_submitted_is_nothing_done<S: Store>(store: &S) {
-    assert_eq!(store.submit(Vec::new()).await.expect("submits"), []);
+pub(in super::super) async fn nothing_asked_is_nothing_done<S: Store>(store: &S) {
     assert_eq!(store.get(Vec::new()).await.expect("reads"), []);
+    assert_eq!(store.actions(Vec::new()).await.expect("reads"), []);
     assert_eq!(store.cancel(Vec::new(), at(1)).await.expect("cancels"), []);
 }
 
 pub(in super::super) async fn a_failed_submission_accepts_none_of_its_tasks<S: Store>(store: &S) {
-    store.submit(vec![task(1)]).await.expect("submits");
-    store.submit(vec![task(2), task(1)]).await.expect_err("the id is taken");
+    submit(store, vec![task(1)]).await;
+    let action = action_id(5);
+    let new = NewSubmission {
+        request: Some("a".parse().expect("a request id")),
+        ..submission(vec![NewTask { action, ..task(2) }, task(1)])
+    };
+    store.submit(new.clone()).await.expect_err("the id is taken");
     assert_eq!(store.get(vec![task_id(2)]).await.expect("reads"), [None]);
+    assert_eq!(store.actions(vec![action]).await.expect("reads"), [None]);
+    let again = NewSubmission { tasks: vec![NewTask { action, ..task(2) }], ..new };
+    assert_eq!(store.submit(again).await.expect("submits"), Submitted::New, "nor is its request id remembered");
 }
 
 pub(in super::super) async fn tasks_are_leased_by_priority_then_age<S: Store>(store: &S) {
@@ -90,18 +118,58 @@ pub(in super::super) async fn a_task_past_its_deadline_is_not_leased<S: Store>(s
     assert_eq!(numbers(&leased(store, vec![of(1, 10), of(2, 11)], 9).await), [2]);
 }
 
-pub(in super::super) async fn only_the_kinds_that_are_asked_for_are_leased<S: Store>(store: &S) {
+pub(in super::super) async fn only_the_lanes_that_are_asked_for_are_leased<S: Store>(store: &S) {
     let setup = TaskSpec::BatchSetup(BatchSetupSpec { directories: vec!["/data/a".into()] });
+    let pool: Pool = r#"{"queue":"demand"}"#.parse().expect("a pool");
+    let lane = Lane::Pool(pool.key());
     store.claim(endpoint(1), session(1, 1_000), Vec::new(), at(1)).await.expect("claims");
-    store.submit(vec![task(1), NewTask { spec: setup, ..task(2) }, task(3)]).await.expect("submits");
-    let of = |kinds| LeaseRequest { kinds, ..request(9) };
-    assert_eq!(store.lease(of(vec![Kind::Correlate])).await.expect("leases"), []);
-    assert_eq!(numbers(&store.lease(of(vec![Kind::Correlate, Kind::BatchSetup])).await.expect("leases")), [2]);
-    assert_eq!(numbers(&store.lease(of(Vec::new())).await.expect("leases")), [1, 3]);
+    let of = |lanes: &[(Lane, u32)]| LeaseRequest { lanes: lanes.to_vec(), ..request(0) };
+    assert_eq!(store.lease(of(&[(lane, 9)])).await.expect("leases"), [], "no task was ever of the pool");
+    let setups = |number| NewTask { spec: setup.clone(), pool: pool.clone(), ..task(number) };
+    let waiting = vec![task(1), setups(2), NewTask { pool: pool.clone(), ..task(3) }, task(4), setups(5), task(6)];
+    submit(store, waiting).await;
+    let leased = store.lease(of(&[(Lane::Login, 1)])).await.expect("leases");
+    assert_eq!((numbers(&leased), leased[0].lane(), leased[0].pool), (vec![2], Lane::Login, pool.key()));
+    let leased = store.lease(of(&[(SLOTS, 2), (lane, 2), (Lane::Login, 2)])).await.expect("leases");
+    assert_eq!(numbers(&leased), [1, 4, 3, 5]);
+    assert_eq!(leased.iter().map(Leased::lane).collect::<Vec<_>>(), [SLOTS, SLOTS, lane, Lane::Login]);
+    assert_eq!(numbers(&store.lease(of(&[(lane, 9), (SLOTS, 9)])).await.expect("leases")), [6]);
+}
+
+pub(in super::super) async fn what_waits_is_counted_by_pool<S: Store>(store: &S) {
+    let pool: Pool = r#"{"queue":"demand"}"#.parse().expect("a pool");
+    let setup = TaskSpec::BatchSetup(BatchSetupSpec { directories: Vec::new() });
+    let elsewhere = NewTask { endpoint: endpoint_id(2), ..task(5) };
+    let tasks = vec![
+        task(1),
+        task(2),
+        NewTask { deadline: Some(at(50)), ..task(3) },
+        NewTask { pool: pool.clone(), ..task(4) },
+        elsewhere,
+        NewTask { spec: setup, ..task(6) },
+    ];
+    let waits = async |now| {
+        let backlog = store.backlog(endpoint_id(1), at(now)).await.expect("counts");
+        let mut found: Vec<(Pool, u64)> = backlog.into_iter().map(|pool| (pool.pool, pool.tasks)).collect();
+        found.sort_by_key(|(pool, _)| !pool.key().is_default());
+        found
+    };
+    assert_eq!(waits(10).await, []);
+    leased(store, tasks, 1).await;
+    assert_eq!(
+        waits(10).await,
+        [(Pool::default(), 2), (pool.clone(), 1)],
+        "those that run on login nodes need no block"
+    );
+    assert_eq!(waits(50).await, [(Pool::default(), 1), (pool.clone(), 1)], "a deadline has passed");
+    let crashed = report(attempt(1, 1), Outcome::Lost(Loss::Crashed));
+    store.report(holder(1), vec![crashed], at(50)).await.expect("reports");
+    assert_eq!(waits(50).await, [(Pool::default(), 1), (pool.clone(), 1)], "it may not begin yet");
+    assert_eq!(waits(99_999).await, [(Pool::default(), 2), (pool, 1)]);
 }
 
 pub(in super::super) async fn only_the_newest_session_leases<S: Store>(store: &S) {
-    store.submit(vec![task(1), task(2)]).await.expect("submits");
+    submit(store, vec![task(1), task(2)]).await;
     assert_eq!(store.lease(request(1)).await.expect("answers"), [], "nobody claimed the name");
     assert_eq!(store.claim(endpoint(1), session(1, 20), Vec::new(), at(1)).await.expect("claims"), Claim::Granted);
     let until = LeaseRequest { now: at(20), ..request(1) };
@@ -117,9 +185,13 @@ pub(in super::super) async fn only_the_newest_session_leases<S: Store>(store: &S
 /// Connections of one process, and of another endpoint: only the newest of the endpoint that has an attempt is heard.
 pub(in super::super) async fn only_the_newest_connection_speaks<S: Store>(store: &S) {
     leased(store, (1..=3).map(task).collect(), 2).await;
-    assert_eq!(store.connect(endpoint_id(1), session_id(2)).await.expect("answers"), None, "another session holds it");
-    assert_eq!(store.connect(endpoint_id(2), session_id(1)).await.expect("answers"), None, "nobody is it");
-    let second = store.connect(endpoint_id(1), session_id(1)).await.expect("opens").expect("it holds the name");
+    assert_eq!(
+        store.connect(endpoint_id(1), session_id(2), at(11)).await.expect("answers"),
+        None,
+        "another session holds it"
+    );
+    assert_eq!(store.connect(endpoint_id(2), session_id(1), at(11)).await.expect("answers"), None, "nobody is it");
+    let second = store.connect(endpoint_id(1), session_id(1), at(11)).await.expect("opens").expect("it holds the name");
     assert!(second > holder(1).epoch);
     let (old, new) = (holder(1), Holder { epoch: second, ..holder(1) });
     store.claim(endpoint(2), session(7, 1_000_000), Vec::new(), at(1)).await.expect("claims");
@@ -169,6 +241,7 @@ pub(in super::super) async fn a_report_ends_its_attempt_and_leaves_its_result<S:
         log: Some(crate::task::result::LogTail { file: "/log/1".into(), lines: "one\ntwo\u{0}".to_owned() }),
         document: Some(r#"{"plots": ["a.png"]}"#.to_owned()),
         gpu_energy_mj: Some(7),
+        measure: Some(Measure { bytes: 1 << 40, frames: 9, millis: 77 }),
     };
     let failed = Outcome::Failed(Failure::new(Fault::Input, "no such file"));
     let reports = vec![

@@ -3,10 +3,11 @@
 use rusqlite::{Connection, Row};
 
 use super::fault::Fault;
+use super::outbox;
 use super::query::{self, execute, one};
 use super::rows::{self, column, id_column, moment_column, name_column};
 use crate::ids::{EndpointId, Epoch, SessionId};
-use crate::store::{Claim, EndpointRecord, EndpointSession, Holder};
+use crate::store::{Claim, EndpointRecord, EndpointSession, Holder, StoreEvent, decide};
 use crate::task::names::Group;
 use crate::task::time::Moment;
 
@@ -18,12 +19,10 @@ pub(super) fn claim(
     replaces: &[SessionId],
     now: Moment,
 ) -> Result<Claim, Fault> {
-    if let Some((holder, _)) = holder(connection, endpoint.id)?
-        && holder.id != session.id
-        && !replaces.contains(&holder.id)
-        && holder.until > now
-    {
-        return Ok(Claim::Held(holder));
+    let holder = holder(connection, endpoint.id)?.map(|(holder, _)| holder);
+    match decide::claim(holder, &session, replaces, now) {
+        Claim::Granted => {}
+        refused @ (Claim::Held(_) | Claim::Open) => return Ok(refused),
     }
     let EndpointRecord { id, name, owner, group, session: _, status, seen: _ } = endpoint;
     let row = (
@@ -54,9 +53,15 @@ pub(super) fn connect(
     connection: &Connection,
     endpoint: EndpointId,
     session: SessionId,
+    now: Moment,
 ) -> Result<Option<Epoch>, Fault> {
-    let asked = "UPDATE endpoints SET epoch = epoch + 1 WHERE id = ? AND session = ? RETURNING id, epoch";
-    one(connection, asked, (endpoint.uuid().into_bytes(), session.uuid().into_bytes()), epoch_column)
+    let asked = "UPDATE endpoints SET epoch = epoch + 1 WHERE id = ? AND session = ? RETURNING id, epoch, host";
+    let opened = one(connection, asked, (endpoint.uuid().into_bytes(), session.uuid().into_bytes()), |row| {
+        Ok((epoch_column(row)?, column::<Option<String>>(row, "host")?.unwrap_or_default()))
+    })?;
+    let Some((epoch, host)) = opened else { return Ok(None) };
+    outbox::of_endpoint(connection, endpoint, now, &StoreEvent::EndpointConnected { host })?;
+    Ok(Some(epoch))
 }
 
 /// Whether a connection is the newest of its endpoint.
@@ -74,11 +79,9 @@ pub(super) fn beat(
     status: String,
     now: Moment,
 ) -> Result<Claim, Fault> {
-    match holder(connection, by.endpoint)? {
-        None => return Ok(Claim::Open),
-        Some((holder, _)) if holder.id != session.id => return Ok(Claim::Held(holder)),
-        Some((_, newest)) if newest != by.epoch => return Ok(Claim::Open),
-        Some(_) => {}
+    match decide::beat(holder(connection, by.endpoint)?, by, session.id) {
+        Claim::Granted => {}
+        refused @ (Claim::Held(_) | Claim::Open) => return Ok(refused),
     }
     let row = (session.host, rows::millis(session.until), status, rows::millis(now), by.endpoint.uuid().into_bytes());
     execute(connection, "UPDATE endpoints SET host = ?, session_until = ?, status = ?, seen = ? WHERE id = ?", row)?;
@@ -86,13 +89,21 @@ pub(super) fn beat(
 }
 
 /// Takes the name from the session, if it holds it.
-pub(super) fn release(connection: &Connection, endpoint: EndpointId, session: SessionId) -> Result<(), Fault> {
-    execute(
+pub(super) fn release(
+    connection: &Connection,
+    endpoint: EndpointId,
+    session: SessionId,
+    now: Moment,
+) -> Result<(), Fault> {
+    let released = execute(
         connection,
         "UPDATE endpoints SET session = NULL, host = NULL, session_until = NULL WHERE id = ? AND session = ?",
         (endpoint.uuid().into_bytes(), session.uuid().as_bytes()),
     )?;
-    Ok(())
+    match released {
+        0 => Ok(()),
+        _ => outbox::of_endpoint(connection, endpoint, now, &StoreEvent::EndpointReleased),
+    }
 }
 
 /// All endpoints, by name.

@@ -4,10 +4,12 @@
 //! Writes go through one connection, reads through a few others, which see what was committed last and never wait
 //! for a write (WAL).
 
+mod artifacts;
 mod changes;
 mod committer;
 mod endpoints;
 mod fault;
+mod outbox;
 mod query;
 mod readers;
 mod rows;
@@ -31,10 +33,14 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::{
-    Changed, Claim, CommitMark, EndpointRecord, EndpointSession, Holder, LeaseRequest, Leased, NewTask, Page, Report,
-    StateName, Store, StoreError, Submitted, TaskFilter, TaskRecord, TokenRecord,
+    ActionRecord, Artifact, ArtifactInfo, Changed, Claim, CommitMark, EndpointRecord, EndpointSession, EventId,
+    EventRecord, Forgotten, Holder, LeaseRequest, Leased, NewSubmission, Page, Report, StateName, Store, StoreError,
+    Submitted, TaskFilter, TaskRecord, TokenRecord,
 };
-use crate::ids::{AttemptId, EndpointId, Epoch, SessionId, TaskId, TokenId};
+use crate::ids::{ActionId, AttemptId, EndpointId, Epoch, SessionId, TaskId, TokenId};
+use crate::protocol::session::PoolBacklog;
+use crate::runtime::clock::Clock;
+use crate::task::names::ArtifactName;
 use crate::task::time::Moment;
 use committer::{Committer, Needs};
 use fault::Fault;
@@ -46,6 +52,9 @@ const BUSY: Duration = Duration::from_secs(10);
 
 /// Statements that a connection keeps prepared: more than there are.
 const STATEMENTS: usize = 64;
+
+/// A clock that is behind by so much was set back.
+const WRONG: Duration = Duration::from_secs(2);
 
 /// So many tasks are read where the caller is.
 const FEW: usize = 64;
@@ -66,10 +75,11 @@ pub struct SqliteStore {
     readers: Readers,
     synced: watch::Receiver<CommitMark>,
     place: PathBuf,
+    clock: Clock,
 }
 
 /// Opens the file, which is made if there is none, and brings it to the newest version.
-pub(super) async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
+pub(super) async fn open(path: &Path, clock: Clock) -> Result<SqliteStore, StoreError> {
     const STEP: &str = "opening the database";
     let told = |fault: Fault| fault.told(STEP, path);
     make_private(path).map_err(|error| told(error.into()))?;
@@ -79,11 +89,23 @@ pub(super) async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
         return Err(StoreError::Version { place: path.to_owned(), found, known: schema::NEWEST });
     }
     schema::migrate(&connection, found).map_err(told)?;
+    let clock = going_on(&connection, clock).map_err(told)?;
     let readers = Readers::open(path.to_owned()).map_err(told)?;
     let (sync, synced) = watch::channel(CommitMark::default());
     let committer = Committer::new(connection, path, sync).map_err(told)?;
     let writer = Writer::start(committer).map_err(|error| told(error.into()))?;
-    Ok(SqliteStore { writer, readers, synced, place: path.to_owned() })
+    Ok(SqliteStore { writer, readers, synced, place: path.to_owned(), clock })
+}
+
+/// The clock, not behind what the file remembers.
+fn going_on(connection: &Connection, clock: Clock) -> Result<Clock, Fault> {
+    let newest = tasks::newest(connection)?;
+    let behind = newest.since(clock.now());
+    if behind >= WRONG {
+        let behind_s = behind.as_secs();
+        tracing::warn!(behind_s, "the computer's clock is behind what the store remembers: time goes on from there");
+    }
+    Ok(clock.not_before(newest))
 }
 
 /// The connection that writes. It does not wait for the disk after a commit: see `committer`.
@@ -137,13 +159,18 @@ impl SqliteStore {
 }
 
 impl Store for SqliteStore {
-    async fn submit(&self, tasks: Vec<NewTask>) -> Result<Vec<Submitted>, StoreError> {
-        self.write("accepting tasks", tasks.len(), move |connection| tasks::submit(connection, tasks)).await
+    fn now(&self) -> Moment {
+        self.clock.now()
+    }
+
+    async fn submit(&self, submission: NewSubmission) -> Result<Submitted, StoreError> {
+        let tasks = submission.tasks.len();
+        self.write("accepting tasks", tasks, move |connection| tasks::submit(connection, &submission)).await
     }
 
     async fn lease(&self, request: LeaseRequest) -> Result<Vec<Leased>, StoreError> {
         // how many there are, the store will see
-        self.write("leasing tasks", ONE, move |connection| changes::lease(connection, request)).await
+        self.write("leasing tasks", ONE, move |connection| changes::lease(connection, &request)).await
     }
 
     async fn start(&self, holder: Holder, attempts: Vec<AttemptId>, now: Moment) -> Result<Vec<Changed>, StoreError> {
@@ -209,12 +236,46 @@ impl Store for SqliteStore {
         self.told("counting tasks", self.readers.long(move |connection| tasks::count(connection, filter)).await)
     }
 
-    async fn newest(&self) -> Result<Moment, StoreError> {
-        self.told("reading the newest moment", self.readers.short(tasks::newest))
+    async fn backlog(&self, endpoint: EndpointId, now: Moment) -> Result<Vec<PoolBacklog>, StoreError> {
+        let work = move |connection: &Connection| tasks::backlog(connection, endpoint, now);
+        self.told("counting tasks that wait", self.readers.long(work).await)
     }
 
-    async fn forget(&self, ended_before: Moment, most: u32) -> Result<u64, StoreError> {
-        let work = move |connection: &Connection| tasks::forget(connection, ended_before, most);
+    async fn actions(&self, actions: Vec<ActionId>) -> Result<Vec<Option<ActionRecord>>, StoreError> {
+        let work = move |connection: &Connection| outbox::actions(connection, &actions);
+        self.told("reading actions", self.readers.long(work).await)
+    }
+
+    async fn newest_event(&self) -> Result<EventId, StoreError> {
+        self.told("reading where the events end", self.readers.short(outbox::newest))
+    }
+
+    async fn events(&self, after: EventId, most: u32) -> Result<Vec<EventRecord>, StoreError> {
+        let read = move |connection: &Connection| outbox::events(connection, after, most);
+        let done = if most as usize <= FEW { self.readers.short(read) } else { self.readers.long(read).await };
+        self.told("reading events", done)
+    }
+
+    async fn timeline(&self, task: TaskId, most: u32) -> Result<Vec<EventRecord>, StoreError> {
+        let work = move |connection: &Connection| outbox::timeline(connection, task, most);
+        self.told("reading what happened to a task", self.readers.long(work).await)
+    }
+
+    async fn artifacts(&self, task: TaskId) -> Result<Vec<ArtifactInfo>, StoreError> {
+        let work = move |connection: &Connection| artifacts::list(connection, task);
+        self.told("listing artifacts", self.readers.long(work).await)
+    }
+
+    async fn artifact(&self, task: TaskId, name: ArtifactName) -> Result<Option<Artifact>, StoreError> {
+        let work = move |connection: &Connection| artifacts::get(connection, task, &name);
+        self.told("reading an artifact", self.readers.long(work).await)
+    }
+
+    async fn forget(&self, ended_before: Moment, most: u32) -> Result<Forgotten, StoreError> {
+        let work = move |connection: &Connection| {
+            let tasks = tasks::forget(connection, ended_before, most)?;
+            Ok(Forgotten { tasks, ..outbox::forget(connection, ended_before, most)? })
+        };
         self.write("forgetting tasks", ONE, work).await
     }
 
@@ -229,8 +290,13 @@ impl Store for SqliteStore {
         self.write("claiming an endpoint's name", ONE, work).await
     }
 
-    async fn connect(&self, endpoint: EndpointId, session: SessionId) -> Result<Option<Epoch>, StoreError> {
-        let work = move |connection: &Connection| endpoints::connect(connection, endpoint, session);
+    async fn connect(
+        &self,
+        endpoint: EndpointId,
+        session: SessionId,
+        now: Moment,
+    ) -> Result<Option<Epoch>, StoreError> {
+        let work = move |connection: &Connection| endpoints::connect(connection, endpoint, session, now);
         self.write("opening a session", ONE, work).await
     }
 
@@ -245,8 +311,8 @@ impl Store for SqliteStore {
         self.write("renewing an endpoint's session", ONE, work).await
     }
 
-    async fn release(&self, endpoint: EndpointId, session: SessionId) -> Result<(), StoreError> {
-        let work = move |connection: &Connection| endpoints::release(connection, endpoint, session);
+    async fn release(&self, endpoint: EndpointId, session: SessionId, now: Moment) -> Result<(), StoreError> {
+        let work = move |connection: &Connection| endpoints::release(connection, endpoint, session, now);
         self.write("releasing an endpoint's name", ONE, work).await
     }
 

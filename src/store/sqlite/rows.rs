@@ -5,22 +5,29 @@ use std::str::FromStr;
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, Row, params};
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
 
 use super::fault::Fault;
 use super::query::execute;
 use crate::ids::{ActionId, EndpointId, IdError, TaskId};
 use crate::store::{NewTask, StateName, TaskRecord};
 use crate::task::life::{Life, Limits, Phase, Wish};
-use crate::task::names::{Group, Label, RequestId, Subject};
+use crate::task::names::{Group, Label};
+use crate::task::pool::Pool;
 use crate::task::result::TaskResult;
+use crate::task::spec::Place;
 use crate::task::time::Moment;
 
 /// A new task.
 const INSERT: &str = "
-    INSERT INTO tasks (id, owner, request, digest, action, endpoint, group_name, label, kind, spec, priority,
+    INSERT INTO tasks (id, owner, action, endpoint, pool, lane, group_name, label, spec, priority,
         deadline, retries, crashes, submitted, changed, state, not_before, lease_until, due, ended, life)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)";
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)";
+
+/// The lane of tasks that run on the endpoint's own node; those of pools are from 1 on.
+pub(super) const LOGIN_LANE: i64 = 0;
+
+/// Tasks with all that [`task_record`] reads.
+pub(super) const TASKS: &str = "SELECT tasks.*, config FROM tasks JOIN pools ON number = pool";
 
 /// A life that changed.
 pub(super) const WRITE: &str = "
@@ -89,107 +96,60 @@ impl LifeRow {
     }
 }
 
-/// A new task's row.
-#[derive(Debug)]
-pub(super) struct NewRow<'a> {
-    life: LifeRow,
-    owner: &'a Subject,
-    request: Option<&'a RequestId>,
-    digest: [u8; 32],
-    action: ActionId,
-    endpoint: EndpointId,
-    group_name: Option<&'a Group>,
-    label: Option<&'a Label>,
-    kind: &'static str,
-    spec: String,
-    priority: i32,
-    deadline: Option<i64>,
-    retries: u32,
-    crashes: u32,
-    submitted: i64,
-}
-
-impl<'a> NewRow<'a> {
-    /// The row of a task that is submitted, with the [`digest`] of its content.
-    pub(super) fn new(task: &'a NewTask, digest: [u8; 32]) -> Result<Self, Fault> {
-        Ok(Self {
-            // it may begin at once: a clock that was put back does not hold it up
-            life: LifeRow::new(task.id, &Life::new(Moment::START), task.deadline, task.submitted, None)?,
-            owner: &task.owner,
-            request: task.request.as_ref(),
-            digest,
-            action: task.action,
-            endpoint: task.endpoint,
-            group_name: task.group.as_ref(),
-            label: task.label.as_ref(),
-            kind: task.spec.kind().name(),
-            spec: serde_json::to_string(&task.spec)?,
-            priority: task.priority,
-            deadline: task.deadline.map(millis),
-            retries: task.limits.retries,
-            crashes: task.limits.crashes,
-            submitted: millis(task.submitted),
-        })
-    }
-
-    /// Inserts it.
-    pub(super) fn insert(&self, connection: &Connection) -> Result<(), Fault> {
-        let life = &self.life;
-        let values = params![
-            life.id.uuid().into_bytes(),
-            self.owner.as_str(),
-            self.request.map(RequestId::as_str),
-            self.digest,
-            self.action.uuid().into_bytes(),
-            self.endpoint.uuid().into_bytes(),
-            self.group_name.map(Group::as_str),
-            self.label.map(Label::as_str),
-            self.kind,
-            self.spec,
-            self.priority,
-            self.deadline,
-            self.retries,
-            self.crashes,
-            self.submitted,
-            life.changed,
-            life.state,
-            life.not_before,
-            life.lease_until,
-            life.due,
-            life.ended,
-            life.life,
-        ];
-        execute(connection, INSERT, values).map(|_| ())
-    }
-}
-
-/// Digest of what a submission asks for: all but the id and the moment, which differ when it comes again.
-pub(super) fn digest(task: &NewTask) -> Result<[u8; 32], Fault> {
+/// Inserts a new task, of a pool with a number.
+pub(super) fn insert(connection: &Connection, task: &NewTask, pool: i64) -> Result<(), Fault> {
     let NewTask {
-        id: _,
-        submitted: _,
-        request,
+        id,
         action,
         endpoint,
+        pool: _,
         owner,
         group,
         label,
         spec,
         priority,
         deadline,
-        limits,
+        limits: Limits { retries, crashes },
+        submitted,
     } = task;
-    let content = (request, action, endpoint, owner, group, label, spec, priority, deadline, limits);
-    Ok(Sha256::digest(serde_json::to_vec(&content)?).into())
+    // it may begin at once: a clock that was put back does not hold it up
+    let life = LifeRow::new(*id, &Life::new(Moment::START), *deadline, *submitted, None)?;
+    let values = params![
+        id.uuid().into_bytes(),
+        owner.as_str(),
+        action.uuid().into_bytes(),
+        endpoint.uuid().into_bytes(),
+        pool,
+        match spec.kind().place() {
+            Place::Slot => pool,
+            Place::Login => LOGIN_LANE,
+        },
+        group.as_ref().map(Group::as_str),
+        label.as_ref().map(Label::as_str),
+        serde_json::to_string(spec)?,
+        priority,
+        deadline.map(millis),
+        retries,
+        crashes,
+        life.changed,
+        life.changed,
+        life.state,
+        life.not_before,
+        life.lease_until,
+        life.due,
+        life.ended,
+        life.life,
+    ];
+    execute(connection, INSERT, values).map(|_| ())
 }
 
-/// A task of a row with all columns.
+/// A task of a row with all columns, of [`TASKS`].
 pub(super) fn task_record(row: &Row<'_>) -> Result<TaskRecord, Fault> {
     let task = NewTask {
         id: id_column(row, "id", TaskId::from_bytes)?,
-        request: optional_name(row, "request")?,
         action: id_column(row, "action", ActionId::from_bytes)?,
         endpoint: id_column(row, "endpoint", EndpointId::from_bytes)?,
+        pool: pool_column(row)?,
         owner: name_column(row, "owner")?,
         group: optional_name(row, "group_name")?,
         label: optional_name(row, "label")?,
@@ -202,6 +162,12 @@ pub(super) fn task_record(row: &Row<'_>) -> Result<TaskRecord, Fault> {
     let result = text_column(row, "result")?;
     let result = result.map(serde_json::from_str).transpose().map_err(|_| damaged(row, "result"))?;
     Ok(TaskRecord { task, life: json_column(row, "life")?, changed: required_moment(row, "changed")?, result })
+}
+
+/// The pool of a row with its configuration.
+pub(super) fn pool_column(row: &Row<'_>) -> Result<Pool, Fault> {
+    let config = text_column(row, "config")?.ok_or_else(|| damaged(row, "config"))?;
+    config.parse().map_err(|_| damaged(row, "config"))
 }
 
 /// A task's limits.
@@ -221,7 +187,7 @@ pub(super) fn column<T: FromSql>(row: &Row<'_>, name: &'static str) -> Result<T,
 }
 
 /// A text, if there is one, where it lies.
-fn text_column<'r>(row: &'r Row<'_>, name: &'static str) -> Result<Option<&'r str>, Fault> {
+pub(super) fn text_column<'r>(row: &'r Row<'_>, name: &'static str) -> Result<Option<&'r str>, Fault> {
     row.get_ref(name)?.as_str_or_null().map_err(|_| damaged(row, name))
 }
 
@@ -269,6 +235,7 @@ pub(super) fn damaged(row: &Row<'_>, what: &'static str) -> Fault {
     Fault::Damaged { what, id: bytes.iter().map(|byte| format!("{byte:02x}")).collect() }
 }
 
-fn number<T: TryFrom<i64>>(row: &Row<'_>, name: &'static str) -> Result<T, Fault> {
+/// A number that fits its type.
+pub(super) fn number<T: TryFrom<i64>>(row: &Row<'_>, name: &'static str) -> Result<T, Fault> {
     T::try_from(column::<i64>(row, name)?).map_err(|_| damaged(row, name))
 }

@@ -15,18 +15,54 @@ pub(super) const NEWEST: i64 = MIGRATIONS.len() as i64;
 const MIGRATIONS: [&str; 1] = [FIRST];
 
 /// `tasks_queued` carries what a lease asks besides, so that tasks that may not begin yet are skipped without a look
-/// at their rows; `tasks_seen` alone answers how many tasks there are of each state.
+/// at their rows; `tasks_seen` alone answers how many tasks there are of each state. `lane` is 0 for tasks that run on
+/// the endpoint's own node, else the pool's number.
+///
+/// Ids of events are never given twice, also when the newest are forgotten: who follows them keeps a place.
 const FIRST: &str = "
+CREATE TABLE pools (
+    number INTEGER NOT NULL PRIMARY KEY,
+    key BLOB NOT NULL UNIQUE,
+    config TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE actions (
+    id BLOB NOT NULL PRIMARY KEY,
+    owner TEXT NOT NULL,
+    group_name TEXT,
+    label TEXT,
+    on_dataset_failure TEXT NOT NULL,
+    submitted INTEGER NOT NULL,
+    -- tasks that have not ended, and the others
+    open INTEGER NOT NULL,
+    succeeded INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    cancelled INTEGER NOT NULL,
+    ended INTEGER
+) STRICT;
+CREATE INDEX actions_ended ON actions (ended) WHERE ended IS NOT NULL;
+
+CREATE TABLE requests (
+    owner TEXT NOT NULL,
+    request TEXT NOT NULL,
+    digest BLOB NOT NULL,
+    action BLOB NOT NULL,
+    -- 16 bytes each
+    tasks BLOB NOT NULL,
+    made INTEGER NOT NULL,
+    PRIMARY KEY (owner, request)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX requests_made ON requests (made);
+
 CREATE TABLE tasks (
     id BLOB NOT NULL PRIMARY KEY,
     owner TEXT NOT NULL,
-    request TEXT,
-    digest BLOB NOT NULL,
     action BLOB NOT NULL,
     endpoint BLOB NOT NULL,
+    pool INTEGER NOT NULL REFERENCES pools (number),
+    lane INTEGER NOT NULL,
     group_name TEXT,
     label TEXT,
-    kind TEXT NOT NULL,
     spec TEXT NOT NULL,
     priority INTEGER NOT NULL,
     deadline INTEGER,
@@ -42,13 +78,33 @@ CREATE TABLE tasks (
     life TEXT NOT NULL,
     result TEXT
 ) STRICT;
-CREATE UNIQUE INDEX tasks_request ON tasks (owner, request) WHERE request IS NOT NULL;
-CREATE INDEX tasks_queued ON tasks (endpoint, priority DESC, id, kind, not_before, due) WHERE state = 'queued';
+CREATE INDEX tasks_queued ON tasks (endpoint, lane, priority DESC, id, not_before, due) WHERE state = 'queued';
 CREATE INDEX tasks_held ON tasks (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX tasks_due ON tasks (due) WHERE due IS NOT NULL;
 CREATE INDEX tasks_ended ON tasks (ended) WHERE ended IS NOT NULL;
 CREATE INDEX tasks_action ON tasks (action, id);
 CREATE INDEX tasks_seen ON tasks (endpoint, state, owner, group_name);
+
+CREATE TABLE artifacts (
+    task BLOB NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    media_type TEXT NOT NULL,
+    sha256 BLOB NOT NULL,
+    content BLOB NOT NULL,
+    PRIMARY KEY (task, name)
+) STRICT;
+
+CREATE TABLE events (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    time INTEGER NOT NULL,
+    task BLOB,
+    action BLOB,
+    endpoint BLOB,
+    owner TEXT NOT NULL,
+    group_name TEXT,
+    body TEXT NOT NULL
+) STRICT;
+CREATE INDEX events_task ON events (task) WHERE task IS NOT NULL;
 
 CREATE TABLE endpoints (
     id BLOB NOT NULL PRIMARY KEY,

@@ -4,17 +4,24 @@ use std::collections::{BTreeMap, HashMap};
 
 use rusqlite::Connection;
 use rusqlite::types::Value;
+use sha2::{Digest, Sha256};
 
 use super::fault::Fault;
+use super::outbox;
 use super::query::{all, execute, one};
-use super::rows::{self, NewRow, column, id_column, moment_column, task_record};
-use crate::ids::TaskId;
-use crate::store::{NewTask, Page, StateName, Submitted, TaskFilter, TaskRecord};
+use super::rows::{self, column, id_column, moment_column, task_record};
+use crate::ids::{ActionId, EndpointId, TaskId};
+use crate::protocol::session::PoolBacklog;
+use crate::store::decide::{self, KnownRequest, TaskEvent};
+use crate::store::{
+    MOST_BACKLOG, MOST_POOLS, NewSubmission, NewTask, Page, StateName, StoreEvent, Submitted, TaskFilter, TaskRecord,
+};
 use crate::task::names::{RequestId, Subject};
+use crate::task::pool::{Lane, Pool, PoolKey};
 use crate::task::time::Moment;
 
 /// A submission that came before.
-pub(super) const KNOWN: &str = "SELECT id, digest FROM tasks WHERE owner = ?1 AND request = ?2";
+pub(super) const KNOWN: &str = "SELECT * FROM requests WHERE owner = ?1 AND request = ?2";
 
 /// Tasks that ended before a moment, the oldest first.
 pub(super) const OLD: &str = "
@@ -23,39 +30,104 @@ pub(super) const OLD: &str = "
 /// Ids ascend with time.
 const NEWEST: &str = "
     SELECT max(moment) AS newest FROM (SELECT max(seen) AS moment FROM endpoints
-        UNION ALL SELECT submitted FROM (SELECT submitted FROM tasks ORDER BY id DESC LIMIT 1))";
+        UNION ALL SELECT submitted FROM (SELECT submitted FROM tasks ORDER BY id DESC LIMIT 1)
+        UNION ALL SELECT time FROM (SELECT time FROM events ORDER BY id DESC LIMIT 1))";
 
-/// Accepts what was not accepted before.
-pub(super) fn submit(connection: &Connection, tasks: Vec<NewTask>) -> Result<Vec<Submitted>, Fault> {
-    let mut known = requests(connection, &tasks)?;
-    let (mut new, mut answers) = (Vec::new(), Vec::with_capacity(tasks.len()));
-    for task in &tasks {
-        let digest = rows::digest(task)?;
-        let request = task.request.as_ref().map(|request| (task.owner.clone(), request.clone()));
-        let before = request.as_ref().and_then(|request| known.get(request));
-        answers.push(match before {
-            Some((id, content)) if *content == digest => Submitted::Known(*id),
-            Some((id, _)) => Submitted::Conflict(*id),
-            None => {
-                known.extend(request.map(|request| (request, (task.id, digest))));
-                new.push(NewRow::new(task, digest)?);
-                Submitted::New(task.id)
-            }
-        });
+/// The next lane of pools that has tasks, after a lane.
+pub(super) const NEXT_LANE: &str = "
+    SELECT lane, config FROM tasks INDEXED BY tasks_queued JOIN pools ON number = lane
+    WHERE state = 'queued' AND endpoint = ?1 AND lane > ?2 ORDER BY lane LIMIT 1";
+
+/// Tasks of a lane that may begin.
+pub(super) const BACKLOG: &str = "
+    SELECT count(*) AS waiting FROM (SELECT 1 FROM tasks INDEXED BY tasks_queued
+        WHERE state = 'queued' AND endpoint = ?1 AND lane = ?2 AND not_before <= ?3 AND (due IS NULL OR due > ?3)
+        LIMIT ?4)";
+
+/// Accepts tasks and their action, unless they were accepted before.
+pub(super) fn submit(connection: &Connection, new: &NewSubmission) -> Result<Submitted, Fault> {
+    let NewSubmission { request, action, adds_to: _, tasks } = new;
+    let digest = match request {
+        Some(_) => digest(tasks)?,
+        None => [0; 32],
+    };
+    let known = request.as_ref().map(|request| known(connection, &action.owner, request)).transpose()?.flatten();
+    let owner = one(connection, "SELECT id, owner FROM actions WHERE id = ?", (action.id.uuid().as_bytes(),), |row| {
+        rows::name_column::<Subject>(row, "owner")
+    })?;
+    let answer = decide::submission(new, &digest, known, owner.as_ref());
+    match answer {
+        Submitted::New => {}
+        Submitted::Known { .. } | Submitted::Conflict { .. } | Submitted::ForeignAction => return Ok(answer),
     }
-    new.iter().try_for_each(|row| row.insert(connection))?;
-    Ok(answers)
+    outbox::add_action(connection, action, tasks.len())?;
+    if let Some(request) = request {
+        remember(connection, new, request, digest)?;
+    }
+    let mut numbers = HashMap::new();
+    for task in tasks {
+        let pool = match numbers.get(&task.pool.key()) {
+            Some(number) => *number,
+            None => {
+                let number = pool_number(connection, &task.pool)?;
+                numbers.insert(task.pool.key(), number);
+                number
+            }
+        };
+        rows::insert(connection, task, pool)?;
+        let event = TaskEvent { task: task.id, time: task.submitted, event: StoreEvent::Submitted };
+        outbox::of_task(connection, &event)?;
+    }
+    Ok(answer)
+}
+
+/// The number of a lane; None when no task was ever of it.
+pub(super) fn lane_number(connection: &Connection, lane: Lane) -> Result<Option<i64>, Fault> {
+    match lane {
+        Lane::Login => Ok(Some(rows::LOGIN_LANE)),
+        Lane::Pool(key) => {
+            one(connection, "SELECT number FROM pools WHERE key = ?", (key.bytes(),), |row| column(row, "number"))
+        }
+    }
+}
+
+/// The key of a pool with a number.
+pub(super) fn pool_key(connection: &Connection, number: i64) -> Result<PoolKey, Fault> {
+    let found = one(connection, "SELECT key FROM pools WHERE number = ?", (number,), |row| {
+        let key: Vec<u8> = column(row, "key")?;
+        PoolKey::from_bytes(&key).map_err(|_| rows::damaged(row, "the key"))
+    })?;
+    found.ok_or_else(|| Fault::Damaged { what: "the key", id: format!("pool {number}") })
+}
+
+/// What waits for slots of an endpoint, by pool.
+pub(super) fn backlog(connection: &Connection, endpoint: EndpointId, now: Moment) -> Result<Vec<PoolBacklog>, Fault> {
+    let endpoint = endpoint.uuid().into_bytes();
+    let (mut found, mut last) = (Vec::new(), rows::LOGIN_LANE);
+    while found.len() < MOST_POOLS {
+        let next = one(connection, NEXT_LANE, (endpoint, last), |row| {
+            Ok((column::<i64>(row, "lane")?, rows::pool_column(row)?))
+        })?;
+        let Some((lane, pool)) = next else { break };
+        let asked = (endpoint, lane, rows::millis(now), MOST_BACKLOG);
+        let tasks = one(connection, BACKLOG, asked, |row| rows::number(row, "waiting"))?.unwrap_or(0);
+        if tasks > 0 {
+            found.push(PoolBacklog { pool, tasks });
+        }
+        last = lane;
+    }
+    Ok(found)
 }
 
 /// Tasks by id.
 pub(super) fn get(connection: &Connection, ids: &[TaskId]) -> Result<Vec<Option<TaskRecord>>, Fault> {
-    let asked = "SELECT * FROM tasks WHERE id = ?";
-    ids.iter().map(|id| one(connection, asked, (id.uuid().as_bytes(),), task_record)).collect()
+    let asked = format!("{} WHERE id = ?", rows::TASKS);
+    ids.iter().map(|id| one(connection, &asked, (id.uuid().as_bytes(),), task_record)).collect()
 }
 
 /// A page of the tasks that a filter lets through, newest first.
 pub(super) fn list(connection: &Connection, filter: TaskFilter, page: Page) -> Result<Vec<TaskRecord>, Fault> {
-    let mut query = Query::new("SELECT * FROM tasks", &filter)?;
+    let mut query = Query::new(rows::TASKS, &filter)?;
     if let Some(before) = page.before {
         query.push(" AND id < ?", before.uuid().as_bytes().to_vec());
     }
@@ -87,21 +159,59 @@ pub(super) fn forget(connection: &Connection, before: Moment, most: u32) -> Resu
     Ok(execute(connection, OLD, (rows::millis(before), most))? as u64)
 }
 
-type Requests = HashMap<(Subject, RequestId), (TaskId, [u8; 32])>;
+/// The submission with a request id, if there was one.
+fn known(connection: &Connection, owner: &Subject, request: &RequestId) -> Result<Option<KnownRequest>, Fault> {
+    one(connection, KNOWN, (owner.as_str(), request.as_str()), |row| {
+        let (digest, tasks): (Vec<u8>, Vec<u8>) = (column(row, "digest")?, column(row, "tasks")?);
+        let (ids, rest) = tasks.as_chunks::<16>();
+        if !rest.is_empty() {
+            return Err(rows::damaged(row, "the tasks"));
+        }
+        let ids = ids.iter().map(|id| TaskId::from_bytes(id).map_err(|_| rows::damaged(row, "the tasks")));
+        Ok(KnownRequest {
+            digest: digest.try_into().map_err(|_| rows::damaged(row, "the digest"))?,
+            action: id_column(row, "action", ActionId::from_bytes)?,
+            tasks: ids.collect::<Result<_, _>>()?,
+        })
+    })
+}
 
-/// The submissions among these that came before.
-fn requests(connection: &Connection, tasks: &[NewTask]) -> Result<Requests, Fault> {
-    let mut known = Requests::new();
-    for task in tasks {
-        let Some(request) = &task.request else { continue };
-        let found = one(connection, KNOWN, (task.owner.as_str(), request.as_str()), |row| {
-            let digest: Vec<u8> = column(row, "digest")?;
-            let digest = digest.try_into().map_err(|_| rows::damaged(row, "the digest"))?;
-            Ok((id_column(row, "id", TaskId::from_bytes)?, digest))
-        })?;
-        known.extend(found.map(|found| ((task.owner.clone(), request.clone()), found)));
+fn remember(connection: &Connection, new: &NewSubmission, request: &RequestId, digest: [u8; 32]) -> Result<(), Fault> {
+    let NewSubmission { request: _, action, adds_to: _, tasks } = new;
+    let ids: Vec<u8> = tasks.iter().flat_map(|task| task.id.uuid().into_bytes()).collect();
+    execute(
+        connection,
+        "INSERT INTO requests (owner, request, digest, action, tasks, made) VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            action.owner.as_str(),
+            request.as_str(),
+            digest,
+            action.id.uuid().as_bytes(),
+            ids,
+            rows::millis(action.submitted),
+        ),
+    )
+    .map(|_| ())
+}
+
+/// Digest of the work that a submission asks for. Labels, priorities, deadlines and the like may be made anew by who
+/// submits again, and so may the action.
+fn digest(tasks: &[NewTask]) -> Result<[u8; 32], Fault> {
+    let mut digest = Sha256::new();
+    for NewTask { endpoint, pool, spec, .. } in tasks {
+        digest.update(serde_json::to_vec(&(endpoint, pool.key(), spec))?);
     }
-    Ok(known)
+    Ok(digest.finalize().into())
+}
+
+/// The number of a pool, which is kept if it is new.
+fn pool_number(connection: &Connection, pool: &Pool) -> Result<i64, Fault> {
+    let key = pool.key();
+    if let Some(number) = lane_number(connection, Lane::Pool(key))? {
+        return Ok(number);
+    }
+    execute(connection, "INSERT INTO pools (key, config) VALUES (?, ?)", (key.bytes(), pool.canonical()))?;
+    Ok(connection.last_insert_rowid())
 }
 
 /// A statement that is put together, and the values of its places.

@@ -11,8 +11,10 @@ use rand::Rng;
 use tempfile::TempDir;
 
 use super::*;
-use crate::store::contract::{self, at, attempt, endpoint, holder, leased, report, request, session, task, task_id};
-use crate::store::open_sqlite;
+use crate::store::contract::{
+    self, at, attempt, endpoint, holder, leased, report, request, session, submission, submit, task, task_id,
+};
+use crate::store::{NewTask, open_sqlite};
 use crate::task::life::Outcome;
 
 /// Where the process that is killed has its database.
@@ -20,13 +22,14 @@ const CRASHING: &str = "SPECKLED_TEST_STORE";
 
 contract::contract! { fresh:
     a_submission_that_comes_again_makes_no_second_task,
-    nothing_submitted_is_nothing_done,
+    nothing_asked_is_nothing_done,
     a_failed_submission_accepts_none_of_its_tasks,
     tasks_are_leased_by_priority_then_age,
     a_lease_tells_what_is_to_be_done,
     a_task_waits_for_its_moment,
     a_task_past_its_deadline_is_not_leased,
-    only_the_kinds_that_are_asked_for_are_leased,
+    only_the_lanes_that_are_asked_for_are_leased,
+    what_waits_is_counted_by_pool,
     only_the_newest_session_leases,
     only_the_newest_connection_speaks,
     attempts_start_and_are_renewed,
@@ -43,9 +46,14 @@ contract::contract! { fresh:
     a_beat_renews_only_the_holder,
     a_name_is_given_back_by_its_holder,
     an_endpoint_keeps_its_first_owner,
-    the_newest_moment_is_known,
     reports_come_to_the_disk,
     tokens_are_found_by_digest_and_revoked,
+    an_action_counts_its_tasks_and_ends_with_the_last,
+    a_foreign_action_takes_no_task,
+    what_happens_is_told_in_its_order,
+    endpoints_that_come_and_go_are_told,
+    what_is_old_is_forgotten_and_its_place_is_not_given_again,
+    artifacts_come_with_a_report_and_go_with_their_task,
 }
 
 async fn fresh() -> (SqliteStore, TempDir) {
@@ -54,7 +62,7 @@ async fn fresh() -> (SqliteStore, TempDir) {
 }
 
 async fn opened(path: &Path) -> SqliteStore {
-    open_sqlite(path).await.expect("opens")
+    open_sqlite(path, Clock::start()).await.expect("opens")
 }
 
 /// Runs something on the connection that writes.
@@ -81,7 +89,16 @@ proptest! {
     fn it_does_what_the_model_does(steps in contract::steps()) {
         run(async {
             let (store, _folder) = fresh().await;
-            contract::agrees_with_the_model(&store, steps).await;
+            contract::agrees_with_the_model(&[store], steps).await;
+        });
+    }
+
+    #[test]
+    fn two_stores_of_one_file_do_what_the_model_does(steps in contract::steps()) {
+        run(async {
+            let (first, folder) = fresh().await;
+            let second = opened(&folder.path().join("store.db")).await;
+            contract::agrees_with_the_model(&[first, second], steps).await;
         });
     }
 }
@@ -102,13 +119,30 @@ async fn everything_is_there_after_reopening() {
 }
 
 #[tokio::test]
+async fn time_goes_on_from_what_is_remembered() {
+    let (store, folder) = fresh().await;
+    let (before, ahead) = (store.now(), store.now().after(Duration::from_secs(3600)));
+    submit(&store, vec![NewTask { submitted: ahead, ..task(1) }]).await;
+    store.close().await;
+    let store = opened(&folder.path().join("store.db")).await;
+    assert!(store.now() >= ahead, "the computer's clock was set back");
+    store
+        .claim(endpoint(1), session(1, 1 << 60), Vec::new(), ahead.after(Duration::from_secs(60)))
+        .await
+        .expect("claims");
+    store.close().await;
+    let store = opened(&folder.path().join("store.db")).await;
+    assert!(store.now() >= ahead.after(Duration::from_secs(60)) && before < ahead);
+}
+
+#[tokio::test]
 async fn only_its_owner_reads_the_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.db");
     std::fs::write(&path, "").expect("writes");
     std::fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("opens it to all");
     let store = opened(&path).await;
-    store.submit(vec![task(1)]).await.expect("submits");
+    submit(&store, vec![task(1)]).await;
     for entry in std::fs::read_dir(folder.path()).expect("lists") {
         let entry = entry.expect("an entry");
         let mode = entry.metadata().expect("a mode").permissions().mode();
@@ -121,7 +155,7 @@ async fn a_file_of_a_newer_program_is_refused() {
     let (store, folder) = fresh().await;
     written(&store, |connection| Ok(connection.execute_batch("PRAGMA user_version = 99")?)).await;
     store.close().await;
-    let error = open_sqlite(&folder.path().join("store.db")).await.expect_err("refuses");
+    let error = open_sqlite(&folder.path().join("store.db"), Clock::start()).await.expect_err("refuses");
     assert!(matches!(error, StoreError::Version { found: 99, known: schema::NEWEST, .. }), "{error}");
     assert!(error.to_string().contains("has version 99"), "{error}");
 }
@@ -131,26 +165,26 @@ async fn what_is_no_database_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.db");
     std::fs::write(&path, "certainly no database ".repeat(99)).expect("writes");
-    let error = open_sqlite(&path).await.expect_err("refuses");
+    let error = open_sqlite(&path, Clock::start()).await.expect_err("refuses");
     assert!(matches!(error, StoreError::Database { step: "opening the database", .. }), "{error}");
-    let error = open_sqlite(&folder.path().join("none/store.db")).await.expect_err("refuses");
+    let error = open_sqlite(&folder.path().join("none/store.db"), Clock::start()).await.expect_err("refuses");
     assert!(matches!(error, StoreError::Database { .. }), "{error}");
 }
 
 #[tokio::test]
 async fn a_full_disk_is_told_and_survived() {
     let (store, _folder) = fresh().await;
-    store.submit(vec![task(1)]).await.expect("submits");
+    submit(&store, vec![task(1)]).await;
     let pages = |statement| {
         written(&store, move |connection| Ok(connection.query_row(statement, (), |row| row.get::<_, i64>(0))?))
     };
     // SQLite takes the pages in use as the limit
     pages("PRAGMA max_page_count = 1").await;
-    let error = store.submit((2..500).map(task).collect()).await.expect_err("no room");
+    let error = store.submit(submission((2..500).map(task).collect())).await.expect_err("no room");
     assert!(matches!(error, StoreError::Full { step: "accepting tasks", .. }), "{error}");
     assert!(error.to_string().contains("no space is left for"), "{error}");
     pages("PRAGMA max_page_count = 1000000").await;
-    store.submit((2..500).map(task).collect()).await.expect("submits");
+    submit(&store, (2..500).map(task).collect()).await;
     assert_eq!(store.count(TaskFilter::default()).await.expect("counts").values().sum::<u64>(), 499);
 }
 
@@ -170,7 +204,7 @@ async fn a_report_is_seen_before_it_is_on_disk() {
 #[tokio::test]
 async fn a_damaged_row_is_named() {
     let (store, _folder) = fresh().await;
-    store.submit(vec![task(1)]).await.expect("submits");
+    submit(&store, vec![task(1)]).await;
     written(&store, |connection| query::execute(connection, "UPDATE tasks SET life = '{}'", ())).await;
     let error = store.get(vec![task_id(1)]).await.expect_err("refuses");
     assert!(matches!(&error, StoreError::Damaged { what: "life", .. }), "{error}");
@@ -182,12 +216,12 @@ async fn a_damaged_row_is_named() {
 async fn calls_that_wait_share_a_commit_and_fail_alone() {
     let (store, _folder) = fresh().await;
     let store = std::sync::Arc::new(store);
-    store.submit(vec![task(1)]).await.expect("submits");
+    submit(&*store, vec![task(1)]).await;
     let before = commits(&store).await;
     let mut calls = tokio::task::JoinSet::new();
     for number in 1..=64 {
         let store = std::sync::Arc::clone(&store);
-        calls.spawn(async move { (number, store.submit(vec![task(number)]).await) });
+        calls.spawn(async move { (number, store.submit(submission(vec![task(number)])).await) });
     }
     for (number, answer) in calls.join_all().await {
         assert_eq!(answer.is_ok(), number != 1, "{number}: the id of the first is taken, {answer:?}");
@@ -203,11 +237,11 @@ async fn a_call_of_a_thousand_tasks_is_one_commit() {
     let (store, _folder) = fresh().await;
     store.claim(endpoint(1), session(1, 1000), Vec::new(), at(1)).await.expect("claims");
     let before = commits(&store).await;
-    let submitted = store.submit((1..=1000).map(task).collect()).await.expect("submits");
+    submit(&store, (1..=1000).map(task).collect()).await;
     let leased = store.lease(request(1000)).await.expect("leases");
     let reports = leased.iter().map(|leased| report(leased.attempt, Outcome::Succeeded)).collect();
     let (reported, _) = store.report(holder(1), reports, at(20)).await.expect("reports");
-    assert_eq!((submitted.len(), leased.len(), reported.len()), (1000, 1000, 1000));
+    assert_eq!((leased.len(), reported.len()), (1000, 1000));
     assert!(reported.iter().all(Result::is_ok));
     assert_eq!(commits(&store).await - before - 1, 3);
 }
@@ -228,20 +262,28 @@ async fn plan(store: &SqliteStore, statement: &str) -> String {
 async fn calls_use_their_indexes_and_sort_nothing() {
     let (store, _folder) = fresh().await;
     let waiting = plan(&store, changes::WAITING).await;
-    assert!(waiting.contains("USING INDEX tasks_queued (endpoint=?)"), "{waiting}");
+    assert!(waiting.contains("USING INDEX tasks_queued (endpoint=? AND lane=?)"), "{waiting}");
     assert!(!waiting.contains("TEMP B-TREE"), "{waiting}");
     let lives = plan(&store, changes::LIFE).await;
     assert!(lives.contains("SEARCH tasks USING INDEX sqlite_autoindex_tasks_1 (id=?)"), "{lives}");
     let write = plan(&store, rows::WRITE).await;
     assert!(write.contains("SEARCH tasks USING INDEX sqlite_autoindex_tasks_1 (id=?)"), "{write}");
     let overdue = plan(&store, changes::OVERDUE).await;
+    let backlog = plan(&store, tasks::BACKLOG).await;
+    assert!(backlog.contains("USING COVERING INDEX tasks_queued (endpoint=? AND lane=?)"), "{backlog}");
+    let lane = plan(&store, tasks::NEXT_LANE).await;
+    assert!(lane.contains("INDEX tasks_queued (endpoint=? AND lane>?)") && !lane.contains("TEMP B-TREE"), "{lane}");
     for index in ["tasks_held (lease_until<?)", "tasks_due (due<?)"] {
         assert!(overdue.contains(index), "{index}: {overdue}");
     }
     for (statement, index) in [
-        (tasks::KNOWN, "tasks_request (owner=? AND request=?)"),
+        (tasks::KNOWN, "SEARCH requests USING PRIMARY KEY (owner=? AND request=?)"),
+        (outbox::TIMELINE, "events_task (task=?)"),
         (tasks::OLD, "tasks_ended (ended<?)"),
-        ("SELECT * FROM tasks WHERE TRUE AND action = ? ORDER BY id DESC LIMIT ?", "tasks_action (action=?)"),
+        (
+            "SELECT tasks.*, config FROM tasks JOIN pools ON number = pool WHERE TRUE AND action = ? ORDER BY id DESC LIMIT ?",
+            "tasks_action (action=?)",
+        ),
         (
             "SELECT state, count(*) AS number FROM tasks WHERE TRUE AND endpoint = ? GROUP BY state",
             "COVERING INDEX tasks_seen",
@@ -262,7 +304,7 @@ fn submits_until_it_is_killed() {
             let mut calls = tokio::task::JoinSet::new();
             for number in first..first + 8 {
                 let store = std::sync::Arc::clone(&store);
-                calls.spawn(async move { store.submit(vec![task(number + 1)]).await.map(|_| number + 1) });
+                calls.spawn(async move { store.submit(submission(vec![task(number + 1)])).await.map(|_| number + 1) });
             }
             for number in calls.join_all().await {
                 println!("\nacknowledged {}", number.expect("submits"));
@@ -283,7 +325,7 @@ fn what_was_acknowledged_survives_a_kill() {
             let found = store.get(ids).await.expect("reads");
             let lost = found.iter().filter(|record| record.is_none()).count();
             assert_eq!(lost, 0, "of {} acknowledged tasks", acknowledged.len());
-            store.submit(vec![task(u128::MAX)]).await.expect("goes on");
+            submit(&store, vec![task(u128::MAX)]).await;
         });
     }
 }

@@ -9,13 +9,13 @@ use super::site::Site;
 use crate::cli::exit::Failure;
 use crate::cli::service::ServiceError;
 use crate::endpoint::controller_link::{ControllerConnection, DialController};
-use crate::protocol::session::Registration;
-use crate::protocol::session::{Credit, FromEndpoint};
+use crate::protocol::session::{FromEndpoint, Registration};
 use crate::rpc::controller_link::ControllerDial;
 use crate::runtime::files::open_as_many_as_allowed;
 use crate::runtime::ids;
 use crate::runtime::tasks::Tasks;
 use crate::task::names::EndpointName;
+use crate::task::pool::{Lane, PoolKey};
 
 /// Processors that the controller needs for so many endpoints. Their heartbeats are spread, as those of endpoints are
 /// that were not started together.
@@ -50,7 +50,7 @@ fn registration(number: usize) -> Result<Registration, ServiceError> {
 async fn stay(line: ControllerConnection, first: Instant) {
     let ControllerConnection { heartbeat, say, mut hear, .. } = line;
     let status = status();
-    let credit = FromEndpoint::Credit(Credit { slots: 4, login: 4 });
+    let credit = FromEndpoint::Credit([(Lane::Login, 4), (Lane::Pool(PoolKey::DEFAULT), 4)].into());
     let mut due = first.max(Instant::now());
     // a controller that has gone away is noticed by its silence
     let _gone = say.send((0, credit)).await;

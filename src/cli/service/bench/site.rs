@@ -180,7 +180,7 @@ async fn open(client: &mut Client) -> Result<bool, ServiceError> {
 
 fn order(specs: Vec<TaskSpec>) -> Submission {
     let tasks = specs.into_iter().map(SubmissionTask::new).collect();
-    Submission { endpoint: "bench".into(), action: None, group: None, tasks }
+    Submission::new("bench".into(), tasks)
 }
 
 fn configure(home: &Path, url: &str, token: &str, slots: u32) -> Result<(), ServiceError> {

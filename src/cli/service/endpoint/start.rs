@@ -14,8 +14,7 @@ use crate::cli::output::{self, Form};
 use crate::cli::service::{ServiceError, file, identity, read, single, text, until_signalled};
 use crate::config::endpoint::{ControllerAddress, EndpointConfig};
 use crate::dataset::result::host_name;
-use crate::endpoint::controller_link::ControllerLinkError;
-use crate::endpoint::daemon::{Endpoint, EndpointError};
+use crate::endpoint::daemon::Endpoint;
 use crate::endpoint::state_dir::StateDir;
 use crate::rpc::client::Target;
 use crate::rpc::controller_link::ControllerDial;
@@ -62,7 +61,7 @@ async fn start(args: StateDirArgs) -> Result<Exit, Failure> {
     // the lock on the journal is ours: nobody listens at the socket any more
     let listener = listen(&socket).map_err(|error| file("listen at", &socket, error))?;
     let dial = ControllerDial { target };
-    let line = endpoint.introduce(&dial).await.map_err(|error| introduced(error, &name))?;
+    let line = endpoint.introduce(&dial).await.map_err(StateDirFailure::Endpoint)?;
     let services = Tasks::default();
     services.spawn("services", {
         let (inbox, stopping) = (endpoint.inbox(), services.stopping());
@@ -84,14 +83,6 @@ async fn start(args: StateDirArgs) -> Result<Exit, Failure> {
     // the socket's file stays: the endpoint's next process, which may be there already, has put its own in its place
     ended.map_err(StateDirFailure::Endpoint)?;
     Ok(Exit::Success)
-}
-
-fn introduced(error: EndpointError, name: &crate::task::names::EndpointName) -> StateDirFailure {
-    if let EndpointError::Link(ControllerLinkError::Held(words)) = &error {
-        let reason = format!("{words}; stop it there, or wait until its lease has run out");
-        return StateDirFailure::NotStarted { name: name.clone(), reason };
-    }
-    error.into()
 }
 
 /// The controller as the configuration has it.

@@ -1,0 +1,199 @@
+//! Events and actions: written with the tasks that they tell of, read by those who follow them.
+
+use rusqlite::{Connection, Row, params};
+
+use super::fault::Fault;
+use super::query::{all, execute, one};
+use super::rows::{self, column, id_column, json_column, name_column, number, optional_name};
+use crate::ids::{ActionId, EndpointId, IdError, TaskId};
+use crate::store::decide::TaskEvent;
+use crate::store::{ActionRecord, EventId, EventRecord, Forgotten, NewAction, StoreEvent};
+use crate::task::action::ActionCounts;
+use crate::task::names::{Group, Label};
+use crate::task::time::Moment;
+
+/// Of a task, which is there.
+const OF_TASK: &str = "
+    INSERT INTO events (time, task, action, endpoint, owner, group_name, body)
+    SELECT ?2, id, action, endpoint, owner, group_name, ?3 FROM tasks WHERE id = ?1";
+
+/// Of an action, which is there.
+const OF_ACTION: &str = "
+    INSERT INTO events (time, action, owner, group_name, body)
+    SELECT ?2, id, owner, group_name, ?3 FROM actions WHERE id = ?1";
+
+/// Of an endpoint, which is there.
+const OF_ENDPOINT: &str = "
+    INSERT INTO events (time, endpoint, owner, group_name, body)
+    SELECT ?2, id, owner, group_name, ?3 FROM endpoints WHERE id = ?1";
+
+/// What happened to a task.
+pub(super) const TIMELINE: &str = "SELECT * FROM events WHERE task = ? ORDER BY id LIMIT ?";
+
+/// Old events: their ids ascend with their time.
+const FORGET: &str = "
+    DELETE FROM events WHERE id IN (SELECT id FROM (SELECT id, time FROM events ORDER BY id LIMIT ?2) WHERE time < ?1)";
+
+/// Old actions of which no task is left.
+const FORGET_ACTIONS: &str = "
+    DELETE FROM actions WHERE id IN (SELECT id FROM actions WHERE ended < ?1
+        AND NOT EXISTS (SELECT 1 FROM tasks WHERE action = actions.id) ORDER BY ended LIMIT ?2)";
+
+/// Old request ids.
+const FORGET_REQUESTS: &str = "
+    DELETE FROM requests WHERE (owner, request) IN
+        (SELECT owner, request FROM requests WHERE made < ?1 ORDER BY made LIMIT ?2)";
+
+/// Tells what happened to a task.
+pub(super) fn of_task(connection: &Connection, event: &TaskEvent) -> Result<(), Fault> {
+    let TaskEvent { task, time, event } = event;
+    tell(connection, OF_TASK, task.uuid().as_bytes(), *time, event)
+}
+
+/// Tells what happened to an endpoint.
+pub(super) fn of_endpoint(
+    connection: &Connection,
+    endpoint: EndpointId,
+    time: Moment,
+    event: &StoreEvent,
+) -> Result<(), Fault> {
+    tell(connection, OF_ENDPOINT, endpoint.uuid().as_bytes(), time, event)
+}
+
+fn tell(
+    connection: &Connection,
+    statement: &str,
+    id: &[u8; 16],
+    time: Moment,
+    event: &StoreEvent,
+) -> Result<(), Fault> {
+    execute(connection, statement, (id, rows::millis(time), serde_json::to_string(event)?)).map(|_| ())
+}
+
+/// Keeps an action with new tasks, or adds them to one that is known.
+pub(super) fn add_action(connection: &Connection, action: &NewAction, tasks: usize) -> Result<(), Fault> {
+    let NewAction { id, owner, group, label, on_dataset_failure, submitted } = action;
+    let values = params![
+        id.uuid().into_bytes(),
+        owner.as_str(),
+        group.as_ref().map(Group::as_str),
+        label.as_ref().map(Label::as_str),
+        serde_json::to_string(on_dataset_failure)?,
+        rows::millis(*submitted),
+        i64::try_from(tasks).unwrap_or(i64::MAX),
+    ];
+    execute(
+        connection,
+        "INSERT INTO actions (id, owner, group_name, label, on_dataset_failure, submitted, open, succeeded, failed,
+             cancelled, ended)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, 0, 0, NULL)
+         ON CONFLICT (id) DO UPDATE SET open = open + excluded.open, ended = NULL",
+        values,
+    )
+    .map(|_| ())
+}
+
+/// Counts tasks of an action that ended; `open` is how many. The last one ends the action, which is told.
+pub(super) fn count_ended(
+    connection: &Connection,
+    action: ActionId,
+    ended: ActionCounts,
+    now: Moment,
+) -> Result<(), Fault> {
+    let ActionCounts { open, succeeded, failed, cancelled } = ended;
+    let [open, succeeded, failed, cancelled] =
+        [open, succeeded, failed, cancelled].map(|tasks| i64::try_from(tasks).unwrap_or(i64::MAX));
+    let left = one(
+        connection,
+        "UPDATE actions SET open = open - ?2, succeeded = succeeded + ?3, failed = failed + ?4,
+             cancelled = cancelled + ?5, ended = CASE WHEN open = ?2 THEN ?6 END
+         WHERE id = ?1 RETURNING id, open",
+        (action.uuid().as_bytes(), open, succeeded, failed, cancelled, rows::millis(now)),
+        |row| column::<i64>(row, "open"),
+    )?;
+    match left {
+        Some(0) => tell(connection, OF_ACTION, action.uuid().as_bytes(), now, &StoreEvent::ActionEnded),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Actions by id.
+pub(super) fn actions(connection: &Connection, ids: &[ActionId]) -> Result<Vec<Option<ActionRecord>>, Fault> {
+    let asked = "SELECT * FROM actions WHERE id = ?";
+    ids.iter().map(|id| one(connection, asked, (id.uuid().as_bytes(),), action_record)).collect()
+}
+
+/// Where the outbox ends.
+pub(super) fn newest(connection: &Connection) -> Result<EventId, Fault> {
+    let newest = one(connection, "SELECT id FROM events ORDER BY id DESC LIMIT 1", (), event_id)?;
+    Ok(newest.unwrap_or(EventId::START))
+}
+
+/// Events after a place.
+pub(super) fn events(connection: &Connection, after: EventId, most: u32) -> Result<Vec<EventRecord>, Fault> {
+    let after = i64::try_from(after.get()).unwrap_or(i64::MAX);
+    all(connection, "SELECT * FROM events WHERE id > ? ORDER BY id LIMIT ?", (after, most), event_record)
+}
+
+/// What happened to a task.
+pub(super) fn timeline(connection: &Connection, task: TaskId, most: u32) -> Result<Vec<EventRecord>, Fault> {
+    all(connection, TIMELINE, (task.uuid().as_bytes(), most), event_record)
+}
+
+/// Forgets events, request ids and actions that are older than a moment; of each at most so many.
+pub(super) fn forget(connection: &Connection, before: Moment, most: u32) -> Result<Forgotten, Fault> {
+    let old = (rows::millis(before), most);
+    let forget = |statement| execute(connection, statement, old).map(|rows| rows as u64);
+    Ok(Forgotten {
+        tasks: 0,
+        events: forget(FORGET)?,
+        actions: forget(FORGET_ACTIONS)?,
+        requests: forget(FORGET_REQUESTS)?,
+    })
+}
+
+fn event_id(row: &Row<'_>) -> Result<EventId, Fault> {
+    number(row, "id").map(EventId::new)
+}
+
+fn event_record(row: &Row<'_>) -> Result<EventRecord, Fault> {
+    Ok(EventRecord {
+        id: event_id(row)?,
+        time: rows::required_moment(row, "time")?,
+        task: optional_id(row, "task", TaskId::from_bytes)?,
+        action: optional_id(row, "action", ActionId::from_bytes)?,
+        endpoint: optional_id(row, "endpoint", EndpointId::from_bytes)?,
+        owner: name_column(row, "owner")?,
+        group: optional_name(row, "group_name")?,
+        event: json_column(row, "body")?,
+    })
+}
+
+fn optional_id<T>(
+    row: &Row<'_>,
+    name: &'static str,
+    read: impl Fn(&[u8]) -> Result<T, IdError>,
+) -> Result<Option<T>, Fault> {
+    match column::<Option<Vec<u8>>>(row, name)? {
+        None => Ok(None),
+        Some(_) => id_column(row, name, read).map(Some),
+    }
+}
+
+fn action_record(row: &Row<'_>) -> Result<ActionRecord, Fault> {
+    let action = NewAction {
+        id: id_column(row, "id", ActionId::from_bytes)?,
+        owner: name_column(row, "owner")?,
+        group: optional_name(row, "group_name")?,
+        label: optional_name(row, "label")?,
+        on_dataset_failure: json_column(row, "on_dataset_failure")?,
+        submitted: rows::required_moment(row, "submitted")?,
+    };
+    let counts = ActionCounts {
+        open: number(row, "open")?,
+        succeeded: number(row, "succeeded")?,
+        failed: number(row, "failed")?,
+        cancelled: number(row, "cancelled")?,
+    };
+    Ok(ActionRecord { action, counts, ended: rows::moment_column(row, "ended")? })
+}
