@@ -572,7 +572,7 @@ impl Daemon {
                 }
             }
             Outgoing::ToWorker(worker, message) => self.send_to_worker(worker, message),
-            Outgoing::ToProvider(block) => self.scheduler.block_recorded(block),
+            Outgoing::BlockRecorded(block) => self.scheduler.block_recorded(block),
         }
     }
 

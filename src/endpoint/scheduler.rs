@@ -78,7 +78,7 @@ pub(super) enum Outgoing {
     /// To a worker.
     ToWorker(WorkerId, ToWorker),
     /// To the provider: the block may be asked for, since the disk has that it is wanted.
-    ToProvider(BlockId),
+    BlockRecorded(BlockId),
 }
 
 /// What a turn comes to.

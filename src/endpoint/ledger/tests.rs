@@ -67,8 +67,8 @@ pub(in crate::endpoint) fn entry() -> impl Strategy<Value = Entry> {
         }),
         1 => (0..5_u128).prop_map(|number| Entry::SessionStarted(own(number))),
         1 => (0..5_u128).prop_map(|number| Entry::SessionOpened(own(number).session)),
-        2 => (0..4_u128).prop_map(|number| wanted(number)),
-        1 => (0..4_u128).prop_map(|number| named(number)),
+        2 => (0..4_u128).prop_map(wanted),
+        1 => (0..4_u128).prop_map(named),
         1 => (0..4_u128).prop_map(|number| Entry::BlockEnded { block: block(number), ending: Ending::Walltime }),
     ]
 }

@@ -131,7 +131,7 @@ impl Scheduler {
                     tracing::info!(%block, "a block is wanted");
                     self.enter(Entry::BlockWanted { block, pool, wanted: moment });
                     self.blocks.want(block, pool, moment);
-                    self.turn.after_sync.push(Outgoing::ToProvider(block));
+                    self.turn.after_sync.push(Outgoing::BlockRecorded(block));
                 }
             }
             ScalingDecision::Drain { block } => {

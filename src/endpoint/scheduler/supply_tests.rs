@@ -59,7 +59,7 @@ impl World {
         self.written.extend(turn.entries.iter().cloned());
         // the disk takes all at once
         for outgoing in &turn.after_sync {
-            if let Outgoing::ToProvider(block) = outgoing {
+            if let Outgoing::BlockRecorded(block) = outgoing {
                 self.scheduler.block_recorded(*block);
             }
         }
@@ -114,7 +114,7 @@ fn a_block_is_asked_for_when_work_waits_and_not_before_that_is_on_the_disk() {
     let turn = world.scheduler.turn(world.now);
     let [Entry::BlockWanted { block, pool, .. }] = turn.entries[..] else { panic!("{turn:?}") };
     assert!(pool.is_default());
-    assert_eq!(turn.after_sync, [Outgoing::ToProvider(block)]);
+    assert_eq!(turn.after_sync, [Outgoing::BlockRecorded(block)]);
     assert_eq!(world.orders(), [], "the disk does not have it yet");
     world.scheduler.block_recorded(block);
     assert_eq!(world.orders(), [(block, BlockOrder::Submit)]);

@@ -126,7 +126,7 @@ impl World {
 fn asked_back(turn: &Turn) -> Vec<(WorkerId, AttemptId)> {
     let back = turn.after_write.iter().filter_map(|outgoing| match outgoing {
         Outgoing::ToWorker(worker, ToWorker::Return(attempts)) => Some((*worker, attempts)),
-        Outgoing::ToWorker(..) | Outgoing::ToController(..) | Outgoing::ToProvider(_) => None,
+        Outgoing::ToWorker(..) | Outgoing::ToController(..) | Outgoing::BlockRecorded(_) => None,
     });
     back.flat_map(|(worker, attempts)| attempts.iter().map(move |attempt| (worker, *attempt))).collect()
 }
@@ -134,7 +134,7 @@ fn asked_back(turn: &Turn) -> Vec<(WorkerId, AttemptId)> {
 fn handed(turn: &Turn) -> Vec<(WorkerId, AttemptId)> {
     let work = turn.after_write.iter().filter_map(|outgoing| match outgoing {
         Outgoing::ToWorker(worker, ToWorker::Work(handouts)) => Some((*worker, handouts)),
-        Outgoing::ToWorker(..) | Outgoing::ToController(..) | Outgoing::ToProvider(_) => None,
+        Outgoing::ToWorker(..) | Outgoing::ToController(..) | Outgoing::BlockRecorded(_) => None,
     });
     work.flat_map(|(worker, handouts)| handouts.iter().map(move |handout| (worker, handout.attempt))).collect()
 }
@@ -208,7 +208,7 @@ fn nothing_is_handed_out_without_a_lease() {
             assert_eq!(*attempts, [attempt(1, 1)]);
             Some(*number)
         }
-        Outgoing::ToController(..) | Outgoing::ToWorker(..) | Outgoing::ToProvider(_) => None,
+        Outgoing::ToController(..) | Outgoing::ToWorker(..) | Outgoing::BlockRecorded(_) => None,
     });
     let number = number.expect("a heartbeat");
     world.hear(ToEndpoint::Renewed { number, until: leased(attempt(1, 1)).until });
@@ -293,7 +293,7 @@ fn a_worker_whose_room_shrinks_is_asked_for_after_what_it_was_given() {
 fn credit(turn: &Turn) -> Option<Credit> {
     let mut credits = turn.at_once.iter().filter_map(|outgoing| match outgoing {
         Outgoing::ToController(_, FromEndpoint::Credit(credit)) => Some(credit.clone()),
-        Outgoing::ToController(..) | Outgoing::ToWorker(..) | Outgoing::ToProvider(_) => None,
+        Outgoing::ToController(..) | Outgoing::ToWorker(..) | Outgoing::BlockRecorded(_) => None,
     });
     credits.next_back()
 }
@@ -358,7 +358,7 @@ fn what_a_dead_worker_had_is_lost_and_never_given_to_another_here() {
     let turn = world.turn();
     let reports = turn.at_once.iter().filter_map(|outgoing| match outgoing {
         Outgoing::ToController(_, FromEndpoint::Reports(reports)) => Some(reports.clone()),
-        Outgoing::ToController(..) | Outgoing::ToWorker(..) | Outgoing::ToProvider(_) => None,
+        Outgoing::ToController(..) | Outgoing::ToWorker(..) | Outgoing::BlockRecorded(_) => None,
     });
     let reports = reports.flatten().collect::<Vec<_>>();
     assert!(
@@ -377,7 +377,7 @@ fn the_controller_hears_of_the_beginning_of_attempts_that_last() {
     let started = |turn: &Turn| {
         let said = turn.at_once.iter().filter_map(|outgoing| match outgoing {
             Outgoing::ToController(_, FromEndpoint::Started(attempts)) => Some(attempts.clone()),
-            Outgoing::ToController(..) | Outgoing::ToWorker(..) | Outgoing::ToProvider(_) => None,
+            Outgoing::ToController(..) | Outgoing::ToWorker(..) | Outgoing::BlockRecorded(_) => None,
         });
         said.flatten().collect::<Vec<_>>()
     };
@@ -429,7 +429,7 @@ fn a_new_session_hears_what_the_last_one_may_have_missed() {
     let turn = world.turn();
     let said = turn.at_once.iter().filter_map(|outgoing| match outgoing {
         Outgoing::ToController(_, message) => Some(message),
-        Outgoing::ToWorker(..) | Outgoing::ToProvider(_) => None,
+        Outgoing::ToWorker(..) | Outgoing::BlockRecorded(_) => None,
     });
     let said = said.collect::<Vec<_>>();
     assert!(
@@ -589,7 +589,7 @@ proptest! {
                         let written = world.written.iter().any(|e| matches!(e, Entry::Reported(over) if over == report));
                         prop_assert!(written, "{report:?} is in no entry");
                     },
-                    Outgoing::ToController(..) | Outgoing::ToWorker(..) | Outgoing::ToProvider(_) => {}
+                    Outgoing::ToController(..) | Outgoing::ToWorker(..) | Outgoing::BlockRecorded(_) => {}
                 }
             }
             if let Some(session) = world.scheduler.session.clone() {
@@ -645,7 +645,7 @@ fn tasks_of_a_pool_that_is_not_served_are_refused_and_nobody_waits_for_them() {
     assert_eq!(handed(&turn), []);
     let reports = turn.at_once.iter().filter_map(|outgoing| match outgoing {
         Outgoing::ToController(_, FromEndpoint::Reports(reports)) => Some(reports.clone()),
-        Outgoing::ToController(..) | Outgoing::ToWorker(..) | Outgoing::ToProvider(_) => None,
+        Outgoing::ToController(..) | Outgoing::ToWorker(..) | Outgoing::BlockRecorded(_) => None,
     });
     let reports: Vec<Reported> = reports.flatten().collect();
     assert!(
