@@ -4,7 +4,7 @@
 
 use std::io;
 
-use super::exit::{Exit, Failure};
+use super::exit::{Exit, Failure, ProcessError};
 use super::interrupt::Interrupt;
 use super::logging;
 use super::output::Form;
@@ -18,13 +18,13 @@ use crate::worker::watchdog::Watchdog;
 /// Runs the command.
 pub(super) fn run() -> Result<Exit, Failure> {
     logging::init(true, Form::Quiet);
-    let interrupt = Interrupt::install().map_err(Failure::Signals)?;
+    let interrupt = Interrupt::install().map_err(ProcessError::Signals)?;
     let assignment = Assignment::read(io::stdin().lock())?;
-    let watchdog = Watchdog::start(endless).map_err(Failure::Watchdog)?;
+    let watchdog = Watchdog::start(endless).map_err(ProcessError::Watchdog)?;
     let reporter = Reporter::new(io::stdout(), || interrupt.signal().is_some());
-    say(&mut io::stdout(), &ExecutorLine::Ready).map_err(Failure::Stdout)?;
+    say(&mut io::stdout(), &ExecutorLine::Ready).map_err(ProcessError::Stdout)?;
     let over = execute(&assignment, &reporter, &watchdog);
-    say(&mut io::stdout(), &ExecutorLine::Conclusion(over)).map_err(Failure::Stdout)?;
+    say(&mut io::stdout(), &ExecutorLine::Conclusion(over)).map_err(ProcessError::Stdout)?;
     Ok(Exit::Success)
 }
 

@@ -2,12 +2,10 @@
 //!
 //! boost_corr's codes where it has one, so that flows that look at them go on working.
 
+use std::error::Error;
+
 use thiserror::Error as ThisError;
 
-use super::corr::{ConfigError, OptionError};
-use super::service::ServiceError;
-use super::service::endpoint::StateDirFailure;
-use super::worker::WorkerFailure;
 use crate::compute::job::JobError;
 use crate::dataset::DatasetError;
 use crate::engine::EngineError;
@@ -68,33 +66,19 @@ impl Exit {
     }
 }
 
+/// An error that ends a command: each knows its exit code, so that this file knows no command.
+pub(super) trait CommandError: Error + Send + Sync + 'static {
+    /// The exit code.
+    fn exit(&self) -> Exit;
+}
+
 /// Why a command failed.
+#[derive(Debug)]
+pub(super) struct Failure(Box<dyn CommandError>);
+
+/// What any command may fail with.
 #[derive(Debug, ThisError)]
-pub(super) enum Failure {
-    /// An option.
-    #[error(transparent)]
-    Option(#[from] OptionError),
-    /// The configuration file.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The job.
-    #[error(transparent)]
-    Job(#[from] JobError),
-    /// A file to be described or made.
-    #[error(transparent)]
-    Dataset(#[from] DatasetError),
-    /// The service.
-    #[error(transparent)]
-    Service(#[from] ServiceError),
-    /// An endpoint of this computer.
-    #[error(transparent)]
-    StateDir(#[from] StateDirFailure),
-    /// A worker.
-    #[error(transparent)]
-    Worker(#[from] WorkerFailure),
-    /// What an executor was given to do.
-    #[error(transparent)]
-    Assignment(#[from] AssignmentError),
+pub(super) enum ProcessError {
     /// The signal handlers could not be installed.
     #[error("cannot catch signals")]
     Signals(#[source] std::io::Error),
@@ -109,36 +93,66 @@ pub(super) enum Failure {
     Stdout(#[source] std::io::Error),
 }
 
+impl<E: CommandError> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(Box::new(error))
+    }
+}
+
 impl Failure {
     /// The exit code.
     pub(super) fn exit(&self) -> Exit {
+        self.0.exit()
+    }
+
+    /// What failed, and its causes, on one line.
+    pub(super) fn words(&self) -> String {
+        chain(self.0.as_ref())
+    }
+}
+
+impl CommandError for ProcessError {
+    fn exit(&self) -> Exit {
         match self {
-            Self::Option(OptionError::NoRaw) => Exit::Usage,
-            Self::Option(OptionError::NoQmap) => Exit::Qmap,
-            Self::Option(OptionError::Value { .. } | OptionError::Parts { .. } | OptionError::Selection(_)) => {
-                Exit::Input
-            }
             Self::Gpu(_) => Exit::Device,
-            Self::Config(_) => Exit::Configuration,
-            Self::Job(error) => of_job(error),
-            Self::Dataset(error) => of_dataset(error),
-            Self::Service(error) => error.exit(),
-            Self::StateDir(error) => error.exit(),
-            Self::Worker(_) => Exit::Processing,
-            Self::Assignment(_) => Exit::Input,
             Self::Signals(_) | Self::Watchdog(_) => Exit::Processing,
             Self::Stdout(_) => Exit::Saving,
         }
     }
 }
 
-fn of_job(error: &JobError) -> Exit {
-    match error {
-        JobError::Metadata(_) | JobError::Raw(_) => Exit::Dataset,
-        JobError::Qmap(_) => Exit::Qmap,
-        JobError::Window { .. } | JobError::Parts { .. } | JobError::Bins { .. } => Exit::Input,
-        JobError::Save(_) => Exit::Saving,
-        JobError::Correlate { source, .. } => of_engine(source),
+impl CommandError for AssignmentError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Read(_) | Self::Parse(_) => Exit::Input,
+        }
+    }
+}
+
+impl CommandError for JobError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Metadata(_) | Self::Raw(_) => Exit::Dataset,
+            Self::Qmap(_) => Exit::Qmap,
+            Self::Window { .. } | Self::Parts { .. } | Self::Bins { .. } => Exit::Input,
+            Self::Save(_) => Exit::Saving,
+            Self::Correlate { source, .. } => of_engine(source),
+        }
+    }
+}
+
+impl CommandError for DatasetError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Qmap { .. } => Exit::Qmap,
+            Self::Save { .. } => Exit::Saving,
+            Self::Scene { .. } => Exit::Input,
+            Self::Io { .. }
+            | Self::Hdf5 { .. }
+            | Self::Raw { .. }
+            | Self::Unsupported { .. }
+            | Self::Metadata { .. } => Exit::Dataset,
+        }
     }
 }
 
@@ -154,19 +168,6 @@ fn of_engine(error: &EngineError) -> Exit {
     }
 }
 
-fn of_dataset(error: &DatasetError) -> Exit {
-    match error {
-        DatasetError::Qmap { .. } => Exit::Qmap,
-        DatasetError::Save { .. } => Exit::Saving,
-        DatasetError::Scene { .. } => Exit::Input,
-        DatasetError::Io { .. }
-        | DatasetError::Hdf5 { .. }
-        | DatasetError::Raw { .. }
-        | DatasetError::Unsupported { .. }
-        | DatasetError::Metadata { .. } => Exit::Dataset,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -177,7 +178,7 @@ mod tests {
     fn the_chain_is_one_line() {
         let io = std::io::Error::other("first\n  second");
         let error = Failure::from(DatasetError::io("open", Path::new("/a"), io));
-        assert_eq!(chain(&error), "cannot open /a: first second");
+        assert_eq!(error.words(), "cannot open /a: first second");
         assert_eq!(error.exit().code(), 73);
     }
 

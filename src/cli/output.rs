@@ -2,13 +2,12 @@
 //!
 //! A reader that has gone away (a closed pipe) is no error: the work is done all the same.
 
-use std::error::Error;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
 use serde_json::Value;
 
-use super::exit::{Failure, chain};
+use super::exit::{Failure, ProcessError};
 
 /// Form of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +24,7 @@ pub(super) enum Form {
 pub(super) fn stdout(text: impl Display) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Stdout(error)),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(ProcessError::Stdout(error).into()),
         _ => Ok(()),
     }
 }
@@ -53,6 +52,6 @@ pub(super) fn warn(text: impl Display) {
 }
 
 /// Prints an error with its causes, as one line.
-pub(super) fn error(error: &dyn Error) {
-    note(format_args!("error: {}", chain(error)));
+pub(super) fn error(failure: &Failure) {
+    note(format_args!("error: {}", failure.words()));
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use thiserror::Error;
 use tokio::sync::Notify;
 
-use super::exit::{Exit, Failure};
+use super::exit::{CommandError, Exit, Failure};
 use super::logging;
 use super::output::Form;
 use super::service::{single, until_signalled};
@@ -84,6 +84,19 @@ pub(super) enum WorkerFailure {
     /// The work.
     #[error(transparent)]
     Worker(#[from] daemon::WorkerError),
+}
+
+impl CommandError for WorkerFailure {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::StateDir(_)
+            | Self::Executors(_)
+            | Self::Program(_)
+            | Self::Gpus(_)
+            | Self::Look(_)
+            | Self::Worker(_) => Exit::Processing,
+        }
+    }
 }
 
 /// Runs the command.

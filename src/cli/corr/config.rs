@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::args::CorrArgs;
+use crate::cli::exit::{CommandError, Exit};
 
 /// A configuration file that cannot be used.
 #[derive(Debug, Error)]
@@ -30,6 +31,14 @@ pub(in crate::cli) enum ConfigError {
     /// JSON that says something wrong.
     #[error("configuration file {}: {what}", path.display())]
     Content { path: PathBuf, what: String },
+}
+
+impl CommandError for ConfigError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Read { .. } | Self::Syntax { .. } | Self::Content { .. } => Exit::Configuration,
+        }
+    }
 }
 
 /// Reads the file's options.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::exit::{Exit, Failure, chain};
+use super::exit::{Exit, Failure, ProcessError, chain};
 use super::interrupt::Interrupt;
 use super::logging;
 use super::output::{self, Form};
@@ -25,8 +25,6 @@ mod config;
 mod options;
 
 pub(super) use args::CorrArgs;
-pub(super) use config::ConfigError;
-pub(super) use options::OptionError;
 use options::Plan;
 
 /// Runs the command. The exit code is that of the first file that failed.
@@ -41,9 +39,9 @@ pub(super) fn run(args: CorrArgs) -> Result<Exit, Failure> {
         tracing::info!("no effect: {reason}");
     }
     let (engine, _lock) = engine(&plan.template)?;
-    let interrupt = Interrupt::install().map_err(Failure::Signals)?;
-    Interrupt::announce().map_err(Failure::Signals)?;
-    let watchdog = Watchdog::start(endless).map_err(Failure::Watchdog)?;
+    let interrupt = Interrupt::install().map_err(ProcessError::Signals)?;
+    Interrupt::announce().map_err(ProcessError::Signals)?;
+    let watchdog = Watchdog::start(endless).map_err(ProcessError::Watchdog)?;
     let mut exit = Exit::Success;
     let mut reports = Vec::new();
     for job in plan.jobs() {
@@ -90,7 +88,7 @@ fn engine(job: &CorrelateSpec) -> Result<(Box<dyn Engine>, Option<GpuLock>), Fai
         }
     };
     let Chosen { engine, gpu, why_cpu } =
-        engines::choose(job.recorded.gpu_id, job.threads, is_free).map_err(Failure::Gpu)?;
+        engines::choose(job.recorded.gpu_id, job.threads, is_free).map_err(ProcessError::Gpu)?;
     if let Some(reason) = why_cpu {
         output::note(format_args!("-i -2: {reason}; it runs on the CPU"));
     }
@@ -143,14 +141,14 @@ fn report(raw: &Path, outcome: &Result<JobOutput, Failure>, form: Form) -> Resul
         }
         Err(failure) => {
             output::error(failure);
-            Ok(json!({ "raw": name, "error": chain(failure), "exit_code": failure.exit().code() }))
+            Ok(json!({ "raw": name, "error": failure.words(), "exit_code": failure.exit().code() }))
         }
     }
 }
 
 /// Tells why an input came to no end, and leaves without the HDF5 library's own clean-up, which would wait for it.
 fn endless(error: JobError) -> ! {
-    let failure = Failure::Job(error);
+    let failure = Failure::from(error);
     output::error(&failure);
     signal_hook::low_level::exit(failure.exit().code().into())
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::args::CorrArgs;
+use crate::cli::exit::{CommandError, Exit};
 use crate::cli::output::Form;
 use crate::compute::memory;
 use crate::compute::names::{ANALYSES, BIT_ORDERS, Names, POLICIES, SMOOTHINGS, value_of, word_for};
@@ -35,6 +36,16 @@ pub(in crate::cli) enum OptionError {
     /// The dq selection.
     #[error(transparent)]
     Selection(#[from] SelectionError),
+}
+
+impl CommandError for OptionError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::NoRaw => Exit::Usage,
+            Self::NoQmap => Exit::Qmap,
+            Self::Value { .. } | Self::Parts { .. } | Self::Selection(_) => Exit::Input,
+        }
+    }
 }
 
 /// What `speckled corr` is to do.

@@ -10,7 +10,7 @@ use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::exit::{Exit, Failure};
+use super::exit::{CommandError, Exit, Failure};
 use crate::controller::token::NoRandomness;
 use crate::ids::{ActionId, TaskId, TokenId};
 use crate::rpc::certificate::{CertificateError, ServerIdentity};
@@ -161,9 +161,8 @@ pub(super) enum ServiceError {
     Ended,
 }
 
-impl ServiceError {
-    /// The exit code.
-    pub(super) fn exit(&self) -> Exit {
+impl CommandError for ServiceError {
+    fn exit(&self) -> Exit {
         match self {
             Self::Client(ClientError::Connect { .. } | ClientError::Broken(_)) | Self::Ended => Exit::Unavailable,
             Self::Client(ClientError::Refused(_) | ClientError::NoCertificate | ClientError::Certificate)

@@ -22,7 +22,11 @@ use crate::endpoint::state_dir::StateDir;
 use crate::endpoint::status::{EndpointStatus, ServiceStatus, TaskCounts, WorkerStatus};
 use crate::rpc::client::Client;
 use crate::rpc::endpoint_link::EndpointControl;
+use crate::task::names::EndpointName;
 use crate::task::names::printable;
+
+/// A process that leaves its workers running ends within a second; its disk may be slow.
+const RESTART: Duration = Duration::from_secs(30);
 
 /// How often an endpoint that is to end is looked for.
 const LOOK: Duration = Duration::from_millis(20);
@@ -97,7 +101,11 @@ pub(in crate::cli) struct DeleteArgs {
 /// Stops it.
 pub(super) fn stop(args: &StopArgs) -> Result<Exit, Failure> {
     let mode = if args.drain { LeaveMode::Drain } else { LeaveMode::Now };
-    single(ended(&args.state_dir, mode, Duration::from_secs(args.wait)))?;
+    single(async {
+        let (name, state_dir) = (&args.state_dir.name, args.state_dir.state_dir()?);
+        let running = connect(&args.state_dir, &state_dir).await?;
+        ended(running, name, &state_dir, mode, Duration::from_secs(args.wait)).await
+    })?;
     output::note(format_args!("endpoint {} has ended", args.state_dir.name));
     Ok(Exit::Success)
 }
@@ -107,20 +115,29 @@ pub(super) fn restart(args: &RestartArgs) -> Result<Exit, Failure> {
     // a new process that cannot be is noticed before the old one ends
     let state_dir = args.state_dir.state_dir()?;
     EndpointConfig::read(state_dir.directory(), computer()).map_err(StateDirFailure::Config)?;
-    match single(ended(&args.state_dir, LeaveMode::KeepWorkers, Duration::from_secs(30))) {
-        Ok(()) | Err(Failure::StateDir(StateDirFailure::NotRunning { .. })) => detach(&args.state_dir),
-        Err(error) => Err(error),
-    }
+    single(async {
+        match EndpointControl::connect(&state_dir.socket().map_err(StateDirFailure::StateDir)?).await {
+            Ok(running) => ended(running, &args.state_dir.name, &state_dir, LeaveMode::KeepWorkers, RESTART).await,
+            // it does not run
+            Err(_) => Ok(()),
+        }
+    })?;
+    detach(&args.state_dir)
 }
 
 /// Has it end, and waits until it has.
-async fn ended(args: &StateDirArgs, mode: LeaveMode, wait: Duration) -> Result<(), Failure> {
-    let state_dir = args.state_dir()?;
-    connect(args, &state_dir).await?.leave(mode).await.map_err(ServiceError::Client)?;
+async fn ended(
+    mut running: EndpointControl,
+    name: &EndpointName,
+    state_dir: &StateDir,
+    mode: LeaveMode,
+    wait: Duration,
+) -> Result<(), Failure> {
+    running.leave(mode).await.map_err(ServiceError::Client)?;
     let begun = Instant::now();
-    while holder(&state_dir)?.is_some() {
+    while holder(state_dir)?.is_some() {
         if begun.elapsed() >= wait {
-            return Err(StateDirFailure::NotEnded { name: args.name.clone(), waited_s: wait.as_secs() }.into());
+            return Err(StateDirFailure::NotEnded { name: name.clone(), waited_s: wait.as_secs() }.into());
         }
         tokio::time::sleep(LOOK).await;
     }

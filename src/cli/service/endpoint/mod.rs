@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 use thiserror::Error;
 
 use super::wait;
-use crate::cli::exit::{Exit, Failure};
+use crate::cli::exit::{CommandError, Exit, Failure};
 use crate::compute::memory;
 use crate::config::endpoint::{Computer, ConfigError};
 use crate::endpoint::daemon::EndpointError;
@@ -131,9 +131,8 @@ pub(in crate::cli) enum StateDirFailure {
     },
 }
 
-impl StateDirFailure {
-    /// The exit code.
-    pub(in crate::cli) fn exit(&self) -> Exit {
+impl CommandError for StateDirFailure {
+    fn exit(&self) -> Exit {
         match self {
             Self::Config(_) => Exit::Configuration,
             Self::NoHome | Self::Configured { .. } | Self::Running { .. } | Self::Tasks { .. } => Exit::Input,
