@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::controller_link::{self, ControllerConnection, ControllerLinkError, DialController};
 use super::inbox::{Inbox, InboxEvent, LeaveMode};
+use super::joining;
 use super::journal::{AppendMark, Journal, JournalError};
 use super::ledger::{Entry, Ledger, OwnSession};
 use super::scheduler::{Outgoing, Scheduler, Service, Turn};
@@ -28,7 +29,7 @@ use crate::ids::{EndpointId, SessionId, WorkerId};
 use crate::protocol::session::{FromEndpoint, Registration, ToEndpoint};
 use crate::protocol::worker::ToWorker;
 use crate::runtime::ids;
-use crate::runtime::process::{ProcessName, boot, computer};
+use crate::runtime::process::{boot, computer};
 use crate::runtime::tasks::Tasks;
 use crate::task::ending::Ending;
 use crate::task::failure::chain;
@@ -340,9 +341,14 @@ impl Daemon {
                 self.controller.error = Some(reason);
                 self.scheduler.session_closed();
             }
-            InboxEvent::Joined { connection, joining, tell } => {
-                tracing::info!(worker = %joining.worker, host = joining.host, "a worker has joined");
-                let process = ProcessName::of(joining.pid).filter(|_| joining.host == self.host);
+            InboxEvent::Joined { connection, joining, process, tell, answer } => {
+                let may = joining::check(self.scheduler.ledger(), joining.worker, joining.block);
+                // who asked may have gone: it tells of that
+                let _ = answer.send(may);
+                if may.is_err() {
+                    return;
+                }
+                tracing::info!(worker = %joining.worker, host = joining.host, pid = joining.pid, "a worker has joined");
                 self.senders.insert(joining.worker, (connection, tell));
                 let worker = joining.worker;
                 self.scheduler.worker_joined(connection, joining, process, now);
@@ -597,6 +603,8 @@ impl Daemon {
             tasks: TaskCounts::of(ledger),
             workers: ledger.workers().map(|worker| self.worker_status(worker, now)).collect(),
             trouble: self.supervisor.trouble(),
+            // the door's own to say
+            link: None,
         }
     }
 

@@ -7,11 +7,14 @@
 //!                              │  ▲
 //!                              ▼  │          scheduler.rs: what is to be done; ledger.rs: what is remembered
 //!                            journal         supervisor.rs: the worker on this computer
+//!                                            blocks: whose workers come from other computers
 //! ```
 
+pub mod blocks;
 pub mod controller_link;
 pub mod daemon;
 pub mod inbox;
+mod joining;
 pub mod journal;
 pub mod ledger;
 mod scheduler;
@@ -20,4 +23,5 @@ pub mod status;
 mod supervisor;
 mod workers;
 
+pub use joining::JoinRefusal;
 pub use workers::ConnectionId;

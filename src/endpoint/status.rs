@@ -1,9 +1,12 @@
 //! How an endpoint is, as a document: what `speckled endpoint status` shows and the controller is told. Says what it
 //! sees; guesses nothing.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::ledger::Ledger;
+use crate::config::worker_link::LinkHost;
 use crate::ids::{BlockId, EndpointId, SessionId, WorkerId};
 use crate::protocol::worker::GpuFacts;
 use crate::task::names::EndpointName;
@@ -37,6 +40,26 @@ pub struct EndpointStatus {
     pub workers: Vec<WorkerStatus>,
     /// Why the worker of this computer does not run, if it should.
     pub trouble: Option<String>,
+    /// Where workers of other computers connect; None where they cannot, and in what the controller is told.
+    #[serde(default)]
+    pub link: Option<LinkStatus>,
+}
+
+/// Where workers of other computers connect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// The address that it listens at.
+    pub listen: SocketAddr,
+    /// Names and addresses that workers try, with its port.
+    pub hosts: Vec<LinkHost>,
+    /// Blocks that are open.
+    pub blocks: Vec<BlockId>,
+    /// Connections of workers.
+    pub workers: usize,
+    /// Connections that have shown no secret yet.
+    pub waiting: usize,
+    /// Connections that ended without having shown one, since the endpoint started.
+    pub refused: u64,
 }
 
 /// Whether an endpoint takes tasks.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::inbox::{Inbox, InboxEvent};
 use super::state_dir::StateDir;
-use crate::config::endpoint::LocalWorker;
+use crate::config::endpoint::WorkerOptions;
 use crate::ids::{BlockId, WorkerId};
 use crate::runtime::ids;
 use crate::runtime::process::{Launch, MARK, Process, ProcessName, kill_marked};
@@ -75,7 +75,7 @@ impl Supervisor {
     pub(super) async fn keep(
         self,
         state_dir: StateDir,
-        local: LocalWorker,
+        local: WorkerOptions,
         known: Known,
         inbox: Inbox,
         stop: CancellationToken,
@@ -114,7 +114,7 @@ impl Supervisor {
         }
     }
 
-    async fn run(&self, state_dir: &StateDir, local: LocalWorker, inbox: &Inbox) {
+    async fn run(&self, state_dir: &StateDir, local: WorkerOptions, inbox: &Inbox) {
         let (worker, block) = (ids::worker(), ids::block());
         match launch(state_dir, local, worker, block).and_then(|launch| Process::launch(&launch)) {
             Ok(process) => {
@@ -159,21 +159,22 @@ async fn clear_away(worker: WorkerId) {
     }
 }
 
-fn launch(state_dir: &StateDir, local: LocalWorker, worker: WorkerId, block: BlockId) -> std::io::Result<Launch> {
-    let LocalWorker { slots, login_slots, threads, memory, gpus, slots_per_gpu, gpu_quiet_s } = local;
+fn launch(state_dir: &StateDir, local: WorkerOptions, worker: WorkerId, block: BlockId) -> std::io::Result<Launch> {
+    let WorkerOptions { slots, login_slots, threads, memory, gpus, slots_per_gpu, gpu_quiet_s } = local;
     let mut arguments: Vec<OsString> = vec!["worker".into(), "--directory".into(), state_dir.directory().into()];
     for (name, value) in [
-        ("--worker", worker.to_string()),
-        ("--block", block.to_string()),
-        ("--slots", slots.to_string()),
-        ("--login-slots", login_slots.to_string()),
-        ("--threads", threads.to_string()),
-        ("--memory", memory.to_string()),
-        ("--gpus", gpus.word().to_owned()),
-        ("--slots-per-gpu", slots_per_gpu.to_string()),
-        ("--gpu-quiet-s", gpu_quiet_s.to_string()),
+        ("--worker", Some(worker.to_string())),
+        ("--block", Some(block.to_string())),
+        ("--slots", Some(slots.to_string())),
+        ("--login-slots", Some(login_slots.to_string())),
+        // the worker measures what is not said
+        ("--threads", threads.map(|threads| threads.to_string())),
+        ("--memory", memory.map(|memory| memory.to_string())),
+        ("--gpus", Some(gpus.word().to_owned())),
+        ("--slots-per-gpu", Some(slots_per_gpu.to_string())),
+        ("--gpu-quiet-s", Some(gpu_quiet_s.to_string())),
     ] {
-        arguments.extend([name.into(), value.into()]);
+        arguments.extend(value.into_iter().flat_map(|value| [name.into(), value.into()]));
     }
     let log: PathBuf = state_dir.logs().join(format!("worker-{worker}.log"));
     Ok(Launch { program: std::env::current_exe()?, arguments, log, without: CREDENTIALS.into() })

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::Rng;
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
@@ -233,6 +234,8 @@ impl<D: DialEndpoint> Daemon<D> {
         let WorkerSettings { worker, block, host, slots: _, login_slots: _, slot: _ } = self.settings.clone();
         let joining = Joining { worker, block, host, pid: std::process::id(), room, attempts };
         let (dial, tell) = (Arc::clone(&self.dial), self.tell.clone());
+        // half of it by chance: workers that lost the same endpoint do not come back together
+        let pause = pause.mul_f64(0.5 + rand::rng().random::<f64>() / 2.0);
         // ends with the try
         spawn("endpoint link", async move {
             tokio::time::sleep(pause).await;

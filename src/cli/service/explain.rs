@@ -202,6 +202,7 @@ mod tests {
             tasks: TaskCounts::default(),
             workers: vec![worker],
             trouble: None,
+            link: None,
         }
     }
 
