@@ -570,7 +570,7 @@ impl Daemon {
     }
 
     fn status_text(&self) -> String {
-        serde_json::to_string(&self.status()).unwrap_or_default()
+        self.status().text()
     }
 
     fn status(&self) -> EndpointStatus {
@@ -603,6 +603,7 @@ impl Daemon {
             tasks: TaskCounts::of(ledger),
             workers: ledger.workers().map(|worker| self.worker_status(worker, now)).collect(),
             trouble: self.supervisor.trouble(),
+            workers_left_out: 0,
             // the door's own to say
             link: None,
         }

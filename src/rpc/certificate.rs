@@ -147,3 +147,80 @@ fn leaf(hosts: &[String], name: &str, purpose: ExtendedKeyUsagePurpose) -> Resul
     params.extended_key_usages = vec![purpose];
     Ok(params)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio_util::sync::CancellationToken;
+    use tonic::service::Routes;
+    use tonic::transport::server::TcpIncoming;
+    use tonic::transport::{Identity, Server, ServerTlsConfig};
+
+    use super::*;
+    use crate::config::endpoint::WorkerOptions;
+    use crate::endpoint::blocks::{BlockFile, LinkAddress};
+    use crate::protocol::worker::{Joining, Room};
+    use crate::rpc::endpoint_link::{EndpointDial, LinkDial};
+    use crate::runtime::ids;
+    use crate::runtime::secret::SecretBytes;
+    use crate::task::failure::chain;
+    use crate::worker::endpoint_link::{DialEndpoint, EndpointLinkError};
+
+    /// Why a worker does not connect to whoever has this certificate, if its block's file has this CA.
+    async fn answered(ca: &Authority, shown: Issued) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("listens");
+        let port = listener.local_addr().expect("an address").port();
+        let tls = ServerTlsConfig::new().identity(Identity::from_pem(shown.certificate, shown.key));
+        let mut server = Server::builder().tls_config(tls).expect("a certificate");
+        let stopping = CancellationToken::new();
+        let served = crate::runtime::tasks::spawn("server", {
+            let (incoming, stopping) = (TcpIncoming::from(listener), stopping.clone());
+            async move {
+                let routes = server.add_routes(Routes::default());
+                routes.serve_with_incoming_shutdown(incoming, stopping.cancelled_owned()).await
+            }
+        });
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("link.json");
+        let address =
+            LinkAddress { hosts: vec!["127.0.0.1".parse().expect("a host")], port, ca: ca.certificate.clone() };
+        let secret = SecretBytes::generate().expect("random numbers").reveal("speckled_block_");
+        let (block, secret) = (ids::block(), secret.parse().expect("a secret"));
+        let file = BlockFile { block, address, secret, worker: WorkerOptions::default() };
+        std::fs::write(&path, serde_json::to_string(&file).expect("JSON")).expect("written");
+        let (host, room) = ("nid001".to_owned(), Room::default());
+        let joining = Joining { worker: ids::worker(), block, host, pid: 1, room, attempts: Vec::new() };
+        let answer = EndpointDial::Link(LinkDial::new(path)).dial(joining).await;
+        stopping.cancel();
+        served.await.expect("ends").expect("serves");
+        match answer.expect_err("nobody has the service") {
+            EndpointLinkError::Unreachable(error) => chain(&*error),
+            EndpointLinkError::Refused(words) => words,
+        }
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_is_known_by_a_valid_certificate_of_its_own_ca() {
+        let (own, other) = (make_endpoint_ca().expect("made"), make_endpoint_ca().expect("made"));
+        let certified = |ca: &Authority, name: &str| {
+            issued(ENDPOINT_CA, &ca.key, name, &[name.to_owned()], ServerAuth).expect("issued")
+        };
+        // a call came through
+        let words = answered(&own, certified(&own, ENDPOINT_NAME)).await;
+        assert!(!words.contains("certificate"), "{words}");
+        let words = answered(&own, certified(&other, ENDPOINT_NAME)).await;
+        assert!(words.contains("invalid peer certificate"), "{words}");
+        let words = answered(&own, certified(&own, "another.speckled")).await;
+        assert!(words.contains("invalid peer certificate"), "{words}");
+        let mut old = leaf(&[ENDPOINT_NAME.to_owned()], ENDPOINT_NAME, ServerAuth).expect("a name");
+        (old.not_before, old.not_after) = (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2021, 1, 1));
+        let key = KeyPair::generate().expect("a key");
+        let issuer = KeyPair::from_pem(&own.key).expect("ours");
+        let issuer = Issuer::new(authority_params(ENDPOINT_CA).expect("a name"), issuer);
+        let certificate = old.signed_by(&key, &issuer).expect("signed").pem();
+        let words = answered(&own, Issued { certificate, key: key.serialize_pem() }).await;
+        assert!(words.contains("expired"), "{words}");
+        let words = answered(&own, certified(&own, ENDPOINT_NAME)).await;
+        assert!(!words.contains("certificate"), "{words}");
+    }
+}

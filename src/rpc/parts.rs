@@ -157,7 +157,7 @@ mod tests {
     }
 
     fn reports() -> Vec<Reported> {
-        let document = Some("x".repeat(3000));
+        let document = Some(format!("\"{}\"", "x".repeat(3000)));
         let result = TaskResult { document, ..TaskResult::default() };
         attempts(10_000)
             .into_iter()

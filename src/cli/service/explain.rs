@@ -201,6 +201,7 @@ mod tests {
             journal: JournalStatus { error: None, unwritten: 0, syncs: 0 },
             tasks: TaskCounts::default(),
             workers: vec![worker],
+            workers_left_out: 0,
             trouble: None,
             link: None,
         }
