@@ -182,7 +182,7 @@ async fn converse(
                         }
                     }
                 }
-                None => break,
+                None => return last_words(out, answers, tell).await,
             },
             // an answer that is dropped half-read ends the stream with this function
             answer = answers.message() => match answer {
@@ -204,6 +204,21 @@ async fn converse(
                 }
             }
         }
+    }
+}
+
+/// Has the endpoint hear what was said last, as long as the worker waits for that: the endpoint ends the stream then.
+async fn last_words(
+    out: mpsc::Sender<wire::FromWorker>,
+    mut answers: Streaming<wire::ToWorker>,
+    tell: mpsc::Sender<ToWorker>,
+) {
+    drop(out);
+    let heard = async { while let Ok(Some(_)) = answers.message().await {} };
+    tokio::select! {
+        // nobody wants the rest
+        () = heard => {}
+        () = tell.closed() => {}
     }
 }
 

@@ -193,9 +193,9 @@ mod tests {
     fn what_a_worker_says_and_hears_comes_in_parts() {
         let said = from_worker(FromWorker::Reports(reports()));
         expect_small(&said);
-        let heard = said.into_iter().flat_map(|part| match FromWorker::try_from(part).expect("our own") {
-            FromWorker::Reports(reports) => reports,
-            other => panic!("{other:?}"),
+        let heard = said.into_iter().flat_map(|part| {
+            let FromWorker::Reports(reports) = FromWorker::try_from(part).expect("our own") else { panic!("others") };
+            reports
         });
         assert_eq!(heard.collect::<Vec<_>>(), reports());
         expect_small(&from_worker(FromWorker::Started(attempts(10_000))));
@@ -218,13 +218,11 @@ mod tests {
     fn a_large_heartbeat_comes_in_parts_and_says_when_it_is_whole() {
         let status = "ä".repeat(PART);
         let parts = from_endpoint(FromEndpoint::Heartbeat { status: status.clone(), attempts: attempts(10_000) });
-        let parts: Vec<wire::Heartbeat> = parts
-            .into_iter()
-            .map(|part| match part {
-                wire::from_endpoint::Message::Heartbeat(part) => part,
-                other => panic!("{other:?}"),
-            })
-            .collect();
+        let parts = parts.into_iter().map(|part| {
+            let wire::from_endpoint::Message::Heartbeat(part) = part else { panic!("{part:?}") };
+            part
+        });
+        let parts: Vec<wire::Heartbeat> = parts.collect();
         expect_small(&parts);
         let more: Vec<bool> = parts.iter().map(|part| part.more).collect();
         assert!(more[..more.len() - 1].iter().all(|more| *more) && !more[more.len() - 1]);

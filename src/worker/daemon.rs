@@ -45,6 +45,9 @@ const CHECK: Duration = Duration::from_secs(60);
 /// The longest that a command's paths may take to be looked at: a file system that hangs.
 const LOOK: Duration = Duration::from_secs(60);
 
+/// The endpoint has so long to hear that the worker has left.
+const PARTING: Duration = Duration::from_secs(2);
+
 /// Who a worker is, and what it has.
 #[derive(Debug, Clone)]
 pub struct WorkerSettings {
@@ -180,6 +183,13 @@ impl<D: DialEndpoint> Daemon<D> {
             }
         }
         self.send(FromWorker::Leaving);
+        // nothing more is said; the endpoint ends the connection when it has heard that
+        if self.connection.take().is_some() {
+            let ended =
+                async { while heard.recv().await.is_some_and(|event| !matches!(event, WorkerEvent::Disconnected)) {} };
+            // one that has not heard it finds out by itself that the worker has gone
+            let _late = tokio::time::timeout(PARTING, ended).await;
+        }
         Ok(())
     }
 

@@ -86,9 +86,10 @@ impl BlockFile {
     /// # Errors
     /// See [`BlockFileError`].
     pub fn read(path: &Path) -> Result<Self, BlockFileError> {
-        let unread = |source: io::Error| match source.kind() {
-            io::ErrorKind::NotFound => BlockFileError::Gone { path: path.to_owned() },
-            _ => BlockFileError::Read { path: path.to_owned(), source },
+        let unread = |source: io::Error| {
+            let path = path.to_owned();
+            let is_gone = source.kind() == io::ErrorKind::NotFound;
+            if is_gone { BlockFileError::Gone { path } } else { BlockFileError::Read { path, source } }
         };
         let mut text = String::new();
         File::open(path).map_err(unread)?.take(LARGEST).read_to_string(&mut text).map_err(unread)?;

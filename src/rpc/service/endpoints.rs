@@ -185,13 +185,11 @@ async fn heard<S: Store>(
     message: wire::FromEndpoint,
 ) -> Result<Option<Vec<ToEndpoint>>, Status> {
     let wire::FromEndpoint { number, message } = message;
-    let message = match required("message", message).map_err(invalid)? {
-        wire::from_endpoint::Message::Heartbeat(part) => match gather(gathered, number, part)? {
-            Some(whole) => wire::from_endpoint::Message::Heartbeat(whole),
-            None => return Ok(Some(Vec::new())),
-        },
-        other => other,
-    };
+    let mut message = required("message", message).map_err(invalid)?;
+    if let wire::from_endpoint::Message::Heartbeat(part) = message {
+        let Some(whole) = gather(gathered, number, part)? else { return Ok(Some(Vec::new())) };
+        message = wire::from_endpoint::Message::Heartbeat(whole);
+    }
     match from_endpoint(message).map_err(invalid)? {
         Some(message) => session.on_message(number, message).await.map(Some).map_err(refusal),
         None => Ok(None),
