@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use speckled::endpoint::status::{LinkStatus, WorkerStatus};
 use speckled::ids::{BlockId, WorkerId};
 use speckled::protocol::worker::{Joining, Room};
 use speckled::rpc::endpoint_link::{EndpointControl, EndpointDial, LinkDial};
@@ -130,7 +131,7 @@ fn is_ended(stream: &mut TcpStream) -> bool {
     }
 }
 
-async fn door_status(site: &Site) -> speckled::endpoint::status::LinkStatus {
+async fn door_status(site: &Site) -> LinkStatus {
     let mut control = EndpointControl::connect(Path::new(&site.text("home/site/socket"))).await.expect("listens");
     control.status().await.expect("answers").link.expect("it is configured")
 }
@@ -184,6 +185,48 @@ async fn a_node_without_our_network_and_files_computes_until_its_block_ends() {
         async { while control.status().await.expect("answers").workers.iter().any(|of| of.block == block.id) {} };
     tokio::time::timeout(SOON, gone).await.expect("it said that it leaves");
     done(site.on_endpoint(&["stop", "site"]));
+}
+
+/// Neither side is told when a cable is cut: both notice, long before a lease ends, and find each other again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_cable_is_noticed_at_both_ends() {
+    let mut site = Site::new(600, 1);
+    let mut node = Node::new(&site, "node");
+    configure(&site, &[&node.address]);
+    site.start_endpoint();
+    let block = Block::open(&site);
+    node.start(&block.file, "--slots 2 --threads 1 --memory 536870912");
+    let its = |shown: &WorkerStatus, connected: bool| shown.block == block.id && shown.connected == connected;
+    until_shown(&site, |shown| its(shown, true)).await;
+    node.unplug();
+    until_shown(&site, |shown| its(shown, false)).await;
+    let ended =
+        || fs::read_to_string(site.at("node.log")).expect("written").contains("connection with the endpoint has ended");
+    let noticed = async {
+        while !ended() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LONG, noticed).await.expect("the worker notices");
+    node.plug_in();
+    until_shown(&site, |shown| its(shown, true)).await;
+    let task = site.submit(vec![Site::step("mark")]).await;
+    assert_eq!(site.until_over(&task).await[0].state, StateName::Succeeded);
+}
+
+/// A worker is the process at the other end of the socket, whatever number it says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_of_this_computer_is_known_by_the_socket() {
+    let site = local();
+    let (worker, room) = (ids::worker(), Room { slots: 0, login: 0 });
+    let shown = until_shown(&site, |shown| shown.pid.is_some()).await;
+    // as if it were the endpoint's own worker
+    let (host, pid) = (shown.host, shown.pid.expect("looked for"));
+    let joining = Joining { worker, block: ids::block(), host, pid, room, attempts: Vec::new() };
+    let joined = EndpointDial::Socket(site.at("home/site/socket")).dial(joining).await.expect("it may");
+    let shown = until_shown(&site, |shown| shown.worker == worker).await;
+    assert_eq!(shown.pid, Some(std::process::id()));
+    drop(joined);
 }
 
 /// Nobody who lists processes sees a secret, nor who has their environment.

@@ -49,7 +49,7 @@ impl Node {
             std::net::Ipv4Addr::from(number).to_string()
         });
         let node = Self { process, address: near };
-        let (pid, cable) = (node.pid().to_string(), format!("spk{}", node.pid()));
+        let (pid, cable) = (node.pid().to_string(), node.cable());
         // a network of its own has it begin with: before that the cable would lie in ours
         let own = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).expect("it runs");
         while own(&pid) == own("self") {
@@ -60,11 +60,25 @@ impl Node {
         };
         ip(&["link", "add", &cable, "type", "veth", "peer", "name", "eth0", "netns", &pid]);
         ip(&["addr", "add", &format!("{}/30", node.address), "dev", &cable]);
-        ip(&["link", "set", &cable, "up"]);
+        node.plug_in();
         let there = r#"ip link set lo up; ip addr add "$1/30" dev eth0; ip link set eth0 up"#;
         let mut command = Command::new("nsenter");
         done(command.args(["-t", &pid, "-n", "sh", "-ec", there, "sh", &far]).output().expect("runs"));
         node
+    }
+
+    /// Its name at our end.
+    fn cable(&self) -> String {
+        format!("spk{}", self.pid())
+    }
+
+    /// Nothing passes any more, and nobody is told.
+    pub(crate) fn unplug(&self) {
+        ip(&["link", "set", &self.cable(), "down"]);
+    }
+
+    pub(crate) fn plug_in(&self) {
+        ip(&["link", "set", &self.cable(), "up"]);
     }
 
     /// Has it run a worker of the block that has this file.
@@ -88,6 +102,10 @@ impl Node {
         let network = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
         network(pid as u32).is_some_and(|there| Some(there) == network(self.pid()))
     }
+}
+
+fn ip(args: &[&str]) {
+    done(Command::new("ip").args(args).output().expect("iproute2, which scripts/check installs"));
 }
 
 impl Drop for Node {

@@ -36,7 +36,10 @@ const MOST_INSIDE: usize = 768;
 /// Time to show a secret, for the TLS handshake and the first call together: a few journeys on a busy network.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The log has one line of those who showed no secret so often, with their number.
+/// Calls with a wrong secret on a connection: whoever makes more is ended before his time.
+const MOST_TRIES: usize = 3;
+
+/// The log has one line of those who are not let in so often, with the number of all.
 const SAID: Duration = Duration::from_secs(60);
 
 /// After an error of the listener, as when no file can be opened, it is asked again so soon.
@@ -55,14 +58,8 @@ struct DoorShared {
     connections: AtomicU64,
     inside: AtomicUsize,
     refused: AtomicU64,
-    said: Mutex<Option<Said>>,
-}
-
-/// The latest line in the log.
-#[derive(Debug, Clone, Copy)]
-struct Said {
-    at: Instant,
-    refused: u64,
+    /// When something was last written to the log.
+    said: Mutex<Option<Instant>>,
 }
 
 /// A connection that was accepted. Reads and writes fail once its time is over.
@@ -78,6 +75,8 @@ pub(super) struct Visitor {
     door: Door,
     peer: SocketAddr,
     inside: watch::Sender<usize>,
+    tries: Arc<AtomicUsize>,
+    end: CancellationToken,
 }
 
 /// One who has shown a secret; waits again when the last of a connection is dropped.
@@ -105,7 +104,7 @@ impl Door {
                     accepted = listener.accept() => match accepted {
                         Ok((stream, peer)) => door.guard(stream, peer, &stopping),
                         Err(error) => {
-                            door.say(|more| tracing::warn!(%error, more, "a connection of a worker was not accepted"));
+                            door.say(|| tracing::warn!(%error, "a worker's connection was not accepted"));
                             tokio::time::sleep(AGAIN).await;
                             continue;
                         }
@@ -127,9 +126,9 @@ impl Door {
     }
 
     /// Somebody is not let in, and why.
-    pub(super) fn refuse(&self, peer: SocketAddr, why: &str) {
-        self.0.refused.fetch_add(1, Ordering::Relaxed);
-        self.say(|more| tracing::warn!(%peer, why, more, "a worker's connection was refused"));
+    fn refuse(&self, peer: SocketAddr, why: &str) {
+        let refused = self.0.refused.load(Ordering::Relaxed);
+        self.say(|| tracing::warn!(%peer, why, refused, "a worker's connection was refused"));
     }
 
     fn guard(&self, stream: TcpStream, peer: SocketAddr, stopping: &CancellationToken) -> Guarded {
@@ -139,7 +138,7 @@ impl Door {
         let (inside, seen) = watch::channel(0);
         // ends with the connection
         spawn("worker link visitor", mind(self.clone(), peer, seen, end.clone(), stopping.clone()));
-        let visitor = Visitor { door: self.clone(), peer, inside };
+        let visitor = Visitor { door: self.clone(), peer, inside, tries: Arc::default(), end: end.clone() };
         Guarded { stream, visitor, ended: Box::pin(end.cancelled_owned()) }
     }
 
@@ -167,14 +166,12 @@ impl Door {
         with(&mut self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Says it, unless something was said a moment ago; with the number of those that were refused since.
-    fn say(&self, line: impl FnOnce(u64)) {
-        let refused = self.0.refused.load(Ordering::Relaxed);
+    /// Says it, unless something was said a moment ago.
+    fn say(&self, line: impl FnOnce()) {
         let mut said = self.0.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.is_none_or(|said| said.at.elapsed() >= SAID) {
-            let before = said.map_or(0, |said| said.refused);
-            *said = Some(Said { at: Instant::now(), refused });
-            line(refused.saturating_sub(before).saturating_sub(1));
+        if said.is_none_or(|at| at.elapsed() >= SAID) {
+            *said = Some(Instant::now());
+            line();
         }
     }
 }
@@ -191,6 +188,7 @@ async fn mind(
     loop {
         if let Some(why) = door.wait(&mut inside, &end).await {
             if !is_known && !stopping.is_cancelled() {
+                door.0.refused.fetch_add(1, Ordering::Relaxed);
                 door.refuse(peer, why);
             }
             break;
@@ -218,9 +216,12 @@ impl Visitor {
         Ok(Inside(self.clone()))
     }
 
-    /// He is not let in.
+    /// He is not let in. Too often, and the connection ends.
     pub(super) fn refuse(&self, why: &str) {
         self.door.refuse(self.peer, why);
+        if self.tries.fetch_add(1, Ordering::Relaxed) >= MOST_TRIES {
+            self.end.cancel();
+        }
     }
 }
 
