@@ -329,7 +329,9 @@ impl Scheduler {
         if self.ledger.worker(worker).is_some() {
             self.enter(Entry::WorkerEnded { worker, ending });
         }
+        let block = self.workers.get(worker).map(|state| state.block);
         self.workers.remove(worker);
+        block.into_iter().for_each(|block| self.block_left(block));
         self.scale_at = Some(self.start.now);
     }
 
