@@ -24,6 +24,9 @@ missing_packages() {
     python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
     # a computer's clock that jumps, in tests
     compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || echo libfaketime
+    # nodes with networks and mounts of their own, in tests
+    command -v ip >/dev/null || echo iproute2
+    command -v unshare >/dev/null && command -v nsenter >/dev/null || echo util-linux
     command -v curl >/dev/null || printf '%s\n' curl ca-certificates
 }
 

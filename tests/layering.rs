@@ -36,7 +36,7 @@ const PEERS: [(&str, &str); 15] = [
 ];
 
 /// Crates with one home: (crate, the folders that may name it).
-const HOMES: [(&str, &[&str]); 23] = [
+const HOMES: [(&str, &[&str]); 24] = [
     ("hdf5", &["src/dataset"]),
     ("hdf5_sys", &["src/dataset"]),
     ("lz4_sys", &["src/dataset"]),
@@ -55,6 +55,7 @@ const HOMES: [(&str, &[&str]); 23] = [
     ("tonic_prost", &["src/rpc"]),
     ("prost", &["src/rpc"]),
     ("rcgen", &["src/rpc"]),
+    ("if_addrs", &["src/runtime"]),
     ("axum", &["src/web"]),
     ("plotters", &["src/render"]),
     ("minijinja", &["src/provider"]),

@@ -4,7 +4,7 @@
 //! What the file says is one type, [`EndpointConfig`] what the endpoint uses: checked, with defaults filled in.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use super::roots::{RawRoots, RootError};
 use super::size::Bytes;
+use super::worker_link::{RawWorkerLink, WorkerLink};
 use crate::task::names::{EndpointName, Group, TemplateName};
 use crate::task::template::{RawTemplate, Template, TemplateError, Templates};
 
@@ -32,7 +33,7 @@ const MOST_PER_GPU: u32 = 16;
 const GPU_QUIET_S: u32 = 300;
 
 /// The most slots of a computer: more processes than any has processors.
-const MOST_SLOTS: u32 = 4096;
+pub const MOST_SLOTS: u32 = 4096;
 
 /// Of the memory, so much is left to others: the operating system, the file cache, other users of a login node.
 const LEFT: f64 = 0.2;
@@ -63,6 +64,7 @@ struct Raw {
     workers: RawWorkers,
     #[serde(default)]
     blocks: RawBlocks,
+    worker_link: Option<RawWorkerLink>,
     #[serde(default)]
     commands: BTreeMap<TemplateName, RawTemplate>,
     #[serde(default)]
@@ -109,7 +111,7 @@ struct RawWorkers {
 }
 
 /// Whether a worker uses the GPUs of its node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GpuUse {
     /// Those that it may use, if there are any: its slots are theirs then.
@@ -140,10 +142,12 @@ pub struct EndpointConfig {
     pub controller: ControllerAddress,
     /// What tasks may do.
     pub site: Site,
-    /// What runs on this computer.
-    pub local: LocalWorker,
-    /// When it runs.
+    /// How workers share their nodes; the one on this computer is one of them.
+    pub local: WorkerOptions,
+    /// When the one on this computer runs.
     pub blocks: BlocksConfig,
+    /// Where workers of other computers connect; None: nowhere.
+    pub worker_link: Option<WorkerLink>,
     /// Logs of attempts are kept so long.
     pub keep_logs: Duration,
 }
@@ -181,21 +185,22 @@ pub struct Site {
     pub commands: BTreeMap<TemplateName, RawTemplate>,
 }
 
-/// The worker on the endpoint's own computer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LocalWorker {
+/// How a worker shares its node among attempts. What is not said here depends on the node, which the worker measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerOptions {
     /// Attempts that compute, at once.
     pub slots: u32,
     /// Attempts that do not.
     pub login_slots: u32,
-    /// Threads of a slot.
-    pub threads: NonZeroUsize,
-    /// Bytes of memory of a slot.
-    pub memory: u64,
+    /// Threads of a slot; None: an equal share of the node's processors.
+    pub threads: Option<NonZeroUsize>,
+    /// Bytes of memory of a slot; None: an equal share of most of the node's free memory.
+    pub memory: Option<u64>,
     /// Whether the slots are those of GPUs.
     pub gpus: GpuUse,
     /// Slots of each GPU.
-    pub slots_per_gpu: u32,
+    pub slots_per_gpu: NonZeroU32,
     /// Seconds for which a GPU must have been well before it is tested again after a quarantine.
     pub gpu_quiet_s: u32,
 }
@@ -207,15 +212,6 @@ pub struct BlocksConfig {
     pub min_blocks: u32,
     /// A worker that is there for waiting tasks ends when it had none for so long.
     pub idle: Duration,
-}
-
-/// What the computer has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Computer {
-    /// Processors that may be used.
-    pub processors: NonZeroUsize,
-    /// Bytes of memory.
-    pub memory: u64,
 }
 
 /// A configuration that cannot be used.
@@ -281,28 +277,28 @@ impl EndpointConfig {
     ///
     /// # Errors
     /// See [`ConfigError`].
-    pub fn read(directory: &Path, computer: Computer) -> Result<Self, ConfigError> {
+    pub fn read(directory: &Path) -> Result<Self, ConfigError> {
         let path = directory.join(FILE);
         let unread = |source| ConfigError::Read { path: path.clone(), source };
         if std::fs::metadata(&path).map_err(unread)?.len() > LARGEST {
             return Err(ConfigError::Large { path });
         }
         let text = std::fs::read_to_string(&path).map_err(unread)?;
-        Self::parse(&text, &path, computer)
+        Self::parse(&text, &path)
     }
 
     /// The configuration that a file's text says; paths in it that are relative begin in the file's directory.
     ///
     /// # Errors
     /// See [`ConfigError`].
-    pub fn parse(text: &str, path: &Path, computer: Computer) -> Result<Self, ConfigError> {
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         // an error is one line: it says where, and does not show the lines around
         let options = serde_saphyr::options! { with_snippet: false };
         let raw: Raw = serde_saphyr::from_str_with_options(text, options).map_err(|error| ConfigError::Parse {
             path: path.to_owned(),
             reason: error.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
         })?;
-        let Raw { name, group, controller, roots, workers, blocks, commands, keep_logs_days } = raw;
+        let Raw { name, group, controller, roots, workers, blocks, worker_link, commands, keep_logs_days } = raw;
         roots.check().map_err(|source| ConfigError::Root { path: path.to_owned(), source })?;
         let site = Site { roots, commands };
         site.templates().map_err(|(name, source)| ConfigError::Command { path: path.to_owned(), name, source })?;
@@ -311,16 +307,13 @@ impl EndpointConfig {
         let identity =
             identity.map(|files| IdentityFiles { certificate: beside(files.certificate), key: beside(files.key) });
         let controller = ControllerAddress { url, ca: ca.map(beside), token_file: beside(token_file), identity };
-        let local = workers.checked(computer).map_err(|(key, reason)| ConfigError::Value {
-            path: path.to_owned(),
-            key,
-            reason,
-        })?;
-        let blocks =
-            blocks.checked().map_err(|(key, reason)| ConfigError::Value { path: path.to_owned(), key, reason })?;
+        let wrong = |(key, reason)| ConfigError::Value { path: path.to_owned(), key, reason };
+        let local = workers.checked().map_err(wrong)?;
+        let blocks = blocks.checked().map_err(wrong)?;
+        let worker_link = worker_link.map(RawWorkerLink::checked).transpose().map_err(wrong)?;
         let days = keep_logs_days.unwrap_or(KEEP_LOGS_DAYS);
         let keep_logs = Duration::from_secs(u64::from(days) * 24 * 3600);
-        Ok(Self { name, group, controller, site, local, blocks, keep_logs })
+        Ok(Self { name, group, controller, site, local, blocks, worker_link, keep_logs })
     }
 }
 
@@ -352,8 +345,9 @@ impl RawBlocks {
 }
 
 impl RawWorkers {
-    fn checked(self, computer: Computer) -> Result<LocalWorker, (&'static str, String)> {
+    fn checked(self) -> Result<WorkerOptions, (&'static str, String)> {
         let Self { slots, login_slots, threads, memory, gpus, slots_per_gpu, gpu_quiet_s } = self;
+        let usual = WorkerOptions::default();
         let within = |key, count: u32| {
             if count <= MOST_SLOTS {
                 Ok(count)
@@ -361,27 +355,48 @@ impl RawWorkers {
                 Err((key, format!("{count} is too many; at most {MOST_SLOTS}")))
             }
         };
-        let slots = within("workers.slots", slots.unwrap_or(1))?;
-        let login_slots = within("workers.login_slots", login_slots.unwrap_or(LOGIN_SLOTS))?;
+        let slots = within("workers.slots", slots.unwrap_or(usual.slots))?;
+        let login_slots = within("workers.login_slots", login_slots.unwrap_or(usual.login_slots))?;
         if slots == 0 && login_slots == 0 {
             return Err(("workers.slots", "without any slot nothing can run; give one".to_owned()));
         }
-        let share = NonZeroUsize::new(computer.processors.get() / (slots.max(1) as usize)).unwrap_or(NonZeroUsize::MIN);
-        let memory = memory.map(|Bytes(memory)| memory).unwrap_or_else(|| {
-            let usable = computer.memory as f64 * (1.0 - LEFT);
-            ((usable / f64::from(slots.max(1))) as u64).max(LEAST_MEMORY)
-        });
-        if memory < LEAST_MEMORY {
+        let memory = memory.map(|Bytes(memory)| memory);
+        if let Some(memory) = memory.filter(|memory| *memory < LEAST_MEMORY) {
             let reason = format!("{} is too little for a slot; give at least {}", Bytes(memory), Bytes(LEAST_MEMORY));
             return Err(("workers.memory", reason));
         }
-        let slots_per_gpu = slots_per_gpu.unwrap_or(1);
-        if !(1..=MOST_PER_GPU).contains(&slots_per_gpu) {
-            return Err(("workers.slots_per_gpu", format!("{slots_per_gpu} is not between 1 and {MOST_PER_GPU}")));
+        let slots_per_gpu = slots_per_gpu.unwrap_or(usual.slots_per_gpu.get());
+        let each = NonZeroU32::new(slots_per_gpu)
+            .filter(|slots| slots.get() <= MOST_PER_GPU)
+            .ok_or_else(|| ("workers.slots_per_gpu", format!("{slots_per_gpu} is not between 1 and {MOST_PER_GPU}")))?;
+        let gpu_quiet_s = gpu_quiet_s.unwrap_or(usual.gpu_quiet_s).max(1);
+        Ok(WorkerOptions { slots, login_slots, threads, memory, gpus, slots_per_gpu: each, gpu_quiet_s })
+    }
+}
+
+impl Default for WorkerOptions {
+    /// As where the configuration says nothing.
+    fn default() -> Self {
+        Self {
+            slots: 1,
+            login_slots: LOGIN_SLOTS,
+            threads: None,
+            memory: None,
+            gpus: GpuUse::default(),
+            slots_per_gpu: NonZeroU32::MIN,
+            gpu_quiet_s: GPU_QUIET_S,
         }
-        let gpu_quiet_s = gpu_quiet_s.unwrap_or(GPU_QUIET_S).max(1);
-        let threads = threads.unwrap_or(share);
-        Ok(LocalWorker { slots, login_slots, threads, memory, gpus, slots_per_gpu, gpu_quiet_s })
+    }
+}
+
+impl WorkerOptions {
+    /// Threads and bytes of memory of each slot, on a node that has so many processors and so many bytes free.
+    pub fn share(&self, processors: NonZeroUsize, free: u64) -> (NonZeroUsize, u64) {
+        let slots = self.slots.max(1);
+        let threads = NonZeroUsize::new(processors.get() / slots as usize).unwrap_or(NonZeroUsize::MIN);
+        let usable = free as f64 * (1.0 - LEFT);
+        let memory = ((usable / f64::from(slots)) as u64).max(LEAST_MEMORY);
+        (self.threads.unwrap_or(threads), self.memory.unwrap_or(memory))
     }
 }
 
@@ -389,12 +404,10 @@ impl RawWorkers {
 mod tests {
     use super::*;
 
-    const COMPUTER: Computer = Computer { processors: NonZeroUsize::new(8).expect("not zero"), memory: 16 << 30 };
-
     const LEAST: &str = "name: polaris\ncontroller: {url: 'https://c:7460', token_file: token}\n";
 
     fn parse(text: &str) -> Result<EndpointConfig, String> {
-        EndpointConfig::parse(text, Path::new("/home/ada/.speckled/polaris/config.yaml"), COMPUTER)
+        EndpointConfig::parse(text, Path::new("/home/ada/.speckled/polaris/config.yaml"))
             .map_err(|error| crate::task::failure::chain(&error))
     }
 
@@ -402,11 +415,35 @@ mod tests {
     fn what_is_not_said_has_a_default() {
         let config = parse(LEAST).expect("a configuration");
         assert_eq!(config.controller.token_file, Path::new("/home/ada/.speckled/polaris/token"));
-        let LocalWorker { slots, login_slots, threads, memory, gpus, slots_per_gpu, gpu_quiet_s } = config.local;
-        assert_eq!((gpus, slots_per_gpu, gpu_quiet_s), (GpuUse::Auto, 1, GPU_QUIET_S));
-        assert_eq!((slots, login_slots, threads.get()), (1, LOGIN_SLOTS, 8));
-        assert_eq!(memory, (0.8 * (16_u64 << 30) as f64) as u64);
+        let WorkerOptions { slots, login_slots, threads, memory, gpus, slots_per_gpu, gpu_quiet_s } = config.local;
+        assert_eq!((gpus, slots_per_gpu.get(), gpu_quiet_s), (GpuUse::Auto, 1, GPU_QUIET_S));
+        assert_eq!((slots, login_slots, threads, memory), (1, LOGIN_SLOTS, None, None));
+        assert_eq!(config.worker_link, None);
         assert_eq!(config.site, Site::default());
+    }
+
+    fn processors(number: usize) -> NonZeroUsize {
+        NonZeroUsize::new(number).expect("not zero")
+    }
+
+    #[test]
+    fn slots_share_the_node_that_they_are_on() {
+        let options =
+            |slots: u32| parse(&format!("{LEAST}workers: {{slots: {slots}}}")).expect("a configuration").local;
+        assert_eq!(options(1).share(processors(8), 16 << 30), (processors(8), (0.8 * (16_u64 << 30) as f64) as u64));
+        assert_eq!(options(4).share(processors(64), 100 << 30), (processors(16), 20 << 30));
+        assert_eq!(options(4).share(processors(2), 1 << 20), (processors(1), LEAST_MEMORY));
+        assert_eq!(options(0).share(processors(2), 10 << 30).0, processors(2));
+    }
+
+    #[test]
+    fn the_worker_link_is_off_unless_it_is_configured() {
+        let link = |text: &str| parse(&format!("{LEAST}worker_link: {text}")).expect("a configuration").worker_link;
+        let unsaid = link("{}").expect("a link");
+        assert_eq!((unsaid.listen.to_string(), unsaid.advertise.len()), ("0.0.0.0:0".to_owned(), 0));
+        let said = link("{listen: '[::]:7461', advertise: [login1, 10.0.0.1]}").expect("a link");
+        assert_eq!(said.listen.to_string(), "[::]:7461");
+        assert_eq!(said.advertise.iter().map(ToString::to_string).collect::<Vec<_>>(), ["login1", "10.0.0.1"]);
     }
 
     #[test]
@@ -419,17 +456,18 @@ mod tests {
              \x20   paths: {{file: read}}\n"
         );
         let config = parse(&text).expect("a configuration");
-        let local = LocalWorker {
+        let local = WorkerOptions {
             slots: 2,
             login_slots: 0,
-            threads: NonZeroUsize::new(3).expect("not zero"),
-            memory: 2 << 30,
+            threads: NonZeroUsize::new(3),
+            memory: Some(2 << 30),
             gpus: GpuUse::None,
-            slots_per_gpu: 2,
+            slots_per_gpu: NonZeroU32::new(2).expect("not zero"),
             gpu_quiet_s: 9,
         };
         assert_eq!((config.local, config.keep_logs.as_secs()), (local, 7 * 86_400));
         assert_eq!(config.blocks, BlocksConfig { min_blocks: 0, idle: Duration::from_secs(9) });
+        assert_eq!(local.share(processors(64), 256 << 30), (processors(3), 2 << 30), "what is said counts");
         assert_eq!(config.site.templates().expect("commands").len(), 1);
     }
 
@@ -443,6 +481,9 @@ mod tests {
             (&format!("{LEAST}workers: {{slots: 0, login_slots: 0}}"), "without any slot"),
             (&format!("{LEAST}workers: {{memory: 1 MiB}}"), "workers.memory: 1.0 MiB is too little"),
             (&format!("{LEAST}workers: {{slots_per_gpu: 0}}"), "workers.slots_per_gpu: 0 is not between"),
+            (&format!("{LEAST}worker_link: {{port: 1}}"), "unknown field `port`"),
+            (&format!("{LEAST}worker_link: {{listen: login1}}"), "worker_link.listen: \"login1\" is no address"),
+            (&format!("{LEAST}worker_link: {{advertise: ['a:1']}}"), "worker_link.advertise: \"a:1\" is no host"),
             (&format!("{LEAST}workers: {{gpus: all}}"), "unknown variant `all`, expected one of auto, none at line 3"),
             (&format!("{LEAST}workers: {{memory: much}}"), "no amount of memory"),
             (&format!("{LEAST}roots: {{read: [data]}}"), "roots: data is not an absolute path"),

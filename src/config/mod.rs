@@ -4,3 +4,4 @@ pub mod endpoint;
 pub mod mounts;
 pub mod roots;
 pub mod size;
+pub mod worker_link;

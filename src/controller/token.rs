@@ -4,30 +4,22 @@
 use std::fmt;
 use std::str::FromStr;
 
-use rand::TryRngCore;
-use rand::rngs::OsRng;
-use sha2::{Digest, Sha256};
 use thiserror::Error;
+
+pub use crate::runtime::secret::NoRandomness;
+use crate::runtime::secret::SecretBytes;
 
 /// Before each token, so that scanners for leaked secrets find it.
 const PREFIX: &str = "speckled_";
 
-/// Random bytes of a token.
-const BYTES: usize = 32;
-
 /// A token's secret. Shown once, when it is made; never logged: its debug form hides it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret([u8; BYTES]);
+#[derive(Clone)]
+pub struct Secret(SecretBytes);
 
 /// A text that is no token. It does not say what the text was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("this is not a token; give one that `speckled token create` printed")]
 pub struct NoToken;
-
-/// The system has no random numbers.
-#[derive(Debug, Error)]
-#[error("the system gives no random numbers")]
-pub struct NoRandomness(#[source] rand::rand_core::OsError);
 
 impl Secret {
     /// A new one.
@@ -35,20 +27,17 @@ impl Secret {
     /// # Errors
     /// The system's source of random numbers fails.
     pub fn generate() -> Result<Self, NoRandomness> {
-        let mut bytes = [0; BYTES];
-        OsRng.try_fill_bytes(&mut bytes).map_err(NoRandomness)?;
-        Ok(Self(bytes))
+        SecretBytes::generate().map(Self)
     }
 
     /// What the store keeps, and finds the token by.
     pub fn digest(&self) -> [u8; 32] {
-        Sha256::digest(self.0).into()
+        self.0.digest().0
     }
 
     /// The text that its holder keeps.
     pub fn reveal(&self) -> String {
-        let digits = self.0.iter().map(|byte| format!("{byte:02x}"));
-        std::iter::once(PREFIX.to_owned()).chain(digits).collect()
+        self.0.reveal(PREFIX)
     }
 }
 
@@ -62,25 +51,7 @@ impl FromStr for Secret {
     type Err = NoToken;
 
     fn from_str(text: &str) -> Result<Self, NoToken> {
-        let digits = text.strip_prefix(PREFIX).ok_or(NoToken)?.as_bytes();
-        let (pairs, rest) = digits.as_chunks::<2>();
-        let mut bytes = [0; BYTES];
-        if pairs.len() != BYTES || !rest.is_empty() {
-            return Err(NoToken);
-        }
-        for (byte, [high, low]) in std::iter::zip(&mut bytes, pairs) {
-            *byte = nibble(*high)? << 4 | nibble(*low)?;
-        }
-        Ok(Self(bytes))
-    }
-}
-
-/// Lower-case digits only, so that a token has one text.
-fn nibble(digit: u8) -> Result<u8, NoToken> {
-    match digit {
-        b'0'..=b'9' => Ok(digit - b'0'),
-        b'a'..=b'f' => Ok(digit - b'a' + 10),
-        _ => Err(NoToken),
+        SecretBytes::parse(PREFIX, text).map(Self).map_err(|_| NoToken)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The blocks that an endpoint has or wants, while it runs: how each is, what is to become of it, why the last ones ended.
 //! Says what is to be done and enters nothing in the ledger; it asks no provider.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::ids::BlockId;
 use crate::provider::{JobId, JobSight, JobState};
@@ -99,13 +99,15 @@ pub(super) struct Blocks {
     spare: SpareBlocks,
     reachable: Moment,
     ended: VecDeque<EndedBlock>,
+    /// Blocks that others start and end; their workers serve the pool of tasks that ask for nothing.
+    guests: BTreeSet<BlockId>,
 }
 
 impl Blocks {
     /// None yet; workers can connect from a moment on.
     pub(super) fn new(limits: PoolLimits, reachable: Moment) -> Self {
         let (all, breaker, spare) = (BTreeMap::new(), Breaker::default(), SpareBlocks::default());
-        Self { all, limits, breaker, spare, reachable, ended: VecDeque::new() }
+        Self { all, limits, breaker, spare, reachable, ended: VecDeque::new(), guests: BTreeSet::new() }
     }
 
     /// A block that the ledger has: it is looked for.
@@ -131,7 +133,18 @@ impl Blocks {
 
     /// The pool of a block that may be given tasks.
     pub(super) fn open_pool(&self, block: BlockId) -> Option<PoolKey> {
-        self.all.get(&block).filter(|state| state.life.stays()).map(|state| state.pool)
+        let held = self.all.get(&block).filter(|state| state.life.stays()).map(|state| state.pool);
+        held.or_else(|| self.guests.contains(&block).then_some(PoolKey::DEFAULT))
+    }
+
+    /// A worker has connected whose block others start and end.
+    pub(super) fn add_guest(&mut self, block: BlockId) {
+        self.guests.insert(block);
+    }
+
+    /// The last worker of such a block is gone.
+    pub(super) fn remove_guest(&mut self, block: BlockId) {
+        self.guests.remove(&block);
     }
 
     /// The life of a block that is held.

@@ -19,6 +19,7 @@ use super::blocks::EndedBlock;
 use super::controller_link::{self, ControllerConnection, ControllerLinkError, DialController};
 use super::fleet::{self, BlockOrders};
 use super::inbox::{Inbox, InboxEvent, LeaveMode};
+use super::joining;
 use super::journal::{AppendMark, Journal, JournalError};
 use super::ledger::{Entry, Ledger, OwnSession};
 use super::scheduler::{Outgoing, Scheduler, SchedulerStart, Service, Turn};
@@ -35,7 +36,7 @@ use crate::protocol::worker::ToWorker;
 use crate::provider::local::{LocalLaunch, LocalProvider};
 use crate::runtime::clock::Clock;
 use crate::runtime::ids;
-use crate::runtime::process::{ProcessName, boot, computer};
+use crate::runtime::process::{boot, computer};
 use crate::runtime::tasks::Tasks;
 use crate::scaling::block::{BlockLife, BlockPhase, BlockWish, Sight};
 use crate::scaling::{Parallelism, PoolLimits};
@@ -389,9 +390,14 @@ impl Daemon {
                 self.controller.error = Some(reason);
                 self.scheduler.session_closed();
             }
-            InboxEvent::Joined { connection, joining, tell } => {
-                tracing::info!(worker = %joining.worker, host = joining.host, "a worker has joined");
-                let process = ProcessName::of(joining.pid).filter(|_| joining.host == self.host);
+            InboxEvent::Joined { connection, joining, process, tell, answer } => {
+                let may = joining::check(self.scheduler.ledger(), joining.worker, joining.block);
+                // who asked may have gone: it tells of that
+                let _ = answer.send(may);
+                if may.is_err() {
+                    return;
+                }
+                tracing::info!(worker = %joining.worker, host = joining.host, pid = joining.pid, "a worker has joined");
                 self.senders.insert(joining.worker, (connection, tell));
                 let worker = joining.worker;
                 self.scheduler.worker_joined(connection, joining, process, now);
@@ -411,6 +417,12 @@ impl Daemon {
                     self.senders.remove(&worker);
                 }
                 self.scheduler.worker_disconnected(worker, connection, now);
+                self.beat_soon(now);
+            }
+            InboxEvent::Ended { worker, ending } => {
+                tracing::info!(%worker, %ending, "what a worker had is given back");
+                self.senders.remove(&worker);
+                self.scheduler.worker_ended(worker, ending);
                 self.beat_soon(now);
             }
             InboxEvent::Block { block, seen } => {
@@ -621,7 +633,7 @@ impl Daemon {
     }
 
     fn status_text(&self) -> String {
-        serde_json::to_string(&self.status()).unwrap_or_default()
+        self.status().text()
     }
 
     fn status(&self) -> EndpointStatus {
@@ -656,6 +668,9 @@ impl Daemon {
             ended_blocks: self.scheduler.blocks().ended().map(ended_status).collect(),
             workers: ledger.workers().map(|worker| self.worker_status(worker, now)).collect(),
             trouble: self.scheduler.blocks().trouble(),
+            workers_left_out: 0,
+            // the door's own to say
+            link: None,
         }
     }
 

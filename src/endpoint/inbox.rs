@@ -10,11 +10,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::blocks::BlockSeen;
+use super::joining::JoinRefusal;
 use super::workers::ConnectionId;
 use crate::config::endpoint::Site;
 use crate::ids::{BlockId, WorkerId};
 use crate::protocol::session::{FromEndpoint, ToEndpoint};
 use crate::protocol::worker::{FromWorker, Joining, ToWorker};
+use crate::runtime::process::ProcessName;
+use crate::task::ending::{Ending, Exit};
 
 /// Events that wait: beyond them whoever has one waits to be heard.
 const EVENTS: usize = 4096;
@@ -37,12 +40,21 @@ pub(super) enum InboxEvent {
     Controller(ToEndpoint),
     /// There is no session, and why.
     NoSession(String),
-    /// A worker has connected.
-    Joined { connection: ConnectionId, joining: Joining, tell: mpsc::Sender<ToWorker> },
+    /// A worker has connected; answered by whether it may.
+    Joined {
+        connection: ConnectionId,
+        joining: Joining,
+        /// Its process, as the socket names it, if that is on this computer.
+        process: Option<ProcessName>,
+        tell: mpsc::Sender<ToWorker>,
+        answer: oneshot::Sender<Result<(), JoinRefusal>>,
+    },
     /// A worker said something.
     Worker { worker: WorkerId, connection: ConnectionId, said: FromWorker },
     /// A worker's connection has ended.
     Disconnected { worker: WorkerId, connection: ConnectionId },
+    /// A worker that no provider looks after has ended.
+    Ended { worker: WorkerId, ending: Ending },
     /// The provider says something of a block.
     Block { block: BlockId, seen: BlockSeen },
     /// Somebody asks how it is.
@@ -60,6 +72,27 @@ pub enum LeaveMode {
     Drain,
     /// Workers go on; the next process of the endpoint takes them over.
     KeepWorkers,
+}
+
+/// From where a worker connects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WorkerOrigin {
+    /// By the socket on this computer, from this process, if it is still there. Whoever watches the process tells of
+    /// its end.
+    Socket(Option<ProcessName>),
+    /// From another computer: what it says of its process is for people.
+    Link,
+}
+
+/// A worker cannot join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum JoinError {
+    /// The daemon has ended.
+    #[error(transparent)]
+    Closed(#[from] Closed),
+    /// It may not.
+    #[error(transparent)]
+    Refused(#[from] JoinRefusal),
 }
 
 /// The daemon has ended.
@@ -81,6 +114,9 @@ pub struct WorkerConnection {
     inbox: Inbox,
     worker: WorkerId,
     connection: ConnectionId,
+    /// What is told of its end when it says that it leaves, if nobody watches its process.
+    leaves: Option<Ending>,
+    has_left: bool,
     /// What the worker is to be told; ends when the endpoint does not want the connection any more.
     pub tell: mpsc::Receiver<ToWorker>,
 }
@@ -99,13 +135,20 @@ impl Inbox {
     /// A worker has connected.
     ///
     /// # Errors
-    /// The daemon has ended.
-    pub async fn join(&self, joining: Joining) -> Result<WorkerConnection, Closed> {
+    /// It may not join, or the daemon has ended.
+    pub async fn join(&self, joining: Joining, origin: WorkerOrigin) -> Result<WorkerConnection, JoinError> {
         let connection = ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed));
         let (send, tell) = mpsc::channel(MESSAGES);
+        let (answer, answered) = oneshot::channel();
         let worker = joining.worker;
-        self.events.send(InboxEvent::Joined { connection, joining, tell: send }).await.map_err(|_| Closed)?;
-        Ok(WorkerConnection { inbox: self.clone(), worker, connection, tell })
+        let (process, leaves) = match origin {
+            WorkerOrigin::Socket(process) => (process, None),
+            WorkerOrigin::Link => (None, Some(Ending::Itself(Exit::Code(0)))),
+        };
+        let event = InboxEvent::Joined { connection, joining, process, tell: send, answer };
+        self.events.send(event).await.map_err(|_| Closed)?;
+        answered.await.map_err(|_| Closed)??;
+        Ok(WorkerConnection { inbox: self.clone(), worker, connection, leaves, has_left: false, tell })
     }
 
     /// How the endpoint is.
@@ -139,18 +182,18 @@ impl WorkerConnection {
     ///
     /// # Errors
     /// The daemon has ended.
-    pub async fn said(&self, said: FromWorker) -> Result<(), Closed> {
-        let Self { inbox, worker, connection, tell: _ } = self;
-        inbox
-            .events
-            .send(InboxEvent::Worker { worker: *worker, connection: *connection, said })
-            .await
-            .map_err(|_| Closed)
+    pub async fn said(&mut self, said: FromWorker) -> Result<(), Closed> {
+        self.has_left |= said == FromWorker::Leaving;
+        let event = InboxEvent::Worker { worker: self.worker, connection: self.connection, said };
+        self.inbox.events.send(event).await.map_err(|_| Closed)
     }
 
     /// The connection has ended.
     pub async fn disconnected(self) {
-        let Self { inbox, worker, connection, tell: _ } = self;
+        let Self { inbox, worker, connection, leaves, has_left, tell: _ } = self;
         inbox.put(InboxEvent::Disconnected { worker, connection }).await;
+        if let Some(ending) = leaves.filter(|_| has_left) {
+            inbox.put(InboxEvent::Ended { worker, ending }).await;
+        }
     }
 }

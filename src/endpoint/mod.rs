@@ -8,13 +8,16 @@
 //!                                     ▼  │  └─ fleet.rs ─▶ provider: brings blocks to what is wanted
 //!                                  journal   scheduler: what is to be done; blocks.rs: how each block is;
 //!                                            ledger.rs: what is remembered
+//!                                            block_files: by which workers come from other computers
 //! ```
 
+pub mod block_files;
 mod blocks;
 pub mod controller_link;
 pub mod daemon;
 mod fleet;
 pub mod inbox;
+mod joining;
 pub mod journal;
 pub mod ledger;
 mod scheduler;
@@ -22,4 +25,5 @@ pub mod state_dir;
 pub mod status;
 mod workers;
 
+pub use joining::JoinRefusal;
 pub use workers::ConnectionId;

@@ -329,7 +329,9 @@ impl Scheduler {
         if self.ledger.worker(worker).is_some() {
             self.enter(Entry::WorkerEnded { worker, ending });
         }
+        let block = self.workers.get(worker).map(|state| state.block);
         self.workers.remove(worker);
+        block.into_iter().for_each(|block| self.block_left(block));
         self.scale_at = Some(self.start.now);
     }
 
@@ -367,8 +369,9 @@ impl Scheduler {
 
     /// What is to be written and said now.
     pub(super) fn turn(&mut self, now: Instant) -> Turn {
-        self.scale(now);
         self.hand_out(now);
+        // what has a slot now needs no other one
+        self.scale(now);
         self.report_started(now);
         self.report();
         self.give_credit();

@@ -87,6 +87,16 @@ impl StateDir {
         self.0.join("scratch")
     }
 
+    /// A directory for each block whose workers connect from other computers.
+    pub fn blocks(&self) -> PathBuf {
+        self.0.join("blocks")
+    }
+
+    /// The CA that proves to those workers which endpoint this is: its certificate, and its private key.
+    pub fn link_ca(&self) -> [PathBuf; 2] {
+        ["link-ca.pem", "link-ca.key"].map(|name| self.0.join(name))
+    }
+
     /// Makes what is missing, for its owner alone; gives the endpoint an id unless it has one.
     ///
     /// # Errors
@@ -98,7 +108,7 @@ impl StateDir {
         }
         let path = self.0.join("id");
         if !path.exists() {
-            self.replace("id", format!("{}\n", ids::endpoint()).as_bytes())?;
+            self.replace(&path, format!("{}\n", ids::endpoint()).as_bytes())?;
         }
         self.id()
     }
@@ -131,20 +141,26 @@ impl StateDir {
         Ok(swept.count())
     }
 
-    /// Writes a file that is whole whenever the process or the machine dies.
+    /// Writes a file of the directory, for its owner alone; it is whole whenever the process or the machine dies.
     ///
     /// # Errors
     /// The file system refuses.
-    pub fn replace(&self, name: &str, content: &[u8]) -> Result<(), StateDirError> {
-        let (path, new) = (self.0.join(name), self.0.join(format!("{name}.new")));
+    pub fn replace(&self, path: &Path, content: &[u8]) -> Result<(), StateDirError> {
+        let mut new = path.as_os_str().to_owned();
+        new.push(".new");
         let written = || {
-            let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
+            // one that a killed process left may have another mode
+            match fs::remove_file(&new) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+            let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&new)?;
             file.write_all(content)?;
             file.sync_all()?;
-            fs::rename(&new, &path)?;
-            fs::File::open(&self.0)?.sync_all()
+            fs::rename(&new, path)?;
+            fs::File::open(path.parent().unwrap_or(&self.0))?.sync_all()
         };
-        written().map_err(|source| StateDirError::Io { action: "write", path: path.clone(), source })
+        written().map_err(|source| StateDirError::Io { action: "write", path: path.to_owned(), source })
     }
 }
 

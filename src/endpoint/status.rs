@@ -1,13 +1,19 @@
 //! How an endpoint is, as a document: what `speckled endpoint status` shows and the controller is told. Says what it
 //! sees; guesses nothing.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::ledger::Ledger;
+use crate::config::worker_link::LinkHost;
 use crate::ids::{BlockId, EndpointId, SessionId, WorkerId};
 use crate::protocol::worker::GpuFacts;
 use crate::task::names::EndpointName;
 use crate::task::time::Moment;
+
+/// Bytes of it that a controller takes (`controller::session`).
+const LARGEST: usize = 1 << 20;
 
 /// An endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,8 +48,52 @@ pub struct EndpointStatus {
     pub ended_blocks: Vec<EndedBlockStatus>,
     /// Its workers.
     pub workers: Vec<WorkerStatus>,
+    /// More workers, of which there was no room to tell.
+    #[serde(default)]
+    pub workers_left_out: usize,
     /// Why no block works, if one should.
     pub trouble: Option<String>,
+    /// Where workers of other computers connect; None where they cannot, and in what the controller is told.
+    #[serde(default)]
+    pub link: Option<LinkStatus>,
+}
+
+/// Where workers of other computers connect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// The address that it listens at.
+    pub listen: SocketAddr,
+    /// Names and addresses that workers try, with its port.
+    pub hosts: Vec<LinkHost>,
+    /// Blocks that are open.
+    pub blocks: Vec<BlockId>,
+    /// Connections of workers.
+    pub workers: usize,
+    /// Connections that have shown no secret yet.
+    pub waiting: usize,
+    /// Connections that ended without having shown one, since the endpoint started.
+    pub refused: u64,
+}
+
+impl EndpointStatus {
+    /// As JSON, no longer than a controller takes, however many workers there are: without what GPUs are like if it must
+    /// be, then without the last workers, whose number it tells.
+    pub fn text(mut self) -> String {
+        // plain fields are always JSON
+        let json = |status: &Self| serde_json::to_string(status).unwrap_or_default();
+        let mut text = json(&self);
+        if text.len() > LARGEST {
+            self.workers.iter_mut().for_each(|worker| worker.gpus.clear());
+            text = json(&self);
+        }
+        while text.len() > LARGEST && !self.workers.is_empty() {
+            let kept = self.workers.len() * 3 / 4;
+            self.workers_left_out += self.workers.len() - kept;
+            self.workers.truncate(kept);
+            text = json(&self);
+        }
+        text
+    }
 }
 
 /// Whether an endpoint takes tasks.
@@ -156,4 +206,80 @@ pub struct WorkerStatus {
     /// Why it cannot compute.
     #[serde(default)]
     pub trouble: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::protocol::worker::GpuState;
+
+    fn status(workers: usize, gpus: usize) -> EndpointStatus {
+        let gpu = GpuFacts {
+            uuid: Uuid::nil().to_string(),
+            name: "NVIDIA A100-SXM4-40GB".into(),
+            pci: "00000000:07:00.0".into(),
+            state: GpuState::Healthy,
+            reasons: Vec::new(),
+            utilization_percent: Some(100),
+            memory_used: Some(1 << 34),
+            memory_total: Some(1 << 35),
+            temperature_c: Some(60),
+            power_mw: Some(400_000),
+        };
+        let worker = WorkerStatus {
+            worker: WorkerId::new(Uuid::nil()),
+            block: BlockId::new(Uuid::nil()),
+            host: "nid001".into(),
+            pid: None,
+            connected: true,
+            since_s: Some(1),
+            slots: (1, 1),
+            login_slots: (0, 0),
+            gpus: vec![gpu; gpus],
+            trouble: None,
+        };
+        EndpointStatus {
+            endpoint: EndpointId::new(Uuid::nil()),
+            name: "polaris".parse().expect("a name"),
+            version: String::new(),
+            host: "login1".into(),
+            pid: 1,
+            session: SessionId::new(Uuid::nil()),
+            uptime_s: 1,
+            service: ServiceStatus::Open,
+            controller: ControllerStatus {
+                url: String::new(),
+                connected: true,
+                program: None,
+                error: None,
+                lease_left_s: None,
+            },
+            journal: JournalStatus { error: None, unwritten: 0, syncs: 0 },
+            tasks: TaskCounts::default(),
+            blocks: Vec::new(),
+            ended_blocks: Vec::new(),
+            workers: vec![worker; workers],
+            workers_left_out: 0,
+            trouble: None,
+            link: None,
+        }
+    }
+
+    fn told(workers: usize, gpus: usize) -> EndpointStatus {
+        let text = status(workers, gpus).text();
+        assert!(text.len() <= LARGEST, "{workers} workers with {gpus} GPUs: {} bytes", text.len());
+        serde_json::from_str(&text).expect("our own")
+    }
+
+    #[test]
+    fn no_number_of_workers_is_too_much_for_a_controller() {
+        assert_eq!(told(100, 8), status(100, 8), "all is told");
+        let many = told(2000, 8);
+        assert!(many.workers.len() == 2000 && many.workers.iter().all(|worker| worker.gpus.is_empty()));
+        let more = told(20_000, 8);
+        assert!(more.workers.len() > 2000, "{}", more.workers.len());
+        assert_eq!(more.workers.len() + more.workers_left_out, 20_000);
+    }
 }

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{BlockRequest, JobId, JobSight, JobState, Provider, ProviderError, SoughtBlock, SubmitAnswer};
-use crate::config::endpoint::LocalWorker;
+use crate::config::endpoint::WorkerOptions;
 use crate::ids::{BlockId, WorkerId};
 use crate::runtime::ids;
 use crate::runtime::process::{Launch, MARK, Process, ProcessName, argument_after, find_with_arguments, kill_marked};
@@ -49,7 +49,7 @@ pub struct LocalLaunch {
     /// Where workers' logs are.
     pub logs: PathBuf,
     /// What the worker may use.
-    pub local: LocalWorker,
+    pub local: WorkerOptions,
 }
 
 /// This computer.
@@ -215,20 +215,21 @@ impl LocalJobName {
 impl LocalLaunch {
     fn of(&self, worker: WorkerId, block: BlockId) -> std::io::Result<Launch> {
         let Self { directory, logs, local } = self;
-        let LocalWorker { slots, login_slots, threads, memory, gpus, slots_per_gpu, gpu_quiet_s, .. } = *local;
+        let WorkerOptions { slots, login_slots, threads, memory, gpus, slots_per_gpu, gpu_quiet_s } = *local;
         let mut arguments: Vec<OsString> = vec!["worker".into(), "--directory".into(), directory.into()];
         for (name, value) in [
-            (WORKER, worker.to_string()),
-            (BLOCK, block.to_string()),
-            ("--slots", slots.to_string()),
-            ("--login-slots", login_slots.to_string()),
-            ("--threads", threads.to_string()),
-            ("--memory", memory.to_string()),
-            ("--gpus", gpus.word().to_owned()),
-            ("--slots-per-gpu", slots_per_gpu.to_string()),
-            ("--gpu-quiet-s", gpu_quiet_s.to_string()),
+            (WORKER, Some(worker.to_string())),
+            (BLOCK, Some(block.to_string())),
+            ("--slots", Some(slots.to_string())),
+            ("--login-slots", Some(login_slots.to_string())),
+            // the worker measures what is not said
+            ("--threads", threads.map(|threads| threads.to_string())),
+            ("--memory", memory.map(|memory| memory.to_string())),
+            ("--gpus", Some(gpus.word().to_owned())),
+            ("--slots-per-gpu", Some(slots_per_gpu.to_string())),
+            ("--gpu-quiet-s", Some(gpu_quiet_s.to_string())),
         ] {
-            arguments.extend([name.into(), value.into()]);
+            arguments.extend(value.into_iter().flat_map(|value| [name.into(), value.into()]));
         }
         let log: PathBuf = logs.join(format!("worker-{worker}.log"));
         Ok(Launch { program: std::env::current_exe()?, arguments, log, without: CREDENTIALS.into() })

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 use super::client::{Client, ClientError, Target};
-use super::{refuses, version, wire};
+use super::{parts, refuses, version, wire};
 use crate::endpoint::controller_link::{ControllerConnection, ControllerLinkError, DialController, MESSAGES};
 use crate::protocol::session::{FromEndpoint, Registration, ToEndpoint};
 use crate::runtime::tasks::spawn;
@@ -83,9 +83,10 @@ async fn converse(
             // a message that is taken is sent before the loop goes on
             message = said.recv() => match message {
                 Some((number, message)) => {
-                    let message = wire::FromEndpoint { number, message: Some(message.into()) };
-                    if out.send(message).await.is_err() {
-                        break;
+                    for part in parts::from_endpoint(message) {
+                        if out.send(wire::FromEndpoint { number, message: Some(part) }).await.is_err() {
+                            return;
+                        }
                     }
                 }
                 None => return goodbye(out, answers).await,

@@ -9,6 +9,7 @@ pub mod client;
 pub mod controller_link;
 pub mod convert;
 pub mod endpoint_link;
+mod parts;
 pub mod service;
 pub mod version;
 pub mod view;

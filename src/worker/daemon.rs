@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::Rng;
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
@@ -43,6 +44,9 @@ const CHECK: Duration = Duration::from_secs(60);
 
 /// The longest that a command's paths may take to be looked at: a file system that hangs.
 const LOOK: Duration = Duration::from_secs(60);
+
+/// The endpoint has so long to hear that the worker has left.
+const PARTING: Duration = Duration::from_secs(2);
 
 /// Who a worker is, and what it has.
 #[derive(Debug, Clone)]
@@ -179,6 +183,13 @@ impl<D: DialEndpoint> Daemon<D> {
             }
         }
         self.send(FromWorker::Leaving);
+        // nothing more is said; the endpoint ends the connection when it has heard that
+        if self.connection.take().is_some() {
+            let ended =
+                async { while heard.recv().await.is_some_and(|event| !matches!(event, WorkerEvent::Disconnected)) {} };
+            // one that has not heard it finds out by itself that the worker has gone
+            let _late = tokio::time::timeout(PARTING, ended).await;
+        }
         Ok(())
     }
 
@@ -233,6 +244,8 @@ impl<D: DialEndpoint> Daemon<D> {
         let WorkerSettings { worker, block, host, slots: _, login_slots: _, slot: _ } = self.settings.clone();
         let joining = Joining { worker, block, host, pid: std::process::id(), room, attempts };
         let (dial, tell) = (Arc::clone(&self.dial), self.tell.clone());
+        // half of it by chance: workers that lost the same endpoint do not come back together
+        let pause = pause.mul_f64(0.5 + rand::rng().random::<f64>() / 2.0);
         // ends with the try
         spawn("endpoint link", async move {
             tokio::time::sleep(pause).await;

@@ -7,6 +7,8 @@ mod cuda;
 mod fakes;
 mod faults;
 mod gpus;
+mod link;
+mod node;
 mod proxy;
 mod site;
 mod unfit;

@@ -70,7 +70,7 @@ fn namespaces() -> &'static str {
 }
 
 /// Waits until the endpoint shows a worker as wanted.
-async fn until_shown(site: &Site, wanted: impl Fn(&WorkerStatus) -> bool) -> WorkerStatus {
+pub(crate) async fn until_shown(site: &Site, wanted: impl Fn(&WorkerStatus) -> bool) -> WorkerStatus {
     let looking = async {
         let mut control = EndpointControl::connect(Path::new(&site.text("home/site/socket"))).await.expect("listens");
         loop {

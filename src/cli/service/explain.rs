@@ -204,7 +204,9 @@ mod tests {
             blocks: Vec::new(),
             ended_blocks: Vec::new(),
             workers: vec![worker],
+            workers_left_out: 0,
             trouble: None,
+            link: None,
         }
     }
 

@@ -12,12 +12,12 @@ use crate::ids::{BlockId, WorkerId};
 use crate::protocol::session::Reported;
 use crate::protocol::worker::ToWorker;
 use crate::runtime::ids;
-use crate::scaling::block::CancelReason;
+use crate::scaling::block::{CancelReason, LifeLeft};
 use crate::scaling::placement::PlacementCandidate;
 use crate::scaling::{ScalingDecision, WaitingTasks};
 use crate::task::ending::Ending;
 use crate::task::life::Outcome;
-use crate::task::pool::{Lane, PoolKey};
+use crate::task::pool::Lane;
 use crate::task::spec::{Kind, Place};
 use crate::task::time::Moment;
 
@@ -67,16 +67,21 @@ impl Scheduler {
         }
     }
 
-    /// A worker of a block has connected. One that the ledger does not know is an earlier process's, whose journal was
-    /// lost: it is adopted.
+    /// A worker of a block has connected. A block that the ledger does not have is somebody else's to start and to end: by hand,
+    /// or an earlier process of the endpoint whose journal was lost.
     pub(super) fn block_joined(&mut self, block: BlockId, now: Instant) {
-        let moment = self.moment(now);
-        if self.ledger.block(block).is_none() {
-            self.enter(Entry::BlockWanted { block, pool: PoolKey::DEFAULT, wanted: moment });
-            self.blocks.remember(block, PoolKey::DEFAULT, moment, None);
+        match self.ledger.block(block) {
+            Some(_) => self.blocks.connected(block, self.moment(now)),
+            None => self.blocks.add_guest(block),
         }
-        self.blocks.connected(block, moment);
         self.scale_at = Some(now);
+    }
+
+    /// A worker of a block is gone for good.
+    pub(super) fn block_left(&mut self, block: BlockId) {
+        if self.workers.all().all(|(_, state)| state.block != block) {
+            self.blocks.remove_guest(block);
+        }
     }
 
     /// The endpoint ends: workers were told, and blocks that have none are ended by their provider.
@@ -165,8 +170,8 @@ impl Scheduler {
         self.workers.all().filter_map(move |(worker, state)| {
             let room = state.room_left(Place::Slot)?;
             let pool = self.blocks.open_pool(state.block)?;
-            // a worker may be faster than the look that shows its block running
-            let left = self.blocks.life(state.block)?.left(moment).unwrap_or(crate::scaling::block::LifeLeft::Endless);
+            // a worker may be faster than the look that shows its block running; of a guest's block nobody knows the end
+            let left = self.blocks.life(state.block).and_then(|life| life.left(moment)).unwrap_or(LifeLeft::Endless);
             Some(PlacementCandidate { worker, pool, left, room })
         })
     }

@@ -220,12 +220,23 @@ fn a_block_that_nobody_finds_is_not_over_while_its_worker_is_connected() {
     world.scheduler.worker_disconnected(worker(1), ConnectionId(1), world.now);
     world.scheduler.block_seen(block, BlockSeen::Missing, world.now);
     assert!(world.turn().entries.contains(&Entry::BlockEnded { block, ending: Ending::Unknown }), "it was a job");
-    // one that the journal does not know works, and is kept
+}
+
+#[test]
+fn a_worker_of_a_block_that_others_started_works_and_is_left_alone() {
+    let mut world = World::new(0, 1);
     let foreign = BlockId::new(Uuid::from_u128(77));
     world.join(2, foreign);
     let turn = world.turn();
-    assert!(turn.entries.iter().any(|entry| matches!(entry, Entry::BlockWanted { block, .. } if *block == foreign)));
-    assert!(world.orders().contains(&(foreign, BlockOrder::Look { job: None })), "{:?}", world.orders());
+    assert!(turn.entries.iter().all(|entry| matches!(entry, Entry::Joined(_))), "{turn:?}");
+    world.scheduler.on_controller_message(ToEndpoint::Leases(vec![leased(attempt(1, 1))]), world.now);
+    assert_eq!(world.turn().after_write.len(), 1, "it gets the task");
+    world.later(100 * IDLE);
+    let turn = world.turn();
+    assert!(!turn.at_once.contains(&Outgoing::ToWorker(worker(2), ToWorker::Leave)), "{turn:?}");
+    assert_eq!(world.orders(), [], "no provider knows it");
+    world.scheduler.worker_ended(worker(2), Ending::NodeLost);
+    assert_eq!(world.scheduler.takes(Place::Slot), 0);
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn credits(slots: u64, login: u64) -> Credit {
 /// No block may be asked for: those of workers that join are there.
 fn start(now: Instant) -> SchedulerStart {
     let limits = PoolLimits {
-        min_blocks: 1,
+        min_blocks: 0,
         max_blocks: 0,
         nodes_per_block: NonZeroU32::MIN,
         slots_per_node: NonZeroU32::MIN,

@@ -23,7 +23,8 @@ pub(in crate::rpc) fn from_endpoint(message: wire::from_endpoint::Message) -> Re
         Wire::Hello(_) => return Err(WireError::new("hello", "comes once, as the first message")),
         Wire::Goodbye(wire::Goodbye {}) => return Ok(None),
         Wire::Credit(message) => FromEndpoint::Credit(credit(message)?),
-        Wire::Heartbeat(wire::Heartbeat { status, attempts: ids }) => {
+        // its parts were put together before
+        Wire::Heartbeat(wire::Heartbeat { status, attempts: ids, more: _ }) => {
             FromEndpoint::Heartbeat { status, attempts: attempts("heartbeat.attempts", ids)? }
         }
         Wire::Started(wire::Started { attempts: ids }) => FromEndpoint::Started(attempts("started.attempts", ids)?),
@@ -41,7 +42,7 @@ impl From<FromEndpoint> for wire::from_endpoint::Message {
         match message {
             FromEndpoint::Credit(credit) => Self::Credit(wired_credit(&credit)),
             FromEndpoint::Heartbeat { status, attempts } => {
-                Self::Heartbeat(wire::Heartbeat { status, attempts: wired(attempts) })
+                Self::Heartbeat(wire::Heartbeat { status, attempts: wired(attempts), more: false })
             }
             FromEndpoint::Started(attempts) => Self::Started(wire::Started { attempts: wired(attempts) }),
             FromEndpoint::Progress(progress) => Self::Progress(wired_progress(progress)),
@@ -178,7 +179,7 @@ pub(super) fn attempts(place: &str, ids: Vec<wire::AttemptId>) -> Result<Vec<Att
     ids.into_iter().map(AttemptId::try_from).collect::<Result<_, _>>().map_err(|error| error.within(place))
 }
 
-pub(super) fn wired(attempts: Vec<AttemptId>) -> Vec<wire::AttemptId> {
+pub(in crate::rpc) fn wired(attempts: Vec<AttemptId>) -> Vec<wire::AttemptId> {
     attempts.into_iter().map(Into::into).collect()
 }
 

@@ -5,30 +5,80 @@ use std::time::Duration;
 use super::session::{attempts, progress, stops, wired, wired_progress};
 use super::{WireError, host_name, named, required};
 use crate::protocol::session::Reported;
-use crate::protocol::worker::{FromWorker, Handout, Joining, Room, ToWorker, WorkerFacts};
+use crate::protocol::worker::{FromWorker, GpuFacts, Handout, Joining, Room, ToWorker, WorkerFacts};
 use crate::rpc::wire;
 
 /// Bytes of the list of a worker's GPUs: some hundred GPUs, and little beside the status that it goes into.
 const LARGEST_GPUS: usize = 64 << 10;
 
+/// Attempts of a worker that joins: more than it is ever given before its reports are recorded.
+const MOST_ATTEMPTS: usize = 100_000;
+
+/// Attempts of a worker at once, as the configuration has it.
+const MOST_SLOTS: u32 = crate::config::endpoint::MOST_SLOTS;
+
 /// Characters of what is wrong with them.
 const LONGEST_TROUBLE: usize = 1000;
 
-impl TryFrom<wire::Joining> for Joining {
-    type Error = WireError;
+/// A worker that introduces itself: its attempts may come in parts.
+#[derive(Debug)]
+pub(in crate::rpc) struct Joined {
+    joining: Joining,
+    more: bool,
+}
 
-    fn try_from(joining: wire::Joining) -> Result<Self, WireError> {
+impl Joined {
+    /// The first part.
+    ///
+    /// # Errors
+    /// A field that is missing or wrong, by its place.
+    pub(in crate::rpc) fn begin(joining: wire::Joining) -> Result<Self, WireError> {
         // the versions were agreed on before
-        let wire::Joining { versions: _, worker, block, host, pid, room, attempts: ids } = joining;
-        let wire::Room { slots, login } = required("joining.room", room)?;
-        Ok(Self {
+        let wire::Joining { versions: _, worker, block, host, pid, room: has, attempts: ids, more } = joining;
+        let joining = Joining {
             worker: named("joining.worker", worker)?,
             block: named("joining.block", block)?,
             host: host_name(&host),
             pid,
-            room: Room { slots, login },
+            room: room("joining.room", has)?,
             attempts: attempts("joining.attempts", ids)?,
-        })
+        };
+        Ok(Self { joining, more })
+    }
+
+    /// The next part.
+    ///
+    /// # Errors
+    /// What is no attempt, or too many of them.
+    pub(in crate::rpc) fn add(&mut self, part: wire::MoreAttempts) -> Result<(), WireError> {
+        let wire::MoreAttempts { attempts: ids, more } = part;
+        self.joining.attempts.extend(attempts("more_attempts.attempts", ids)?);
+        self.more = more;
+        match self.joining.attempts.len() > MOST_ATTEMPTS {
+            true => {
+                Err(WireError::new("more_attempts.attempts", format!("has more than {MOST_ATTEMPTS} with the others")))
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Whether there is another part.
+    pub(in crate::rpc) fn more(&self) -> bool {
+        self.more
+    }
+
+    /// All that came.
+    pub(in crate::rpc) fn whole(self) -> Joining {
+        self.joining
+    }
+}
+
+/// How many attempts run at once: a bounded number, so that no worker has an endpoint take all tasks that there are.
+fn room(place: &str, room: Option<wire::Room>) -> Result<Room, WireError> {
+    let wire::Room { slots, login } = required(place, room)?;
+    match slots.max(login) > MOST_SLOTS {
+        true => Err(WireError::new(place, format!("is more than {MOST_SLOTS}"))),
+        false => Ok(Room { slots, login }),
     }
 }
 
@@ -43,6 +93,7 @@ pub(in crate::rpc) fn wired_joining(joining: Joining, versions: wire::Versions) 
         pid,
         room: Some(wire::Room { slots, login }),
         attempts: wired(attempts),
+        more: false,
     }
 }
 
@@ -53,6 +104,7 @@ impl TryFrom<wire::FromWorker> for FromWorker {
         use wire::from_worker::Message as Wire;
         Ok(match required("message", message.message)? {
             Wire::Joining(_) => return Err(WireError::new("joining", "comes once, as the first message")),
+            Wire::MoreAttempts(_) => return Err(WireError::new("more_attempts", "comes right after joining")),
             Wire::Started(wire::Started { attempts: ids }) => Self::Started(attempts("started.attempts", ids)?),
             Wire::Progress(message) => Self::Progress(progress(message)?),
             Wire::Reports(wire::Reports { reports }) => {
@@ -60,8 +112,8 @@ impl TryFrom<wire::FromWorker> for FromWorker {
                 Self::Reports(reports.map_err(|error| error.within("reports"))?)
             }
             Wire::Beat(wire::Beat { number }) => Self::Beat { number },
-            Wire::Facts(wire::WorkerFacts { room, gpus, trouble }) => {
-                let wire::Room { slots, login } = required("facts.room", room)?;
+            Wire::Facts(wire::WorkerFacts { room: has, gpus, trouble }) => {
+                let room = room("facts.room", has)?;
                 if gpus.len() > LARGEST_GPUS {
                     return Err(WireError::new("facts.gpus", "is too long for a list of a computer's GPUs"));
                 }
@@ -69,7 +121,7 @@ impl TryFrom<wire::FromWorker> for FromWorker {
                 let gpus = serde_json::from_str(&gpus)
                     .map_err(|_| WireError::new("facts.gpus", "is no JSON of a list of GPUs"))?;
                 let trouble = Some(trouble).filter(|trouble| !trouble.is_empty());
-                Self::Facts(WorkerFacts { room: Room { slots, login }, gpus, trouble })
+                Self::Facts(WorkerFacts { room, gpus, trouble })
             }
             Wire::Leaving(wire::Leaving {}) => Self::Leaving,
         })
@@ -89,14 +141,28 @@ impl From<FromWorker> for wire::FromWorker {
             FromWorker::Facts(WorkerFacts { room: Room { slots, login }, gpus, trouble }) => {
                 Wire::Facts(wire::WorkerFacts {
                     room: Some(wire::Room { slots, login }),
-                    gpus: serde_json::to_string(&gpus).expect("a list of plain fields is JSON"),
-                    trouble: trouble.unwrap_or_default(),
+                    gpus: gpu_list(gpus),
+                    trouble: trouble.unwrap_or_default().chars().take(LONGEST_TROUBLE).collect(),
                 })
             }
             FromWorker::Leaving => Wire::Leaving(wire::Leaving {}),
         };
         Self { message: Some(message) }
     }
+}
+
+/// The list as JSON, at most as long as it may be: without reasons if it must be, then without the last GPUs.
+fn gpu_list(mut gpus: Vec<GpuFacts>) -> String {
+    let json = |gpus: &[GpuFacts]| serde_json::to_string(gpus).expect("a list of plain fields is JSON");
+    let mut text = json(&gpus);
+    if text.len() > LARGEST_GPUS {
+        gpus.iter_mut().for_each(|gpu| gpu.reasons.clear());
+        text = json(&gpus);
+    }
+    while text.len() > LARGEST_GPUS && gpus.pop().is_some() {
+        text = json(&gpus);
+    }
+    text
 }
 
 impl TryFrom<wire::ToWorker> for ToWorker {
@@ -185,7 +251,9 @@ mod tests {
             room: Room { slots: 2, login: 1 },
             attempts: vec![attempt()],
         };
-        assert_eq!(Joining::try_from(wired_joining(joining.clone(), version::own())).expect("our own"), joining);
+        let joined = Joined::begin(wired_joining(joining.clone(), version::own())).expect("our own");
+        assert!(!joined.more());
+        assert_eq!(joined.whole(), joining);
         let report = Reported { attempt: attempt(), outcome: Outcome::Cancelled, result: TaskResult::default() };
         for message in [
             FromWorker::Started(vec![attempt()]),
@@ -202,6 +270,46 @@ mod tests {
             assert_eq!(FromWorker::try_from(wire::FromWorker::from(message.clone())).expect("our own"), message);
         }
         assert!(FromWorker::try_from(wire::FromWorker { message: None }).is_err());
+    }
+
+    #[test]
+    fn what_a_worker_has_is_bounded() {
+        let facts = |slots| WorkerFacts { room: Room { slots, login: 0 }, ..WorkerFacts::default() };
+        let said = |facts| FromWorker::try_from(wire::FromWorker::from(FromWorker::Facts(facts)));
+        assert!(said(facts(4096)).is_ok());
+        assert!(said(facts(4097)).expect_err("too many").to_string().starts_with("facts.room"));
+        let gpu = |reason: &str| GpuFacts {
+            uuid: "GPU-1".into(),
+            name: "A100".into(),
+            pci: "0".into(),
+            state: crate::protocol::worker::GpuState::Healthy,
+            reasons: vec![reason.to_owned()],
+            utilization_percent: None,
+            memory_used: None,
+            memory_total: None,
+            temperature_c: None,
+            power_mw: None,
+        };
+        for (number, reason, heard) in [(8, "hot", 8), (8, &*"x".repeat(20_000), 8), (5000, "hot", 300)] {
+            let facts = WorkerFacts { gpus: vec![gpu(reason); number], trouble: Some("x".repeat(5000)), ..facts(1) };
+            let Ok(FromWorker::Facts(WorkerFacts { gpus, .. })) = said(facts) else { panic!("{number} are not heard") };
+            assert!(gpus.len() >= heard, "{} of {number}", gpus.len());
+        }
+        let mut joined = Joined::begin(wired_joining(
+            Joining {
+                worker: WorkerId::new(Uuid::from_u128(1)),
+                block: BlockId::new(Uuid::from_u128(2)),
+                host: "nid001".into(),
+                pid: 42,
+                room: Room::default(),
+                attempts: Vec::new(),
+            },
+            version::own(),
+        ))
+        .expect("our own");
+        let part = wire::MoreAttempts { attempts: wired(vec![attempt(); MOST_ATTEMPTS / 2 + 1]), more: true };
+        joined.add(part.clone()).expect("few enough");
+        assert!(joined.add(part).is_err());
     }
 
     #[test]

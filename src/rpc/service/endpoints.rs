@@ -3,13 +3,14 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{caller, invalid, refusal};
+use super::{LARGEST_MESSAGE, caller, invalid, refusal};
 use crate::controller::session::Session;
 use crate::controller::{Acks, Controller, ControllerError};
 use crate::endpoint::ledger::MOST_SESSIONS;
@@ -135,11 +136,12 @@ async fn converse<S: Store>(
     send: Answers,
     stopping: CancellationToken,
 ) {
+    let mut gathered = None;
     loop {
         let answers = tokio::select! {
             // a message that is dropped half-read ends the stream with the session; the endpoint says it again
             message = messages.message() => match message {
-                Ok(Some(message)) => match heard(&mut session, message).await {
+                Ok(Some(message)) => match heard(&mut session, &mut gathered, message).await {
                     Ok(Some(answers)) => Ok(answers),
                     Ok(None) => return goodbye(session).await,
                     Err(status) => Err(status),
@@ -179,14 +181,43 @@ async fn converse<S: Store>(
 /// The answers to a message; None when it was the last.
 async fn heard<S: Store>(
     session: &mut Session<S>,
+    gathered: &mut Option<Gathered>,
     message: wire::FromEndpoint,
 ) -> Result<Option<Vec<ToEndpoint>>, Status> {
     let wire::FromEndpoint { number, message } = message;
-    let message = required("message", message).map_err(invalid)?;
+    let mut message = required("message", message).map_err(invalid)?;
+    if let wire::from_endpoint::Message::Heartbeat(part) = message {
+        let Some(whole) = gather(gathered, number, part)? else { return Ok(Some(Vec::new())) };
+        message = wire::from_endpoint::Message::Heartbeat(whole);
+    }
     match from_endpoint(message).map_err(invalid)? {
         Some(message) => session.on_message(number, message).await.map(Some).map_err(refusal),
         None => Ok(None),
     }
+}
+
+/// The parts of a heartbeat that have come, and its number.
+type Gathered = (u64, wire::Heartbeat);
+
+/// Puts the parts of a heartbeat together; None while more are to come.
+fn gather(
+    gathered: &mut Option<Gathered>,
+    number: u64,
+    part: wire::Heartbeat,
+) -> Result<Option<wire::Heartbeat>, Status> {
+    let wire::Heartbeat { status, attempts, more } = part;
+    // one that never became whole is replaced by the next
+    let (_, mut whole) = gathered.take().filter(|(begun, _)| *begun == number).unwrap_or_default();
+    whole.status.push_str(&status);
+    whole.attempts.extend(attempts);
+    if whole.encoded_len() > LARGEST_MESSAGE {
+        return Err(Status::invalid_argument("the heartbeat is too large, in all its parts"));
+    }
+    if more {
+        *gathered = Some((number, whole));
+        return Ok(None);
+    }
+    Ok(Some(whole))
 }
 
 async fn goodbye<S: Store>(session: Session<S>) {
@@ -196,5 +227,36 @@ async fn goodbye<S: Store>(session: Session<S>) {
             error = error as &dyn std::error::Error,
             "an endpoint's name is not given back, its lease ends it"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(status: &str, attempts: usize, more: bool) -> wire::Heartbeat {
+        let attempt = wire::AttemptId { task: "00000000-0000-0000-0000-000000000000".into(), number: 1 };
+        wire::Heartbeat { status: status.into(), attempts: vec![attempt; attempts], more }
+    }
+
+    #[test]
+    fn a_heartbeat_is_whole_when_its_last_part_has_come() {
+        let mut gathered = None;
+        assert_eq!(gather(&mut gathered, 7, part("a", 1, false)).expect("whole"), Some(part("a", 1, false)));
+        assert_eq!(gather(&mut gathered, 8, part("b", 2, true)).expect("a part"), None);
+        assert_eq!(gather(&mut gathered, 8, part("c", 3, true)).expect("a part"), None);
+        assert_eq!(gather(&mut gathered, 8, part("", 1, false)).expect("whole"), Some(part("bc", 6, false)));
+        // the first never became whole
+        assert_eq!(gather(&mut gathered, 9, part("d", 1, true)).expect("a part"), None);
+        assert_eq!(gather(&mut gathered, 10, part("e", 1, false)).expect("whole"), Some(part("e", 1, false)));
+        assert_eq!(gathered, None);
+    }
+
+    #[test]
+    fn a_heartbeat_without_an_end_is_refused() {
+        let mut gathered = None;
+        let parts = (0..).map(|_| gather(&mut gathered, 1, part(&"x".repeat(1 << 20), 5000, true)));
+        let accepted = parts.take_while(Result::is_ok).count();
+        assert!((10..16).contains(&accepted), "{accepted}");
     }
 }

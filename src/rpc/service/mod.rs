@@ -1,6 +1,8 @@
 //! The controller's gRPC services: who asks, what is asked, and how a refusal reads. Decides nothing.
 
+mod door;
 mod endpoints;
+pub mod link;
 mod tasks;
 #[cfg(test)]
 mod tests;

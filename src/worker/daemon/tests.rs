@@ -92,6 +92,11 @@ async fn what_waits_is_given_back_when_it_is_asked_for() {
         assert_eq!((attempt, outcome), (waits.attempt, Outcome::Lost(Loss::Returned)));
         ends.tell(ToWorker::Recorded(vec![waits.attempt])).await;
         ends.tell(ToWorker::Leave).await;
+        let mut last = None;
+        while let Some(said) = ends.hear.recv().await {
+            last = Some(said);
+        }
+        assert_eq!(last, Some(FromWorker::Leaving), "and the connection ends");
     };
     let done = async { tokio::join!(worker, asking) };
     let (ended, ()) = tokio::time::timeout(LONG, done).await.expect("it is given back");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{StateDirArgs, StateDirFailure, computer};
+use super::{StateDirArgs, StateDirFailure};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output;
 use crate::cli::service::{RemoteArgs, file};
@@ -43,7 +43,7 @@ pub(super) fn run(args: &ConfigureArgs) -> Result<Exit, Failure> {
     }
     let text = text(args);
     // nothing is left behind of a configuration that cannot be used
-    EndpointConfig::parse(&text, &path, computer()).map_err(StateDirFailure::Config)?;
+    EndpointConfig::parse(&text, &path).map_err(StateDirFailure::Config)?;
     state_dir.make().map_err(StateDirFailure::StateDir)?;
     let written = || {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
@@ -102,13 +102,14 @@ fn text(args: &ConfigureArgs) -> String {
          \x20 read: [{read}]\n\
          \x20 write: [{write}]\n\
          \n\
-         # The worker on this computer:\n\
+         # Workers, on this computer and on others:\n\
          workers:\n\
-         \x20 # Correlations at once.\n\
+         \x20 # Correlations at once on each.\n\
          \x20 slots: {slots}\n\
-         \x20 # Small tasks at once that compute nothing, such as making directories.\n\
+         \x20 # Small tasks at once on this computer that compute nothing, such as making directories.\n\
          \x20 # login_slots: 4\n\
-         \x20 # Threads and memory of each; without these, the processors and four fifths of the free memory are shared.\n\
+         \x20 # Threads and memory of each; without these, a worker shares the processors and four fifths of the\n\
+         \x20 # free memory of its own computer.\n\
          \x20 # threads: 4\n\
          \x20 # memory: 16 GiB\n\
          \x20 # GPUs that are there (CUDA_VISIBLE_DEVICES restricts them) are used: each has a slot of its own, and `slots`\n\
@@ -117,6 +118,12 @@ fn text(args: &ConfigureArgs) -> String {
          \x20 # slots_per_gpu: 1\n\
          \x20 # A GPU that was faulty must have been well for so many seconds before it is tested again.\n\
          \x20 # gpu_quiet_s: 300\n\
+         \n\
+         # Where workers of other computers connect, by TCP with TLS; without this they cannot. Port 0 takes a free one.\n\
+         # They try the names and addresses under advertise one after the other: without it, all that this computer has.\n\
+         # worker_link:\n\
+         #   listen: 0.0.0.0:0\n\
+         #   advertise: [login1.example.org]\n\
          \n\
          # Logs of tasks are kept so many days:\n\
          # blocks:\n\

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::start::{detach, target};
-use super::{StateDirArgs, StateDirFailure, computer};
+use super::{StateDirArgs, StateDirFailure};
 use crate::cli::exit::{Exit, Failure, chain};
 use crate::cli::output;
 use crate::cli::service::gpu::gpu_line;
@@ -19,7 +19,7 @@ use crate::endpoint::inbox::LeaveMode;
 use crate::endpoint::journal;
 use crate::endpoint::ledger::{AttemptStage, Ledger};
 use crate::endpoint::state_dir::StateDir;
-use crate::endpoint::status::{EndpointStatus, ServiceStatus, TaskCounts, WorkerStatus};
+use crate::endpoint::status::{EndpointStatus, LinkStatus, ServiceStatus, TaskCounts, WorkerStatus};
 use crate::rpc::client::Client;
 use crate::rpc::endpoint_link::EndpointControl;
 use crate::task::names::EndpointName;
@@ -114,7 +114,7 @@ pub(super) fn stop(args: &StopArgs) -> Result<Exit, Failure> {
 pub(super) fn restart(args: &RestartArgs) -> Result<Exit, Failure> {
     // a new process that cannot be is noticed before the old one ends
     let state_dir = args.state_dir.state_dir()?;
-    EndpointConfig::read(state_dir.directory(), computer()).map_err(StateDirFailure::Config)?;
+    EndpointConfig::read(state_dir.directory()).map_err(StateDirFailure::Config)?;
     single(async {
         match EndpointControl::connect(&state_dir.socket().map_err(StateDirFailure::StateDir)?).await {
             Ok(running) => ended(running, &args.state_dir.name, &state_dir, LeaveMode::KeepWorkers, RESTART).await,
@@ -144,7 +144,7 @@ async fn ended(
     Ok(())
 }
 
-async fn connect(args: &StateDirArgs, state_dir: &StateDir) -> Result<EndpointControl, StateDirFailure> {
+pub(super) async fn connect(args: &StateDirArgs, state_dir: &StateDir) -> Result<EndpointControl, StateDirFailure> {
     let none = || StateDirFailure::NotRunning { name: args.name.clone() };
     EndpointControl::connect(&state_dir.socket()?).await.map_err(|_| none())
 }
@@ -245,7 +245,7 @@ impl Told {
 /// What the controller says, with the endpoint's own token.
 async fn of_controller(state_dir: &StateDir) -> Result<Value, String> {
     let told = |error: &dyn std::error::Error| chain(error);
-    let config = EndpointConfig::read(state_dir.directory(), computer()).map_err(|error| told(&error))?;
+    let config = EndpointConfig::read(state_dir.directory()).map_err(|error| told(&error))?;
     let id = state_dir.id().map_err(|error| told(&error))?;
     let target = target(&config.controller).map_err(|error| told(&error))?;
     let mut client = Client::connect(&target).await.map_err(|error| told(&error))?;
@@ -265,8 +265,9 @@ fn of<T: serde::Serialize>(source: &Result<T, impl AsRef<str>>) -> Value {
 
 /// What the process says, a line each.
 fn described(status: &EndpointStatus) -> Vec<String> {
-    let EndpointStatus { name, host, pid, uptime_s, service, controller, journal, tasks, workers, trouble, .. } =
-        status;
+    let EndpointStatus {
+        name, host, pid, uptime_s, service, controller, journal, tasks, workers, trouble, link, ..
+    } = status;
     let service = match service {
         ServiceStatus::Open => "takes tasks",
         ServiceStatus::Drains => "finishes what it has",
@@ -285,6 +286,7 @@ fn described(status: &EndpointStatus) -> Vec<String> {
         }
     });
     lines.push(format!("process     {}", counted(*tasks)));
+    lines.extend(link.iter().map(door));
     for status in workers {
         lines.push(worker(status));
         lines.extend(status.gpus.iter().map(|gpu| format!("gpu         {}", gpu_line(gpu))));
@@ -293,6 +295,20 @@ fn described(status: &EndpointStatus) -> Vec<String> {
     lines.extend(journal.error.iter().map(|error| format!("warning: {error}; {} entries wait", journal.unwritten)));
     lines.extend(trouble.iter().map(|trouble| format!("warning: {trouble}")));
     lines
+}
+
+/// The door for workers of other computers.
+fn door(link: &LinkStatus) -> String {
+    let LinkStatus { listen, hosts, blocks, workers, waiting, refused } = link;
+    let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+    let blocks: Vec<String> = blocks.iter().map(ToString::to_string).collect();
+    let open =
+        if blocks.is_empty() { "no block is open".to_owned() } else { format!("open blocks {}", blocks.join(", ")) };
+    format!(
+        "link        listens at {listen} as {}; {open}; {workers} workers, {waiting} connections without a secret, \
+         {refused} refused",
+        hosts.join(", ")
+    )
 }
 
 fn counted(TaskCounts { waiting, placed, unreported }: TaskCounts) -> String {
@@ -375,7 +391,7 @@ pub(super) fn delete(args: &DeleteArgs) -> Result<Exit, Failure> {
     let state_dir = args.state_dir.state_dir()?;
     let name = args.state_dir.name.clone();
     // the configuration is what makes a directory an endpoint's: nothing else is ever deleted
-    EndpointConfig::read(state_dir.directory(), computer()).map_err(StateDirFailure::Config)?;
+    EndpointConfig::read(state_dir.directory()).map_err(StateDirFailure::Config)?;
     if let Some(holder) = holder(&state_dir)? {
         return Err(StateDirFailure::Running { name, holder }.into());
     }

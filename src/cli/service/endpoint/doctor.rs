@@ -9,15 +9,20 @@ use clap::Args;
 use serde_json::json;
 
 use super::start::target;
-use super::{StateDirArgs, StateDirFailure, computer};
+use super::{StateDirArgs, StateDirFailure};
 use crate::cli::exit::{Exit, Failure, chain};
 use crate::cli::output;
 use crate::cli::service::{FormArg, OutputForm, single};
+use crate::compute::memory::MOST_UNASKED;
 use crate::config::endpoint::EndpointConfig;
 use crate::config::size::Bytes;
+use crate::dataset::result::host_name;
+use crate::endpoint::block_files;
 use crate::endpoint::journal;
 use crate::endpoint::state_dir::StateDir;
 use crate::rpc::client::Client;
+use crate::rpc::service::link::advertised;
+use crate::runtime::node;
 
 /// Until a controller that does not answer is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -66,7 +71,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
 
 async fn look(state_dir: &StateDir) -> Vec<Finding> {
     let mut findings = vec![("directory", directory(state_dir))];
-    let config = match EndpointConfig::read(state_dir.directory(), computer()) {
+    let config = match EndpointConfig::read(state_dir.directory()) {
         Ok(config) => config,
         Err(error) => {
             findings.push(("configuration", Err(chain(&error))));
@@ -74,13 +79,16 @@ async fn look(state_dir: &StateDir) -> Vec<Finding> {
         }
     };
     let local = config.local;
-    let slots = format!("{} slots of {} threads and {}", local.slots, local.threads, Bytes(local.memory));
+    let node = node::measure();
+    let (threads, memory) = local.share(node.cpus, node.free.unwrap_or(MOST_UNASKED));
+    let slots = format!("{} slots of {threads} threads and {} on this computer", local.slots, Bytes(memory));
     findings.push(("configuration", Ok(slots)));
     findings.push(("roots", roots(&config)));
     findings.push(("commands", commands(&config)));
     findings.push(("token", token(&config.controller.token_file)));
     findings.push(("journal", recovered(state_dir)));
     findings.push(("socket", state_dir.socket().map(|path| path.display().to_string()).map_err(|error| chain(&error))));
+    findings.push(("worker link", worker_link(state_dir, &config).await));
     findings.push(("controller", controller(&config).await));
     findings
 }
@@ -147,6 +155,34 @@ fn recovered(state_dir: &StateDir) -> Result<String, String> {
         Err(error) => return Err(error.to_string()),
     };
     Ok(format!("{} tasks{running}", book.len()))
+}
+
+/// Whether workers of other computers can connect.
+async fn worker_link(state_dir: &StateDir, config: &EndpointConfig) -> Result<String, String> {
+    let Some(configured) = &config.worker_link else {
+        return Ok("not configured: workers of this computer only".to_owned());
+    };
+    let [_, key] = state_dir.link_ca();
+    if key.exists() {
+        token(&key)?;
+    }
+    let open = block_files::remembered(state_dir).map_err(|error| chain(&error))?;
+    let listen = configured.listen;
+    let hosts = advertised(configured, listen.ip(), &host_name()).map_err(|error| chain(&error))?;
+    for host in &hosts {
+        let found = tokio::time::timeout(PATIENCE, tokio::net::lookup_host(format!("{}:0", host.in_url()))).await;
+        let late = |_| format!("{host} is not found in {} s; correct worker_link.advertise", PATIENCE.as_secs());
+        if let Err(error) = found.map_err(late)? {
+            return Err(format!("{host} is not found ({error}); correct worker_link.advertise"));
+        }
+    }
+    let is_running = matches!(journal::held_by(state_dir.directory()), Ok(Some(_)));
+    if !is_running {
+        let listener = tokio::net::TcpListener::bind(listen).await;
+        listener.map_err(|error| format!("cannot listen at {listen}: {error}; correct worker_link.listen"))?;
+    }
+    let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+    Ok(format!("{listen}, found as {}; {} blocks are open", hosts.join(", "), open.len()))
 }
 
 async fn controller(config: &EndpointConfig) -> Result<String, String> {

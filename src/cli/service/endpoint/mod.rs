@@ -1,6 +1,7 @@
 //! `speckled endpoint`: makes endpoints, starts and stops them, tells how they are. Each file a group of commands; here
 //! are the options, and where an endpoint's directory is.
 
+mod block;
 mod configure;
 mod control;
 mod doctor;
@@ -14,11 +15,11 @@ use thiserror::Error;
 
 use super::wait;
 use crate::cli::exit::{CommandError, Exit, Failure};
-use crate::compute::memory;
-use crate::config::endpoint::{Computer, ConfigError};
+use crate::config::endpoint::ConfigError;
 use crate::endpoint::daemon::EndpointError;
 use crate::endpoint::journal::JournalError;
 use crate::endpoint::state_dir::{StateDir, StateDirError};
+use crate::rpc::service::link::LinkError;
 use crate::task::names::EndpointName;
 
 /// Where endpoints' directories are, unless SPECKLED_HOME says otherwise.
@@ -47,6 +48,9 @@ pub(in crate::cli) enum EndpointCommand {
     Delete(control::DeleteArgs),
     /// Look for what is wrong with an endpoint
     Doctor(doctor::DoctorArgs),
+    /// Open and end blocks by hand, whose workers connect from other computers
+    #[command(subcommand)]
+    Block(block::BlockCommand),
 }
 
 /// Which endpoint of this computer.
@@ -77,6 +81,9 @@ pub(in crate::cli) enum StateDirFailure {
     /// The endpoint itself.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
+    /// Its door for workers of other computers.
+    #[error(transparent)]
+    Link(#[from] LinkError),
     /// It does not run.
     #[error("endpoint {name} does not run on this computer; `speckled endpoint start {name}` starts it")]
     NotRunning {
@@ -139,6 +146,9 @@ impl CommandError for StateDirFailure {
             Self::StateDir(_) | Self::Journal(_) => Exit::Saving,
             Self::Endpoint(EndpointError::StateDir(_) | EndpointError::Journal(_)) => Exit::Saving,
             Self::Endpoint(EndpointError::Link(_) | EndpointError::Replaced { .. }) => Exit::Refused,
+            Self::Link(LinkError::Listen { .. } | LinkError::Addresses(_)) => Exit::Configuration,
+            Self::Link(LinkError::Ca { .. } | LinkError::StateDir(_) | LinkError::Blocks(_)) => Exit::Saving,
+            Self::Link(LinkError::Certificate(_) | LinkError::Tls(_)) => Exit::Processing,
             Self::Endpoint(EndpointError::Part) | Self::NotEnded { .. } | Self::Unwell { .. } => Exit::Processing,
             Self::NotRunning { .. } | Self::NotStarted { .. } => Exit::Unavailable,
         }
@@ -158,6 +168,7 @@ pub(in crate::cli) fn run(command: EndpointCommand) -> Result<Exit, Failure> {
         EndpointCommand::Tasks(args) => control::tasks(&args),
         EndpointCommand::Delete(args) => control::delete(&args),
         EndpointCommand::Doctor(args) => doctor::run(&args),
+        EndpointCommand::Block(command) => block::run(command),
     }
 }
 
@@ -172,10 +183,4 @@ impl StateDirArgs {
         let all = variable("SPECKLED_HOME").or_else(|| Some(variable("HOME")?.join(HOME)));
         Ok(StateDir::new(all.ok_or(StateDirFailure::NoHome)?.join(self.name.as_str())))
     }
-}
-
-/// What this computer has.
-fn computer() -> Computer {
-    let processors = std::thread::available_parallelism().unwrap_or(std::num::NonZeroUsize::MIN);
-    Computer { processors, memory: memory::free() }
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use clap::Args;
 
-use super::{StateDirArgs, StateDirFailure, computer};
+use super::{StateDirArgs, StateDirFailure};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::logging;
 use crate::cli::output::{self, Form};
@@ -18,6 +18,7 @@ use crate::endpoint::daemon::Endpoint;
 use crate::endpoint::state_dir::StateDir;
 use crate::rpc::client::Target;
 use crate::rpc::controller_link::ControllerDial;
+use crate::rpc::service::link::LinkListener;
 use crate::rpc::service::workers::{listen, serve};
 use crate::runtime::memory::give_back_what_is_free;
 use crate::runtime::process::own_session;
@@ -47,11 +48,11 @@ pub(super) fn run(args: StartArgs) -> Result<Exit, Failure> {
 
 async fn start(args: StateDirArgs) -> Result<Exit, Failure> {
     let state_dir = args.state_dir()?;
-    let config = EndpointConfig::read(state_dir.directory(), computer()).map_err(StateDirFailure::Config)?;
+    let config = EndpointConfig::read(state_dir.directory()).map_err(StateDirFailure::Config)?;
     let target = target(&config.controller)?;
     let socket = state_dir.socket().map_err(StateDirFailure::StateDir)?;
-    let name = config.name.clone();
-    let endpoint = Endpoint::open(state_dir, config, host_name()).map_err(StateDirFailure::Endpoint)?;
+    let (name, configured, worker) = (config.name.clone(), config.worker_link.clone(), config.local);
+    let endpoint = Endpoint::open(state_dir.clone(), config, host_name()).map_err(StateDirFailure::Endpoint)?;
     let tasks = Tasks::default();
     let asked = tasks.stopping();
     tasks.spawn("signals", {
@@ -60,13 +61,18 @@ async fn start(args: StateDirArgs) -> Result<Exit, Failure> {
     });
     // the lock on the journal is ours: nobody listens at the socket any more
     let listener = listen(&socket).map_err(|error| file("listen at", &socket, error))?;
+    let link = match &configured {
+        Some(configured) => Some(LinkListener::open(&state_dir, configured, worker, &host_name()).await),
+        None => None,
+    };
+    let link = link.transpose().map_err(StateDirFailure::Link)?;
     let dial = ControllerDial { target };
     let line = endpoint.introduce(&dial).await.map_err(StateDirFailure::Endpoint)?;
     let services = Tasks::default();
     services.spawn("services", {
-        let (inbox, stopping) = (endpoint.inbox(), services.stopping());
+        let (inbox, link, stopping) = (endpoint.inbox(), link.as_ref().map(LinkListener::link), services.stopping());
         async move {
-            if let Err(error) = serve(listener, inbox, stopping).await {
+            if let Err(error) = serve(listener, inbox, link, stopping).await {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     "workers and commands cannot connect any more"
@@ -74,6 +80,17 @@ async fn start(args: StateDirArgs) -> Result<Exit, Failure> {
             }
         }
     });
+    if let Some(link) = link {
+        let (inbox, stopping) = (endpoint.inbox(), services.stopping());
+        services.spawn("worker link", async move {
+            if let Err(error) = link.serve(inbox, stopping).await {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "workers of other computers cannot connect any more"
+                );
+            }
+        });
+    }
     output::stdout(format_args!("endpoint {name} is ready, process {}", std::process::id()))?;
     let ended = endpoint.run(dial, line, asked).await;
     services.stop();
