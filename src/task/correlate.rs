@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::bins::BinSelection;
+use super::spec::TaskPath;
+use super::template::Access;
 use crate::correlate::twotime::Smoothing;
 use crate::correlate::window::FrameWindow;
 
@@ -89,6 +91,18 @@ impl Default for Recorded {
 }
 
 impl CorrelateSpec {
+    /// Its paths: raw data, qmap and metadata are read, the output's directory is written.
+    pub fn paths(&self) -> Vec<TaskPath<'_>> {
+        let path = |what, path, access| TaskPath { what, path, access };
+        let metadata = self.metadata.as_deref().map(|metadata| path("metadata", metadata, Access::Read));
+        let named = [
+            path("raw data", &self.raw, Access::Read),
+            path("qmap", &self.qmap, Access::Read),
+            path("output", &self.output, Access::Write),
+        ];
+        named.into_iter().chain(metadata).collect()
+    }
+
     /// Multi-tau of a whole dataset with every parameter at its default.
     pub fn new(raw: impl Into<PathBuf>, qmap: impl Into<PathBuf>, output: impl Into<PathBuf>) -> Self {
         Self {

@@ -1,13 +1,14 @@
 //! What a task is to do: one variant a kind.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::correlate::CorrelateSpec;
 use super::names::TemplateName;
+use super::template::Access;
 use crate::ids::FunctionId;
 
 /// What a task is to do. Paths are as they were asked for: an endpoint holds them against its roots before it uses
@@ -106,6 +107,56 @@ impl TaskSpec {
             Self::Command(_) => Kind::Command,
             Self::Nothing => Kind::Nothing,
         }
+    }
+}
+
+/// What runs a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing: there is nothing to be done.
+    Nothing,
+    /// A process of this program.
+    Executor,
+    /// A program of the site.
+    SiteProgram,
+}
+
+/// A path of a task, as it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TaskPath<'a> {
+    /// What it is, for people.
+    pub what: &'static str,
+    /// The path.
+    pub path: &'a Path,
+    /// What is done with it; a path that is written is a directory, and is made.
+    pub access: Access,
+}
+
+impl TaskSpec {
+    /// What runs it.
+    pub fn needs(&self) -> Needs {
+        match self {
+            Self::Correlate(_) | Self::BatchSetup(_) => Needs::Executor,
+            Self::Command(_) => Needs::SiteProgram,
+            Self::Nothing => Needs::Nothing,
+        }
+    }
+
+    /// Its paths. Those of a command are among its values: the site's configuration tells which.
+    pub fn paths(&self) -> Vec<TaskPath<'_>> {
+        match self {
+            Self::Correlate(spec) => spec.paths(),
+            Self::BatchSetup(spec) => spec.paths(),
+            Self::Command(_) | Self::Nothing => Vec::new(),
+        }
+    }
+}
+
+impl BatchSetupSpec {
+    /// Its directories.
+    pub fn paths(&self) -> Vec<TaskPath<'_>> {
+        let path = |directory| TaskPath { what: "directory", path: directory, access: Access::Write };
+        self.directories.iter().map(PathBuf::as_path).map(path).collect()
     }
 }
 

@@ -25,7 +25,7 @@ use crate::task::failure::{Loss, Unfit};
 use crate::task::life::Outcome;
 use crate::task::result::TaskResult;
 use crate::task::retry::doubled;
-use crate::task::spec::{ByPlace, Place, TaskSpec};
+use crate::task::spec::{ByPlace, Needs, Place, TaskSpec};
 
 /// The pause between two tries to connect: the endpoint is on this computer or in the same network, and may be
 /// starting.
@@ -544,8 +544,7 @@ impl Core {
         for place in [Place::Slot, Place::Login] {
             while self.has_room(place, slots) {
                 let Some(Handout { attempt, spec }) = self.waiting.of(place).pop_front() else { break };
-                if spec == TaskSpec::Nothing {
-                    // it needs no process
+                if spec.needs() == Needs::Nothing {
                     self.report(attempt, Outcome::Succeeded, TaskResult::default());
                     continue;
                 }

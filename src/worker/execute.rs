@@ -14,7 +14,6 @@ use crate::task::correlate::CorrelateSpec;
 use crate::task::failure::{Failure, Fault, Loss};
 use crate::task::life::Outcome;
 use crate::task::result::{LARGEST_DOCUMENT, TaskResult};
-use crate::task::spec::BatchSetupSpec;
 
 /// Saturated pixels that a document lists when all of them would make it too large; the result file has them all.
 const LISTED_PIXELS: usize = 1000;
@@ -27,9 +26,9 @@ pub fn execute(assignment: &Assignment, observer: &dyn Observer, watch: &dyn Inp
             correlation_allowed(spec, roots)?;
             Ok(correlate(assignment, spec, observer, watch))
         }),
-        Computation::BatchSetup(BatchSetupSpec { directories }) => in_roots(assignment, |roots| {
-            make_directories(directories, roots)?;
-            Ok(Conclusion::succeeded(TaskResult { files: directories.clone(), ..TaskResult::default() }))
+        Computation::BatchSetup(spec) => in_roots(assignment, |roots| {
+            make_directories(spec, roots)?;
+            Ok(Conclusion::succeeded(TaskResult { files: spec.directories.clone(), ..TaskResult::default() }))
         }),
         Computation::CheckNode => in_roots(assignment, |roots| {
             let document = Some(roots.mounts().to_json());

@@ -13,7 +13,7 @@ use crate::dataset::{DatasetError, metadata};
 use crate::task::correlate::CorrelateSpec;
 use crate::task::failure::{Failure, Fault, Lack, Loss, Unfit, chain};
 use crate::task::life::Outcome;
-use crate::task::spec::{CommandSpec, TaskSpec};
+use crate::task::spec::{BatchSetupSpec, CommandSpec, TaskPath, TaskSpec};
 use crate::task::template::{Access, RenderError, Template, Templates};
 
 /// Work that may not be done here.
@@ -88,29 +88,39 @@ pub fn blocks(spec: &TaskSpec, templates: &Templates) -> bool {
 /// # Errors
 /// See [`PathError`].
 pub fn correlation_allowed(spec: &CorrelateSpec, roots: &Roots) -> Result<(), PathError> {
-    check(roots, "raw data", &spec.raw, Access::Read)?;
-    check(roots, "qmap", &spec.qmap, Access::Read)?;
     // before anything is made
-    let output = check(roots, "output", &spec.output, Access::Write)?;
-    match &spec.metadata {
-        Some(metadata) => check(roots, "metadata", metadata, Access::Read).map(|_| ()),
-        None => found_metadata(roots, spec),
-    }?;
-    make(roots, "output", &output)
+    let written = held(&spec.paths(), roots)?;
+    if spec.metadata.is_none() {
+        found_metadata(roots, spec)?;
+    }
+    make(roots, written)
 }
 
 /// Makes directories, all of them allowed before the first is made.
 ///
 /// # Errors
 /// See [`PathError`].
-pub fn make_directories(directories: &[PathBuf], roots: &Roots) -> Result<(), PathError> {
-    let allowed = directories.iter().map(|directory| check(roots, "directory", directory, Access::Write));
-    let allowed = allowed.collect::<Result<Vec<_>, _>>()?;
-    allowed.iter().try_for_each(|directory| make(roots, "directory", directory))
+pub fn make_directories(spec: &BatchSetupSpec, roots: &Roots) -> Result<(), PathError> {
+    make(roots, held(&spec.paths(), roots)?)
 }
 
-fn make(roots: &Roots, what: &str, directory: &AllowedPath) -> Result<(), PathError> {
-    roots.make_directory(directory).map_err(|source| PathError::Path { what: what.to_owned(), source })
+/// Holds all paths against the roots; returns the directories that are to be written.
+fn held(paths: &[TaskPath<'_>], roots: &Roots) -> Result<Vec<(&'static str, AllowedPath)>, PathError> {
+    let mut written = Vec::new();
+    for TaskPath { what, path, access } in paths {
+        let allowed = check(roots, what, path, *access)?;
+        match access {
+            Access::Read => {}
+            Access::Write => written.push((*what, allowed)),
+        }
+    }
+    Ok(written)
+}
+
+fn make(roots: &Roots, directories: Vec<(&'static str, AllowedPath)>) -> Result<(), PathError> {
+    directories.into_iter().try_for_each(|(what, directory)| {
+        roots.make_directory(&directory).map_err(|source| PathError::Path { what: what.to_owned(), source })
+    })
 }
 
 fn command(spec: CommandSpec, roots: &NodeRoots, templates: &Templates) -> Result<CommandSpec, PathError> {
@@ -217,7 +227,8 @@ mod tests {
             let error = place.refused(with(change));
             assert!(error.starts_with(words) && error.contains("lies outside"), "{error}");
         }
-        let setup = |directories: &[PathBuf]| make_directories(directories, &place.opened());
+        let spec = |directories: &[PathBuf]| BatchSetupSpec { directories: directories.to_vec() };
+        let setup = |directories: &[PathBuf]| make_directories(&spec(directories), &place.opened());
         assert!(place.refused(setup(&[place.at("out/first"), place.at("data/new")])).starts_with("directory: "));
         assert!(!place.at("out/first").exists(), "all or none");
         setup(&[place.at("out/a/b")]).expect("allowed");
@@ -235,7 +246,7 @@ mod tests {
         let spec = CorrelateSpec { metadata: Some(place.at("data/meta.hdf")), ..spec };
         for error in [
             correlation_allowed(&spec, &roots).expect_err("no root"),
-            make_directories(&[place.at("out/a")], &roots).expect_err("no root"),
+            make_directories(&BatchSetupSpec { directories: vec![place.at("out/a")] }, &roots).expect_err("no root"),
             opened(&place.roots).expect_err("no root"),
         ] {
             let Outcome::Lost(Loss::Unfit(unfit)) = error.outcome() else { panic!("{error:?}") };
