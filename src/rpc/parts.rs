@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_worker_introduces_itself_with_any_number_of_attempts() {
-        for number in [0, 1, 5000, 5001, 10_000] {
+        for (number, messages) in [(0, 1), (1, 1), (5000, 1), (5001, 2), (10_000, 2)] {
             let said = Joining {
                 worker: WorkerId::new(Uuid::from_u128(1)),
                 block: BlockId::new(Uuid::from_u128(2)),
@@ -176,7 +176,9 @@ mod tests {
                 room: Room { slots: 2, login: 1 },
                 attempts: attempts(number),
             };
-            let mut parts = joining(said.clone()).into_iter().map(|part| part.message.expect("a message"));
+            let parts = joining(said.clone());
+            assert_eq!(parts.len(), messages);
+            let mut parts = parts.into_iter().map(|part| part.message.expect("a message"));
             let Some(wire::from_worker::Message::Joining(first)) = parts.next() else { panic!("no introduction") };
             let mut joined = Joined::begin(first).expect("our own");
             for part in parts {
