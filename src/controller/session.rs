@@ -36,8 +36,11 @@ const MOST_LEASED: u32 = 256;
 /// Between two looks at the backlog: an index is walked for it, and blocks take longer than this to start.
 const BACKLOG_PERIOD: Duration = Duration::from_secs(1);
 
-/// Attempts of one message.
-const MOST_ATTEMPTS: usize = 10_000;
+/// Attempts of one message, which may come in parts: as many as the wire puts together.
+const MOST_ATTEMPTS: usize = 300_000;
+
+/// Tasks that are listed at once to see which an endpoint lost.
+const LISTED: u32 = 10_000;
 
 /// Bytes of what an endpoint says of itself: a few hundred blocks and workers.
 const LARGEST_STATUS: usize = 1 << 20;
@@ -240,7 +243,7 @@ impl<S: Store> Session<S> {
         let filter = TaskFilter { endpoint: Some(self.holder.endpoint), states, ..TaskFilter::default() };
         let mut before = None;
         loop {
-            let page = Page { before, most: MOST_ATTEMPTS as u32 };
+            let page = Page { before, most: LISTED };
             let records = self.controller.store.list(filter.clone(), page).await?;
             let Some(last) = records.last() else { return Ok(()) };
             before = Some(last.task.id);
