@@ -16,8 +16,9 @@ fn run(source: &Source, request: &Request, threads: usize) -> Outcome {
 }
 
 fn run_on(engine: &CpuEngine, source: &Source, request: &Request) -> Outcome {
-    let ((correlation, partition), maps) = collected(|keep| engine.correlate(request, source, &Unobserved, keep))?;
-    Ok((correlation, partition, maps))
+    let mut stored = Stored::default();
+    let (correlation, partition) = engine.correlate(request, source, &Unobserved, &mut stored)?;
+    Ok((correlation, partition, stored))
 }
 
 proptest! {
@@ -41,8 +42,7 @@ proptest! {
         if tight {
             // not all events fit: a survey and several readings
             let events = data.values.iter().filter(|v| **v > 0.0).count() as u64 * 2;
-            let map = 4 * frames.pow(2) as u64;
-            request.memory = SHAPE.pixels() as u64 * 64 + frames as u64 * 32 + 8 * events + 8192 + map;
+            request.memory = SHAPE.pixels() as u64 * 64 + frames as u64 * (32 + 12_000) + 8 * events + 8192;
         }
         check(&data, &request, run(&Source::Events(Box::new(DataEvents(data.clone()))), &request, 2));
     }
@@ -127,9 +127,9 @@ fn varied() -> Vec<(Source, Request)> {
 fn the_number_of_threads_does_not_change_a_bit() {
     for (source, request) in varied() {
         let bits = |threads: usize| {
-            let (found, _, maps) = run(&source, &request, threads).expect("the engine succeeds");
+            let (found, _, stored) = run(&source, &request, threads).expect("the engine succeeds");
             // Debug output of floats tells every bit, and NaN equals NaN
-            format!("{found:?} {maps:?}")
+            format!("{found:?} {stored:?}")
         };
         let one = bits(1);
         for threads in [2, 5] {

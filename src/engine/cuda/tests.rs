@@ -12,10 +12,11 @@ use super::host::{ADDRESS, compile};
 use super::test_device::{GPU, TestDevice};
 use super::{Call, CudaError, engine, events};
 use crate::correlate::bins::{Partition, Shape};
-use crate::correlate::result::{Correlation, TwoTimeMap};
+use crate::correlate::result::Correlation;
 use crate::correlate::twotime::Smoothing;
 use crate::correlate::window::FrameWindow;
-use crate::dataset::{EventSource, FrameSource, PhotonEvent, PixelType, Source};
+use crate::dataset::{EventSource, FrameSource, PhotonEvent, PixelType, ResultSink, Source};
+use crate::engine::sink::Sink;
 use crate::engine::testing::*;
 use crate::engine::workers::Workers;
 use crate::engine::{EngineError, MultiTauRequest, Observer, Request, TwoTimeRequest, Unobserved};
@@ -64,14 +65,22 @@ fn call(request: &Request) -> Call<'_> {
     Call { request, workers: Workers { threads, observer: &Unobserved } }
 }
 
+/// What a run yields, and what it stores.
+fn stored<T>(run: impl FnOnce(Sink<'_>) -> Result<T, CudaError>) -> Result<(T, Stored), CudaError> {
+    let mut stored = Stored::default();
+    let shared = Mutex::new(&mut stored as &mut dyn ResultSink);
+    let found = run(Sink::new(&shared))?;
+    Ok((found, stored))
+}
+
 /// What a run yields on a device.
-type Found = Result<(Correlation, Partition, Vec<TwoTimeMap>), CudaError>;
+type Found = Result<(Correlation, Partition, Stored), CudaError>;
 
 fn correlate_events(host: &TestDevice, data: &Data, request: &Request) -> Found {
     let partition = Partition::new(&request.labels, &[]).expect("bins");
     let source = DataEvents(data.clone());
-    let (found, maps) = collected(|keep| events::correlate(host, &source, &partition, call(request), keep))?;
-    Ok((found, partition, maps))
+    let (found, stored) = stored(|sink| events::correlate(host, &source, &partition, call(request), sink))?;
+    Ok((found, partition, stored))
 }
 
 proptest! {
@@ -111,8 +120,8 @@ fn places_that_just_fit_into_shared_memory_and_just_do_not() {
 fn correlate_frames(host: &TestDevice, data: &dyn FrameSource, request: &Request, precision: Precision) -> Found {
     let partition = Partition::new(&request.labels, &[]).expect("bins");
     let way = Way { precision, saturation: None };
-    match collected(|keep| dense::correlate(host, data, &partition, call(request), way, keep))? {
-        (Read::Whole(correlation), maps) => Ok((*correlation, partition, maps)),
+    match stored(|sink| dense::correlate(host, data, &partition, call(request), way, sink))? {
+        (Read::Whole(correlation), stored) => Ok((*correlation, partition, stored)),
         (Read::Saturated(pixels), _) => panic!("{pixels:?}"),
     }
 }
@@ -303,12 +312,10 @@ fn float32_is_near_enough_for_g2() {
         MultiTauRequest { normalization: Normalization::FrameMean, parts: 2, pixel_g2: PixelG2Output::Keep };
     let request = small_request(500, FrameWindow::default(), 7, multi_tau);
     let run =
-        |precision| correlate_frames(&TestDevice::new(PLENTY, 1), &data, &request, precision).expect("correlates").0;
-    let (found, wanted) = (run(Precision::Single), run(Precision::Double));
-    let pixels = |correlation: &Correlation| -> Vec<f64> {
-        correlation.pixel_g2.as_ref().expect("asked for").values.iter().map(|&value| f64::from(value)).collect()
-    };
-    close("pixel G2", pixels(&found), pixels(&wanted));
+        |precision| correlate_frames(&TestDevice::new(PLENTY, 1), &data, &request, precision).expect("correlates");
+    let ((found, _, single), (wanted, _, double)) = (run(Precision::Single), run(Precision::Double));
+    let pixels = |stored: &Stored| -> Vec<f64> { stored.pixels.values().flatten().map(|&v| f64::from(v)).collect() };
+    close("pixel G2", pixels(&single), pixels(&double));
     for (found, wanted) in
         std::iter::zip(found.parts.iter().chain(&found.multi_tau), wanted.parts.iter().chain(&wanted.multi_tau))
     {
@@ -330,7 +337,8 @@ fn pixels_that_carry_the_mark_and_values_that_are_none_are_told() {
     let [inside, other] = [partition.pixels()[40], partition.pixels()[200]].map(|pixel| pixel as usize);
     let run = |data: &Data, saturation| {
         let way = Way { precision: Precision::Single, saturation };
-        dense::correlate(&TestDevice::new(PLENTY, 1), data, &partition, call(&request), way, &mut |_| Ok(()))
+        let device = TestDevice::new(PLENTY, 1);
+        stored(|sink| dense::correlate(&device, data, &partition, call(&request), way, sink)).map(|(read, _)| read)
     };
     let marked = Data::of(IMAGE, PixelType::U8, 90, |frame, pixel| {
         if (pixel == inside && frame >= 77) || (pixel == other && frame == 9) { 255.0 } else { 1.0 }
@@ -372,11 +380,12 @@ fn saturated_pixels_are_left_out() {
     });
     let source = Source::Frames(Box::new(data.clone()));
     let call = call(&request);
-    let (found, partition) =
-        engine::correlate(&TestDevice::new(PLENTY, 8), &source, call, &mut |_| Ok(())).expect("correlates");
+    let device = TestDevice::new(PLENTY, 8);
+    let run = stored(|sink| engine::correlate(&device, &source, call, sink));
+    let ((found, partition), stored) = run.expect("correlates");
     let pixels: Vec<(u32, u64)> = found.saturated.iter().map(|pixel| (pixel.pixel, pixel.frame)).collect();
     assert_eq!(pixels, [(dead[0] as u32, 0), (dead[1] as u32, 50)]);
-    check(&data, &request, Ok((found, partition, Vec::new())));
+    check(&data, &request, Ok((found, partition, stored)));
 }
 
 #[test]
@@ -386,12 +395,12 @@ fn the_order_of_threads_and_the_memory_change_no_bit() {
         MultiTauRequest { normalization: Normalization::FrameMean, parts: 2, pixel_g2: PixelG2Output::Keep };
     let request = small_request(300, FrameWindow::default(), 5, multi_tau);
     let plenty = TestDevice::new(PLENTY, 1);
-    let (wanted, ..) = correlate_events(&plenty, &data, &request).expect("correlates");
+    let wanted = correlate_events(&plenty, &data, &request).expect("correlates");
     // all at once; in some passes over events that stay; over events that are read anew for each pass
     let mut launches = 0;
     for (memory, seed) in [(PLENTY, 2), (400_000, 3), (200_000, 4)] {
         let host = TestDevice::new(memory, seed);
-        let (found, ..) = correlate_events(&host, &data, &request).expect("correlates");
+        let found = correlate_events(&host, &data, &request).expect("correlates");
         assert_eq!(found, wanted, "with {memory} bytes");
         assert!(host.launches() > launches, "{} kernels with {memory} bytes", host.launches());
         launches = host.launches();
@@ -407,12 +416,12 @@ fn events_that_do_not_stay_after_all_are_read_again() {
     let multi_tau =
         MultiTauRequest { normalization: Normalization::FrameMean, parts: 2, pixel_g2: PixelG2Output::Keep };
     let request = small_request(300, FrameWindow::default(), 5, multi_tau);
-    let (wanted, ..) = correlate_events(&TestDevice::new(PLENTY, 1), &data, &request).expect("correlates");
+    let wanted = correlate_events(&TestDevice::new(PLENTY, 1), &data, &request).expect("correlates");
     // as much as the events alone take
     let all = DataEvents(data.clone()).events_bound() as usize * size_of::<PhotonEvent>();
     for memory in [all, all * 3 / 4] {
         let device = TestDevice::new(memory, 2).claiming(PLENTY);
-        let (found, ..) = correlate_events(&device, &data, &request).expect("correlates");
+        let found = correlate_events(&device, &data, &request).expect("correlates");
         assert_eq!(found, wanted, "with {memory} bytes");
     }
     let found = correlate_events(&TestDevice::new(20_000, 2).claiming(PLENTY), &data, &request);
@@ -447,7 +456,8 @@ fn progress_of_events_adds_up() {
     let (source, steps) = (DataEvents(data), Steps::default());
     let workers = Workers { observer: &steps, ..call(&request).workers };
     let call = Call { request: &request, workers };
-    events::correlate(&TestDevice::new(200_000, 4), &source, &partition, call, &mut |_| Ok(())).expect("correlates");
+    let device = TestDevice::new(200_000, 4);
+    stored(|sink| events::correlate(&device, &source, &partition, call, sink)).expect("correlates");
     let steps = steps.0.into_inner().expect("no panic");
     assert_eq!(steps.iter().map(|(name, ..)| *name).collect::<Vec<_>>(), ["reading", "correlating"]);
     assert!(steps.iter().all(|(_, units, done)| units == done), "{steps:?}");

@@ -45,21 +45,29 @@ pub(in crate::engine::cuda) struct Share {
 pub(in crate::engine::cuda) struct Queue {
     /// The first is next; those of a bin follow one another.
     shares: VecDeque<Share>,
+    /// All groups of all bins.
+    all: Vec<Share>,
+    /// The bin that was cut last.
+    cut: Option<usize>,
 }
 
 impl Queue {
     /// All groups of some bins.
     pub(in crate::engine::cuda) fn new(layout: &Layout, labels: &[u32], smoothing: Smoothing) -> Self {
-        let mut shares = VecDeque::new();
+        let mut all = Vec::new();
         for (bin, &label) in labels.iter().enumerate() {
             let places = layout.bin(label);
             let own = groups(&layout.statics[places.clone()], smoothing).into_iter().enumerate();
-            shares.extend(own.map(|(group, own)| {
+            all.extend(own.map(|(group, own)| {
                 let places = places.start + own.start..places.start + own.end;
                 Share { bin, group, places, rest: 0 }
             }));
         }
-        Self { shares }
+        Self::of(all)
+    }
+
+    fn of(all: Vec<Share>) -> Self {
+        Self { shares: all.iter().cloned().collect(), all, cut: None }
     }
 
     /// Whether all have been taken.
@@ -67,14 +75,19 @@ impl Queue {
         self.shares.is_empty()
     }
 
-    /// As many of the next bins as fit into so many columns; of a bin that is larger by itself, a part.
+    /// As many of the next bins as fit into so many columns; of a bin that is larger by itself, a part. The last part of a
+    /// bin comes alone: the bin may be wanted again before the next one.
     pub(super) fn take(&mut self, columns: usize) -> Vec<Share> {
         let (mut taken, mut left) = (Vec::<Share>::new(), columns / DEPTH * DEPTH);
         while let Some(next) = self.shares.front() {
             let bin = next.bin;
             let needed: usize = self.shares.iter().take_while(|share| share.bin == bin).map(filled).sum();
-            if needed > left && !taken.is_empty() {
+            let alone = taken.first().is_some_and(|first| Some(first.bin) == self.cut);
+            if (needed > left || alone) && !taken.is_empty() {
                 break;
+            }
+            if needed > left {
+                self.cut = Some(bin);
             }
             while let Some(mut share) = self.shares.pop_front_if(|share| share.bin == bin) {
                 let fits = share.places.len().min(left);
@@ -94,6 +107,13 @@ impl Queue {
             }
         }
         taken
+    }
+
+    /// Wants a bin of which all was taken once more, before the others.
+    pub(super) fn again(&mut self, bin: usize) {
+        for share in self.all.iter().rev().filter(|share| share.bin == bin) {
+            self.shares.push_front(share.clone());
+        }
     }
 
     /// Puts back what was taken and could not be done.
@@ -328,14 +348,14 @@ mod tests {
 
     fn queue(sizes: &[Vec<usize>]) -> Queue {
         let mut start = 0;
-        let mut shares = VecDeque::new();
+        let mut shares = Vec::new();
         for (bin, groups) in sizes.iter().enumerate() {
             for (group, &size) in groups.iter().enumerate() {
-                shares.push_back(Share { bin, group, places: start..start + size, rest: 0 });
+                shares.push(Share { bin, group, places: start..start + size, rest: 0 });
                 start += size;
             }
         }
-        Queue { shares }
+        Queue::of(shares)
     }
 
     proptest! {
@@ -345,9 +365,13 @@ mod tests {
             columns in 32usize..400,
             refused in proptest::collection::vec(any::<bool>(), 400),
         ) {
+            let pixels: Vec<usize> = sizes.iter().map(|groups| groups.iter().sum()).collect();
+            let begin = |bin: usize| pixels[..bin].iter().sum::<usize>();
             let mut queue = queue(&sizes);
             let (mut next, mut refused) = (0, refused.into_iter());
             let mut open: Option<usize> = None;
+            // bins that were cut are taken twice
+            let mut again = None;
             while !queue.is_empty() {
                 let shares = queue.take(columns);
                 prop_assert!(!shares.is_empty());
@@ -356,6 +380,10 @@ mod tests {
                     queue.put_back(shares);
                     continue;
                 }
+                let (first, last) = (&shares[0], &shares[shares.len() - 1]);
+                let (bin, end) = (last.bin, last.places.end);
+                let is_whole = first.places.start == begin(first.bin) && end == begin(bin + 1);
+                prop_assert!(is_whole || first.bin == bin, "the parts of a bin come alone");
                 for share in shares {
                     prop_assert_eq!(share.places.start, next);
                     next = share.places.end;
@@ -364,8 +392,13 @@ mod tests {
                     }
                     open = (share.rest > 0).then_some(share.bin);
                 }
+                if !is_whole && end == begin(bin + 1) && again != Some(bin) {
+                    again = Some(bin);
+                    queue.again(bin);
+                    next = begin(bin);
+                }
             }
-            prop_assert_eq!(next, sizes.iter().flatten().sum::<usize>());
+            prop_assert_eq!(next, pixels.iter().sum::<usize>());
             prop_assert_eq!(open, None);
         }
     }
