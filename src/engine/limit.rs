@@ -9,3 +9,9 @@ pub(super) const MAP_REMEDY: &str = "average frames with -a";
 pub(super) fn map_too_large(needed: u64, allowed: u64) -> EngineError {
     EngineError::Memory { what: "a band of rows of a two-time map", needed, allowed, remedy: MAP_REMEDY }
 }
+
+/// Bytes of which a part is at least so many.
+pub(super) fn whole_of(part: u64, share: f64) -> u64 {
+    // what is cut off when numbers are rounded comes on top
+    (part as f64 / share) as u64 + 4
+}

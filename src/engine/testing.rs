@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::ops::Range;
+use std::sync::Mutex;
 
 use ndarray::Array2;
 use proptest::prelude::*;
 
-use super::{EngineError, MultiTauRequest, Request, TwoTimeRequest};
+use super::{EngineError, MultiTauRequest, Observer, Request, TwoTimeRequest};
 use crate::correlate::bins::{Labels, Partition, Shape};
 use crate::correlate::oracle;
 use crate::correlate::result::{Correlation, MapRows, MultiTau, PixelG2, TwoTimeMap};
@@ -225,6 +226,30 @@ impl ResultSink for Stored {
             assert!(self.pixels.insert(pixel, own).is_none(), "pixel {pixel} comes twice");
         }
         Ok(())
+    }
+}
+
+/// Steps, their units, and what was done of each.
+#[derive(Default)]
+pub(super) struct Steps(Mutex<Vec<(&'static str, u64, u64)>>);
+
+impl Steps {
+    pub(super) fn into_inner(self) -> Vec<(&'static str, u64, u64)> {
+        self.0.into_inner().expect("no panic")
+    }
+}
+
+impl Observer for Steps {
+    fn step(&self, name: &'static str, units: u64) {
+        self.0.lock().expect("no panic").push((name, units, 0));
+    }
+
+    fn advance(&self, units: u64) {
+        self.0.lock().expect("no panic").last_mut().expect("a step").2 += units;
+    }
+
+    fn cancelled(&self) -> bool {
+        false
     }
 }
 

@@ -11,13 +11,13 @@ use crate::correlate::result::Correlation;
 use crate::correlate::scattering::{SegmentPlan, Tally};
 use crate::dataset::EventSource;
 use crate::engine::layout::Layout;
-use crate::engine::limit::map_too_large;
+use crate::engine::limit::{map_too_large, whole_of};
 use crate::engine::multi_tau::factors;
 use crate::engine::sink::Sink;
 use crate::engine::two_time::most_groups;
 use crate::engine::{EngineError, Request, TwoTimeRequest};
 
-use super::events::{BUCKET, ENTRY_BYTES, Keep, Reading, Sorted, Sums, buckets, passes};
+use super::events::{BUCKET, ENTRY_BYTES, Keep, Reading, Sorted, Sums, buckets, passes, places};
 use super::pool::Pool;
 use super::sparse::{SparseMultiTau, StaticSums};
 use super::twotime::{Collector, least};
@@ -43,8 +43,7 @@ pub(super) fn correlate(
 ) -> Result<Option<Correlation>, EngineError> {
     let layout = Layout::new(partition);
     let reading = Reading { source, layout: &layout, selection: &request.selection, pool };
-    let room = room(request, &layout, pool, sink)?;
-    let limit = (room as f64 * EVENT_SHARE) as u64 / ENTRY_BYTES;
+    let (room, limit) = memory(request, &layout, pool, sink)?;
     let run = Run { reading, partition, request, room, limit, sink };
     let all = 0..buckets(layout.len());
     pool.observer.step("reading", source.info().frames);
@@ -53,7 +52,7 @@ pub(super) fn correlate(
         if abandon() {
             return Ok(None);
         }
-        return run.one_reading(&sorted, &sums).map(Some);
+        return run.one_reading(sorted, &sums).map(Some);
     }
     let (_, sums) = reading.read(&Keep::Nothing)?;
     if abandon() {
@@ -82,14 +81,18 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn one_reading(&self, sorted: &Sorted, sums: &Sums) -> Result<Correlation, EngineError> {
+    fn one_reading(&self, sorted: Sorted, sums: &Sums) -> Result<Correlation, EngineError> {
         let mut tally = self.tally(sums);
         let mut multi_tau = self.multi_tau(&tally);
-        self.reading.pool.observer.step("correlating", self.reading.layout.len() as u64);
-        self.correlate(sorted, &mut tally, multi_tau.as_mut())?;
+        self.correlate(&sorted, &mut tally, multi_tau.as_mut())?;
         let mut two_time = self.two_time();
         if let (Some(collector), Some(wanted)) = (&mut two_time, &self.request.two_time) {
-            self.add_maps(collector, &wanted.labels, sorted, sums)?;
+            if self.fits(sorted.buckets(), &sums.per_bucket) {
+                self.add_maps(collector, &wanted.labels, &sorted, sums)?;
+            } else {
+                drop(sorted);
+                self.read_for_maps(collector, wanted, sums)?;
+            }
         }
         Ok(self.finish(&tally, multi_tau, two_time))
     }
@@ -99,19 +102,29 @@ impl<'a> Run<'a> {
         let mut multi_tau = self.multi_tau(&tally);
         for range in passes(&sums.per_bucket, self.limit) {
             let sorted = self.read(range)?;
-            self.reading.pool.observer.step("correlating", (sorted.buckets().len() * BUCKET) as u64);
             self.correlate(&sorted, &mut tally, multi_tau.as_mut())?;
         }
         let mut two_time = self.two_time();
         if let (Some(collector), Some(wanted)) = (&mut two_time, &self.request.two_time) {
-            for pass in self.label_passes(wanted, &sums.per_bucket) {
-                match pass {
-                    LabelPass::Whole(range, labels) => self.add_maps(collector, &labels, &self.read(range)?, sums)?,
-                    LabelPass::Cut(label) => self.add_cut_map(collector, label, sums)?,
-                }
-            }
+            self.read_for_maps(collector, wanted, sums)?;
         }
         Ok(self.finish(&tally, multi_tau, two_time))
+    }
+
+    /// All maps, whose events are read for them.
+    fn read_for_maps(
+        &self,
+        collector: &mut Collector<'_>,
+        wanted: &TwoTimeRequest,
+        sums: &Sums,
+    ) -> Result<(), EngineError> {
+        for pass in self.label_passes(wanted, &sums.per_bucket) {
+            match pass {
+                LabelPass::Whole(range, labels) => self.add_maps(collector, &labels, &self.read(range)?, sums)?,
+                LabelPass::Cut(label) => self.add_cut_map(collector, label, sums)?,
+            }
+        }
+        Ok(())
     }
 
     fn read(&self, range: Range<usize>) -> Result<Sorted, EngineError> {
@@ -138,6 +151,8 @@ impl<'a> Run<'a> {
         tally: &mut Tally,
         multi_tau: Option<&mut SparseMultiTau<'_>>,
     ) -> Result<(), EngineError> {
+        let pixels = places(sorted.buckets(), self.reading.layout).len();
+        self.reading.pool.observer.step("correlating", pixels as u64);
         match multi_tau {
             Some(multi_tau) => multi_tau.add(sorted, tally, self.reading.pool),
             None => self.sum_statics(sorted, tally),
@@ -152,6 +167,7 @@ impl<'a> Run<'a> {
         let parts = self.reading.pool.map(range.len(), init, |(starts, entries), index| {
             let bucket = range.start + index;
             sorted.bucket(bucket, starts, entries);
+            self.reading.pool.observer.advance(places(bucket..bucket + 1, self.reading.layout).len() as u64);
             Ok(StaticSums::of(bucket * BUCKET, starts, entries, self.reading.layout, self.partition, plan))
         })?;
         parts.iter().for_each(|part| part.add_to(tally));
@@ -173,7 +189,7 @@ impl<'a> Run<'a> {
         let observer = self.reading.pool.observer;
         observer.step("two-time", labels.len() as u64);
         let held: u64 = sums.per_bucket[sorted.buckets()].iter().sum::<u64>() * ENTRY_BYTES;
-        let left = ((self.room as f64 * PLANNED_SHARE) as u64).saturating_sub(held);
+        let left = self.planned().saturating_sub(held);
         for &label in labels {
             let bin = EventBin::new(Events::Sorted(sorted), self.reading.layout.bin(label), &sums.per_bucket);
             // lists that are few stay, and leave more to the map
@@ -186,33 +202,48 @@ impl<'a> Run<'a> {
 
     /// The map of a label whose events are read again for each slice of pixels and each band of rows.
     fn add_cut_map(&self, collector: &mut Collector<'_>, label: u32, sums: &Sums) -> Result<(), EngineError> {
-        let left = (self.room as f64 * PLANNED_SHARE) as u64;
-        let limit = left / 2 / (ENTRY_BYTES + LIST_BYTES);
         let bin = EventBin::new(Events::Read(&self.reading), self.reading.layout.bin(label), &sums.per_bucket);
-        collector.add(&mut bin.within(limit, self.request.memory), left / 2)?;
+        collector.add(&mut bin.within(self.cut_limit(), self.request.memory), self.planned() / 2)?;
         let observer = self.reading.pool.observer;
         observer.step("two-time", 1);
         observer.advance(1);
         Ok(())
     }
 
+    /// Bytes that two-time is planned with, events included.
+    fn planned(&self) -> u64 {
+        (self.room as f64 * PLANNED_SHARE) as u64
+    }
+
+    /// The most events of a slice of a map that is read for each slice.
+    fn cut_limit(&self) -> u64 {
+        self.planned() / 2 / (ENTRY_BYTES + LIST_BYTES)
+    }
+
+    /// Whether maps can be made of the events of some buckets that are all in memory. When they leave little to lists,
+    /// reading them again for each slice is better.
+    fn fits(&self, buckets: Range<usize>, per_bucket: &[u64]) -> bool {
+        let own = &per_bucket[buckets];
+        let held: u64 = own.iter().sum();
+        // pixels that stay together lie in two buckets at most
+        let largest = own.windows(2).map(|pair| pair.iter().sum()).max().unwrap_or(held);
+        let limit = self.planned().saturating_sub(held * ENTRY_BYTES) / 2 / LIST_BYTES;
+        held <= self.limit && (largest <= limit || self.cut_limit() <= limit)
+    }
+
     /// Ranges of buckets with the labels that lie wholly in them.
     fn label_passes(&self, wanted: &TwoTimeRequest, per_bucket: &[u64]) -> Vec<LabelPass> {
         let mut passes: Vec<LabelPass> = Vec::new();
-        let events = |range: &Range<usize>| per_bucket[range.clone()].iter().sum::<u64>();
         for &label in &wanted.labels {
             let places = self.reading.layout.bin(label);
             let range = places.start / BUCKET..places.end.div_ceil(BUCKET);
-            if events(&range) > self.limit {
-                passes.push(LabelPass::Cut(label));
-                continue;
-            }
             match passes.last_mut() {
-                Some(LabelPass::Whole(last, labels)) if events(&(last.start..range.end)) <= self.limit => {
+                Some(LabelPass::Whole(last, labels)) if self.fits(last.start..range.end, per_bucket) => {
                     last.end = range.end;
                     labels.push(label);
                 }
-                _ => passes.push(LabelPass::Whole(range, vec![label])),
+                _ if self.fits(range.clone(), per_bucket) => passes.push(LabelPass::Whole(range, vec![label])),
+                _ => passes.push(LabelPass::Cut(label)),
             }
         }
         passes
@@ -240,22 +271,23 @@ pub(super) fn too_little(request: &Request, needed: u64) -> EngineError {
     EngineError::Memory { what, needed, allowed: request.memory, remedy }
 }
 
-/// Bytes for events and what is made of them.
-fn room(request: &Request, layout: &Layout, pool: Pool<'_>, sink: Sink<'_>) -> Result<u64, EngineError> {
+/// Bytes for events and what is made of them, and the most events that are in memory at once.
+fn memory(request: &Request, layout: &Layout, pool: Pool<'_>, sink: Sink<'_>) -> Result<(u64, u64), EngineError> {
     let image = layout.place.len() as u64 * 16;
     let fixed = image * (pool.threads.get() as u64 + 2) + request.selection.outputs() * 32;
     let room = request.memory.saturating_sub(fixed);
-    if ((room as f64 * EVENT_SHARE) as u64) < BUCKET as u64 * ENTRY_BYTES {
-        return Err(too_little(request, fixed * 2));
+    let few = BUCKET as u64 * ENTRY_BYTES;
+    let events = (room as f64 * EVENT_SHARE) as u64;
+    if events < few {
+        return Err(too_little(request, fixed + whole_of(few, EVENT_SHARE)));
     }
-    if let Some(wanted) = &request.two_time {
-        let frames = request.selection.outputs() as usize;
-        let map = least(frames, sink.rows_together(frames), most_groups(layout, wanted));
-        // a map gets half of what events leave
-        let share = (PLANNED_SHARE - EVENT_SHARE) / 2.0;
-        if (room as f64 * share) < map as f64 {
-            return Err(map_too_large(fixed + (map as f64 / share) as u64, request.memory));
-        }
+    let Some(wanted) = &request.two_time else { return Ok((room, events / ENTRY_BYTES)) };
+    let frames = request.selection.outputs() as usize;
+    // lists get as much as the map
+    let map = 2 * least(frames, sink.rows_together(frames), most_groups(layout, wanted));
+    let beside = ((room as f64 * PLANNED_SHARE) as u64).saturating_sub(map);
+    if beside < few {
+        return Err(map_too_large(fixed + whole_of(map + few, PLANNED_SHARE), request.memory));
     }
-    Ok(room)
+    Ok((room, events.min(beside) / ENTRY_BYTES))
 }

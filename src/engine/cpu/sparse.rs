@@ -11,7 +11,7 @@ use crate::engine::{EngineError, MultiTauRequest};
 
 use crate::engine::multi_tau::{Span, spans};
 
-use super::events::{BUCKET, Entry, Sorted};
+use super::events::{BUCKET, Entry, Sorted, places};
 use super::pool::Pool;
 use super::series::{Scales, Series};
 use crate::engine::layout::Layout;
@@ -124,6 +124,7 @@ impl<'a> SparseMultiTau<'a> {
             let first = bucket * BUCKET;
             let statics = StaticSums::of(first, starts, entries, this.layout, this.partition, segments);
             let spans = this.bucket(first, starts, entries, series)?;
+            pool.observer.advance(places(bucket..bucket + 1, this.layout).len() as u64);
             Ok(BucketSums { spans, statics })
         })?;
         for part in &done {
@@ -142,7 +143,7 @@ impl<'a> SparseMultiTau<'a> {
         entries: &[Entry],
         series: &mut Series,
     ) -> Result<Vec<BinSums>, EngineError> {
-        let places = first..(first + BUCKET).min(self.layout.len());
+        let places = places(first / BUCKET..first / BUCKET + 1, self.layout);
         let mut batch = match (self.sink, self.spans.first()) {
             (Some(sink), Some(whole)) => {
                 Some((sink, PixelBatch::new(self.layout.pixels[places.clone()].to_vec(), whole.plan.len())))

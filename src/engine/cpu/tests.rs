@@ -11,6 +11,8 @@ use crate::engine::testing::*;
 use crate::engine::{MultiTauRequest, TwoTimeRequest, Unobserved};
 use crate::task::correlate::PixelG2Output;
 
+mod two_time;
+
 fn run(source: &Source, request: &Request, threads: usize) -> Outcome {
     run_on(&CpuEngine::new(NonZeroUsize::new(threads)), source, request)
 }
@@ -42,7 +44,7 @@ proptest! {
         if tight {
             // not all events fit: a survey and several readings
             let events = data.values.iter().filter(|v| **v > 0.0).count() as u64 * 2;
-            request.memory = SHAPE.pixels() as u64 * 64 + frames as u64 * (32 + 12_000) + 8 * events + 8192;
+            request.memory = SHAPE.pixels() as u64 * 64 + frames as u64 * 3500 + 8 * events + 8192;
         }
         check(&data, &request, run(&Source::Events(Box::new(DataEvents(data.clone()))), &request, 2));
     }
@@ -161,20 +163,5 @@ fn memory_that_is_too_small_is_an_error() {
     for (source, mut request) in varied() {
         request.memory = 10_000;
         assert!(matches!(run(&source, &request, 2), Err(EngineError::Memory { .. })));
-    }
-}
-
-#[test]
-fn a_map_that_is_too_large_is_refused() {
-    let (frames, shape) = (2000, Shape { rows: 13, cols: 29 });
-    let data = Data::of(shape, PixelType::U8, frames, counts(1, 0.01, 3));
-    let labels = labels_of(shape, 1, Bins::Small);
-    let mut request = Request { labels, ..request(frames, FrameWindow::default(), 1) };
-    request.multi_tau = None;
-    request.two_time = Some(TwoTimeRequest { smoothing: Smoothing::None, labels: vec![1] });
-    request.memory = 4 * 2000 * 2000 - 1;
-    for source in [Source::Frames(Box::new(data.clone())), Source::Events(Box::new(DataEvents(data)))] {
-        let error = run(&source, &request, 2).expect_err("has too little").to_string();
-        assert!(error.contains("a two-time map, needs 16000000 bytes") && error.contains("with -a"), "{error}");
     }
 }

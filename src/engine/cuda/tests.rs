@@ -19,7 +19,7 @@ use crate::dataset::{EventSource, FrameSource, PhotonEvent, PixelType, ResultSin
 use crate::engine::sink::Sink;
 use crate::engine::testing::*;
 use crate::engine::workers::Workers;
-use crate::engine::{EngineError, MultiTauRequest, Observer, Request, TwoTimeRequest, Unobserved};
+use crate::engine::{EngineError, MultiTauRequest, Request, TwoTimeRequest, Unobserved};
 use crate::task::correlate::{Normalization, PixelG2Output};
 
 mod dense_frames;
@@ -165,97 +165,6 @@ fn two_time_request(shape: Shape, frames: usize, window: FrameWindow, seed: u64,
         two_time: Some(TwoTimeRequest { smoothing, labels: vec![1, 3, 4] }),
         ..request(frames, window, seed)
     }
-}
-
-proptest! {
-    #![proptest_config(cases(8, 1))]
-
-    #[test]
-    fn two_time_agrees_with_the_oracle(
-        shape in shape(),
-        frames in 2usize..260,
-        window in window(),
-        smoothing in smoothing(),
-        occupancy in prop_oneof![Just(0.01), Just(0.2), Just(1.0)],
-        bright in prop_oneof![Just(1u64), Just(200), Just(60_000)],
-        pixel in prop_oneof![
-            Just(None), Just(Some(PixelType::U8)), Just(Some(PixelType::U16)), Just(Some(PixelType::U32)),
-            Just(Some(PixelType::I16)), Just(Some(PixelType::I32)), Just(Some(PixelType::F32)),
-        ],
-        tight in any::<bool>(),
-        seed in 0u64..1000,
-    ) {
-        prop_assume!(window.select(frames as u64).is_ok());
-        let largest = match pixel {
-            Some(PixelType::U8) => 255.0,
-            Some(PixelType::I16) => 32_767.0,
-            _ => 60_000.0,
-        };
-        let scale = if pixel == Some(PixelType::F32) { 0.3 } else { 1.0 };
-        let value = counts(seed, occupancy, bright);
-        let kept = pixel.unwrap_or(PixelType::U16);
-        let data = Data::of(shape, kept, frames, move |t, p| f64::from((value(t, p).min(largest) * scale) as f32));
-        let request = two_time_request(shape, frames, window, seed, smoothing);
-        // bins are cut, and maps come in bands of rows
-        let host = TestDevice::new(if tight { 1_200_000 } else { PLENTY }, seed as u32);
-        let found = match pixel {
-            None => correlate_events(&host, &data, &request),
-            Some(_) => correlate_frames(&host, &data, &request, Precision::Double),
-        };
-        check(&data, &request, Ok(found.expect("correlates")));
-    }
-}
-
-/// A map of all rows; in bands of rows; of groups that are cut themselves, added on the host.
-#[test]
-fn a_bin_that_does_not_fit_is_cut() {
-    let frames = 600;
-    let window = FrameWindow { avg: NonZeroU32::new(2).expect("not zero"), ..FrameWindow::default() };
-    let data = Data::of(IMAGE, PixelType::U32, frames, counts(9, 0.3, 700));
-    for smoothing in [Smoothing::StaticBins, Smoothing::DynamicBins, Smoothing::None] {
-        let request = two_time_request(IMAGE, frames, window, 9, smoothing);
-        let launches = [PLENTY, 1_200_000, 680_000].map(|memory| {
-            let host = TestDevice::new(memory, 4);
-            let found = correlate_frames(&host, &data, &request, Precision::Double).expect("correlates");
-            check(&data, &request, Ok(found));
-            host.launches()
-        });
-        assert!(launches[1].min(launches[2]) > launches[0], "{launches:?} kernels: nothing was cut");
-    }
-}
-
-/// Neither a map nor what a bin in parts needs beside it may be more than the host's memory that is allowed.
-#[test]
-fn maps_beyond_the_limit_are_refused() {
-    let (raw, frames) = (600, 300u64);
-    let window = FrameWindow { avg: NonZeroU32::new(2).expect("not zero"), ..FrameWindow::default() };
-    let data = Data::of(IMAGE, PixelType::U32, raw, counts(9, 0.3, 700));
-    let mut request = two_time_request(IMAGE, raw, window, 9, Smoothing::None);
-    for (allowed, memory, what) in [
-        (4 * frames * frames - 1, PLENTY, "mostly a two-time map, needs 360000 bytes"),
-        (20 * frames * frames - 1, 680_000, "not fit into the GPU's memory at once needs 1800000 bytes"),
-    ] {
-        request.memory = allowed;
-        let found = correlate_frames(&TestDevice::new(memory, 4), &data, &request, Precision::Double);
-        let error = found.err().map_or(String::new(), |error| error.to_string());
-        assert!(error.contains(what) && error.contains("with -a"), "{error}");
-    }
-    request.memory = 4 * frames * frames - 1;
-    let found = correlate_events(&TestDevice::new(PLENTY, 4), &data, &request);
-    assert!(matches!(found, Err(CudaError::Engine(EngineError::Memory { .. }))));
-}
-
-/// The events of a slice take more memory than its counts.
-#[test]
-fn a_slice_whose_events_do_not_fit_is_cut() {
-    let data = Data::of(IMAGE, PixelType::U16, 200, counts(4, 1.0, 30));
-    let request = two_time_request(IMAGE, 200, FrameWindow::default(), 4, Smoothing::StaticBins);
-    let launches = [PLENTY, 700_000].map(|memory| {
-        let device = TestDevice::new(memory, 4);
-        check(&data, &request, Ok(correlate_events(&device, &data, &request).expect("correlates")));
-        device.launches()
-    });
-    assert!(launches[1] > launches[0], "{launches:?} kernels: nothing was cut");
 }
 
 /// Blocks of few frames, and a series whose levels are in three stages: each stage may get one sample of a block, or none.
@@ -428,24 +337,6 @@ fn events_that_do_not_stay_after_all_are_read_again() {
     assert!(matches!(found, Err(CudaError::Device(DeviceError::OutOfMemory { .. }))));
 }
 
-/// Steps, their units, and what was done of each.
-#[derive(Default)]
-struct Steps(Mutex<Vec<(&'static str, u64, u64)>>);
-
-impl Observer for Steps {
-    fn step(&self, name: &'static str, units: u64) {
-        self.0.lock().expect("no panic").push((name, units, 0));
-    }
-
-    fn advance(&self, units: u64) {
-        self.0.lock().expect("no panic").last_mut().expect("a step").2 += units;
-    }
-
-    fn cancelled(&self) -> bool {
-        false
-    }
-}
-
 /// Also where all events are read again for each pass.
 #[test]
 fn progress_of_events_adds_up() {
@@ -458,7 +349,7 @@ fn progress_of_events_adds_up() {
     let call = Call { request: &request, workers };
     let device = TestDevice::new(200_000, 4);
     stored(|sink| events::correlate(&device, &source, &partition, call, sink)).expect("correlates");
-    let steps = steps.0.into_inner().expect("no panic");
+    let steps = steps.into_inner();
     assert_eq!(steps.iter().map(|(name, ..)| *name).collect::<Vec<_>>(), ["reading", "correlating"]);
     assert!(steps.iter().all(|(_, units, done)| units == done), "{steps:?}");
 }

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::engine::limit::map_too_large;
+use crate::engine::limit::{map_too_large, whole_of};
 use crate::engine::two_time::most_groups;
 use crate::engine::{EngineError, TwoTimeRequest};
 
@@ -68,8 +68,10 @@ impl Run<'_> {
         // whole shards, so that the order of summing does not depend on the limit
         let width = if fitting >= pixels { pixels } else { fitting / dense::SHARD * dense::SHARD };
         if width == 0 {
-            let needed = fixed + least * pixels.min(dense::SHARD) as u64;
-            return Err(too_little(self.request, (needed as f64 * 2.0 / PLANNED_SHARE) as u64));
+            // two-time takes as much
+            let parts = if self.request.two_time.is_some() { 2 } else { 1 };
+            let needed = fixed + parts * least * pixels.min(dense::SHARD) as u64;
+            return Err(too_little(self.request, whole_of(needed, PLANNED_SHARE)));
         }
         let room = (free / width as u64).saturating_sub(state) / cell;
         let block = room.clamp(1, BLOCK_FRAMES);
@@ -85,7 +87,7 @@ impl Run<'_> {
         if map <= free {
             return Ok(());
         }
-        Err(map_too_large(((fixed + 2 * map) as f64 / PLANNED_SHARE) as u64, self.request.memory))
+        Err(map_too_large(whole_of(fixed + 2 * map, PLANNED_SHARE), self.request.memory))
     }
 
     /// Labels whose counts fit together.

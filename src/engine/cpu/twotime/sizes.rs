@@ -82,12 +82,12 @@ mod tests {
         ) {
             let room = (least(frames, together, groups) as f64 * factor) as u64;
             let sizes = Sizes::new(frames, together, groups, room).expect("is enough");
-            prop_assert!(sizes.gathered == frames || sizes.gathered % together == 0);
+            prop_assert!(sizes.gathered == frames || sizes.gathered.is_multiple_of(together));
             prop_assert!(sizes.packed >= packed(frames));
             let (mut first, mut most) = (0, 0);
             while first < frames {
                 let end = band_end(first, frames, sizes.cells);
-                prop_assert!(end > first && (end == frames || (end - first) % BAND == 0));
+                prop_assert!(end > first && (end == frames || (end - first).is_multiple_of(BAND)));
                 most = most.max((end - first) * padded(frames - first));
                 first = end;
             }

@@ -230,7 +230,7 @@ fn progress_of_frames_adds_up() {
     let way = Way { precision: Precision::Double, saturation: None };
     let device = TestDevice::new(1_400_000, 4);
     stored(|sink| dense::correlate(&device, &data, &partition, call, way, sink)).expect("correlates");
-    let steps = steps.0.into_inner().expect("no panic");
+    let steps = steps.into_inner();
     assert!(steps.iter().filter(|(name, ..)| *name == "correlating").count() > 1, "{steps:?}: read once");
     assert!(steps.iter().all(|(_, units, done)| units == done), "{steps:?}");
 }

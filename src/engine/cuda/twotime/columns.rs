@@ -45,8 +45,6 @@ pub(in crate::engine::cuda) struct Share {
 pub(in crate::engine::cuda) struct Queue {
     /// The first is next; those of a bin follow one another.
     shares: VecDeque<Share>,
-    /// All groups of all bins.
-    all: Vec<Share>,
     /// The bin that was cut last.
     cut: Option<usize>,
 }
@@ -54,20 +52,16 @@ pub(in crate::engine::cuda) struct Queue {
 impl Queue {
     /// All groups of some bins.
     pub(in crate::engine::cuda) fn new(layout: &Layout, labels: &[u32], smoothing: Smoothing) -> Self {
-        let mut all = Vec::new();
+        let mut shares = VecDeque::new();
         for (bin, &label) in labels.iter().enumerate() {
             let places = layout.bin(label);
             let own = groups(&layout.statics[places.clone()], smoothing).into_iter().enumerate();
-            all.extend(own.map(|(group, own)| {
+            shares.extend(own.map(|(group, own)| {
                 let places = places.start + own.start..places.start + own.end;
                 Share { bin, group, places, rest: 0 }
             }));
         }
-        Self::of(all)
-    }
-
-    fn of(all: Vec<Share>) -> Self {
-        Self { shares: all.iter().cloned().collect(), all, cut: None }
+        Self { shares, cut: None }
     }
 
     /// Whether all have been taken.
@@ -109,19 +103,18 @@ impl Queue {
         taken
     }
 
-    /// Wants a bin of which all was taken once more, before the others.
-    pub(super) fn again(&mut self, bin: usize) {
-        for share in self.all.iter().rev().filter(|share| share.bin == bin) {
-            self.shares.push_front(share.clone());
-        }
+    /// Wants what was taken of a bin once more, before the others. It is cut where it was: sums of floats depend on it.
+    pub(super) fn again(&mut self, shares: Vec<Share>) {
+        shares.into_iter().rev().for_each(|share| self.shares.push_front(share));
     }
 
     /// Puts back what was taken and could not be done.
     pub(in crate::engine::cuda) fn put_back(&mut self, shares: Vec<Share>) {
         for mut share in shares.into_iter().rev() {
             if share.rest > 0 {
-                let rest = self.shares.pop_front().map_or(share.places.end, |rest| rest.places.end);
-                share = Share { places: share.places.start..rest, rest: 0, ..share };
+                let (end, rest) =
+                    self.shares.pop_front().map_or((share.places.end, 0), |next| (next.places.end, next.rest));
+                share = Share { places: share.places.start..end, rest, ..share };
             }
             self.shares.push_front(share);
         }
@@ -348,14 +341,14 @@ mod tests {
 
     fn queue(sizes: &[Vec<usize>]) -> Queue {
         let mut start = 0;
-        let mut shares = Vec::new();
+        let mut shares = VecDeque::new();
         for (bin, groups) in sizes.iter().enumerate() {
             for (group, &size) in groups.iter().enumerate() {
-                shares.push(Share { bin, group, places: start..start + size, rest: 0 });
+                shares.push_back(Share { bin, group, places: start..start + size, rest: 0 });
                 start += size;
             }
         }
-        Queue::of(shares)
+        Queue { shares, cut: None }
     }
 
     proptest! {
@@ -371,7 +364,7 @@ mod tests {
             let (mut next, mut refused) = (0, refused.into_iter());
             let mut open: Option<usize> = None;
             // bins that were cut are taken twice
-            let mut again = None;
+            let (mut again, mut parts) = (None, Vec::new());
             while !queue.is_empty() {
                 let shares = queue.take(columns);
                 prop_assert!(!shares.is_empty());
@@ -379,6 +372,9 @@ mod tests {
                 if refused.next() == Some(true) {
                     queue.put_back(shares);
                     continue;
+                }
+                if again.is_none_or(|bin| bin != shares[0].bin) {
+                    parts.extend_from_slice(&shares);
                 }
                 let (first, last) = (&shares[0], &shares[shares.len() - 1]);
                 let (bin, end) = (last.bin, last.places.end);
@@ -392,10 +388,13 @@ mod tests {
                     }
                     open = (share.rest > 0).then_some(share.bin);
                 }
-                if !is_whole && end == begin(bin + 1) && again != Some(bin) {
-                    again = Some(bin);
-                    queue.again(bin);
-                    next = begin(bin);
+                if end == begin(bin + 1) {
+                    let parts = std::mem::take(&mut parts);
+                    if !is_whole && again != Some(bin) {
+                        again = Some(bin);
+                        queue.again(parts);
+                        next = begin(bin);
+                    }
                 }
             }
             prop_assert_eq!(next, pixels.iter().sum::<usize>());

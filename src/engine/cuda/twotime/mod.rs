@@ -84,6 +84,8 @@ struct Open<'a> {
     sums: Vec<f64>,
     /// The same of a group that is cut itself, without weights.
     group: Option<(Vec<f64>, Vec<f64>)>,
+    /// What there was of it.
+    parts: Vec<Share>,
 }
 
 /// Groups of a matrix.
@@ -193,8 +195,8 @@ impl<'a> Maps<'a> {
                 if !ends {
                     continue;
                 }
-                if self.close(first.bin, places.len())? == Closed::Band {
-                    queue.again(first.bin);
+                if let Some(parts) = self.close(first.bin, places.len())? {
+                    queue.again(parts);
                     continue;
                 }
             }
@@ -261,6 +263,7 @@ impl<'a> Maps<'a> {
             None => self.begin(self.wanted.labels[shares[0].0.bin])?,
         };
         for share in shares {
+            open.parts.push(share.0.clone());
             let groups = groups(device, std::slice::from_ref(share))?;
             let own = columns.totals(device, &groups)?;
             let ones = Buffer::of(device, &vec![1.0; frames])?;
@@ -305,7 +308,7 @@ impl<'a> Maps<'a> {
         }
         let (products, sums) = (vec![0.0; fit * frames], vec![0.0; frames]);
         let out = MapOut::averaging(self.sink, label, frames, vec![0.0; self.gathered * frames]);
-        Ok(Open { out, rows: 0..fit, products, sums, group: None })
+        Ok(Open { out, rows: 0..fit, products, sums, group: None, parts: Vec::new() })
     }
 
     /// Pixels of the group that a share is the end of.
@@ -320,9 +323,9 @@ impl<'a> Maps<'a> {
         }
     }
 
-    /// The rows of a bin whose parts are all there.
-    fn close(&mut self, bin: usize, pixels: usize) -> Result<Closed, EngineError> {
-        let Some(mut open) = self.open.take() else { return Ok(Closed::Map) };
+    /// The rows of a bin whose parts are all there. Returns them when more rows are to come.
+    fn close(&mut self, bin: usize, pixels: usize) -> Result<Option<Vec<Share>>, EngineError> {
+        let Some(mut open) = self.open.take() else { return Ok(None) };
         let (frames, scales) = (self.frames, scales(&open.sums));
         while open.out.next() < open.rows.end {
             let first = open.out.next();
@@ -342,24 +345,16 @@ impl<'a> Maps<'a> {
             if let Some(diagonals) = open.out.finish() {
                 keep_averages(&mut self.result, bin, &diagonals);
             }
-            return Ok(Closed::Map);
+            return Ok(None);
         }
         let next = open.rows.end..(open.rows.end + open.rows.len()).min(frames);
         open.products.truncate(next.len() * frames);
         open.products.fill(0.0);
         open.sums.fill(0.0);
+        let parts = std::mem::take(&mut open.parts);
         self.open = Some(Open { rows: next, ..open });
-        Ok(Closed::Band)
+        Ok(Some(parts))
     }
-}
-
-/// What of a bin that comes in parts is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Closed {
-    /// A band of rows.
-    Band,
-    /// All rows.
-    Map,
 }
 
 fn groups<D: Device>(device: &D, shares: &[(&Share, u32)]) -> Result<Groups<D>, DeviceError> {
