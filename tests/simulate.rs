@@ -15,7 +15,7 @@ use speckled::dataset::hdf5::write::FrameFilter;
 use speckled::dataset::metadata::{self, Metadata};
 use speckled::dataset::qmap::Qmap;
 use speckled::dataset::write::{Dataset, Format, write_dataset};
-use speckled::dataset::{EventSource, FrameSource, PixelType, Scratch, Source, imm, rigaku, stitch};
+use speckled::dataset::{EventSource, FrameSource, PixelType, Scratch, Source, Unstored, imm, rigaku, stitch};
 use speckled::engine::cpu::CpuEngine;
 use speckled::engine::{Engine, MultiTauRequest, Request, Unobserved};
 use speckled::simulate::{self, Dynamics, Layout, Modules, Relaxation, Saturation, Scene};
@@ -269,7 +269,7 @@ fn engine(source: &Source, dataset: &Dataset) -> (MultiTau, Vec<u32>) {
         saturated: SaturatedPolicy::Mask,
         memory: 1 << 30,
     };
-    let result = CpuEngine::new(None).correlate(&request, source, &Unobserved, &mut |_| Ok(()));
+    let result = CpuEngine::new(None).correlate(&request, source, &Unobserved, &mut Unstored);
     let (correlation, _) = result.expect("correlate");
     (correlation.multi_tau.expect("multi-tau"), correlation.saturated.iter().map(|s| s.pixel).collect())
 }

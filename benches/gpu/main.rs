@@ -23,7 +23,7 @@ use speckled::correlate::bins::{Labels, Shape};
 use speckled::correlate::delays::DelayPlan;
 use speckled::correlate::twotime::Smoothing;
 use speckled::correlate::window::FrameWindow;
-use speckled::dataset::{EventSource, PhotonEvent, Source};
+use speckled::dataset::{EventSource, PhotonEvent, Source, Unstored};
 use speckled::engine::cuda::{CudaEngine, Times};
 use speckled::engine::{Engine, MultiTauRequest, Observer, Request, TwoTimeRequest};
 use speckled::task::correlate::{Normalization, PixelG2Output, SaturatedPolicy};
@@ -281,7 +281,7 @@ struct Run {
 fn once(engine: &CudaEngine, job: &Job) -> Result<Run, Box<dyn Error>> {
     engine.take_times()?;
     let observer = Steps { begin: Instant::now(), steps: Mutex::default() };
-    engine.correlate(&job.request, &job.source, &observer, &mut |_| Ok(()))?;
+    engine.correlate(&job.request, &job.source, &observer, &mut Unstored)?;
     let seconds = observer.begin.elapsed().as_secs_f64();
     let begins = observer.steps.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     let begins: Vec<_> = std::iter::once(("set up", 0.0)).chain(begins).collect();

@@ -173,7 +173,7 @@ pub fn run_watched(
     let (begun, started) = (Instant::now(), SystemTime::now());
     let Ready { source, request, metadata, mut warnings, mut writer } = prepare(job, watch, parents)?;
     let (correlation, partition) = engine
-        .correlate(&request, &source, observer, &mut |map| writer.two_time_map(map))
+        .correlate(&request, &source, observer, &mut writer)
         .map_err(|source| JobError::Correlate { raw: job.raw.clone(), source })?;
     let place = |s: &SaturatedPixel| {
         let (row, col) = partition.shape().place(s.pixel);

@@ -1,6 +1,6 @@
 //! The numbers that a correlation yields, before any file format.
 
-use ndarray::{Array2, Array3};
+use ndarray::{Array2, Array3, ArrayView2, ArrayView3};
 
 /// Multi-tau g2 of one series.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,11 +13,13 @@ pub struct MultiTau {
     pub g2_err: Array2<f64>,
 }
 
-/// Per-pixel correlations before normalisation, for the masked-in pixels.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PixelG2 {
-    /// (delay, channel, masked-in pixel); channels: G2, mean of the later frames, mean of the earlier frames.
-    pub values: Array3<f32>,
+/// Per-pixel correlations before normalisation, of some pixels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PixelG2<'a> {
+    /// Pixel indices, in any order.
+    pub pixels: &'a [u32],
+    /// (delay, channel, pixel); channels: G2, mean of the later frames, mean of the earlier frames.
+    pub values: ArrayView3<'a, f32>,
 }
 
 /// Static scattering.
@@ -33,7 +35,7 @@ pub struct Scattering {
     pub intensity: Vec<f64>,
 }
 
-/// Two-time g2 of the selected dynamic bins; the maps themselves are handed over one by one.
+/// Two-time g2 of the selected dynamic bins; the maps themselves are handed over by [`MapRows`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct TwoTime {
     /// Dynamic labels, ascending.
@@ -53,6 +55,17 @@ pub struct TwoTimeMap {
     pub values: Array2<f32>,
 }
 
+/// Some rows of a two-time map.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MapRows<'a> {
+    /// Dynamic label.
+    pub label: u32,
+    /// Number of the first row.
+    pub first: usize,
+    /// (row, frame), of all frames: upper triangle with diagonal, 0 below.
+    pub values: ArrayView2<'a, f32>,
+}
+
 /// A pixel that carried the saturation value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SaturatedPixel {
@@ -62,7 +75,7 @@ pub struct SaturatedPixel {
     pub frame: u64,
 }
 
-/// Everything that one pass over a dataset yields.
+/// What a correlation yields beside maps and per-pixel correlations, which may be larger than memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Correlation {
     /// Static scattering, always.
@@ -71,8 +84,6 @@ pub struct Correlation {
     pub multi_tau: Option<MultiTau>,
     /// Multi-tau of each independent part of the series, when asked for.
     pub parts: Vec<MultiTau>,
-    /// Per-pixel correlations of the whole series, when asked for.
-    pub pixel_g2: Option<PixelG2>,
     /// Two-time g2, when asked for.
     pub two_time: Option<TwoTime>,
     /// Masked-in pixels that carried the saturation value and were left out, ascending.

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use crate::correlate::bins::Shape;
+use crate::correlate::result::{MapRows, PixelG2};
 
 pub mod describe;
 pub mod error;
@@ -210,6 +211,43 @@ impl Source {
             Self::Events(source) => source.info(),
             Self::Frames(source) => source.info(),
         }
+    }
+}
+
+/// Takes what a correlation yields while it runs, since all of it may be larger than memory.
+pub trait ResultSink: Send {
+    /// Rows of a map of so many frames that are stored together.
+    fn rows_together(&self, frames: usize) -> usize;
+
+    /// Stores the next rows of a two-time map. Maps come one after the other, each from its first row to its last; all
+    /// but the last rows are a multiple of [`Self::rows_together`].
+    ///
+    /// # Errors
+    /// Rows out of order, a full disk.
+    fn map_rows(&mut self, rows: MapRows<'_>) -> Result<(), DatasetError>;
+
+    /// Stores the correlations of some pixels. Each pixel comes once, in any order, always with the same delays.
+    ///
+    /// # Errors
+    /// A full disk.
+    fn pixel_g2(&mut self, pixels: PixelG2<'_>) -> Result<(), DatasetError>;
+}
+
+/// A sink that stores nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unstored;
+
+impl ResultSink for Unstored {
+    fn rows_together(&self, _: usize) -> usize {
+        1
+    }
+
+    fn map_rows(&mut self, _: MapRows<'_>) -> Result<(), DatasetError> {
+        Ok(())
+    }
+
+    fn pixel_g2(&mut self, _: PixelG2<'_>) -> Result<(), DatasetError> {
+        Ok(())
     }
 }
 

@@ -20,8 +20,6 @@ pub(super) struct Layout {
     pub(super) statics: Vec<u32>,
     /// Dynamic label of each place.
     pub(super) dynamics: Vec<u32>,
-    /// Position of each place in the partition's (row-major) list.
-    pub(super) ranks: Vec<u32>,
 }
 
 impl Layout {
@@ -35,13 +33,7 @@ impl Layout {
         for (index, &pixel) in pixels.iter().enumerate() {
             place[pixel as usize] = index as u32;
         }
-        Self {
-            place,
-            statics: pick(partition.static_labels()),
-            dynamics: pick(partition.dynamic_labels()),
-            pixels,
-            ranks,
-        }
+        Self { place, statics: pick(partition.static_labels()), dynamics: pick(partition.dynamic_labels()), pixels }
     }
 
     /// Number of masked-in pixels.

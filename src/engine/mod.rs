@@ -4,10 +4,10 @@
 //! no user; every engine's numbers agree with `correlate::oracle` to 1e-6.
 
 use crate::correlate::bins::{Labels, Partition, PartitionError};
-use crate::correlate::result::{Correlation, TwoTimeMap};
+use crate::correlate::result::Correlation;
 use crate::correlate::twotime::Smoothing;
 use crate::correlate::window::FrameSelection;
-use crate::dataset::{DatasetError, Source};
+use crate::dataset::{DatasetError, ResultSink, Source};
 use crate::task::correlate::{Normalization, PixelG2Output, SaturatedPolicy};
 
 pub mod cpu;
@@ -15,10 +15,10 @@ pub mod cuda;
 mod layout;
 mod limit;
 mod multi_tau;
-mod pixel_store;
 mod precision;
 mod sample;
 mod saturated;
+mod sink;
 #[cfg(test)]
 mod testing;
 mod two_time;
@@ -106,8 +106,8 @@ pub enum EngineError {
         #[source]
         source: Box<cuda::DeviceError>,
     },
-    /// A two-time map could not be stored.
-    #[error("storing a two-time map failed")]
+    /// A two-time map or per-pixel correlations could not be stored.
+    #[error("storing maps or per-pixel correlations failed")]
     Store(#[source] DatasetError),
     /// The caller asked to stop.
     #[error("stopped on request")]
@@ -136,9 +136,6 @@ impl Observer for Unobserved {
     }
 }
 
-/// Takes two-time maps as they are finished, in ascending labels, so that only one is in memory.
-pub type MapSink<'a> = dyn FnMut(TwoTimeMap) -> Result<(), DatasetError> + Send + 'a;
-
 /// Computes correlations.
 pub trait Engine: Send + Sync {
     /// `cpu` or `cuda`, as the result records it.
@@ -147,7 +144,7 @@ pub trait Engine: Send + Sync {
     /// The processor or device in words.
     fn device(&self) -> String;
 
-    /// Correlates `source`. Maps go to `maps` one by one.
+    /// Correlates `source`. Maps and per-pixel correlations go to `sink` as they are computed.
     ///
     /// # Errors
     /// See [`EngineError`]; nothing is left behind.
@@ -156,6 +153,6 @@ pub trait Engine: Send + Sync {
         request: &Request,
         source: &Source,
         observer: &dyn Observer,
-        maps: &mut MapSink<'_>,
+        sink: &mut dyn ResultSink,
     ) -> Result<(Correlation, Partition), EngineError>;
 }

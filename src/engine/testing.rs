@@ -1,19 +1,21 @@
 //! What the tests of all engines share: random data in memory, requests, and everything that a run yields held against
 //! the oracle.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::ops::Range;
+use std::sync::Mutex;
 
 use ndarray::Array2;
 use proptest::prelude::*;
 
-use super::{EngineError, MapSink, MultiTauRequest, Request, TwoTimeRequest};
+use super::{EngineError, MultiTauRequest, Observer, Request, TwoTimeRequest};
 use crate::correlate::bins::{Labels, Partition, Shape};
 use crate::correlate::oracle;
-use crate::correlate::result::{Correlation, MultiTau, TwoTimeMap};
+use crate::correlate::result::{Correlation, MapRows, MultiTau, PixelG2, TwoTimeMap};
 use crate::correlate::twotime::Smoothing;
 use crate::correlate::window::FrameWindow;
-use crate::dataset::{DatasetError, EventSource, FrameSource, PhotonEvent, PixelType, Scratch, SourceInfo};
+use crate::dataset::{DatasetError, EventSource, FrameSource, PhotonEvent, PixelType, ResultSink, Scratch, SourceInfo};
 use crate::task::correlate::{Normalization, PixelG2Output, SaturatedPolicy};
 
 /// Image of most tests.
@@ -180,16 +182,75 @@ pub(super) fn request(frames: usize, window: FrameWindow, seed: u64) -> Request 
 }
 
 /// What a run yields.
-pub(super) type Outcome = Result<(Correlation, Partition, Vec<TwoTimeMap>), EngineError>;
+pub(super) type Outcome = Result<(Correlation, Partition, Stored), EngineError>;
 
-/// What a run yields, and its maps.
-pub(super) fn collected<T, E>(run: impl FnOnce(&mut MapSink<'_>) -> Result<T, E>) -> Result<(T, Vec<TwoTimeMap>), E> {
-    let mut maps = Vec::new();
-    let found = run(&mut |map| {
-        maps.push(map);
+/// A sink in memory, which insists on the order of what comes.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Stored {
+    /// Rows that must come together.
+    pub(super) together: usize,
+    pub(super) maps: Vec<TwoTimeMap>,
+    /// How many times rows came.
+    pub(super) bands: usize,
+    /// Of each pixel (delay, channel).
+    pub(super) pixels: BTreeMap<u32, Vec<f32>>,
+}
+
+impl Default for Stored {
+    fn default() -> Self {
+        Self { together: 7, maps: Vec::new(), bands: 0, pixels: BTreeMap::new() }
+    }
+}
+
+impl ResultSink for Stored {
+    fn rows_together(&self, _: usize) -> usize {
+        self.together
+    }
+
+    fn map_rows(&mut self, MapRows { label, first, values }: MapRows<'_>) -> Result<(), DatasetError> {
+        self.bands += 1;
+        if first == 0 {
+            assert!(self.maps.iter().all(|map| map.label < label && map.values.is_square()), "before {label}");
+            self.maps.push(TwoTimeMap { label, values: Array2::zeros((0, values.ncols())) });
+        }
+        let map = self.maps.last_mut().expect("the first rows came first");
+        assert_eq!((label, first), (map.label, map.values.nrows()), "the next rows");
+        map.values.append(ndarray::Axis(0), values).expect("rows of the same length");
+        assert!(map.values.is_square() || map.values.nrows().is_multiple_of(self.together));
         Ok(())
-    })?;
-    Ok((found, maps))
+    }
+
+    fn pixel_g2(&mut self, PixelG2 { pixels, values }: PixelG2<'_>) -> Result<(), DatasetError> {
+        for (index, &pixel) in pixels.iter().enumerate() {
+            let own = values.index_axis(ndarray::Axis(2), index).iter().copied().collect();
+            assert!(self.pixels.insert(pixel, own).is_none(), "pixel {pixel} comes twice");
+        }
+        Ok(())
+    }
+}
+
+/// Steps, their units, and what was done of each.
+#[derive(Default)]
+pub(super) struct Steps(Mutex<Vec<(&'static str, u64, u64)>>);
+
+impl Steps {
+    pub(super) fn into_inner(self) -> Vec<(&'static str, u64, u64)> {
+        self.0.into_inner().expect("no panic")
+    }
+}
+
+impl Observer for Steps {
+    fn step(&self, name: &'static str, units: u64) {
+        self.0.lock().expect("no panic").push((name, units, 0));
+    }
+
+    fn advance(&self, units: u64) {
+        self.0.lock().expect("no panic").last_mut().expect("a step").2 += units;
+    }
+
+    fn cancelled(&self) -> bool {
+        false
+    }
 }
 
 pub(super) fn close(what: &str, found: impl IntoIterator<Item = f64>, wanted: impl IntoIterator<Item = f64>) {
@@ -220,7 +281,7 @@ pub(super) fn check_multi_tau(what: &str, found: &MultiTau, wanted: &MultiTau) {
 
 /// Everything that a run yields against the oracle.
 pub(super) fn check(data: &Data, request: &Request, outcome: Outcome) {
-    let (found, partition, maps) = outcome.expect("the engine succeeds");
+    let (found, partition, stored) = outcome.expect("the engine succeeds");
     let frames = oracle::select(data.array().view(), &request.selection);
     let scattering = oracle::scattering(&frames, &partition);
     close("1d", found.scattering.bins, scattering.bins);
@@ -242,8 +303,13 @@ pub(super) fn check(data: &Data, request: &Request, outcome: Outcome) {
         }
         if wanted.pixel_g2 == PixelG2Output::Keep {
             let expected = oracle::pixel_correlations(&series, &partition);
-            let values = found.pixel_g2.expect("asked for").values;
-            close("pixel G2", values.iter().map(|&v| f64::from(v)), expected);
+            assert!(stored.pixels.keys().eq(partition.pixels()), "all pixels, no others");
+            for (rank, values) in stored.pixels.values().enumerate() {
+                let wanted = expected.index_axis(ndarray::Axis(2), rank);
+                close("pixel G2", values.iter().map(|&v| f64::from(v)), wanted.iter().copied());
+            }
+        } else {
+            assert!(stored.pixels.is_empty(), "not asked for");
         }
     }
     if let Some(wanted) = &request.two_time {
@@ -251,8 +317,8 @@ pub(super) fn check(data: &Data, request: &Request, outcome: Outcome) {
         let result = found.two_time.expect("asked for");
         close("two-time g2", result.g2, two_time.g2);
         close("two-time segments", result.g2_segments, two_time.g2_segments);
-        assert_eq!(maps.iter().map(|m| m.label).collect::<Vec<_>>(), wanted.labels);
-        for (map, expected) in std::iter::zip(&maps, &expected) {
+        assert_eq!(stored.maps.iter().map(|m| m.label).collect::<Vec<_>>(), wanted.labels);
+        for (map, expected) in std::iter::zip(&stored.maps, &expected) {
             let wide = |m: &TwoTimeMap| m.values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
             close("two-time map", wide(map), wide(expected));
         }

@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 
-use ndarray::{Array2, Array3};
+use ndarray::{Array2, Array3, Axis};
 
+use super::TwoTimeRequest;
+use super::layout::Layout;
 use crate::correlate::result::TwoTime;
-use crate::correlate::twotime::{BLOCKS, Smoothing};
+use crate::correlate::twotime::{BLOCKS, Diagonals, Smoothing};
 
 /// Pixels of a dynamic bin that share their weights: neighbours in working order, whose static labels are given.
 pub(super) fn groups(statics: &[u32], smoothing: Smoothing) -> Vec<Range<usize>> {
@@ -22,6 +24,12 @@ pub(super) fn groups(statics: &[u32], smoothing: Smoothing) -> Vec<Range<usize>>
         }
         Smoothing::DynamicBins | Smoothing::None => std::iter::once(0..statics.len()).collect(),
     }
+}
+
+/// The most groups that a wanted bin has.
+pub(super) fn most_groups(layout: &Layout, wanted: &TwoTimeRequest) -> usize {
+    let of = |&label: &u32| groups(&layout.statics[layout.bin(label)], wanted.smoothing).len();
+    wanted.labels.iter().map(of).max().unwrap_or(0)
 }
 
 /// Weight of each frame in a group of so many pixels with such sums of counts.
@@ -53,4 +61,10 @@ pub(super) fn empty(frames: usize, labels: &[u32]) -> TwoTime {
         g2: Array2::zeros((frames, labels.len())),
         g2_segments: Array3::zeros((frames / BLOCKS, BLOCKS, labels.len())),
     }
+}
+
+/// Keeps the averages along the diagonals of the map of a bin, which is numbered among those wanted.
+pub(super) fn keep_averages(result: &mut TwoTime, bin: usize, diagonals: &Diagonals) {
+    result.g2.column_mut(bin).assign(&diagonals.means());
+    result.g2_segments.index_axis_mut(Axis(2), bin).assign(&diagonals.block_means());
 }

@@ -24,9 +24,7 @@ fn attempt(
     correlation: &Correlation,
 ) -> Result<std::path::PathBuf, DatasetError> {
     let mut writer = ResultWriter::begin(target, &inputs.metadata, &inputs.qmap, Analyses::Both)?;
-    for label in fixture::MAPS {
-        writer.two_time_map(fixture::map(label))?;
-    }
+    fixture::hand_over(&mut writer, correlation)?;
     writer.finish(correlation, &fixture::partition(), &fixture::settings(), &fixture::provenance())
 }
 

@@ -7,14 +7,14 @@ use std::time::{Duration, SystemTime};
 
 use hdf5::types::VarLenUnicode;
 use hdf5::{File, H5Type};
-use ndarray::{Array2, Array3};
+use ndarray::{Array2, Array3, Axis};
 use speckled::correlate::bins::{Labels, Partition, Shape};
 use speckled::correlate::delays::DelayPlan;
-use speckled::correlate::result::{Correlation, MultiTau, PixelG2, SaturatedPixel, Scattering, TwoTime, TwoTimeMap};
+use speckled::correlate::result::{Correlation, MapRows, MultiTau, PixelG2, SaturatedPixel, Scattering, TwoTime};
 use speckled::correlate::scattering::SegmentPlan;
-use speckled::correlate::twotime::{block_means, diagonal_means};
-use speckled::dataset::SourceInfo;
+use speckled::correlate::twotime::Diagonals;
 use speckled::dataset::result::{Parents, Provenance, ResultSettings, ResultTarget, ResultWriter};
+use speckled::dataset::{DatasetError, ResultSink, SourceInfo};
 use speckled::task::correlate::{Analyses, Overwrite};
 
 pub(crate) const SHAPE: Shape = Shape { rows: 24, cols: 32 };
@@ -156,7 +156,7 @@ fn decay(frames: usize) -> MultiTau {
 }
 
 /// The map of a bin, with the upper triangle filled.
-pub(crate) fn map(label: u32) -> TwoTimeMap {
+pub(crate) fn map(label: u32) -> Array2<f32> {
     let c2 = |(row, col): (usize, usize)| {
         if col < row {
             0.0
@@ -164,17 +164,26 @@ pub(crate) fn map(label: u32) -> TwoTimeMap {
             1.0 + 0.2 * (-((col - row) as f32) * label as f32 / 50.0).exp() + row as f32 * 1e-5
         }
     };
-    TwoTimeMap { label, values: Array2::from_shape_fn((FRAMES, FRAMES), c2) }
+    Array2::from_shape_fn((FRAMES, FRAMES), c2)
 }
 
-/// Numbers for `analyses`, with `parts` parts and, when there are any, per-pixel correlations.
+/// Per-pixel correlations of all pixels: (delay, channel, pixel).
+pub(crate) fn pixel_g2() -> Array3<f32> {
+    let delays = DelayPlan::new(FRAMES as u64).len();
+    let value = |(k, c, p): (usize, usize, usize)| (1000 * k + 100 * c) as f32 + p as f32 * 0.25;
+    Array3::from_shape_fn((delays, 3, partition().pixels().len()), value)
+}
+
+/// Numbers for `analyses`, with `parts` parts.
 pub(crate) fn correlation(analyses: Analyses, parts: usize) -> Correlation {
-    let pixels = partition().pixels().len();
     let whole = decay(FRAMES);
-    let pixel_value = |(k, c, p): (usize, usize, usize)| (1000 * k + 100 * c) as f32 + p as f32 * 0.25;
-    let pixel_g2 = PixelG2 { values: Array3::from_shape_fn((whole.delays.len(), 3, pixels), pixel_value) };
-    let full = MAPS.map(|label| diagonal_means(map(label).values.view()));
-    let blocks = MAPS.map(|label| block_means(map(label).values.view()));
+    let diagonals = MAPS.map(|label| {
+        let mut diagonals = Diagonals::new(FRAMES);
+        diagonals.add(0, map(label).as_slice().expect("contiguous"));
+        diagonals
+    });
+    let full = diagonals.each_ref().map(Diagonals::means);
+    let blocks = diagonals.each_ref().map(Diagonals::block_means);
     let two_time = TwoTime {
         labels: MAPS.to_vec(),
         g2: Array2::from_shape_fn((FRAMES, MAPS.len()), |(tau, m)| full[m][tau]),
@@ -189,7 +198,6 @@ pub(crate) fn correlation(analyses: Analyses, parts: usize) -> Correlation {
         },
         multi_tau: analyses.multi_tau().then_some(whole),
         parts: (0..parts).map(|_| decay(FRAMES / parts)).collect(),
-        pixel_g2: (parts > 0).then_some(pixel_g2),
         two_time: analyses.two_time().then_some(two_time),
         saturated: vec![SaturatedPixel { pixel: 5, frame: 0 }, SaturatedPixel { pixel: 40, frame: 7 }],
     }
@@ -221,11 +229,29 @@ pub(crate) fn provenance() -> Provenance {
     }
 }
 
+/// Stores what a correlation hands over while it runs: maps and, where it has parts, per-pixel correlations.
+pub(crate) fn hand_over(writer: &mut ResultWriter, correlation: &Correlation) -> Result<(), DatasetError> {
+    for &label in correlation.two_time.iter().flat_map(|two_time| &two_time.labels) {
+        let together = writer.rows_together(FRAMES);
+        let map = map(label);
+        for (band, values) in map.axis_chunks_iter(Axis(0), together).enumerate() {
+            writer.map_rows(MapRows { label, first: band * together, values })?;
+        }
+    }
+    if !correlation.parts.is_empty() {
+        // the last pixels first: they come in any order
+        let (partition, values) = (partition(), pixel_g2());
+        let (first, second) = values.view().split_at(Axis(2), 100);
+        for (pixels, values) in [(&partition.pixels()[100..], second), (&partition.pixels()[..100], first)] {
+            writer.pixel_g2(PixelG2 { pixels, values })?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes a result with all that `correlation` holds.
 pub(crate) fn write(target: &ResultTarget, inputs: &Inputs, analyses: Analyses, correlation: &Correlation) -> PathBuf {
     let mut writer = ResultWriter::begin(target, &inputs.metadata, &inputs.qmap, analyses).expect("begun");
-    for label in correlation.two_time.iter().flat_map(|t| &t.labels) {
-        writer.two_time_map(map(*label)).expect("stored");
-    }
+    hand_over(&mut writer, correlation).expect("stored");
     writer.finish(correlation, &partition(), &settings(), &provenance()).expect("finished")
 }

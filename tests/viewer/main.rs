@@ -11,6 +11,8 @@ use fixture::{DYNAMIC_BINS, FRAMES, Hash, MAPS, SHAPE, STATIC_BINS};
 use hdf5::types::{FloatSize, IntSize, TypeDescriptor};
 use serde_json::json;
 use speckled::correlate::delays::DelayPlan;
+use speckled::correlate::result::{MapRows, PixelG2};
+use speckled::dataset::ResultSink;
 use speckled::dataset::describe::{FileKind, describe};
 use speckled::dataset::result::ResultWriter;
 use speckled::task::correlate::Analyses;
@@ -143,10 +145,10 @@ fn values_come_back() {
     let path = fixture::write(&fixture::target(&inputs), &inputs, Analyses::Both, &correlation);
     for label in MAPS {
         let found = read(&path, &format!("xpcs/twotime/correlation_map/c2_{label:05}"));
-        assert!(found.iter().eq(fixture::map(label).values.iter()), "map {label}");
+        assert!(found.iter().eq(fixture::map(label).iter()), "map {label}");
     }
     let planes = read(&path, "xpcs/multitau/unnormalized_G2");
-    let values = correlation.pixel_g2.expect("kept").values;
+    let values = fixture::pixel_g2();
     let pixels = SHAPE.pixels();
     for (k, image) in planes.chunks_exact(pixels).enumerate() {
         let mut expected = vec![0.0; pixels];
@@ -242,6 +244,31 @@ fn descriptions_tell_what_is_inside() {
     }
 }
 
+/// Rows of tiles go to the file as they come: those that are not the next ones, or cut a tile, would damage it.
+#[test]
+fn rows_out_of_order_are_refused() {
+    let inputs = fixture::inputs(Hash::Present);
+    let map = fixture::map(4);
+    for (bands, refused) in [
+        (vec![(4, 0..350), (4, 0..350)], 1),
+        (vec![(4, 350..700)], 0),
+        (vec![(4, 0..350), (2, 0..350)], 1),
+        (vec![(4, 0..100)], 0),
+        (vec![(4, 0..350), (4, 350..600)], 1),
+        (vec![(4, 0..700), (2, 0..350), (2, 350..700)], 3),
+    ] {
+        let target = fixture::target(&inputs);
+        let mut writer =
+            ResultWriter::begin(&target, &inputs.metadata, &inputs.qmap, Analyses::TwoTime).expect("begun");
+        assert_eq!(writer.rows_together(FRAMES), 350);
+        for (number, (label, rows)) in bands.into_iter().enumerate() {
+            let values = map.slice(ndarray::s![rows.clone(), ..]);
+            let stored = writer.map_rows(MapRows { label, first: rows.start, values });
+            assert_eq!(stored.is_ok(), number < refused, "{label}, {rows:?}: {stored:?}");
+        }
+    }
+}
+
 #[test]
 fn a_correlation_without_what_was_promised_is_refused() {
     let inputs = fixture::inputs(Hash::Present);
@@ -256,8 +283,16 @@ fn a_correlation_without_what_was_promised_is_refused() {
     assert!(finish(begin(), Analyses::MultiTau).contains("two-time g2"));
     assert!(finish(begin(), Analyses::TwoTime).contains("multi-tau g2"));
     let mut writer = begin();
-    writer.two_time_map(fixture::map(4)).expect("stored");
-    writer.two_time_map(fixture::map(4)).expect_err("stored twice");
+    let map = fixture::map(4);
+    let whole = MapRows { label: 4, first: 0, values: map.view() };
+    writer.map_rows(whole).expect("stored");
+    writer.map_rows(whole).expect_err("stored twice");
     assert!(finish(writer, Analyses::Both).contains("c2_00002"));
+    let mut writer = begin();
+    fixture::hand_over(&mut writer, &fixture::correlation(Analyses::TwoTime, 0)).expect("stored");
+    let (partition, values) = (fixture::partition(), fixture::pixel_g2());
+    let some = values.slice(ndarray::s![.., .., ..50]);
+    writer.pixel_g2(PixelG2 { pixels: &partition.pixels()[..50], values: some }).expect("stored");
+    assert!(finish(writer, Analyses::Both).contains("per-pixel correlations of some pixels"));
     assert_eq!(std::fs::read_dir(&target.directory).expect("listed").count(), 0);
 }

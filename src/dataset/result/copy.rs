@@ -164,12 +164,13 @@ fn image<T: Plain>(
     let [high, wide] = chunk;
     let origins: Vec<_> =
         (0..rows).step_by(high).flat_map(|row| (0..cols).step_by(wide).map(move |col| [row, col])).collect();
-    store.chunked(object, Grid { shape, chunk }, &origins, |[row, col], tile: &mut [T]| {
+    store.chunked::<T, 2>(object, Grid { shape, chunk })?.write(store, &origins, |[row, col], tile| {
         let width = wide.min(cols - col);
         for (line, out) in std::iter::zip(row..rows, tile.chunks_exact_mut(wide)) {
             let start = line * cols + col;
             out[..width].copy_from_slice(&values[start..start + width]);
         }
+        Ok(())
     })
 }
 

@@ -1,7 +1,7 @@
 //! The result file: the metadata copied whole, the qmap, and the numbers where xpcs-viewer 1.2.2 looks for them.
 //!
-//! A result is begun before the correlation, so that a place that cannot be written fails at once; two-time maps
-//! are stored as they come; the rest at the end. The file has a hidden name until it is complete and durable.
+//! A result is begun before the correlation, so that a place that cannot be written fails at once; two-time maps and
+//! per-pixel correlations are stored as they come; the rest at the end. The file has a hidden name until it is complete and durable.
 //! This module computes nothing.
 
 use std::fs::{self, File};
@@ -9,14 +9,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::qmap::{REMAKE, sha256};
-use super::{DatasetError, objects, values};
+use super::{DatasetError, ResultSink, objects, values};
 use crate::correlate::bins::Partition;
-use crate::correlate::result::{Correlation, TwoTimeMap};
+use crate::correlate::result::{Correlation, MapRows, PixelG2};
 use crate::task::correlate::{Analyses, Overwrite};
 
 mod copy;
 mod fault;
+mod maps;
 mod partial;
+mod planes;
 mod provenance;
 mod settings;
 mod staged;
@@ -29,6 +31,8 @@ pub use settings::{ResultSettings, SettingValue};
 pub use verify::verify;
 
 use copy::CopyError;
+use maps::Maps;
+use planes::Planes;
 use provenance::{InputFile, Inputs};
 use staged::Staged;
 use store::Store;
@@ -72,13 +76,14 @@ impl ResultTarget {
 /// A result that is being written. Dropping it before [`Self::finish`] leaves nothing behind.
 #[derive(Debug)]
 pub struct ResultWriter {
-    // Fields drop in this order: the file is closed before it is removed.
+    // Fields drop in this order: an open map before its file, and the file is closed before it is removed.
+    maps: Maps,
     store: Store,
     staged: Staged,
     target: PathBuf,
     analyses: Analyses,
     inputs: Inputs,
-    maps: Vec<u32>,
+    planes: Option<Planes>,
     warnings: Vec<String>,
 }
 
@@ -116,22 +121,13 @@ impl ResultWriter {
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        Ok(Self { store, staged, target: planned, analyses, inputs, maps: Vec::new(), warnings })
+        let maps = Maps::default();
+        Ok(Self { maps, store, staged, target: planned, analyses, inputs, planes: None, warnings })
     }
 
     /// What is odd in the inputs beyond what reading them tells; the result records it too.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
-    }
-
-    /// Stores a two-time map.
-    ///
-    /// # Errors
-    /// A map that comes twice, a full disk.
-    pub fn two_time_map(&mut self, map: TwoTimeMap) -> Result<(), DatasetError> {
-        tables::map(&self.store, &map)?;
-        self.maps.push(map.label);
-        Ok(())
     }
 
     /// Stores the rest, makes the file durable and gives it its final name, which is returned.
@@ -150,7 +146,8 @@ impl ResultWriter {
         tables::scattering(&self.store, &correlation.scattering, partition)?;
         let saturated = &correlation.saturated;
         provenance::write(&self.store, provenance, &self.inputs, &self.warnings, saturated, partition.shape())?;
-        let Self { store, staged, .. } = self;
+        let Self { maps, store, staged, .. } = self;
+        drop(maps);
         store.close()?;
         staged.publish()
     }
@@ -170,8 +167,11 @@ impl ResultWriter {
             let frames = correlation.scattering.intensity.len();
             tables::parts(&self.store, whole, &correlation.parts, frames)?;
         }
-        if let Some(pixels) = &correlation.pixel_g2 {
-            tables::pixel_g2(&self.store, pixels, partition)?;
+        if let Some(planes) = &self.planes {
+            if planes.pixels() != partition.pixels().len() {
+                return Err(self.incomplete("per-pixel correlations of some pixels"));
+            }
+            planes.write(&self.store, partition)?;
         }
         tables::config(&self.store, tables::MULTI_TAU, "multitau", settings)
     }
@@ -181,7 +181,7 @@ impl ResultWriter {
             return Ok(());
         }
         let numbers = correlation.two_time.as_ref().ok_or_else(|| self.incomplete("two-time g2"))?;
-        if let Some(label) = numbers.labels.iter().find(|label| !self.maps.contains(label)) {
+        if let Some(label) = numbers.labels.iter().find(|label| !self.maps.has(**label)) {
             return Err(self.incomplete(&tables::map_object(*label)));
         }
         tables::two_time(&self.store, numbers)?;
@@ -190,6 +190,26 @@ impl ResultWriter {
 
     fn incomplete(&self, what: &str) -> DatasetError {
         fault::save("complete", &self.target, format!("the correlation yielded no {what}"))
+    }
+}
+
+impl ResultSink for ResultWriter {
+    fn rows_together(&self, frames: usize) -> usize {
+        maps::tile(frames)
+    }
+
+    fn map_rows(&mut self, rows: MapRows<'_>) -> Result<(), DatasetError> {
+        self.maps.add(&self.store, rows)
+    }
+
+    fn pixel_g2(&mut self, pixels: PixelG2<'_>) -> Result<(), DatasetError> {
+        let mut planes = match self.planes.take() {
+            Some(planes) => planes,
+            None => Planes::create(self.staged.directory(), &self.target, pixels.values.dim().0)?,
+        };
+        planes.add(&self.target, pixels)?;
+        self.planes = Some(planes);
+        Ok(())
     }
 }
 

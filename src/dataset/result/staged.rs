@@ -64,7 +64,12 @@ impl Staged {
         &self.path
     }
 
-    /// The same, open for writing.
+    /// Where it is.
+    pub(super) fn directory(&self) -> &Path {
+        &self.target.directory
+    }
+
+    /// The same file, open for writing.
     pub(super) fn file(&self) -> &File {
         &self.file
     }

@@ -5,6 +5,7 @@
 
 use std::ffi::c_uint;
 use std::fs::OpenOptions;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use bytemuck::{NoUninit, Zeroable};
@@ -17,7 +18,7 @@ use super::fault;
 use crate::dataset::{DatasetError, objects};
 
 /// Bytes of chunks that are compressed at a time, so that memory stays bounded on any number of cores.
-const BATCH_BYTES: usize = 256 << 20;
+const BATCH_BYTES: usize = 64 << 20;
 
 /// Bit of a chunk's filter mask that says "the first filter was skipped".
 const SKIP_LZF: u32 = 1;
@@ -71,6 +72,11 @@ impl Store {
         &self.file
     }
 
+    /// The name that the file will have.
+    pub(super) fn target(&self) -> &Path {
+        &self.target
+    }
+
     /// Names the object and the reason of a failed write.
     pub(super) fn fault(&self, object: &str, error: hdf5::Error) -> DatasetError {
         fault::library(format!("write {object} of"), &self.target, error)
@@ -106,40 +112,20 @@ impl Store {
         self.array(object, &[values.len()], values)
     }
 
-    /// Writes the chunks at `origins` of a dataset, lzf-compressed; the others read as 0.
-    ///
-    /// `fill` gets a chunk's origin and its values, all 0, to be filled; what lies beyond the shape is ignored.
+    /// Creates a dataset of chunks, lzf-compressed; those that are never written read as 0.
     pub(super) fn chunked<T: Plain, const R: usize>(
         &self,
         object: &str,
         grid: Grid<R>,
-        origins: &[[usize; R]],
-        fill: impl Fn([usize; R], &mut [T]) + Sync,
-    ) -> Result<(), DatasetError> {
-        let fault = |e| self.fault(object, e);
+    ) -> Result<Chunked<T, R>, DatasetError> {
         let dataset = objects::builder(&self.file)
             .chunk(grid.chunk.to_vec())
             .lzf()
             .empty::<T>()
             .shape(grid.shape.to_vec())
             .create(object)
-            .map_err(fault)?;
-        let len: usize = grid.chunk.iter().product();
-        let batch = (BATCH_BYTES / (len * size_of::<T>()).max(1)).clamp(1, 4 * rayon::current_num_threads());
-        for origins in origins.chunks(batch) {
-            let chunks: Vec<Chunk> = origins
-                .par_iter()
-                .map(|&origin| {
-                    let mut values = vec![T::zeroed(); len];
-                    fill(origin, &mut values);
-                    Chunk::encode(bytemuck::cast_slice(&values))
-                })
-                .collect();
-            for (origin, chunk) in std::iter::zip(origins, &chunks) {
-                chunk.write(&dataset, origin).map_err(fault)?;
-            }
-        }
-        Ok(())
+            .map_err(|e| self.fault(object, e))?;
+        Ok(Chunked { dataset, object: object.to_owned(), chunk: grid.chunk, of: PhantomData })
     }
 
     /// Writes all that the library still holds.
@@ -154,6 +140,42 @@ impl Store {
         let (file, target) = (self.file.clone(), self.target.clone());
         drop(self);
         file.close().map_err(|e| fault::library("close", &target, e))
+    }
+}
+
+/// An open dataset of chunks.
+#[derive(Debug)]
+pub(super) struct Chunked<T, const R: usize> {
+    dataset: Dataset,
+    object: String,
+    chunk: [usize; R],
+    of: PhantomData<T>,
+}
+
+impl<T: Plain, const R: usize> Chunked<T, R> {
+    /// Writes the chunks at `origins`.
+    ///
+    /// `fill` gets a chunk's origin and its values, all 0, to be filled; what lies beyond the shape is ignored.
+    pub(super) fn write(
+        &self,
+        store: &Store,
+        origins: &[[usize; R]],
+        fill: impl Fn([usize; R], &mut [T]) -> Result<(), DatasetError> + Sync,
+    ) -> Result<(), DatasetError> {
+        let len: usize = self.chunk.iter().product();
+        let batch = (BATCH_BYTES / (len * size_of::<T>()).max(1)).clamp(1, 4 * rayon::current_num_threads());
+        for origins in origins.chunks(batch) {
+            let encode = |&origin: &[usize; R]| {
+                let mut values = vec![T::zeroed(); len];
+                fill(origin, &mut values)?;
+                Ok(Chunk::encode(bytemuck::cast_slice(&values)))
+            };
+            let chunks = origins.par_iter().map(encode).collect::<Result<Vec<Chunk>, DatasetError>>()?;
+            for (origin, chunk) in std::iter::zip(origins, &chunks) {
+                chunk.write(&self.dataset, origin).map_err(|e| store.fault(&self.object, e))?;
+            }
+        }
+        Ok(())
     }
 }
 

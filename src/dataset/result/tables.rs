@@ -7,8 +7,7 @@ use ndarray::{Array2, Array3, ArrayView, Dimension, aview1};
 use super::settings::{ResultSettings, SettingValue};
 use super::store::{Grid, Store};
 use crate::correlate::bins::Partition;
-use crate::correlate::reduce::CHANNELS;
-use crate::correlate::result::{MultiTau, PixelG2, Scattering, TwoTime, TwoTimeMap};
+use crate::correlate::result::{MultiTau, Scattering, TwoTime};
 use crate::dataset::DatasetError;
 
 /// Group of multi-tau results; the viewer knows the analysis by `normalized_g2` in it.
@@ -17,9 +16,6 @@ pub(super) const MULTI_TAU: &str = "/xpcs/multitau";
 pub(super) const TWO_TIME: &str = "/xpcs/twotime";
 /// Group of two-time maps; the viewer knows the analysis by it.
 pub(super) const MAPS: &str = "/xpcs/twotime/correlation_map";
-
-/// Longest side of a two-time map's tiles: 1 MiB each, enough of them to keep all cores at work.
-const TILE: usize = 512;
 
 /// Most values in a chunk of the scattering image: 4 MiB.
 const IMAGE_CHUNK: usize = 1 << 20;
@@ -33,10 +29,11 @@ pub(super) fn scattering(store: &Store, numbers: &Scattering, partition: &Partit
     let band = (IMAGE_CHUNK / cols.max(1)).clamp(1, rows);
     let origins: Vec<_> = (0..rows).step_by(band).map(|row| [0, row, 0]).collect();
     let grid = Grid { shape: [1, rows, cols], chunk: [1, band, cols] };
-    store.chunked("/xpcs/temporal_mean/scattering_2d", grid, &origins, |[_, row, _], values| {
+    store.chunked("/xpcs/temporal_mean/scattering_2d", grid)?.write(store, &origins, |[_, row, _], values| {
         for (value, &mean) in std::iter::zip(values, &numbers.image[row * cols..]) {
             *value = mean as f32;
         }
+        Ok(())
     })?;
     let frames = numbers.intensity.len();
     let numbers_of_frames = (0..frames).map(|frame| frame as f32);
@@ -75,41 +72,9 @@ pub(super) fn parts(store: &Store, whole: &MultiTau, parts: &[MultiTau], frames:
     store.list("/xpcs/multitau/normalized_g2_partial_labels", &labels)
 }
 
-/// Writes the per-pixel correlations as images, one chunk each; masked-out pixels are 0.
-pub(super) fn pixel_g2(store: &Store, numbers: &PixelG2, partition: &Partition) -> Result<(), DatasetError> {
-    let (rows, cols) = (partition.shape().rows, partition.shape().cols);
-    let delays = numbers.values.dim().0;
-    let grid = Grid { shape: [delays, CHANNELS, rows, cols], chunk: [1, 1, rows, cols] };
-    let origins: Vec<_> = (0..delays).flat_map(|delay| (0..CHANNELS).map(move |c| [delay, c, 0, 0])).collect();
-    store.chunked("/xpcs/multitau/unnormalized_G2", grid, &origins, |[delay, channel, _, _], image| {
-        let values = numbers.values.slice(ndarray::s![delay, channel, ..]);
-        for (&pixel, &value) in std::iter::zip(partition.pixels(), values) {
-            image[pixel as usize] = value;
-        }
-    })
-}
-
 /// Name of the map of a dynamic bin.
 pub(super) fn map_object(label: u32) -> String {
     format!("{MAPS}/c2_{label:05}")
-}
-
-/// Writes a two-time map in square tiles; those below the diagonal are left out.
-pub(super) fn map(store: &Store, map: &TwoTimeMap) -> Result<(), DatasetError> {
-    let frames = map.values.nrows();
-    let tile = frames.div_ceil(frames.div_ceil(TILE).max(1)).max(1);
-    let starts = || (0..frames).step_by(tile);
-    let origins: Vec<_> =
-        starts().flat_map(|row| starts().filter(move |&col| col >= row).map(move |c| [row, c])).collect();
-    let grid = Grid { shape: [frames, frames], chunk: [tile, tile] };
-    store.chunked(&map_object(map.label), grid, &origins, |[row, col], values| {
-        let width = tile.min(frames - col);
-        for (line, out) in std::iter::zip(row..frames, values.chunks_exact_mut(tile)) {
-            for (value, &c2) in std::iter::zip(out, map.values.slice(ndarray::s![line, col..col + width])) {
-                *value = c2;
-            }
-        }
-    })
 }
 
 /// Writes the averages along the maps' diagonals.

@@ -57,6 +57,12 @@ pub(super) fn buckets(places: usize) -> usize {
     places.div_ceil(BUCKET)
 }
 
+/// The places of some buckets.
+pub(super) fn places(buckets: Range<usize>, layout: &Layout) -> Range<usize> {
+    let bound = |bucket: usize| (bucket * BUCKET).min(layout.len());
+    bound(buckets.start)..bound(buckets.end)
+}
+
 /// The kept events of one block, filed by bucket.
 #[derive(Debug, Default)]
 struct Filed {

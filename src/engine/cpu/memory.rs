@@ -46,8 +46,14 @@ impl Memory {
         Buffer { units, len, home: self.clone(), elements: PhantomData }
     }
 
+    /// Gives buffers that lie ready back to the system, unless as many bytes more stay within `allowed`.
+    pub(super) fn make_room(&self, needed: u64, allowed: u64) {
+        if (self.bytes() as u64).saturating_add(needed) > allowed {
+            self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
+        }
+    }
+
     /// Bytes that lie ready.
-    #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).iter().map(|b| size_of_val(&b[..])).sum()
     }

@@ -6,11 +6,12 @@ use std::sync::Mutex;
 
 use crate::correlate::bins::Partition;
 use crate::correlate::result::Correlation;
-use crate::dataset::{FrameSource, Source};
+use crate::dataset::{FrameSource, ResultSink, Source};
 
 use super::saturated::{self, Excluded};
+use super::sink::Sink;
 use super::workers::Workers;
-use super::{Engine, EngineError, MapSink, Observer, Request};
+use super::{Engine, EngineError, Observer, Request};
 use crate::task::correlate::SaturatedPolicy;
 
 mod cells;
@@ -57,7 +58,7 @@ impl CpuEngine {
         request: &Request,
         source: &dyn FrameSource,
         observer: &dyn Observer,
-        maps: &mut MapSink<'_>,
+        sink: Sink<'_>,
     ) -> Result<(Correlation, Partition), EngineError> {
         let pool = self.pool(observer);
         let mut excluded = Excluded::default();
@@ -72,9 +73,9 @@ impl CpuEngine {
                 let events = few.then(|| FramesAsEvents::new(source, request.selection, &partition, &found)).flatten();
                 match events {
                     Some(events) => {
-                        photons::correlate(&events, &partition, request, pool, &|| !found.is_empty(), maps)?
+                        photons::correlate(&events, &partition, request, pool, &|| !found.is_empty(), sink)?
                     }
-                    None => frames::correlate(source, &partition, request, pool, &found, sample, maps)?,
+                    None => frames::correlate(source, &partition, request, pool, &found, sample, sink)?,
                 }
             };
             match done {
@@ -107,14 +108,16 @@ impl Engine for CpuEngine {
         request: &Request,
         source: &Source,
         observer: &dyn Observer,
-        maps: &mut MapSink<'_>,
+        sink: &mut dyn ResultSink,
     ) -> Result<(Correlation, Partition), EngineError> {
+        let shared = Mutex::new(sink);
+        let sink = Sink::new(&shared);
         match source {
-            Source::Frames(source) => self.frames(request, source.as_ref(), observer, maps),
+            Source::Frames(source) => self.frames(request, source.as_ref(), observer, sink),
             Source::Events(source) => {
                 let pool = self.pool(observer);
                 let partition = Excluded::default().partition(request)?;
-                let done = photons::correlate(source.as_ref(), &partition, request, pool, &|| false, maps)?;
+                let done = photons::correlate(source.as_ref(), &partition, request, pool, &|| false, sink)?;
                 let correlation = done.ok_or(EngineError::Cancelled)?;
                 Ok((correlation, partition))
             }

@@ -2,27 +2,35 @@
 //!
 //! One reading when the kept events fit the memory limit. Otherwise a survey counts them, and the pixels are
 //! cut into ranges that fit, one reading each. Memory: 8 bytes a kept event of a range, plus for each thread
-//! 16 bytes a pixel of the image, plus 8 bytes a frame.
+//! 16 bytes a pixel of the image, plus 8 bytes a frame; for two-time see [`bin`].
 
 use std::ops::Range;
 
 use crate::correlate::bins::Partition;
-use crate::correlate::result::{Correlation, TwoTime};
+use crate::correlate::result::Correlation;
 use crate::correlate::scattering::{SegmentPlan, Tally};
 use crate::dataset::EventSource;
-use crate::engine::{EngineError, MapSink, Request, TwoTimeRequest, limit};
-use crate::task::correlate::PixelG2Output;
-
+use crate::engine::layout::Layout;
+use crate::engine::limit::{map_too_large, whole_of};
 use crate::engine::multi_tau::factors;
+use crate::engine::sink::Sink;
+use crate::engine::two_time::most_groups;
+use crate::engine::{EngineError, Request, TwoTimeRequest};
 
-use super::events::{BUCKET, ENTRY_BYTES, Keep, Reading, Sorted, Sums, buckets, passes};
+use super::events::{BUCKET, ENTRY_BYTES, Keep, Reading, Sorted, Sums, buckets, passes, places};
 use super::pool::Pool;
 use super::sparse::{SparseMultiTau, StaticSums};
-use super::twotime::{Collector, Counts, Lists};
-use crate::engine::layout::Layout;
+use super::twotime::{Collector, least};
+
+mod bin;
+
+use bin::{EventBin, Events, LIST_BYTES};
 
 /// Part of the memory limit that events may take; the rest is for sums, buckets and the result.
 const EVENT_SHARE: f64 = 0.6;
+
+/// Part of the memory limit that is planned with for two-time, events included; the rest is slack for the allocator.
+const PLANNED_SHARE: f64 = 0.9;
 
 /// Correlates `source`, unless `abandon` says after the first reading that it is in vain: then None.
 pub(super) fn correlate(
@@ -31,12 +39,12 @@ pub(super) fn correlate(
     request: &Request,
     pool: Pool<'_>,
     abandon: &dyn Fn() -> bool,
-    maps: &mut MapSink<'_>,
+    sink: Sink<'_>,
 ) -> Result<Option<Correlation>, EngineError> {
     let layout = Layout::new(partition);
     let reading = Reading { source, layout: &layout, selection: &request.selection, pool };
-    let limit = event_limit(request, &layout, pool)?;
-    let run = Run { reading, partition, request, limit };
+    let (room, limit) = memory(request, &layout, pool, sink)?;
+    let run = Run { reading, partition, request, room, limit, sink };
     let all = 0..buckets(layout.len());
     pool.observer.step("reading", source.info().frames);
     if source.events_bound() <= limit {
@@ -44,61 +52,79 @@ pub(super) fn correlate(
         if abandon() {
             return Ok(None);
         }
-        return run.one_reading(&sorted, &sums, maps).map(Some);
+        return run.one_reading(sorted, &sums).map(Some);
     }
     let (_, sums) = reading.read(&Keep::Nothing)?;
     if abandon() {
         return Ok(None);
     }
-    run.many_readings(&sums, maps).map(Some)
+    run.many_readings(&sums).map(Some)
 }
 
-/// Buckets of a reading and the labels that lie wholly in them.
-type LabelPass = (Range<usize>, Vec<u32>);
+/// A reading for two-time.
+enum LabelPass {
+    /// Buckets, and labels that lie wholly in them.
+    Whole(Range<usize>, Vec<u32>),
+    /// A label whose events do not fit at once.
+    Cut(u32),
+}
 
 struct Run<'a> {
     reading: Reading<'a>,
     partition: &'a Partition,
     request: &'a Request,
+    /// Bytes for events and what is made of them.
+    room: u64,
     /// The most events in memory.
     limit: u64,
+    sink: Sink<'a>,
 }
 
 impl<'a> Run<'a> {
-    fn one_reading(&self, sorted: &Sorted, sums: &Sums, maps: &mut MapSink<'_>) -> Result<Correlation, EngineError> {
+    fn one_reading(&self, sorted: Sorted, sums: &Sums) -> Result<Correlation, EngineError> {
         let mut tally = self.tally(sums);
         let mut multi_tau = self.multi_tau(&tally);
-        self.reading.pool.observer.step("correlating", self.reading.layout.len() as u64);
-        self.correlate(sorted, &mut tally, multi_tau.as_mut())?;
+        self.correlate(&sorted, &mut tally, multi_tau.as_mut())?;
         let mut two_time = self.two_time();
-        if let Some((collector, wanted)) = &mut two_time {
-            self.reading.pool.observer.step("two-time", wanted.labels.len() as u64);
-            for &label in &wanted.labels {
-                self.add_map(collector, wanted, label, sorted, maps)?;
+        if let (Some(collector), Some(wanted)) = (&mut two_time, &self.request.two_time) {
+            if self.fits(sorted.buckets(), &sums.per_bucket) {
+                self.add_maps(collector, &wanted.labels, &sorted, sums)?;
+            } else {
+                drop(sorted);
+                self.read_for_maps(collector, wanted, sums)?;
             }
         }
-        Ok(self.finish(&tally, multi_tau, two_time.map(|(collector, _)| collector.finish())))
+        Ok(self.finish(&tally, multi_tau, two_time))
     }
 
-    fn many_readings(&self, sums: &Sums, maps: &mut MapSink<'_>) -> Result<Correlation, EngineError> {
+    fn many_readings(&self, sums: &Sums) -> Result<Correlation, EngineError> {
         let mut tally = self.tally(sums);
         let mut multi_tau = self.multi_tau(&tally);
         for range in passes(&sums.per_bucket, self.limit) {
             let sorted = self.read(range)?;
-            self.reading.pool.observer.step("correlating", (sorted.buckets().len() * BUCKET) as u64);
             self.correlate(&sorted, &mut tally, multi_tau.as_mut())?;
         }
         let mut two_time = self.two_time();
-        if let Some((collector, wanted)) = &mut two_time {
-            for (range, labels) in self.label_passes(wanted, &sums.per_bucket)? {
-                let sorted = self.read(range)?;
-                self.reading.pool.observer.step("two-time", labels.len() as u64);
-                for label in labels {
-                    self.add_map(collector, wanted, label, &sorted, maps)?;
-                }
+        if let (Some(collector), Some(wanted)) = (&mut two_time, &self.request.two_time) {
+            self.read_for_maps(collector, wanted, sums)?;
+        }
+        Ok(self.finish(&tally, multi_tau, two_time))
+    }
+
+    /// All maps, whose events are read for them.
+    fn read_for_maps(
+        &self,
+        collector: &mut Collector<'_>,
+        wanted: &TwoTimeRequest,
+        sums: &Sums,
+    ) -> Result<(), EngineError> {
+        for pass in self.label_passes(wanted, &sums.per_bucket) {
+            match pass {
+                LabelPass::Whole(range, labels) => self.add_maps(collector, &labels, &self.read(range)?, sums)?,
+                LabelPass::Cut(label) => self.add_cut_map(collector, label, sums)?,
             }
         }
-        Ok(self.finish(&tally, multi_tau, two_time.map(|(collector, _)| collector.finish())))
+        Ok(())
     }
 
     fn read(&self, range: Range<usize>) -> Result<Sorted, EngineError> {
@@ -116,7 +142,7 @@ impl<'a> Run<'a> {
     fn multi_tau(&self, tally: &Tally) -> Option<SparseMultiTau<'a>> {
         let wanted = self.request.multi_tau?;
         let factors = factors(wanted, &tally.frames, self.partition, self.request);
-        Some(SparseMultiTau::new(self.reading.layout, self.partition, wanted, factors))
+        Some(SparseMultiTau::new(self.reading.layout, self.partition, wanted, factors, self.sink))
     }
 
     fn correlate(
@@ -125,6 +151,8 @@ impl<'a> Run<'a> {
         tally: &mut Tally,
         multi_tau: Option<&mut SparseMultiTau<'_>>,
     ) -> Result<(), EngineError> {
+        let pixels = places(sorted.buckets(), self.reading.layout).len();
+        self.reading.pool.observer.step("correlating", pixels as u64);
         match multi_tau {
             Some(multi_tau) => multi_tau.add(sorted, tally, self.reading.pool),
             None => self.sum_statics(sorted, tally),
@@ -139,105 +167,128 @@ impl<'a> Run<'a> {
         let parts = self.reading.pool.map(range.len(), init, |(starts, entries), index| {
             let bucket = range.start + index;
             sorted.bucket(bucket, starts, entries);
+            self.reading.pool.observer.advance(places(bucket..bucket + 1, self.reading.layout).len() as u64);
             Ok(StaticSums::of(bucket * BUCKET, starts, entries, self.reading.layout, self.partition, plan))
         })?;
         parts.iter().for_each(|part| part.add_to(tally));
         Ok(())
     }
 
-    fn two_time(&self) -> Option<(Collector, &'a TwoTimeRequest)> {
-        let wanted = self.request.two_time.as_ref()?;
-        Some((Collector::new(self.request.selection.outputs() as usize, &wanted.labels), wanted))
+    fn two_time(&self) -> Option<Collector<'a>> {
+        Collector::new(self.request, self.reading.layout, self.reading.pool, self.sink)
     }
 
-    fn add_map(
+    /// Maps of labels whose events are all there.
+    fn add_maps(
         &self,
-        collector: &mut Collector,
-        wanted: &TwoTimeRequest,
-        label: u32,
+        collector: &mut Collector<'_>,
+        labels: &[u32],
         sorted: &Sorted,
-        maps: &mut MapSink<'_>,
+        sums: &Sums,
     ) -> Result<(), EngineError> {
-        let counts = Counts::Lists(lists(sorted, self.reading.layout, label));
-        let pool = self.reading.pool;
-        collector.add(&counts, self.reading.layout, wanted.smoothing, self.request.memory, pool, maps)?;
-        pool.observer.advance(1);
+        let observer = self.reading.pool.observer;
+        observer.step("two-time", labels.len() as u64);
+        let held: u64 = sums.per_bucket[sorted.buckets()].iter().sum::<u64>() * ENTRY_BYTES;
+        let left = self.planned().saturating_sub(held);
+        for &label in labels {
+            let bin = EventBin::new(Events::Sorted(sorted), self.reading.layout.bin(label), &sums.per_bucket);
+            // lists that are few stay, and leave more to the map
+            let lists = (bin.events() * LIST_BYTES).min(left / 2);
+            collector.add(&mut bin.within(lists / LIST_BYTES, self.request.memory), left - lists)?;
+            observer.advance(1);
+        }
         Ok(())
     }
 
+    /// The map of a label whose events are read again for each slice of pixels and each band of rows.
+    fn add_cut_map(&self, collector: &mut Collector<'_>, label: u32, sums: &Sums) -> Result<(), EngineError> {
+        let bin = EventBin::new(Events::Read(&self.reading), self.reading.layout.bin(label), &sums.per_bucket);
+        collector.add(&mut bin.within(self.cut_limit(), self.request.memory), self.planned() / 2)?;
+        let observer = self.reading.pool.observer;
+        observer.step("two-time", 1);
+        observer.advance(1);
+        Ok(())
+    }
+
+    /// Bytes that two-time is planned with, events included.
+    fn planned(&self) -> u64 {
+        (self.room as f64 * PLANNED_SHARE) as u64
+    }
+
+    /// The most events of a slice of a map that is read for each slice.
+    fn cut_limit(&self) -> u64 {
+        self.planned() / 2 / (ENTRY_BYTES + LIST_BYTES)
+    }
+
+    /// Whether maps can be made of the events of some buckets that are all in memory. When they leave little to lists,
+    /// reading them again for each slice is better.
+    fn fits(&self, buckets: Range<usize>, per_bucket: &[u64]) -> bool {
+        let own = &per_bucket[buckets];
+        let held: u64 = own.iter().sum();
+        // pixels that stay together lie in two buckets at most
+        let largest = own.windows(2).map(|pair| pair.iter().sum()).max().unwrap_or(held);
+        let limit = self.planned().saturating_sub(held * ENTRY_BYTES) / 2 / LIST_BYTES;
+        held <= self.limit && (largest <= limit || self.cut_limit() <= limit)
+    }
+
     /// Ranges of buckets with the labels that lie wholly in them.
-    fn label_passes(&self, wanted: &TwoTimeRequest, per_bucket: &[u64]) -> Result<Vec<LabelPass>, EngineError> {
+    fn label_passes(&self, wanted: &TwoTimeRequest, per_bucket: &[u64]) -> Vec<LabelPass> {
         let mut passes: Vec<LabelPass> = Vec::new();
-        let events = |range: &Range<usize>| per_bucket[range.clone()].iter().sum::<u64>();
         for &label in &wanted.labels {
             let places = self.reading.layout.bin(label);
             let range = places.start / BUCKET..places.end.div_ceil(BUCKET);
-            if events(&range) > self.limit {
-                return Err(EngineError::Memory {
-                    what: "the events of one dynamic bin",
-                    needed: (events(&range) as f64 * ENTRY_BYTES as f64 / EVENT_SHARE) as u64,
-                    allowed: self.request.memory,
-                    remedy: "take fewer frames",
-                });
-            }
             match passes.last_mut() {
-                Some((last, labels)) if events(&(last.start..range.end)) <= self.limit => {
+                Some(LabelPass::Whole(last, labels)) if self.fits(last.start..range.end, per_bucket) => {
                     last.end = range.end;
                     labels.push(label);
                 }
-                _ => passes.push((range, vec![label])),
+                _ if self.fits(range.clone(), per_bucket) => passes.push(LabelPass::Whole(range, vec![label])),
+                _ => passes.push(LabelPass::Cut(label)),
             }
         }
-        Ok(passes)
+        passes
     }
 
-    fn finish(&self, tally: &Tally, multi_tau: Option<SparseMultiTau<'_>>, two_time: Option<TwoTime>) -> Correlation {
+    fn finish(
+        &self,
+        tally: &Tally,
+        multi_tau: Option<SparseMultiTau<'_>>,
+        two_time: Option<Collector<'_>>,
+    ) -> Correlation {
         let scattering = tally.finish(self.partition, &self.request.selection);
-        let (multi_tau, parts, pixel_g2) = match multi_tau.map(SparseMultiTau::finish) {
-            Some((whole, parts, pixel_g2)) => (Some(whole), parts, pixel_g2),
-            None => (None, Vec::new(), None),
+        let (multi_tau, parts) = match multi_tau.map(SparseMultiTau::finish) {
+            Some((whole, parts)) => (Some(whole), parts),
+            None => (None, Vec::new()),
         };
-        Correlation { scattering, multi_tau, parts, pixel_g2, two_time, saturated: Vec::new() }
+        let two_time = two_time.map(Collector::finish);
+        Correlation { scattering, multi_tau, parts, two_time, saturated: Vec::new() }
     }
 }
 
-/// What each thread keeps of the image and what is kept for the result take `needed` bytes, more than allowed.
+/// What each thread keeps of the image takes `needed` bytes, more than allowed.
 pub(super) fn too_little(request: &Request, needed: u64) -> EngineError {
-    let (what, remedy) = match request.multi_tau.map(|wanted| wanted.pixel_g2) {
-        Some(PixelG2Output::Keep) => ("the image with its per-pixel correlations", "drop --save-G2"),
-        Some(PixelG2Output::Drop) | None => ("the image, which each thread has a part of,", "take fewer --threads"),
-    };
+    let (what, remedy) = ("the image, which each thread has a part of,", "take fewer --threads");
     EngineError::Memory { what, needed, allowed: request.memory, remedy }
 }
 
-/// The most events that fit.
-fn event_limit(request: &Request, layout: &Layout, pool: Pool<'_>) -> Result<u64, EngineError> {
+/// Bytes for events and what is made of them, and the most events that are in memory at once.
+fn memory(request: &Request, layout: &Layout, pool: Pool<'_>, sink: Sink<'_>) -> Result<(u64, u64), EngineError> {
     let image = layout.place.len() as u64 * 16;
-    let fixed = image * (pool.threads.get() as u64 + 2)
-        + request.selection.outputs() * 32
-        + limit::kept(request, layout.len())?;
-    let free = request.memory.saturating_sub(fixed) as f64 * EVENT_SHARE;
-    let limit = free as u64 / ENTRY_BYTES;
-    if limit < BUCKET as u64 {
+    let fixed = image * (pool.threads.get() as u64 + 2) + request.selection.outputs() * 32;
+    let room = request.memory.saturating_sub(fixed);
+    let few = BUCKET as u64 * ENTRY_BYTES;
+    let events = (room as f64 * EVENT_SHARE) as u64;
+    if events < few {
+        // with little more than this the file would be read very often
         return Err(too_little(request, fixed * 2));
     }
-    Ok(limit)
-}
-
-/// The detections of a dynamic bin.
-fn lists(sorted: &Sorted, layout: &Layout, label: u32) -> Lists {
-    let places = layout.bin(label);
-    let mut lists = Lists::new();
-    let (mut starts, mut entries) = (Vec::new(), Vec::new());
-    for bucket in places.start / BUCKET..places.end.div_ceil(BUCKET) {
-        sorted.bucket(bucket, &mut starts, &mut entries);
-        let first = bucket * BUCKET;
-        for place in places.start.max(first)..places.end.min(first + BUCKET) {
-            for entry in &entries[starts[place - first] as usize..starts[place - first + 1] as usize] {
-                lists.push(entry.frame(), entry.count());
-            }
-            lists.end_pixel();
-        }
+    let Some(wanted) = &request.two_time else { return Ok((room, events / ENTRY_BYTES)) };
+    let frames = request.selection.outputs() as usize;
+    // lists get as much as the map
+    let map = 2 * least(frames, sink.rows_together(frames), most_groups(layout, wanted));
+    let beside = ((room as f64 * PLANNED_SHARE) as u64).saturating_sub(map);
+    if beside < few {
+        return Err(map_too_large(fixed + whole_of(map + few, PLANNED_SHARE), request.memory));
     }
-    lists
+    Ok((room, events.min(beside) / ENTRY_BYTES))
 }

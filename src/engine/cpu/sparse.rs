@@ -1,22 +1,21 @@
 //! Multi-tau of photon events: pixels one by one, shards of pixels in parallel.
 //!
-//! Memory beyond the events: one bucket a thread, the bins' sums, and (delay, 3, pixel) float32 where the
-//! per-pixel correlations are kept.
+//! Memory beyond the events: one bucket a thread, and the bins' sums.
 
 use crate::correlate::bins::Partition;
 use crate::correlate::delays::DelayPlan;
 use crate::correlate::reduce::BinSums;
-use crate::correlate::result::{MultiTau, PixelG2};
+use crate::correlate::result::MultiTau;
 use crate::correlate::scattering::{SegmentPlan, Tally};
 use crate::engine::{EngineError, MultiTauRequest};
 
 use crate::engine::multi_tau::{Span, spans};
 
-use super::events::{BUCKET, Entry, Sorted};
+use super::events::{BUCKET, Entry, Sorted, places};
 use super::pool::Pool;
 use super::series::{Scales, Series};
 use crate::engine::layout::Layout;
-use crate::engine::pixel_store::PixelStore;
+use crate::engine::sink::{PixelBatch, Sink, wants_pixels};
 
 /// Correlates buckets of events as they come, and holds the sums.
 pub(super) struct SparseMultiTau<'a> {
@@ -25,7 +24,8 @@ pub(super) struct SparseMultiTau<'a> {
     /// Factor of each frame.
     pub(super) factors: Vec<f64>,
     spans: Vec<SpanSums>,
-    pixel_g2: Option<PixelStore>,
+    /// Where the correlations of pixels go, if they are wanted.
+    sink: Option<Sink<'a>>,
 }
 
 /// One of the series that multi-tau runs over.
@@ -96,6 +96,7 @@ impl<'a> SparseMultiTau<'a> {
         partition: &'a Partition,
         request: MultiTauRequest,
         factors: Vec<f64>,
+        sink: Sink<'a>,
     ) -> Self {
         let spans: Vec<SpanSums> = spans(factors.len() as u64, request.parts)
             .into_iter()
@@ -105,14 +106,13 @@ impl<'a> SparseMultiTau<'a> {
                 SpanSums { span, scales: Scales::new(&plan), plan, sums }
             })
             .collect();
-        let pixel_g2 = PixelStore::wanted(Some(request), factors.len() as u64, layout.len());
-        Self { layout, partition, factors, spans, pixel_g2 }
+        Self { layout, partition, factors, spans, sink: wants_pixels(Some(request)).then_some(sink) }
     }
 
     /// Correlates all buckets of `sorted` and adds their counts to `tally`.
     ///
     /// # Errors
-    /// Cancellation.
+    /// Cancellation, the sink's errors.
     pub(super) fn add(&mut self, sorted: &Sorted, tally: &mut Tally, pool: Pool<'_>) -> Result<(), EngineError> {
         let buckets = sorted.buckets();
         let segments = SegmentPlan::new(self.factors.len() as u64);
@@ -123,7 +123,8 @@ impl<'a> SparseMultiTau<'a> {
             sorted.bucket(bucket, starts, entries);
             let first = bucket * BUCKET;
             let statics = StaticSums::of(first, starts, entries, this.layout, this.partition, segments);
-            let spans = this.bucket(first, starts, entries, series);
+            let spans = this.bucket(first, starts, entries, series)?;
+            pool.observer.advance(places(bucket..bucket + 1, this.layout).len() as u64);
             Ok(BucketSums { spans, statics })
         })?;
         for part in &done {
@@ -135,10 +136,23 @@ impl<'a> SparseMultiTau<'a> {
         Ok(())
     }
 
-    fn bucket(&self, first: usize, starts: &[u32], entries: &[Entry], series: &mut Series) -> Vec<BinSums> {
+    fn bucket(
+        &self,
+        first: usize,
+        starts: &[u32],
+        entries: &[Entry],
+        series: &mut Series,
+    ) -> Result<Vec<BinSums>, EngineError> {
+        let places = places(first / BUCKET..first / BUCKET + 1, self.layout);
+        let mut batch = match (self.sink, self.spans.first()) {
+            (Some(sink), Some(whole)) => {
+                Some((sink, PixelBatch::new(self.layout.pixels[places.clone()].to_vec(), whole.plan.len())))
+            }
+            _ => None,
+        };
         let mut all: Vec<BinSums> =
             self.spans.iter().map(|span| BinSums::new(self.partition, span.plan.len())).collect();
-        for place in first..(first + BUCKET).min(self.layout.len()) {
+        for place in places {
             let own = &entries[starts[place - first] as usize..starts[place - first + 1] as usize];
             for (index, (span, sums)) in std::iter::zip(&self.spans, &mut all).enumerate() {
                 self.push(series, own, span.span);
@@ -150,12 +164,15 @@ impl<'a> SparseMultiTau<'a> {
                     &series.later,
                     &series.earlier,
                 );
-                if let (0, Some(store)) = (index, &self.pixel_g2) {
-                    store.keep(self.layout.ranks[place] as usize, &series.g2, &series.later, &series.earlier);
+                if let (0, Some((_, batch))) = (index, &mut batch) {
+                    batch.set(place - first, [&series.g2, &series.later, &series.earlier]);
                 }
             }
         }
-        all
+        if let Some((sink, batch)) = batch {
+            sink.pixel_g2(&batch)?;
+        }
+        Ok(all)
     }
 
     fn push(&self, series: &mut Series, own: &[Entry], span: Span) {
@@ -169,12 +186,10 @@ impl<'a> SparseMultiTau<'a> {
         }
     }
 
-    /// g2 of the whole, of the parts, and the per-pixel correlations.
-    pub(super) fn finish(self) -> (MultiTau, Vec<MultiTau>, Option<PixelG2>) {
+    /// g2 of the whole and of the parts.
+    pub(super) fn finish(self) -> (MultiTau, Vec<MultiTau>) {
         let mut results = self.spans.iter().map(|span| span.sums.finish(self.partition, &span.plan));
         let whole = results.next().expect("spans() always begins with the whole series");
-        let parts = results.collect();
-        let pixel_g2 = self.pixel_g2.map(PixelStore::finish);
-        (whole, parts, pixel_g2)
+        (whole, results.collect())
     }
 }

@@ -391,8 +391,13 @@ impl<D: Device, T: Pod> Buffer<D, T> {
 
     /// As many numbers as there is room for, from the first on.
     pub(super) fn read_into(&self, device: &D, out: &mut [T]) -> Result<(), DeviceError> {
-        assert!(out.len() <= self.len, "{} numbers of a buffer of {}", out.len(), self.len);
-        device.download(&self.memory, 0, bytemuck::cast_slice_mut(out))
+        self.read_from(device, 0, out)
+    }
+
+    /// The same, from number `at` on.
+    pub(super) fn read_from(&self, device: &D, at: usize, out: &mut [T]) -> Result<(), DeviceError> {
+        assert!(at + out.len() <= self.len, "{} numbers from {at} of a buffer of {}", out.len(), self.len);
+        device.download(&self.memory, at * size_of::<T>(), bytemuck::cast_slice_mut(out))
     }
 
     pub(super) fn arg(&self) -> Arg<'_, D::Memory> {

@@ -12,12 +12,13 @@ use super::images::Form;
 use super::{Call, CudaError, events};
 use crate::correlate::bins::Partition;
 use crate::correlate::result::Correlation;
-use crate::dataset::{FrameSource, PixelType, Scratch, Source};
+use crate::dataset::{FrameSource, PixelType, ResultSink, Scratch, Source};
 use crate::engine::precision::single_is_enough;
 use crate::engine::sample;
 use crate::engine::saturated::{self, Excluded};
+use crate::engine::sink::Sink;
 use crate::engine::workers::Workers;
-use crate::engine::{Engine, EngineError, MapSink, Observer, Request};
+use crate::engine::{Engine, EngineError, Observer, Request};
 
 /// The frames that are looked at before all are read may take this part of the host's memory: decoding them takes some, too.
 const LOOK_SHARE: u64 = 4;
@@ -136,12 +137,13 @@ impl Engine for CudaEngine {
         request: &Request,
         source: &Source,
         observer: &dyn Observer,
-        maps: &mut MapSink<'_>,
+        sink: &mut dyn ResultSink,
     ) -> Result<(Correlation, Partition), EngineError> {
+        let shared = Mutex::new(sink);
         let call = Call { request, workers: Workers { threads: self.threads, observer } };
         self.entered()
             .map_err(CudaError::Device)
-            .and_then(|driver| correlate(&*driver, source, call, maps))
+            .and_then(|driver| correlate(&*driver, source, call, Sink::new(&shared)))
             .map_err(|error| self.failed(error))
     }
 }
@@ -151,15 +153,15 @@ pub(super) fn correlate<D: Device>(
     device: &D,
     source: &Source,
     call: Call<'_>,
-    maps: &mut MapSink<'_>,
+    sink: Sink<'_>,
 ) -> Result<(Correlation, Partition), CudaError> {
     match source {
         Source::Events(source) => {
             let partition = Excluded::default().partition(call.request)?;
-            let correlation = events::correlate(device, source.as_ref(), &partition, call, maps)?;
+            let correlation = events::correlate(device, source.as_ref(), &partition, call, sink)?;
             Ok((correlation, partition))
         }
-        Source::Frames(source) => frames(device, source.as_ref(), call, maps),
+        Source::Frames(source) => frames(device, source.as_ref(), call, sink),
     }
 }
 
@@ -167,7 +169,7 @@ fn frames<D: Device>(
     device: &D,
     source: &dyn FrameSource,
     call: Call<'_>,
-    maps: &mut MapSink<'_>,
+    sink: Sink<'_>,
 ) -> Result<(Correlation, Partition), CudaError> {
     let (request, mut excluded) = (call.request, Excluded::default());
     let saturation = saturated::mark(source, request.saturated);
@@ -180,7 +182,7 @@ fn frames<D: Device>(
         }
         let mean = sample.mean * request.selection.avg() as f64;
         let precision = if single_is_enough(mean, &partition) { Precision::Single } else { Precision::Double };
-        match dense::correlate(device, source, &partition, call, Way { precision, saturation }, maps)? {
+        match dense::correlate(device, source, &partition, call, Way { precision, saturation }, sink)? {
             Read::Whole(correlation) => {
                 return Ok((Correlation { saturated: excluded.list(), ..*correlation }, partition));
             }

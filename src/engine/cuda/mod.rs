@@ -28,8 +28,10 @@ pub use driver::{HostPhase, NoGpu, Spent, Times};
 pub use engine::CudaEngine;
 pub use self_test::SelfTestError;
 
+use super::sink::{PixelBatch, Sink};
 use super::workers::Workers;
 use super::{EngineError, Request};
+use crate::correlate::reduce::CHANNELS;
 
 /// Why a correlation on a device ended.
 #[derive(Debug, thiserror::Error)]
@@ -67,4 +69,23 @@ fn each(number: usize) -> device::Grid {
 fn threads(number: usize) -> device::Grid {
     let grid = each(number);
     device::Grid { blocks: grid.blocks.clamp(1, MOST_BLOCKS), ..grid }
+}
+
+/// Pixels whose correlations are copied from a device at a time.
+const HANDED_OVER: usize = 4096;
+
+/// Hands the correlations of some pixels over, (pixel, channel, delay).
+fn hand_over<D: device::Device>(
+    device: &D,
+    correlations: &device::Buffer<D, f64>,
+    pixels: &[u32],
+    delays: usize,
+    sink: Sink<'_>,
+) -> Result<(), CudaError> {
+    for (first, own) in (0..).step_by(HANDED_OVER).zip(pixels.chunks(HANDED_OVER)) {
+        let mut values = vec![0.0; own.len() * CHANNELS * delays];
+        correlations.read_from(device, first * CHANNELS * delays, &mut values)?;
+        sink.pixel_g2(&PixelBatch::of(own, delays, &values))?;
+    }
+    Ok(())
 }

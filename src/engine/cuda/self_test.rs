@@ -11,7 +11,9 @@ use crate::correlate::bins::{Labels, Shape};
 use crate::correlate::result::Correlation;
 use crate::correlate::twotime::Smoothing;
 use crate::correlate::window::FrameWindow;
-use crate::dataset::{DatasetError, EventSource, FrameSource, PhotonEvent, PixelType, Scratch, Source, SourceInfo};
+use crate::dataset::{
+    DatasetError, EventSource, FrameSource, PhotonEvent, PixelType, Scratch, Source, SourceInfo, Unstored,
+};
 use crate::engine::cpu::CpuEngine;
 use crate::engine::{Engine, EngineError, MultiTauRequest, Request, TwoTimeRequest, Unobserved};
 use crate::task::correlate::{Normalization, PixelG2Output, SaturatedPolicy};
@@ -95,7 +97,7 @@ impl CudaEngine {
         let cpu = CpuEngine::new(Some(NonZeroUsize::MIN));
         for Trial { data, request, source } in trials() {
             let run = |engine: &dyn Engine| {
-                let done = engine.correlate(&request, &source, &Unobserved, &mut |_| Ok(()));
+                let done = engine.correlate(&request, &source, &Unobserved, &mut Unstored);
                 done.map(|(correlation, _)| correlation).map_err(SelfTestError::Correlate)
             };
             compare(data, &run(self)?, &run(&cpu)?)?;
@@ -271,12 +273,16 @@ impl EventSource for Events {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+    use crate::dataset::ResultSink;
     use crate::engine::cuda::Call;
     use crate::engine::cuda::engine::correlate;
     use crate::engine::cuda::events::ROOM;
     use crate::engine::cuda::sort::TILE;
     use crate::engine::cuda::test_device::TestDevice;
+    use crate::engine::sink::Sink;
     use crate::engine::workers::Workers;
 
     #[test]
@@ -289,9 +295,11 @@ mod tests {
         let Trial { data: _, request, source } = trial;
         let workers = Workers { threads: NonZeroUsize::MIN, observer: &Unobserved };
         let call = Call { request, workers };
-        let (found, _) = correlate(&TestDevice::new(1 << 28, 3), source, call, &mut |_| Ok(())).expect("correlates");
+        let (mut unstored, device) = (Unstored, TestDevice::new(1 << 28, 3));
+        let shared = Mutex::new(&mut unstored as &mut dyn ResultSink);
+        let (found, _) = correlate(&device, source, call, Sink::new(&shared)).expect("correlates");
         let (wanted, _) =
-            CpuEngine::new(None).correlate(request, source, &Unobserved, &mut |_| Ok(())).expect("correlates");
+            CpuEngine::new(None).correlate(request, source, &Unobserved, &mut Unstored).expect("correlates");
         (found, wanted)
     }
 

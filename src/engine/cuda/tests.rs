@@ -12,13 +12,14 @@ use super::host::{ADDRESS, compile};
 use super::test_device::{GPU, TestDevice};
 use super::{Call, CudaError, engine, events};
 use crate::correlate::bins::{Partition, Shape};
-use crate::correlate::result::{Correlation, TwoTimeMap};
+use crate::correlate::result::Correlation;
 use crate::correlate::twotime::Smoothing;
 use crate::correlate::window::FrameWindow;
-use crate::dataset::{EventSource, FrameSource, PhotonEvent, PixelType, Source};
+use crate::dataset::{EventSource, FrameSource, PhotonEvent, PixelType, ResultSink, Source};
+use crate::engine::sink::Sink;
 use crate::engine::testing::*;
 use crate::engine::workers::Workers;
-use crate::engine::{EngineError, MultiTauRequest, Observer, Request, TwoTimeRequest, Unobserved};
+use crate::engine::{EngineError, MultiTauRequest, Request, TwoTimeRequest, Unobserved};
 use crate::task::correlate::{Normalization, PixelG2Output};
 
 mod dense_frames;
@@ -64,14 +65,22 @@ fn call(request: &Request) -> Call<'_> {
     Call { request, workers: Workers { threads, observer: &Unobserved } }
 }
 
+/// What a run yields, and what it stores.
+fn stored<T>(run: impl FnOnce(Sink<'_>) -> Result<T, CudaError>) -> Result<(T, Stored), CudaError> {
+    let mut stored = Stored::default();
+    let shared = Mutex::new(&mut stored as &mut dyn ResultSink);
+    let found = run(Sink::new(&shared))?;
+    Ok((found, stored))
+}
+
 /// What a run yields on a device.
-type Found = Result<(Correlation, Partition, Vec<TwoTimeMap>), CudaError>;
+type Found = Result<(Correlation, Partition, Stored), CudaError>;
 
 fn correlate_events(host: &TestDevice, data: &Data, request: &Request) -> Found {
     let partition = Partition::new(&request.labels, &[]).expect("bins");
     let source = DataEvents(data.clone());
-    let (found, maps) = collected(|keep| events::correlate(host, &source, &partition, call(request), keep))?;
-    Ok((found, partition, maps))
+    let (found, stored) = stored(|sink| events::correlate(host, &source, &partition, call(request), sink))?;
+    Ok((found, partition, stored))
 }
 
 proptest! {
@@ -111,8 +120,8 @@ fn places_that_just_fit_into_shared_memory_and_just_do_not() {
 fn correlate_frames(host: &TestDevice, data: &dyn FrameSource, request: &Request, precision: Precision) -> Found {
     let partition = Partition::new(&request.labels, &[]).expect("bins");
     let way = Way { precision, saturation: None };
-    match collected(|keep| dense::correlate(host, data, &partition, call(request), way, keep))? {
-        (Read::Whole(correlation), maps) => Ok((*correlation, partition, maps)),
+    match stored(|sink| dense::correlate(host, data, &partition, call(request), way, sink))? {
+        (Read::Whole(correlation), stored) => Ok((*correlation, partition, stored)),
         (Read::Saturated(pixels), _) => panic!("{pixels:?}"),
     }
 }
@@ -156,97 +165,6 @@ fn two_time_request(shape: Shape, frames: usize, window: FrameWindow, seed: u64,
         two_time: Some(TwoTimeRequest { smoothing, labels: vec![1, 3, 4] }),
         ..request(frames, window, seed)
     }
-}
-
-proptest! {
-    #![proptest_config(cases(8, 1))]
-
-    #[test]
-    fn two_time_agrees_with_the_oracle(
-        shape in shape(),
-        frames in 2usize..260,
-        window in window(),
-        smoothing in smoothing(),
-        occupancy in prop_oneof![Just(0.01), Just(0.2), Just(1.0)],
-        bright in prop_oneof![Just(1u64), Just(200), Just(60_000)],
-        pixel in prop_oneof![
-            Just(None), Just(Some(PixelType::U8)), Just(Some(PixelType::U16)), Just(Some(PixelType::U32)),
-            Just(Some(PixelType::I16)), Just(Some(PixelType::I32)), Just(Some(PixelType::F32)),
-        ],
-        tight in any::<bool>(),
-        seed in 0u64..1000,
-    ) {
-        prop_assume!(window.select(frames as u64).is_ok());
-        let largest = match pixel {
-            Some(PixelType::U8) => 255.0,
-            Some(PixelType::I16) => 32_767.0,
-            _ => 60_000.0,
-        };
-        let scale = if pixel == Some(PixelType::F32) { 0.3 } else { 1.0 };
-        let value = counts(seed, occupancy, bright);
-        let kept = pixel.unwrap_or(PixelType::U16);
-        let data = Data::of(shape, kept, frames, move |t, p| f64::from((value(t, p).min(largest) * scale) as f32));
-        let request = two_time_request(shape, frames, window, seed, smoothing);
-        // bins are cut, and maps come in bands of rows
-        let host = TestDevice::new(if tight { 1_200_000 } else { PLENTY }, seed as u32);
-        let found = match pixel {
-            None => correlate_events(&host, &data, &request),
-            Some(_) => correlate_frames(&host, &data, &request, Precision::Double),
-        };
-        check(&data, &request, Ok(found.expect("correlates")));
-    }
-}
-
-/// A map of all rows; in bands of rows; of groups that are cut themselves, added on the host.
-#[test]
-fn a_bin_that_does_not_fit_is_cut() {
-    let frames = 600;
-    let window = FrameWindow { avg: NonZeroU32::new(2).expect("not zero"), ..FrameWindow::default() };
-    let data = Data::of(IMAGE, PixelType::U32, frames, counts(9, 0.3, 700));
-    for smoothing in [Smoothing::StaticBins, Smoothing::DynamicBins, Smoothing::None] {
-        let request = two_time_request(IMAGE, frames, window, 9, smoothing);
-        let launches = [PLENTY, 1_200_000, 680_000].map(|memory| {
-            let host = TestDevice::new(memory, 4);
-            let found = correlate_frames(&host, &data, &request, Precision::Double).expect("correlates");
-            check(&data, &request, Ok(found));
-            host.launches()
-        });
-        assert!(launches[1].min(launches[2]) > launches[0], "{launches:?} kernels: nothing was cut");
-    }
-}
-
-/// Neither a map nor what a bin in parts needs beside it may be more than the host's memory that is allowed.
-#[test]
-fn maps_beyond_the_limit_are_refused() {
-    let (raw, frames) = (600, 300u64);
-    let window = FrameWindow { avg: NonZeroU32::new(2).expect("not zero"), ..FrameWindow::default() };
-    let data = Data::of(IMAGE, PixelType::U32, raw, counts(9, 0.3, 700));
-    let mut request = two_time_request(IMAGE, raw, window, 9, Smoothing::None);
-    for (allowed, memory, what) in [
-        (4 * frames * frames - 1, PLENTY, "mostly a two-time map, needs 360000 bytes"),
-        (20 * frames * frames - 1, 680_000, "not fit into the GPU's memory at once needs 1800000 bytes"),
-    ] {
-        request.memory = allowed;
-        let found = correlate_frames(&TestDevice::new(memory, 4), &data, &request, Precision::Double);
-        let error = found.err().map_or(String::new(), |error| error.to_string());
-        assert!(error.contains(what) && error.contains("with -a"), "{error}");
-    }
-    request.memory = 4 * frames * frames - 1;
-    let found = correlate_events(&TestDevice::new(PLENTY, 4), &data, &request);
-    assert!(matches!(found, Err(CudaError::Engine(EngineError::Memory { .. }))));
-}
-
-/// The events of a slice take more memory than its counts.
-#[test]
-fn a_slice_whose_events_do_not_fit_is_cut() {
-    let data = Data::of(IMAGE, PixelType::U16, 200, counts(4, 1.0, 30));
-    let request = two_time_request(IMAGE, 200, FrameWindow::default(), 4, Smoothing::StaticBins);
-    let launches = [PLENTY, 700_000].map(|memory| {
-        let device = TestDevice::new(memory, 4);
-        check(&data, &request, Ok(correlate_events(&device, &data, &request).expect("correlates")));
-        device.launches()
-    });
-    assert!(launches[1] > launches[0], "{launches:?} kernels: nothing was cut");
 }
 
 /// Blocks of few frames, and a series whose levels are in three stages: each stage may get one sample of a block, or none.
@@ -303,12 +221,10 @@ fn float32_is_near_enough_for_g2() {
         MultiTauRequest { normalization: Normalization::FrameMean, parts: 2, pixel_g2: PixelG2Output::Keep };
     let request = small_request(500, FrameWindow::default(), 7, multi_tau);
     let run =
-        |precision| correlate_frames(&TestDevice::new(PLENTY, 1), &data, &request, precision).expect("correlates").0;
-    let (found, wanted) = (run(Precision::Single), run(Precision::Double));
-    let pixels = |correlation: &Correlation| -> Vec<f64> {
-        correlation.pixel_g2.as_ref().expect("asked for").values.iter().map(|&value| f64::from(value)).collect()
-    };
-    close("pixel G2", pixels(&found), pixels(&wanted));
+        |precision| correlate_frames(&TestDevice::new(PLENTY, 1), &data, &request, precision).expect("correlates");
+    let ((found, _, single), (wanted, _, double)) = (run(Precision::Single), run(Precision::Double));
+    let pixels = |stored: &Stored| -> Vec<f64> { stored.pixels.values().flatten().map(|&v| f64::from(v)).collect() };
+    close("pixel G2", pixels(&single), pixels(&double));
     for (found, wanted) in
         std::iter::zip(found.parts.iter().chain(&found.multi_tau), wanted.parts.iter().chain(&wanted.multi_tau))
     {
@@ -330,7 +246,8 @@ fn pixels_that_carry_the_mark_and_values_that_are_none_are_told() {
     let [inside, other] = [partition.pixels()[40], partition.pixels()[200]].map(|pixel| pixel as usize);
     let run = |data: &Data, saturation| {
         let way = Way { precision: Precision::Single, saturation };
-        dense::correlate(&TestDevice::new(PLENTY, 1), data, &partition, call(&request), way, &mut |_| Ok(()))
+        let device = TestDevice::new(PLENTY, 1);
+        stored(|sink| dense::correlate(&device, data, &partition, call(&request), way, sink)).map(|(read, _)| read)
     };
     let marked = Data::of(IMAGE, PixelType::U8, 90, |frame, pixel| {
         if (pixel == inside && frame >= 77) || (pixel == other && frame == 9) { 255.0 } else { 1.0 }
@@ -372,11 +289,12 @@ fn saturated_pixels_are_left_out() {
     });
     let source = Source::Frames(Box::new(data.clone()));
     let call = call(&request);
-    let (found, partition) =
-        engine::correlate(&TestDevice::new(PLENTY, 8), &source, call, &mut |_| Ok(())).expect("correlates");
+    let device = TestDevice::new(PLENTY, 8);
+    let run = stored(|sink| engine::correlate(&device, &source, call, sink));
+    let ((found, partition), stored) = run.expect("correlates");
     let pixels: Vec<(u32, u64)> = found.saturated.iter().map(|pixel| (pixel.pixel, pixel.frame)).collect();
     assert_eq!(pixels, [(dead[0] as u32, 0), (dead[1] as u32, 50)]);
-    check(&data, &request, Ok((found, partition, Vec::new())));
+    check(&data, &request, Ok((found, partition, stored)));
 }
 
 #[test]
@@ -386,12 +304,12 @@ fn the_order_of_threads_and_the_memory_change_no_bit() {
         MultiTauRequest { normalization: Normalization::FrameMean, parts: 2, pixel_g2: PixelG2Output::Keep };
     let request = small_request(300, FrameWindow::default(), 5, multi_tau);
     let plenty = TestDevice::new(PLENTY, 1);
-    let (wanted, ..) = correlate_events(&plenty, &data, &request).expect("correlates");
+    let wanted = correlate_events(&plenty, &data, &request).expect("correlates");
     // all at once; in some passes over events that stay; over events that are read anew for each pass
     let mut launches = 0;
     for (memory, seed) in [(PLENTY, 2), (400_000, 3), (200_000, 4)] {
         let host = TestDevice::new(memory, seed);
-        let (found, ..) = correlate_events(&host, &data, &request).expect("correlates");
+        let found = correlate_events(&host, &data, &request).expect("correlates");
         assert_eq!(found, wanted, "with {memory} bytes");
         assert!(host.launches() > launches, "{} kernels with {memory} bytes", host.launches());
         launches = host.launches();
@@ -407,34 +325,16 @@ fn events_that_do_not_stay_after_all_are_read_again() {
     let multi_tau =
         MultiTauRequest { normalization: Normalization::FrameMean, parts: 2, pixel_g2: PixelG2Output::Keep };
     let request = small_request(300, FrameWindow::default(), 5, multi_tau);
-    let (wanted, ..) = correlate_events(&TestDevice::new(PLENTY, 1), &data, &request).expect("correlates");
+    let wanted = correlate_events(&TestDevice::new(PLENTY, 1), &data, &request).expect("correlates");
     // as much as the events alone take
     let all = DataEvents(data.clone()).events_bound() as usize * size_of::<PhotonEvent>();
     for memory in [all, all * 3 / 4] {
         let device = TestDevice::new(memory, 2).claiming(PLENTY);
-        let (found, ..) = correlate_events(&device, &data, &request).expect("correlates");
+        let found = correlate_events(&device, &data, &request).expect("correlates");
         assert_eq!(found, wanted, "with {memory} bytes");
     }
     let found = correlate_events(&TestDevice::new(20_000, 2).claiming(PLENTY), &data, &request);
     assert!(matches!(found, Err(CudaError::Device(DeviceError::OutOfMemory { .. }))));
-}
-
-/// Steps, their units, and what was done of each.
-#[derive(Default)]
-struct Steps(Mutex<Vec<(&'static str, u64, u64)>>);
-
-impl Observer for Steps {
-    fn step(&self, name: &'static str, units: u64) {
-        self.0.lock().expect("no panic").push((name, units, 0));
-    }
-
-    fn advance(&self, units: u64) {
-        self.0.lock().expect("no panic").last_mut().expect("a step").2 += units;
-    }
-
-    fn cancelled(&self) -> bool {
-        false
-    }
 }
 
 /// Also where all events are read again for each pass.
@@ -447,8 +347,9 @@ fn progress_of_events_adds_up() {
     let (source, steps) = (DataEvents(data), Steps::default());
     let workers = Workers { observer: &steps, ..call(&request).workers };
     let call = Call { request: &request, workers };
-    events::correlate(&TestDevice::new(200_000, 4), &source, &partition, call, &mut |_| Ok(())).expect("correlates");
-    let steps = steps.0.into_inner().expect("no panic");
+    let device = TestDevice::new(200_000, 4);
+    stored(|sink| events::correlate(&device, &source, &partition, call, sink)).expect("correlates");
+    let steps = steps.into_inner();
     assert_eq!(steps.iter().map(|(name, ..)| *name).collect::<Vec<_>>(), ["reading", "correlating"]);
     assert!(steps.iter().all(|(_, units, done)| units == done), "{steps:?}");
 }

@@ -10,7 +10,7 @@ use bytemuck::Pod;
 use crate::correlate::bins::Partition;
 use crate::correlate::delays::DelayPlan;
 use crate::correlate::reduce::{BinSums, CHANNELS, sum_lanes};
-use crate::correlate::result::{MultiTau, PixelG2};
+use crate::correlate::result::MultiTau;
 use crate::correlate::scattering::{SegmentPlan, Tally};
 use crate::engine::{EngineError, MultiTauRequest};
 
@@ -18,7 +18,7 @@ use super::cells::Cell;
 use super::memory::{Buffer, Memory};
 use super::pool::Pool;
 use crate::engine::multi_tau::{Span, spans};
-use crate::engine::pixel_store::PixelStore;
+use crate::engine::sink::{PixelBatch, Sink, wants_pixels};
 
 mod stage;
 mod tile;
@@ -51,7 +51,8 @@ pub(super) struct DenseSums<'a, F: Pod> {
     /// First rank of the band.
     first_rank: usize,
     width: usize,
-    store: Option<&'a PixelStore>,
+    /// Where the correlations of pixels go, if they are wanted.
+    sink: Option<Sink<'a>>,
 }
 
 /// A range of pixels.
@@ -100,6 +101,8 @@ struct Buffers<C, F: Pod> {
     part: Workspace<F>,
     series: TileSeries,
     pixel: [Vec<f64>; CHANNELS],
+    /// Correlations of a shard's pixels.
+    batch: Option<PixelBatch>,
     /// Of a tile, where one block holds all frames.
     states: States<F>,
 }
@@ -111,7 +114,7 @@ impl<'a, F: Real> DenseSums<'a, F> {
         band: Range<usize>,
         frames: u64,
         wanted: Option<MultiTauRequest>,
-        store: Option<&'a PixelStore>,
+        sink: Option<Sink<'a>>,
     ) -> Self {
         let series: Vec<Series> = wanted.map_or_else(Vec::new, |wanted| {
             let spans = spans(frames, wanted.parts).into_iter();
@@ -135,7 +138,7 @@ impl<'a, F: Real> DenseSums<'a, F> {
             })
             .collect();
         let states = States::default();
-        Self { partition, segments, series, shards, states, first_rank: band.start, width, store }
+        Self { partition, segments, series, shards, states, first_rank: band.start, width, sink }
     }
 
     /// Bytes that each pixel takes between blocks.
@@ -146,10 +149,18 @@ impl<'a, F: Real> DenseSums<'a, F> {
         })
     }
 
+    /// Bytes that each thread takes for correlations of pixels.
+    pub(super) fn batch_bytes(frames: u64, wanted: Option<MultiTauRequest>) -> u64 {
+        if !wants_pixels(wanted) {
+            return 0;
+        }
+        (DelayPlan::new(frames).len() * CHANNELS * SHARD * size_of::<f32>()) as u64
+    }
+
     /// Adds the next block.
     ///
     /// # Errors
-    /// Cancellation.
+    /// Cancellation, the sink's errors.
     pub(super) fn add<C: Cell>(&mut self, block: &Block<'_, C, F>, pool: Pool<'_>) -> Result<(), EngineError> {
         let tile = self.tile_size();
         if block.first == 0 && block.more == More::Follow {
@@ -163,17 +174,30 @@ impl<'a, F: Real> DenseSums<'a, F> {
             part: Workspace::default(),
             series: TileSeries::default(),
             pixel: Default::default(),
+            batch: None,
             states: States::new(pool.memory, tile, 1),
         };
         pool.run(self.shards.len(), init, |buffers, index| {
             let mut shard = self.shards[index].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             let mut kept = kept[index].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            buffers.batch = self.batch(&shard, block.more);
             self.add_to_shard(&mut shard, &mut kept, block, buffers);
-            Ok(())
+            match (&buffers.batch, self.sink) {
+                (Some(batch), Some(sink)) => sink.pixel_g2(batch),
+                _ => Ok(()),
+            }
         })?;
         drop(kept);
         self.states = states;
         Ok(())
+    }
+
+    /// Room for the correlations of a shard's pixels, which are known after the last block.
+    fn batch(&self, shard: &Shard, more: More) -> Option<PixelBatch> {
+        let delays = self.series.first()?.plan.len();
+        let ranks = self.first_rank + shard.columns.start..self.first_rank + shard.columns.end;
+        let wanted = self.sink.is_some() && more == More::End;
+        wanted.then(|| PixelBatch::new(self.partition.pixels()[ranks].to_vec(), delays))
     }
 
     /// What a tile remembers.
@@ -334,14 +358,13 @@ impl<'a, F: Real> DenseSums<'a, F> {
             &dynamic[ranks.clone()],
             [&series.g2, &series.later, &series.earlier],
         );
-        if let (0, Some(store)) = (index, self.store) {
-            for (lane, rank) in ranks.enumerate() {
+        if let (0, Some(batch)) = (index, &mut buffers.batch) {
+            for (lane, column) in columns.clone().enumerate() {
                 for (out, rows) in std::iter::zip(&mut buffers.pixel, [&series.g2, &series.later, &series.earlier]) {
                     out.clear();
                     out.extend(rows.iter().map(|row| row[lane]));
                 }
-                let [g2, later, earlier] = &buffers.pixel;
-                store.keep(rank, g2, later, earlier);
+                batch.set(column - shard.columns.start, buffers.pixel.each_ref().map(|numbers| &numbers[..]));
             }
         }
     }
@@ -400,17 +423,11 @@ impl<'a, F: Real> DenseSums<'a, F> {
 }
 
 /// g2 of the whole series and of the parts from the sums of all bands.
-pub(super) fn finish(
-    sums: &[BinSums],
-    partition: &Partition,
-    frames: u64,
-    parts: u32,
-    store: Option<PixelStore>,
-) -> (MultiTau, Vec<MultiTau>, Option<PixelG2>) {
+pub(super) fn finish(sums: &[BinSums], partition: &Partition, frames: u64, parts: u32) -> (MultiTau, Vec<MultiTau>) {
     let mut results =
         std::iter::zip(sums, spans(frames, parts)).map(|(sums, span)| sums.finish(partition, &span.plan()));
     let whole = results.next().expect("spans() always begins with the whole series");
-    (whole, results.collect(), store.map(PixelStore::finish))
+    (whole, results.collect())
 }
 
 /// The static labels of a range of ranks, and where each pixel's label is among them.

@@ -36,7 +36,8 @@ impl Run<'_> {
             reading.cells = self.pool.memory.buffer(frames * width);
         }
         let columns = &reading.columns[..];
-        let counts = &mut reading.counts[range.start as usize * columns.len()..range.end as usize * columns.len()];
+        let kept = (range.start - reading.first) as usize..(range.end - reading.first) as usize;
+        let counts = &mut reading.counts[kept.start * columns.len()..kept.end * columns.len()];
         let per_job = self.frames_per_job(R::ROUNDS, range.end - range.start) as usize;
         let cells = split(&mut reading.cells[..frames * width], per_job * width, frames.div_ceil(per_job));
         let counts = split(counts, per_job * columns.len(), frames.div_ceil(per_job));

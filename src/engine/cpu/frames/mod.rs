@@ -2,7 +2,7 @@
 //!
 //! Memory: cells of a block of frames, the tiles' states between blocks, a few frames a thread, and for two-time
 //! the counts of the selected bins. Pixels are cut into bands, and two-time bins into groups, one reading each,
-//! when they do not fit.
+//! when they do not fit; of a two-time bin that does not fit by itself see [`cut`].
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use crate::correlate::reduce::BinSums;
 use crate::correlate::result::Correlation;
 use crate::correlate::scattering::Tally;
 use crate::dataset::{FrameSource, PixelType};
-use crate::engine::{EngineError, MapSink, Request, TwoTimeRequest};
+use crate::engine::{EngineError, Request};
 
 use super::Saturated;
 use super::cells::{Cell, Raw, Runs, Store, check_and_sum};
@@ -22,14 +22,17 @@ use super::pool::Pool;
 use super::twotime::{Cells, Collector, Counts, Matrix};
 use crate::engine::layout::Layout;
 use crate::engine::multi_tau::factors;
-use crate::engine::pixel_store::PixelStore;
 use crate::engine::precision::single_is_enough;
 use crate::engine::sample;
+use crate::engine::sink::{Sink, wants_pixels};
 
+mod cut;
 mod gather;
 mod plan;
 
+use cut::CutBin;
 use gather::Reader;
+use plan::{LabelGroup, Plan};
 
 /// Part of a block's cells that may be too small for their counts; more are better kept in larger cells.
 const MOST_EXCESSES: f64 = 1.0 / 256.0;
@@ -94,23 +97,23 @@ pub(super) fn correlate(
     pool: Pool<'_>,
     found: &Saturated,
     sample: Sample,
-    maps: &mut MapSink<'_>,
+    sink: Sink<'_>,
 ) -> Result<Option<Correlation>, EngineError> {
     let layout = Layout::new(partition);
-    let run = Run { source, partition, request, pool, found, sample, runs: Runs::new(partition), layout };
+    let run = Run { source, partition, request, pool, found, sample, runs: Runs::new(partition), layout, sink };
     let done = match (source.pixel_type(), request.selection.avg() > 1) {
-        (PixelType::U8, false) => run.correlate::<u8, u8, u16>(maps),
-        (PixelType::U16, false) if sample.large < MOST_EXCESSES => match run.correlate::<u16, Narrow, u16>(maps) {
-            Ok(Done::Exceeded) => run.correlate::<u16, u16, u16>(maps),
+        (PixelType::U8, false) => run.correlate::<u8, u8, u16>(),
+        (PixelType::U16, false) if sample.large < MOST_EXCESSES => match run.correlate::<u16, Narrow, u16>() {
+            Ok(Done::Exceeded) => run.correlate::<u16, u16, u16>(),
             done => done,
         },
-        (PixelType::U16, false) => run.correlate::<u16, u16, u16>(maps),
-        (PixelType::U8, true) => run.correlate::<u8, f32, f32>(maps),
-        (PixelType::U16, true) => run.correlate::<u16, f32, f32>(maps),
-        (PixelType::U32, _) => run.correlate::<u32, f32, f32>(maps),
-        (PixelType::I16, _) => run.correlate::<i16, f32, f32>(maps),
-        (PixelType::I32, _) => run.correlate::<i32, f32, f32>(maps),
-        (PixelType::F32, _) => run.correlate::<f32, f32, f32>(maps),
+        (PixelType::U16, false) => run.correlate::<u16, u16, u16>(),
+        (PixelType::U8, true) => run.correlate::<u8, f32, f32>(),
+        (PixelType::U16, true) => run.correlate::<u16, f32, f32>(),
+        (PixelType::U32, _) => run.correlate::<u32, f32, f32>(),
+        (PixelType::I16, _) => run.correlate::<i16, f32, f32>(),
+        (PixelType::I32, _) => run.correlate::<i32, f32, f32>(),
+        (PixelType::F32, _) => run.correlate::<f32, f32, f32>(),
     };
     Ok(match done? {
         Done::Correlated(correlation) => Some(*correlation),
@@ -161,6 +164,7 @@ struct Run<'a> {
     sample: Sample,
     runs: Runs,
     layout: Layout,
+    sink: Sink<'a>,
 }
 
 /// What one reading of the file fills.
@@ -168,13 +172,14 @@ struct Reading<'a, C: Cell, T: Cell, F: Real> {
     /// Multi-tau and static sums of a band, if one is left.
     band: Option<(Range<usize>, DenseSums<'a, F>)>,
     cells: Buffer<C>,
-    /// Pixels of the two-time bins, and their counts: (frame, pixel).
+    /// Pixels of the two-time bins, and their counts from a frame on: (frame, pixel).
     columns: Vec<u32>,
+    first: u64,
     counts: Buffer<T>,
 }
 
 impl Run<'_> {
-    fn correlate<R, C, T>(&self, maps: &mut MapSink<'_>) -> Result<Done, EngineError>
+    fn correlate<R, C, T>(&self) -> Result<Done, EngineError>
     where
         R: Raw,
         C: Store<R>,
@@ -182,13 +187,13 @@ impl Run<'_> {
     {
         let mean = self.sample.mean * self.request.selection.avg() as f64;
         if single_is_enough(mean, self.partition) {
-            self.correlate_in::<R, C, T, f32>(maps)
+            self.correlate_in::<R, C, T, f32>()
         } else {
-            self.correlate_in::<R, C, T, f64>(maps)
+            self.correlate_in::<R, C, T, f64>()
         }
     }
 
-    fn correlate_in<R, C, T, F>(&self, maps: &mut MapSink<'_>) -> Result<Done, EngineError>
+    fn correlate_in<R, C, T, F>(&self) -> Result<Done, EngineError>
     where
         R: Raw,
         C: Store<R>,
@@ -197,40 +202,44 @@ impl Run<'_> {
     {
         let frames = self.request.selection.outputs();
         let plan = self.plan::<C, T, F>()?;
-        let store = PixelStore::wanted(self.request.multi_tau, frames, self.partition.pixels().len());
+        let pixels = wants_pixels(self.request.multi_tau).then_some(self.sink);
         let mut tally = Tally::new(self.partition, &self.request.selection);
         let mut sums: Option<Vec<BinSums>> = None;
-        let mut collector =
-            self.request.two_time.as_ref().map(|wanted| (Collector::new(frames as usize, &wanted.labels), wanted));
+        let mut collector = Collector::new(self.request, &self.layout, self.pool, self.sink);
         for pass in 0..plan.bands.len().max(plan.groups.len()) {
+            // what earlier passes left is of other sizes
+            self.pool.memory.make_room(plan.two_time, self.request.memory);
             let band = plan.bands.get(pass).map(|band| {
-                (
-                    band.clone(),
-                    DenseSums::new(self.partition, band.clone(), frames, self.request.multi_tau, store.as_ref()),
-                )
+                (band.clone(), DenseSums::new(self.partition, band.clone(), frames, self.request.multi_tau, pixels))
             });
-            let group = plan.groups.get(pass).map_or(&[][..], |labels| &labels[..]);
-            let columns: Vec<u32> =
-                group.iter().flat_map(|&label| &self.layout.pixels[self.layout.bin(label)]).copied().collect();
-            let mut reading = Reading {
-                band,
-                cells: Buffer::default(),
-                counts: self.pool.memory.buffer(columns.len() * frames as usize),
-                columns,
+            let group = plan.groups.get(pass);
+            let columns: Vec<u32> = match group {
+                Some(LabelGroup::Whole(labels)) => {
+                    labels.iter().flat_map(|&label| &self.layout.pixels[self.layout.bin(label)]).copied().collect()
+                }
+                Some(LabelGroup::Cut(_)) | None => Vec::new(),
             };
-            match self.read::<R, C, T, F>(&mut reading, plan.block, &mut tally, pass == 0)? {
-                Read::Whole => {}
-                Read::Saturated => return Ok(Done::Saturated),
-                Read::Exceeded => return Ok(Done::Exceeded),
+            if band.is_some() || !columns.is_empty() {
+                let counts = self.pool.memory.buffer(columns.len() * frames as usize);
+                let mut reading = Reading { band, cells: Buffer::default(), columns, first: 0, counts };
+                match self.read::<R, C, T, F>(&mut reading, plan.block, &mut tally, pass == 0)? {
+                    Read::Whole => {}
+                    Read::Saturated => return Ok(Done::Saturated),
+                    Read::Exceeded => return Ok(Done::Exceeded),
+                }
+                if let Some((_, band)) = reading.band.take() {
+                    merge(&mut sums, band.finish(&mut tally));
+                }
+                if let (Some(collector), Some(LabelGroup::Whole(labels))) = (&mut collector, group) {
+                    reading.cells = Buffer::default();
+                    self.add_maps(collector, labels, &reading.counts, reading.columns.len(), &plan)?;
+                }
             }
-            if let Some((_, band)) = reading.band {
-                merge(&mut sums, band.finish(&mut tally));
-            }
-            if let Some((collector, wanted)) = &mut collector {
-                self.add_maps(collector, wanted, group, &reading.counts, reading.columns.len(), maps)?;
+            if let (Some(collector), Some(LabelGroup::Cut(label))) = (&mut collector, group) {
+                self.add_cut_map::<R, C, T, F>(collector, *label, &plan)?;
             }
         }
-        Ok(Done::Correlated(Box::new(self.finish(&tally, sums, store, collector.map(|(collector, _)| collector)))))
+        Ok(Done::Correlated(Box::new(self.finish(&tally, sums, collector))))
     }
 
     /// Reads the file once; when saturated pixels turn up it then only makes their list.
@@ -293,45 +302,55 @@ impl Run<'_> {
 impl Run<'_> {
     fn add_maps<T: TwoTimeCell>(
         &self,
-        collector: &mut Collector,
-        wanted: &TwoTimeRequest,
-        group: &[u32],
+        collector: &mut Collector<'_>,
+        labels: &[u32],
         counts: &[T],
         stride: usize,
-        maps: &mut MapSink<'_>,
+        plan: &Plan,
     ) -> Result<(), EngineError> {
-        self.pool.observer.step("two-time", group.len() as u64);
+        let room = plan.two_time.saturating_sub(size_of_val(counts) as u64);
+        self.pool.memory.make_room(plan.two_time, self.request.memory);
+        self.pool.observer.step("two-time", labels.len() as u64);
         let mut start = 0;
-        for &label in group {
+        for &label in labels {
             let places = start..start + self.layout.bin(label).len();
             start = places.end;
-            let matrix = Counts::Matrix(Matrix { counts: T::cells(counts), stride, places });
-            collector.add(&matrix, &self.layout, wanted.smoothing, self.request.memory, self.pool, maps)?;
+            let matrix = Matrix { counts: T::cells(counts), first: 0, stride, places };
+            collector.add(&mut Counts::Matrix(matrix), room)?;
             self.pool.observer.advance(1);
         }
         Ok(())
     }
 
-    fn finish(
-        &self,
-        tally: &Tally,
-        sums: Option<Vec<BinSums>>,
-        store: Option<PixelStore>,
-        collector: Option<Collector>,
-    ) -> Correlation {
+    /// The map of a bin whose counts are read again for each slice of pixels and each band of rows.
+    fn add_cut_map<R, C, T, F>(&self, collector: &mut Collector<'_>, label: u32, plan: &Plan) -> Result<(), EngineError>
+    where
+        R: Raw,
+        C: Store<R>,
+        T: Store<R> + TwoTimeCell,
+        F: Real,
+    {
+        let half = plan.two_time / 2;
+        self.pool.memory.make_room(plan.two_time, self.request.memory);
+        collector.add(&mut CutBin::<R, C, T, F>::new(self, label, plan.block, half), half)?;
+        self.pool.observer.step("two-time", 1);
+        self.pool.observer.advance(1);
+        Ok(())
+    }
+
+    fn finish(&self, tally: &Tally, sums: Option<Vec<BinSums>>, collector: Option<Collector<'_>>) -> Correlation {
         let frames = self.request.selection.outputs();
-        let (multi_tau, parts, pixel_g2) = match (self.request.multi_tau, sums) {
+        let (multi_tau, parts) = match (self.request.multi_tau, sums) {
             (Some(wanted), Some(sums)) => {
-                let (whole, parts, pixel_g2) = dense::finish(&sums, self.partition, frames, wanted.parts, store);
-                (Some(whole), parts, pixel_g2)
+                let (whole, parts) = dense::finish(&sums, self.partition, frames, wanted.parts);
+                (Some(whole), parts)
             }
-            _ => (None, Vec::new(), None),
+            _ => (None, Vec::new()),
         };
         Correlation {
             scattering: tally.finish(self.partition, &self.request.selection),
             multi_tau,
             parts,
-            pixel_g2,
             two_time: collector.map(Collector::finish),
             saturated: Vec::new(),
         }

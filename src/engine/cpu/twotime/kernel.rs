@@ -3,6 +3,8 @@
 //! Panels hold 16 frames, pixel by pixel. Integer counts go through 16-bit multiply-add of pixel pairs, which is
 //! exact while the sums fit 32 bits and twice as fast as float32; everything else through float64.
 
+use bytemuck::{Pod, Zeroable};
+
 /// Frames in a panel.
 pub(super) const PANEL: usize = 16;
 
@@ -10,10 +12,10 @@ pub(super) const PANEL: usize = 16;
 pub(super) const ROWS: usize = 4;
 
 /// Products of `ROWS` frames of one panel with the `PANEL` frames of another.
-pub(super) type Products = [[f64; PANEL]; ROWS];
+pub(super) type Tile = [[f64; PANEL]; ROWS];
 
 /// An element of a packed panel.
-pub(super) trait Unit: Copy + Send + Sync + Default {
+pub(super) trait Unit: Pod + Send + Sync + Default {
     /// Pixels in a unit.
     const PIXELS: usize;
 
@@ -22,11 +24,11 @@ pub(super) trait Unit: Copy + Send + Sync + Default {
 
     /// Sums of products over a run of pixels: `rows` is the first of the `ROWS` rows of `a`.
     /// `a` and `b` are panels of the same run, `PANEL` units a pixel (or pair).
-    fn products(a: &[Self], b: &[Self], rows: usize) -> Products;
+    fn products(a: &[Self], b: &[Self], rows: usize) -> Tile;
 }
 
 /// Two neighbouring pixels as 16-bit integers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C, align(4))]
 pub(super) struct Pair([i16; 2]);
 
@@ -39,7 +41,7 @@ impl Unit for Pair {
     }
 
     #[inline]
-    fn products(a: &[Self], b: &[Self], rows: usize) -> Products {
+    fn products(a: &[Self], b: &[Self], rows: usize) -> Tile {
         assert!(a.len() == b.len() && a.len().is_multiple_of(PANEL) && rows + ROWS <= PANEL);
         #[cfg(target_arch = "x86_64")]
         if std::is_x86_feature_detected!("avx2") {
@@ -59,7 +61,7 @@ impl Unit for f64 {
     }
 
     #[inline]
-    fn products(a: &[Self], b: &[Self], rows: usize) -> Products {
+    fn products(a: &[Self], b: &[Self], rows: usize) -> Tile {
         assert!(a.len() == b.len() && a.len().is_multiple_of(PANEL) && rows + ROWS <= PANEL);
         #[cfg(target_arch = "x86_64")]
         if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
@@ -70,7 +72,7 @@ impl Unit for f64 {
     }
 }
 
-fn pairs_portable(a: &[Pair], b: &[Pair], rows: usize) -> Products {
+fn pairs_portable(a: &[Pair], b: &[Pair], rows: usize) -> Tile {
     let mut sums = [[0i32; PANEL]; ROWS];
     for (a, b) in std::iter::zip(a.chunks_exact(PANEL), b.chunks_exact(PANEL)) {
         for (sums, x) in std::iter::zip(&mut sums, &a[rows..rows + ROWS]) {
@@ -82,8 +84,8 @@ fn pairs_portable(a: &[Pair], b: &[Pair], rows: usize) -> Products {
     sums.map(|row| row.map(f64::from))
 }
 
-fn doubles_portable(a: &[f64], b: &[f64], rows: usize) -> Products {
-    let mut sums = Products::default();
+fn doubles_portable(a: &[f64], b: &[f64], rows: usize) -> Tile {
+    let mut sums = Tile::default();
     for (a, b) in std::iter::zip(a.chunks_exact(PANEL), b.chunks_exact(PANEL)) {
         for (sums, x) in std::iter::zip(&mut sums, &a[rows..rows + ROWS]) {
             for (sum, y) in std::iter::zip(sums, b) {
@@ -102,12 +104,12 @@ mod x86 {
         _mm256_storeu_si256,
     };
 
-    use super::{PANEL, Pair, Products, ROWS};
+    use super::{PANEL, Pair, ROWS, Tile};
 
     /// # Safety
     /// The processor has AVX2; `a` and `b` have the same length, a multiple of `PANEL`; `rows + ROWS <= PANEL`.
     #[target_feature(enable = "avx2")]
-    pub(super) unsafe fn pairs(a: &[Pair], b: &[Pair], rows: usize) -> Products {
+    pub(super) unsafe fn pairs(a: &[Pair], b: &[Pair], rows: usize) -> Tile {
         let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
         let (a, b) = (a.as_ptr().cast::<i32>(), (b.as_ptr().cast::<__m256i>(), b.len()));
         for k in 0..b.1 / PANEL {
@@ -137,8 +139,8 @@ mod x86 {
     /// # Safety
     /// The processor has AVX2 and FMA; otherwise as [`pairs`].
     #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn doubles(a: &[f64], b: &[f64], rows: usize) -> Products {
-        let mut out = Products::default();
+    pub(super) unsafe fn doubles(a: &[f64], b: &[f64], rows: usize) -> Tile {
+        let mut out = Tile::default();
         for half in [0, PANEL / 2] {
             let mut sums = [[_mm256_setzero_pd(); 2]; ROWS];
             for k in 0..b.len() / PANEL {

@@ -1,13 +1,16 @@
-//! Gram matrix from detections: each pair of detections of a pixel once, row by row.
+//! Rows of the Gram matrix from detections: each pair of detections of a pixel once, row by row.
 //!
 //! A row of the matrix stays in the first-level cache; the cost follows the pairs of photons.
 
 use std::ops::Range;
 
+use std::sync::Mutex;
+
 use crate::engine::EngineError;
 
+use super::super::memory::Buffer;
 use super::super::pool::Pool;
-use super::{Group, Scale, row_slots, rows_of};
+use super::{Group, Scale, held, zeros};
 
 /// Marks the last detection of a pixel in [`Weighted::frames`]; frames have 24 bits.
 const LAST: u32 = 1 << 31;
@@ -29,8 +32,9 @@ pub(in crate::engine::cpu) struct Lists {
 }
 
 impl Lists {
-    pub(in crate::engine::cpu) fn new() -> Self {
-        Self { starts: vec![0], ..Self::default() }
+    /// Of no pixel, with room for so many detections.
+    pub(in crate::engine::cpu) fn with_room(detections: usize) -> Self {
+        Self { starts: vec![0], frames: Vec::with_capacity(detections), counts: Vec::with_capacity(detections) }
     }
 
     /// Adds a detection to the pixel that is being filled; equal frames add.
@@ -62,7 +66,7 @@ impl Lists {
     }
 
     /// Sum of the counts of a range of pixels in each frame.
-    pub(super) fn frame_sums(&self, pixels: Range<usize>, frames: usize) -> Vec<f64> {
+    pub(in crate::engine::cpu) fn frame_sums(&self, pixels: Range<usize>, frames: usize) -> Vec<f64> {
         let mut sums = vec![0.0; frames];
         for e in self.starts[pixels.start] as usize..self.starts[pixels.end] as usize {
             sums[self.frames[e] as usize] += f64::from(self.counts[e]);
@@ -70,39 +74,73 @@ impl Lists {
         sums
     }
 
-    /// Whether walking the pairs costs less than the dense product.
-    pub(super) fn cheaper_than_matrix(&self, frames: usize) -> bool {
-        let pairs: f64 = (0..self.pixels()).map(|p| (self.entries(p).len() as f64).powi(2) / 2.0).sum();
-        let products = (frames as f64).powi(2) / 2.0 * self.pixels() as f64;
-        pairs * PAIR_NS < products * PRODUCT_NS
+    /// Pairs of detections of the same pixel.
+    pub(in crate::engine::cpu) fn pairs(&self) -> f64 {
+        (0..self.pixels()).map(|p| (self.entries(p).len() as f64).powi(2) / 2.0).sum()
     }
 
-    /// Fills the upper triangle of `out`.
-    pub(super) fn correlate(
-        &self,
-        groups: &[Group],
-        scale: &Scale<'_>,
-        out: &mut [f32],
-        pool: Pool<'_>,
-    ) -> Result<(), EngineError> {
-        let frames = scale.rows.len();
-        let weighted = Weighted::new(self, groups);
-        let rows = Rows::new(&self.frames, frames);
-        let slots = row_slots(out, frames, ROWS);
-        pool.run(
-            slots.len(),
-            || vec![0.0; frames],
-            |sums: &mut Vec<f64>, job| {
-                let mut slot = rows_of(&slots[job]);
-                for (offset, row) in slot.chunks_mut(frames).enumerate() {
-                    let t = job * ROWS + offset;
-                    sums[t..].fill(0.0);
+    /// The largest count.
+    pub(in crate::engine::cpu) fn largest(&self) -> u32 {
+        self.counts.iter().copied().max().unwrap_or(0)
+    }
+}
+
+/// Whether walking so many pairs costs less than the dense product.
+pub(super) fn are_cheaper(pairs: f64, frames: usize, pixels: usize) -> bool {
+    let products = (frames as f64).powi(2) / 2.0 * pixels as f64;
+    pairs * PAIR_NS < products * PRODUCT_NS
+}
+
+/// Sums of products of the frames of a band with all later ones.
+pub(super) struct Pairs<'a> {
+    /// First row of the band.
+    first: usize,
+    frames: usize,
+    /// (row, frame from the first row on)
+    sums: Buffer<f64>,
+    pool: Pool<'a>,
+}
+
+impl<'a> Pairs<'a> {
+    /// Of no pixel yet.
+    pub(super) fn new(band: &Range<usize>, frames: usize, pool: Pool<'a>) -> Result<Self, EngineError> {
+        let sums = zeros(band.len() * (frames - band.start), pool)?;
+        Ok(Self { first: band.start, frames, sums, pool })
+    }
+
+    /// Adds the weighted products of some pixels of the bin.
+    pub(super) fn add(&mut self, pixels: &Range<usize>, lists: &Lists, groups: &[Group]) -> Result<(), EngineError> {
+        let weighted = Weighted::new(lists, groups, pixels);
+        let rows = Rows::new(&lists.frames, self.frames);
+        let width = self.frames - self.first;
+        let parts: Vec<Mutex<&mut [f64]>> = self.sums.chunks_mut(ROWS * width).map(Mutex::new).collect();
+        self.pool.run(
+            parts.len(),
+            || (),
+            |(), job| {
+                for (t, sums) in (self.first + job * ROWS..).zip(held(&parts[job]).chunks_mut(width)) {
                     for &entry in rows.of(t) {
-                        weighted.add_later(entry as usize, sums);
+                        weighted.add_later(entry as usize, self.first, sums);
                     }
-                    for other in t..frames {
-                        row[other] = scale.apply(sums[other], t, other);
-                    }
+                }
+                Ok(())
+            },
+        )?;
+        Ok(())
+    }
+
+    /// Rows of the map, from row `first` on.
+    pub(super) fn fill(&self, first: usize, rows: &mut [f32], scale: &Scale<'_>) -> Result<(), EngineError> {
+        let width = self.frames - self.first;
+        let parts: Vec<Mutex<&mut [f32]>> = rows.chunks_mut(self.frames).map(Mutex::new).collect();
+        self.pool.run(
+            parts.len(),
+            || (),
+            |(), number| {
+                let t = first + number;
+                let sums = &self.sums[(t - self.first) * width..][..width];
+                for (other, value) in held(&parts[number]).iter_mut().enumerate() {
+                    *value = if other < t { 0.0 } else { scale.apply(sums[other - self.first], t, other) };
                 }
                 Ok(())
             },
@@ -118,11 +156,12 @@ struct Weighted {
 }
 
 impl Weighted {
-    fn new(lists: &Lists, groups: &[Group]) -> Self {
+    fn new(lists: &Lists, groups: &[Group], pixels: &Range<usize>) -> Self {
         let mut frames = lists.frames.clone();
         let mut values = Vec::with_capacity(frames.len());
         for group in groups {
-            for pixel in group.pixels.clone() {
+            let own = group.pixels.start.max(pixels.start)..group.pixels.end.min(pixels.end);
+            for pixel in own.map(|pixel| pixel - pixels.start) {
                 for e in lists.entries(pixel) {
                     values.push(f64::from(lists.counts[e]) * group.weights[lists.frames[e] as usize]);
                 }
@@ -134,12 +173,12 @@ impl Weighted {
         Self { frames, values }
     }
 
-    /// Adds the products of an entry with itself and with the later ones of its pixel.
+    /// Adds the products of an entry with itself and with the later ones of its pixel; sums begin with frame `first`.
     #[inline]
-    fn add_later(&self, entry: usize, sums: &mut [f64]) {
+    fn add_later(&self, entry: usize, first: usize, sums: &mut [f64]) {
         let value = self.values[entry];
         for (&frame, &other) in std::iter::zip(&self.frames[entry..], &self.values[entry..]) {
-            sums[(frame & !LAST) as usize] += value * other;
+            sums[(frame & !LAST) as usize - first] += value * other;
             if frame & LAST != 0 {
                 break;
             }

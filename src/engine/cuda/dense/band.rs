@@ -10,10 +10,10 @@ use crate::correlate::reduce::{BinSums, CHANNELS};
 use crate::engine::cuda::device::{Arg, Buffer, Device, DeviceError, Grid, Kernel, Precision};
 use crate::engine::cuda::levels::levels;
 use crate::engine::cuda::reduce::{Pieces, SUMS};
-use crate::engine::cuda::{CudaError, each};
+use crate::engine::cuda::{CudaError, each, hand_over};
 use crate::engine::layout::Layout;
 use crate::engine::multi_tau::Span;
-use crate::engine::pixel_store::PixelStore;
+use crate::engine::sink::Sink;
 
 use super::{Frames, Run};
 
@@ -190,14 +190,14 @@ impl<D: Device> Band<D> {
         Ok(())
     }
 
-    /// Adds what its pixels have to the sums of each series; keeps the correlations of the first.
+    /// Adds what its pixels have to the sums of each series; hands the correlations of the first over.
     pub(super) fn finish(
         &self,
         device: &D,
         layout: &Layout,
         all: &Pieces,
         sums: &mut [BinSums],
-        store: Option<&PixelStore>,
+        sink: Option<Sink<'_>>,
     ) -> Result<(), CudaError> {
         let ranks = self.places.len();
         for (index, (chain, sums)) in std::iter::zip(&self.chains, sums).enumerate() {
@@ -210,10 +210,8 @@ impl<D: Device> Band<D> {
                 device.launch(Kernel::DenseFinish(self.precision), each(ranks), &arguments)?;
             }
             all.add(device, &self.pieces, &self.correlations, delays, layout, sums)?;
-            if let (0, Some(store)) = (index, store) {
-                let mut values = vec![0.0; ranks * CHANNELS * delays];
-                self.correlations.read_into(device, &mut values)?;
-                store.keep_all(&layout.ranks[self.places.clone()], &values);
+            if let (0, Some(sink)) = (index, sink) {
+                hand_over(device, &self.correlations, &layout.pixels[self.places.clone()], delays, sink)?;
             }
         }
         Ok(())

@@ -9,18 +9,18 @@ use std::ops::Range;
 
 use super::device::{Device, DeviceError, Precision};
 use super::reduce::Pieces;
-use super::twotime::{Columns, Kind, Maps, Queue};
+use super::twotime::{Columns, Kind, Maps, Queue, kept};
 use super::{Call, CudaError};
 use crate::correlate::bins::Partition;
 use crate::correlate::reduce::BinSums;
 use crate::correlate::result::Correlation;
 use crate::correlate::scattering::Tally;
 use crate::dataset::FrameSource;
+use crate::engine::Request;
 use crate::engine::layout::Layout;
 use crate::engine::multi_tau::{Span, spans};
-use crate::engine::pixel_store::PixelStore;
+use crate::engine::sink::{Sink, wants_pixels};
 use crate::engine::workers::Workers;
-use crate::engine::{MapSink, Request, limit};
 
 mod band;
 mod blocks;
@@ -67,18 +67,18 @@ pub(super) fn correlate<D: Device>(
     partition: &Partition,
     call: Call<'_>,
     way: Way,
-    maps: &mut MapSink<'_>,
+    sink: Sink<'_>,
 ) -> Result<Read, CudaError> {
     let layout = Layout::new(partition);
     let stored = Stored::new(source, &layout);
     let (places, cells) = stored.places(&layout);
-    let kept = limit::kept(call.request, layout.len())?;
     let run = Run {
         device,
         stored,
         partition,
         request: call.request,
-        host: call.request.memory - kept,
+        host: call.request.memory - kept(call.request, sink)?,
+        sink,
         way,
         workers: call.workers,
         places,
@@ -90,7 +90,7 @@ pub(super) fn correlate<D: Device>(
             .map_or(Vec::new(), |wanted| spans(call.request.selection.outputs(), wanted.parts)),
         layout,
     };
-    run.correlate(maps)
+    run.correlate()
 }
 
 /// A correlation of frames.
@@ -101,6 +101,7 @@ struct Run<'a, D: Device> {
     request: &'a Request,
     /// Bytes of the host's memory that may be used beside the result.
     host: u64,
+    sink: Sink<'a>,
     way: Way,
     workers: Workers<'a>,
     layout: Layout,
@@ -125,14 +126,14 @@ struct Pass<D: Device> {
 struct Results {
     tally: Tally,
     bins: Vec<BinSums>,
-    store: Option<PixelStore>,
 }
 
 impl<D: Device> Run<'_, D> {
-    fn correlate(&self, maps: &mut MapSink<'_>) -> Result<Read, CudaError> {
+    fn correlate(&self) -> Result<Read, CudaError> {
         let wanted = self.request.two_time.as_ref();
         let mut queue = wanted.map(|wanted| Queue::new(&self.layout, &wanted.labels, wanted.smoothing));
-        let mut two_time = wanted.map(|wanted| Maps::new(&self.layout, wanted, self.request));
+        let maps = wanted.map(|wanted| Maps::new(&self.layout, wanted, self.request, self.sink));
+        let mut two_time = maps.transpose()?;
         let mut results = self.results();
         let mut feed = Feed::new(self.device, self.source(), self.host)?;
         let each_frame = self.each_frame()?;
@@ -163,11 +164,12 @@ impl<D: Device> Run<'_, D> {
                 self.finish_tally(&mut results.tally, &sums, &each_frame)?;
             }
             if let Some(band) = band {
-                band.finish(self.device, &self.layout, &self.pieces, &mut results.bins, results.store.as_ref())?;
+                let pixels = wants_pixels(self.request.multi_tau).then_some(self.sink);
+                band.finish(self.device, &self.layout, &self.pieces, &mut results.bins, pixels)?;
             }
-            if let (Some(columns), Some(two_time)) = (columns, &mut two_time) {
+            if let (Some(columns), Some(two_time), Some(queue)) = (columns, &mut two_time, &mut queue) {
                 self.workers.observer.step("two-time", columns.bins());
-                two_time.add(self.device, &columns, self.workers.observer, maps)?;
+                two_time.add(self.device, &columns, queue, self.workers.observer)?;
             }
             first = false;
         }
@@ -179,7 +181,6 @@ impl<D: Device> Run<'_, D> {
         Results {
             tally: Tally::new(self.partition, selection),
             bins: self.spans.iter().map(|span| BinSums::new(self.partition, span.plan().len())).collect(),
-            store: PixelStore::wanted(self.request.multi_tau, selection.outputs(), self.layout.len()),
         }
     }
 
@@ -259,7 +260,6 @@ impl<D: Device> Run<'_, D> {
             scattering: results.tally.finish(self.partition, &self.request.selection),
             multi_tau: series.next(),
             parts: series.collect(),
-            pixel_g2: results.store.map(PixelStore::finish),
             two_time: two_time.map(Maps::finish),
             saturated: Vec::new(),
         }

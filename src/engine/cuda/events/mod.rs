@@ -11,19 +11,19 @@ use super::device::{Arg, Buffer, Device, DeviceError, Grid, Kernel};
 use super::levels::{Level, levels};
 use super::reduce::{Pieces, filed_at_once, starts};
 use super::sort::sort;
-use super::twotime::{Columns, Filed, Kind, Maps, Queue};
-use super::{Call, CudaError, threads};
+use super::twotime::{Columns, Filed, Kind, Maps, Queue, kept};
+use super::{Call, CudaError, hand_over, threads};
 use crate::correlate::bins::Partition;
 use crate::correlate::delays::DelayPlan;
 use crate::correlate::reduce::{BinSums, CHANNELS};
-use crate::correlate::result::{Correlation, PixelG2, TwoTime};
+use crate::correlate::result::{Correlation, TwoTime};
 use crate::correlate::scattering::{SegmentPlan, Tally};
 use crate::dataset::{EventSource, PhotonEvent};
 use crate::engine::layout::Layout;
 use crate::engine::multi_tau::{Span, factors, spans};
-use crate::engine::pixel_store::PixelStore;
+use crate::engine::sink::{Sink, wants_pixels};
 use crate::engine::workers::Workers;
-use crate::engine::{MapSink, MultiTauRequest, Request, limit};
+use crate::engine::{MultiTauRequest, Request};
 
 /// Threads of a block whose warps take a place each.
 const PLACE_THREADS: u32 = 128;
@@ -89,6 +89,7 @@ struct Run<'a, D: Device> {
     layout: Layout,
     pieces: Pieces,
     places: Buffer<D, u32>,
+    sink: Sink<'a>,
 }
 
 /// What the first look at all events yields.
@@ -106,26 +107,27 @@ pub(super) fn correlate<D: Device>(
     source: &dyn EventSource,
     partition: &Partition,
     call: Call<'_>,
-    maps: &mut MapSink<'_>,
+    sink: Sink<'_>,
 ) -> Result<Correlation, CudaError> {
     let layout = Layout::new(partition);
     let places = Buffer::of(device, &layout.place)?;
     let pieces = Pieces::new(&layout);
     let (request, workers) = (call.request, call.workers);
-    limit::kept(request, layout.len())?;
+    // what does not fit is told before anything is read
+    kept(request, sink)?;
     let feed = Feed::new(device, source, workers)?;
-    let run = Run { device, source, feed, partition, request, workers, layout, pieces, places };
+    let run = Run { device, source, feed, partition, request, workers, layout, pieces, places, sink };
     let counted = run.count()?;
     let scattering = counted.tally.finish(partition, &request.selection);
-    let (series, pixel_g2) = match request.multi_tau {
+    let series = match request.multi_tau {
         Some(wanted) => run.multi_tau(wanted, &counted)?,
-        None => (Vec::new(), None),
+        None => Vec::new(),
     };
-    let two_time = run.two_time(&counted, maps)?;
+    let two_time = run.two_time(&counted)?;
     let mut results = series.iter().map(|series| series.sums.finish(partition, &series.plan));
     let multi_tau = results.next();
     let parts = results.collect();
-    Ok(Correlation { scattering, multi_tau, parts, pixel_g2, two_time, saturated: Vec::new() })
+    Ok(Correlation { scattering, multi_tau, parts, two_time, saturated: Vec::new() })
 }
 
 impl<D: Device> Run<'_, D> {
@@ -196,11 +198,7 @@ impl<D: Device> Run<'_, D> {
         Ok(Counted { tally, events: events.read(device)?, chunks })
     }
 
-    fn multi_tau(
-        &self,
-        wanted: MultiTauRequest,
-        counted: &Counted<D>,
-    ) -> Result<(Vec<Series<D>>, Option<PixelG2>), CudaError> {
+    fn multi_tau(&self, wanted: MultiTauRequest, counted: &Counted<D>) -> Result<Vec<Series<D>>, CudaError> {
         let factors = factors(wanted, &counted.tally.frames, self.partition, self.request);
         let frames = factors.len() as u64;
         let factors = Buffer::of(self.device, &factors)?;
@@ -212,14 +210,14 @@ impl<D: Device> Run<'_, D> {
         }
         // the longest is the first
         let delays = series.first().map_or(0, |whole| whole.plan.len());
-        let store = PixelStore::wanted(Some(wanted), frames, self.layout.len());
+        let pixels = wants_pixels(Some(wanted)).then_some(self.sink);
         self.workers.observer.step("correlating", self.layout.len() as u64);
         // ranges of pieces, the last first; one that does not fit after all is halved
         let mut passes: Vec<Range<usize>> = self.passes(counted, delays)?;
         passes.reverse();
         while let Some(pieces) = passes.pop() {
             let places = self.pieces.places(&pieces);
-            match self.pass(&pieces, &factors, counted, &mut series, store.as_ref()) {
+            match self.pass(&pieces, &factors, counted, &mut series, pixels) {
                 Ok(()) => self.workers.observer.advance(places.len() as u64),
                 Err(CudaError::Device(DeviceError::OutOfMemory { .. })) if pieces.len() > 1 => {
                     let middle = pieces.start + pieces.len() / 2;
@@ -228,7 +226,7 @@ impl<D: Device> Run<'_, D> {
                 Err(error) => return Err(error),
             }
         }
-        Ok((series, store.map(PixelStore::finish)))
+        Ok(series)
     }
 
     /// Ranges of pieces whose events and sums fit into what is free.
@@ -267,7 +265,7 @@ impl<D: Device> Run<'_, D> {
         factors: &Buffer<D, f64>,
         counted: &Counted<D>,
         series: &mut [Series<D>],
-        store: Option<&PixelStore>,
+        sink: Option<Sink<'_>>,
     ) -> Result<(), CudaError> {
         let device = self.device;
         let places = self.pieces.places(pieces);
@@ -308,8 +306,8 @@ impl<D: Device> Run<'_, D> {
                 ],
             )?;
             self.pieces.add(device, pieces, &pixels, series.plan.len(), &self.layout, &mut series.sums)?;
-            if let (0, Some(store)) = (index, store) {
-                store.keep_all(&self.layout.ranks[places.clone()], &pixels.read(device)?);
+            if let (0, Some(sink)) = (index, sink) {
+                hand_over(device, &pixels, &self.layout.pixels[places.clone()], series.plan.len(), sink)?;
             }
         }
         Ok(())
@@ -350,11 +348,11 @@ impl<D: Device> Run<'_, D> {
     }
 
     /// Two-time of the wanted bins, slice by slice.
-    fn two_time(&self, counted: &Counted<D>, maps: &mut MapSink<'_>) -> Result<Option<TwoTime>, CudaError> {
+    fn two_time(&self, counted: &Counted<D>) -> Result<Option<TwoTime>, CudaError> {
         let Some(wanted) = &self.request.two_time else { return Ok(None) };
         let device = self.device;
         let mut queue = Queue::new(&self.layout, &wanted.labels, wanted.smoothing);
-        let mut two_time = Maps::new(&self.layout, wanted, self.request);
+        let mut two_time = Maps::new(&self.layout, wanted, self.request, self.sink)?;
         self.workers.observer.step("two-time", wanted.labels.len() as u64);
         // one digit is enough for most data; a slice that needs more is done anew
         let mut kind = Kind::Whole(1);
@@ -378,7 +376,7 @@ impl<D: Device> Run<'_, D> {
             }
             filed.write(device, &columns)?;
             drop(filed);
-            two_time.add(device, &columns, self.workers.observer, maps)?;
+            two_time.add(device, &columns, &mut queue, self.workers.observer)?;
         }
         Ok(Some(two_time.finish()))
     }

@@ -65,8 +65,8 @@ proptest! {
         let way = Way { precision: Precision::Single, saturation: pixel.saturation() };
         let partition = Partition::new(&request.labels, &[]).expect("bins");
         let device = TestDevice::new(memory, seed as u32);
-        let found = match dense::correlate(&device, &data, &partition, call(&request), way, &mut |_| Ok(())) {
-            Ok(Read::Whole(found)) => found.scattering,
+        let found = match stored(|sink| dense::correlate(&device, &data, &partition, call(&request), way, sink)) {
+            Ok((Read::Whole(found), _)) => found.scattering,
             other => panic!("{other:?}"),
         };
         let selection = &request.selection;
@@ -116,8 +116,8 @@ proptest! {
         }
         let way = Way { precision: Precision::Single, saturation: pixel.saturation() };
         let device = TestDevice::new(PLENTY, seed as u32);
-        let found = dense::correlate(&device, &data, &partition, call(&request), way, &mut |_| Ok(()));
-        match found {
+        let found = stored(|sink| dense::correlate(&device, &data, &partition, call(&request), way, sink));
+        match found.map(|(read, _)| read) {
             Ok(Read::Whole(_)) => prop_assert!(first.is_empty(), "{:?} were not found", first),
             Ok(Read::Saturated(found)) => prop_assert_eq!(found, first),
             Err(CudaError::Engine(EngineError::Value { frame, row, col, .. })) => {
@@ -162,7 +162,7 @@ fn blocks_change_no_bit() {
         for precision in [Precision::Single, Precision::Double] {
             let found = [PLENTY, 3_600_000, 2_400_000, 1_200_000].map(|memory| {
                 let device = TestDevice::new(memory, 1);
-                let found = correlate_frames(&device, &data, &request, precision).expect("correlates").0;
+                let found = correlate_frames(&device, &data, &request, precision).expect("correlates");
                 // as text, since a bin without a good pixel has no mean
                 (device.launches(), format!("{found:?}"))
             });
@@ -228,9 +228,9 @@ fn progress_of_frames_adds_up() {
     let steps = Steps::default();
     let call = Call { request: &request, workers: Workers { observer: &steps, ..call(&request).workers } };
     let way = Way { precision: Precision::Double, saturation: None };
-    dense::correlate(&TestDevice::new(1_400_000, 4), &data, &partition, call, way, &mut |_| Ok(()))
-        .expect("correlates");
-    let steps = steps.0.into_inner().expect("no panic");
+    let device = TestDevice::new(1_400_000, 4);
+    stored(|sink| dense::correlate(&device, &data, &partition, call, way, sink)).expect("correlates");
+    let steps = steps.into_inner();
     assert!(steps.iter().filter(|(name, ..)| *name == "correlating").count() > 1, "{steps:?}: read once");
     assert!(steps.iter().all(|(_, units, done)| units == done), "{steps:?}");
 }

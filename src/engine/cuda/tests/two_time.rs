@@ -1,4 +1,4 @@
-//! Products of frames: each block of them is computed once.
+//! Two-time: products of frames, each block of them computed once; bins and maps that are cut.
 
 use super::super::device::{Arg, Buffer, Device, Grid, Kernel};
 use super::super::twotime::{COLS, GRAM_SHARED, GRAM_THREADS, PLAIN, PLAIN_SHARED, ROWS};
@@ -89,4 +89,171 @@ fn frames_of_floats(frames: usize) -> Vec<f32> {
     let value = counts(3, 0.7, 1000);
     let numbers = (0..frames.next_multiple_of(ROWS) * DEPTH).map(|at| (at / DEPTH, at % DEPTH));
     numbers.map(|(frame, column)| if frame < frames { (value(frame, column) * 0.3) as f32 } else { 0.0 }).collect()
+}
+
+proptest! {
+    #![proptest_config(cases(8, 1))]
+
+    #[test]
+    fn two_time_agrees_with_the_oracle(
+        shape in shape(),
+        frames in 2usize..260,
+        window in window(),
+        smoothing in smoothing(),
+        occupancy in prop_oneof![Just(0.01), Just(0.2), Just(1.0)],
+        bright in prop_oneof![Just(1u64), Just(200), Just(60_000)],
+        pixel in prop_oneof![
+            Just(None), Just(Some(PixelType::U8)), Just(Some(PixelType::U16)), Just(Some(PixelType::U32)),
+            Just(Some(PixelType::I16)), Just(Some(PixelType::I32)), Just(Some(PixelType::F32)),
+        ],
+        tight in any::<bool>(),
+        seed in 0u64..1000,
+    ) {
+        prop_assume!(window.select(frames as u64).is_ok());
+        let largest = match pixel {
+            Some(PixelType::U8) => 255.0,
+            Some(PixelType::I16) => 32_767.0,
+            _ => 60_000.0,
+        };
+        let scale = if pixel == Some(PixelType::F32) { 0.3 } else { 1.0 };
+        let value = counts(seed, occupancy, bright);
+        let kept = pixel.unwrap_or(PixelType::U16);
+        let data = Data::of(shape, kept, frames, move |t, p| f64::from((value(t, p).min(largest) * scale) as f32));
+        let request = two_time_request(shape, frames, window, seed, smoothing);
+        // bins are cut, and maps come in bands of rows
+        let host = TestDevice::new(if tight { 1_200_000 } else { PLENTY }, seed as u32);
+        let found = match pixel {
+            None => correlate_events(&host, &data, &request),
+            Some(_) => correlate_frames(&host, &data, &request, Precision::Double),
+        };
+        check(&data, &request, Ok(found.expect("correlates")));
+    }
+}
+
+/// A map of all rows; in bands of rows; of groups that are cut themselves, added on the host.
+#[test]
+fn a_bin_that_does_not_fit_is_cut() {
+    let frames = 600;
+    let window = FrameWindow { avg: NonZeroU32::new(2).expect("not zero"), ..FrameWindow::default() };
+    let data = Data::of(IMAGE, PixelType::U32, frames, counts(9, 0.3, 700));
+    for smoothing in [Smoothing::StaticBins, Smoothing::DynamicBins, Smoothing::None] {
+        let request = two_time_request(IMAGE, frames, window, 9, smoothing);
+        let launches = [PLENTY, 1_200_000, 680_000].map(|memory| {
+            let host = TestDevice::new(memory, 4);
+            let found = correlate_frames(&host, &data, &request, Precision::Double).expect("correlates");
+            check(&data, &request, Ok(found));
+            host.launches()
+        });
+        assert!(launches[1].min(launches[2]) > launches[0], "{launches:?} kernels: nothing was cut");
+    }
+}
+
+/// A bin that has most pixels, and one of the others.
+fn uneven_request(frames: usize, seed: u64, smoothing: Smoothing) -> Request {
+    let mut request = two_time_request(IMAGE, frames, FrameWindow::default(), seed, smoothing);
+    request.labels.dynamic_labels = (0..IMAGE.pixels()).map(|pixel| if pixel < 300 { 1 } else { 2 }).collect();
+    request.two_time = Some(TwoTimeRequest { smoothing, labels: vec![1, 2] });
+    request
+}
+
+/// Memory of a device that has room for few rows of a map at a time, and for a part of a large bin.
+fn little(frames: usize) -> usize {
+    200_000 + 3_200 * frames
+}
+
+/// Host's memory for a few rows of a map, and for the sums of 128 rows of a bin that is cut.
+fn little_of_host(frames: usize) -> u64 {
+    128 * 24 * 4 * frames as u64
+}
+
+proptest! {
+    #![proptest_config(cases(8, 1))]
+
+    /// The host's memory decides how many rows come at once, and how often the parts of a bin that is cut are added up.
+    #[test]
+    fn bands_of_rows_change_no_bit(
+        frames in 130usize..400,
+        pixel in prop_oneof![Just(None), Just(Some(PixelType::U16)), Just(Some(PixelType::F32))],
+        smoothing in smoothing(),
+        device in prop_oneof![Just(None), Just(Some(1)), Just(Some(2))],
+        memory in 1.0f64..8.0,
+        seed in 0u64..1000,
+    ) {
+        let scale = if pixel == Some(PixelType::F32) { 0.3 } else { 1.0 };
+        let value = counts(seed, 0.2, 300);
+        let kept = pixel.unwrap_or(PixelType::U16);
+        let data = Data::of(IMAGE, kept, frames, move |t, p| f64::from((value(t, p) * scale) as f32));
+        let mut request = uneven_request(frames, seed, smoothing);
+        let device = device.map_or(PLENTY, |times| times * little(frames));
+        let run = |request: &Request| {
+            let host = TestDevice::new(device, seed as u32);
+            match pixel {
+                None => correlate_events(&host, &data, request),
+                Some(_) => correlate_frames(&host, &data, request, Precision::Double),
+            }
+        };
+        let (wanted, _, whole) = run(&request).expect("has plenty");
+        request.memory = (little_of_host(frames) as f64 * memory) as u64;
+        let (found, _, stored) = run(&request).expect("has enough");
+        prop_assert_eq!(found, wanted);
+        prop_assert!(stored.maps == whole.maps, "{} bands, {} in plenty", stored.bands, whole.bands);
+    }
+}
+
+/// A bin whose parts are added up for each band of rows: in more passes where the host's memory is less, to the same bits.
+#[test]
+fn the_parts_of_a_bin_are_added_for_each_band() {
+    let frames = 520;
+    let data = Data::of(IMAGE, PixelType::U32, frames, counts(9, 0.3, 700));
+    for smoothing in [Smoothing::StaticBins, Smoothing::DynamicBins, Smoothing::None] {
+        let mut request = uneven_request(frames, 9, smoothing);
+        let runs = [1 << 30, little_of_host(frames)].map(|memory| {
+            request.memory = memory;
+            let host = TestDevice::new(little(frames), 4);
+            let found = correlate_frames(&host, &data, &request, Precision::Double).expect("correlates");
+            check(&data, &request, Ok(found.clone()));
+            (host.launches(), found)
+        });
+        let [(few, (wanted, _, whole)), (many, (found, _, stored))] = runs;
+        assert!(many > few && stored.bands > whole.bands, "{few} kernels, then {many}: not in bands");
+        assert!(found == wanted && stored.maps == whole.maps, "{smoothing:?}");
+    }
+}
+
+/// Neither the fewest rows that are stored together nor what a bin in parts needs for a few rows may be more than the
+/// host's memory that is allowed.
+#[test]
+fn maps_beyond_the_limit_are_refused() {
+    let (raw, frames) = (600, 300u64);
+    let window = FrameWindow { avg: NonZeroU32::new(2).expect("not zero"), ..FrameWindow::default() };
+    let data = Data::of(IMAGE, PixelType::U32, raw, counts(9, 0.3, 700));
+    let mut request = two_time_request(IMAGE, raw, window, 9, Smoothing::None);
+    // a quarter of the memory for 7 rows of the map; a quarter for the sums of 128 rows
+    for (needed, memory, what) in [
+        (4 * 7 * 4 * frames, PLENTY, "a band of rows of a two-time map needs 33600 bytes"),
+        (4 * 128 * 24 * frames, 680_000, "not fit into the GPU's memory at once needs 3686400 bytes"),
+    ] {
+        request.memory = needed - 4;
+        let found = correlate_frames(&TestDevice::new(memory, 4), &data, &request, Precision::Double);
+        let error = found.err().map_or(String::new(), |error| error.to_string());
+        assert!(error.contains(what) && error.contains("with -a"), "{error}");
+        request.memory = needed;
+        correlate_frames(&TestDevice::new(memory, 4), &data, &request, Precision::Double).expect("is enough");
+    }
+    request.memory = 4 * 7 * 4 * frames - 4;
+    let found = correlate_events(&TestDevice::new(PLENTY, 4), &data, &request);
+    assert!(matches!(found, Err(CudaError::Engine(EngineError::Memory { .. }))));
+}
+
+/// The events of a slice take more memory than its counts.
+#[test]
+fn a_slice_whose_events_do_not_fit_is_cut() {
+    let data = Data::of(IMAGE, PixelType::U16, 200, counts(4, 1.0, 30));
+    let request = two_time_request(IMAGE, 200, FrameWindow::default(), 4, Smoothing::StaticBins);
+    let launches = [PLENTY, 700_000].map(|memory| {
+        let device = TestDevice::new(memory, 4);
+        check(&data, &request, Ok(correlate_events(&device, &data, &request).expect("correlates")));
+        device.launches()
+    });
+    assert!(launches[1] > launches[0], "{launches:?} kernels: nothing was cut");
 }

@@ -45,6 +45,8 @@ pub(in crate::engine::cuda) struct Share {
 pub(in crate::engine::cuda) struct Queue {
     /// The first is next; those of a bin follow one another.
     shares: VecDeque<Share>,
+    /// The bin that was cut last.
+    cut: Option<usize>,
 }
 
 impl Queue {
@@ -59,7 +61,7 @@ impl Queue {
                 Share { bin, group, places, rest: 0 }
             }));
         }
-        Self { shares }
+        Self { shares, cut: None }
     }
 
     /// Whether all have been taken.
@@ -67,14 +69,19 @@ impl Queue {
         self.shares.is_empty()
     }
 
-    /// As many of the next bins as fit into so many columns; of a bin that is larger by itself, a part.
+    /// As many of the next bins as fit into so many columns; of a bin that is larger by itself, a part. The last part of a
+    /// bin comes alone: the bin may be wanted again before the next one.
     pub(super) fn take(&mut self, columns: usize) -> Vec<Share> {
         let (mut taken, mut left) = (Vec::<Share>::new(), columns / DEPTH * DEPTH);
         while let Some(next) = self.shares.front() {
             let bin = next.bin;
             let needed: usize = self.shares.iter().take_while(|share| share.bin == bin).map(filled).sum();
-            if needed > left && !taken.is_empty() {
+            let alone = taken.first().is_some_and(|first| Some(first.bin) == self.cut);
+            if (needed > left || alone) && !taken.is_empty() {
                 break;
+            }
+            if needed > left {
+                self.cut = Some(bin);
             }
             while let Some(mut share) = self.shares.pop_front_if(|share| share.bin == bin) {
                 let fits = share.places.len().min(left);
@@ -96,12 +103,18 @@ impl Queue {
         taken
     }
 
+    /// Wants what was taken of a bin once more, before the others. It is cut where it was: sums of floats depend on it.
+    pub(super) fn again(&mut self, shares: Vec<Share>) {
+        shares.into_iter().rev().for_each(|share| self.shares.push_front(share));
+    }
+
     /// Puts back what was taken and could not be done.
     pub(in crate::engine::cuda) fn put_back(&mut self, shares: Vec<Share>) {
         for mut share in shares.into_iter().rev() {
             if share.rest > 0 {
-                let rest = self.shares.pop_front().map_or(share.places.end, |rest| rest.places.end);
-                share = Share { places: share.places.start..rest, rest: 0, ..share };
+                let (end, rest) =
+                    self.shares.pop_front().map_or((share.places.end, 0), |next| (next.places.end, next.rest));
+                share = Share { places: share.places.start..end, rest, ..share };
             }
             self.shares.push_front(share);
         }
@@ -335,7 +348,7 @@ mod tests {
                 start += size;
             }
         }
-        Queue { shares }
+        Queue { shares, cut: None }
     }
 
     proptest! {
@@ -345,9 +358,13 @@ mod tests {
             columns in 32usize..400,
             refused in proptest::collection::vec(any::<bool>(), 400),
         ) {
+            let pixels: Vec<usize> = sizes.iter().map(|groups| groups.iter().sum()).collect();
+            let begin = |bin: usize| pixels[..bin].iter().sum::<usize>();
             let mut queue = queue(&sizes);
             let (mut next, mut refused) = (0, refused.into_iter());
             let mut open: Option<usize> = None;
+            // bins that were cut are taken twice
+            let (mut again, mut parts) = (None, Vec::new());
             while !queue.is_empty() {
                 let shares = queue.take(columns);
                 prop_assert!(!shares.is_empty());
@@ -356,6 +373,13 @@ mod tests {
                     queue.put_back(shares);
                     continue;
                 }
+                if again.is_none_or(|bin| bin != shares[0].bin) {
+                    parts.extend_from_slice(&shares);
+                }
+                let (first, last) = (&shares[0], &shares[shares.len() - 1]);
+                let (bin, end) = (last.bin, last.places.end);
+                let is_whole = first.places.start == begin(first.bin) && end == begin(bin + 1);
+                prop_assert!(is_whole || first.bin == bin, "the parts of a bin come alone");
                 for share in shares {
                     prop_assert_eq!(share.places.start, next);
                     next = share.places.end;
@@ -364,8 +388,16 @@ mod tests {
                     }
                     open = (share.rest > 0).then_some(share.bin);
                 }
+                if end == begin(bin + 1) {
+                    let parts = std::mem::take(&mut parts);
+                    if !is_whole && again != Some(bin) {
+                        again = Some(bin);
+                        queue.again(parts);
+                        next = begin(bin);
+                    }
+                }
             }
-            prop_assert_eq!(next, sizes.iter().flatten().sum::<usize>());
+            prop_assert_eq!(next, pixels.iter().sum::<usize>());
             prop_assert_eq!(open, None);
         }
     }

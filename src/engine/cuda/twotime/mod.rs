@@ -1,18 +1,19 @@
 //! Two-time on a device: products of all frames of a bin's counts, weighted, and their diagonals' averages there. Rows of
-//! the map are cut into bands when the memory does not hold it; a bin that is cut itself is added up on the host.
+//! the map are cut into bands when the device's memory does not hold it, and go to the sink as many at once as the host's
+//! memory holds. A bin that is cut itself is added up on the host, all its parts for each band of rows.
 
 use std::ops::Range;
-
-use ndarray::Array2;
 
 use super::CudaError;
 use super::device::{Arg, Buffer, Device, DeviceError, Grid, Kernel};
 use super::{each, threads};
-use crate::correlate::result::{TwoTime, TwoTimeMap};
-use crate::correlate::twotime::{BLOCKS, Smoothing, block_means, diagonal_means};
+use crate::correlate::result::TwoTime;
+use crate::correlate::twotime::{BLOCKS, Smoothing};
 use crate::engine::layout::Layout;
-use crate::engine::two_time::{add_weighted, empty, scales, weights as weigh};
-use crate::engine::{EngineError, MapSink, Observer, Request, TwoTimeRequest, limit};
+use crate::engine::limit::{MAP_REMEDY, map_too_large};
+use crate::engine::sink::{MapOut, Sink, row_bytes, rows_gathered};
+use crate::engine::two_time::{add_weighted, empty, keep_averages, scales, weights as weigh};
+use crate::engine::{EngineError, Observer, Request, TwoTimeRequest};
 
 mod columns;
 
@@ -49,9 +50,14 @@ const BAND_BYTES: usize = size_of::<f64>() + size_of::<f32>();
 /// Part of the free memory that a band takes; the diagonals' pieces need some.
 const BAND_SHARE: f64 = 0.8;
 
-/// Bytes of the host's memory for a frame and later frame of a bin that comes in parts: sums of products of the bin and of a
-/// group, and value of the map.
-const OPEN_BYTES: usize = 2 * size_of::<f64>() + size_of::<f32>();
+/// Part of the host's memory for rows that go to the sink together; where few rows are as much, twice that.
+const GATHERED_SHARE: u64 = 8;
+
+/// Part of the host's memory for the sums of a bin that comes in parts.
+const OPEN_SHARE: u64 = 4;
+
+/// Bytes of it for a frame and later frame: sums of products of the bin, of a group, and those from the device.
+const OPEN_BYTES: u64 = 3 * size_of::<f64>() as u64;
 
 /// Correlates the wanted bins, slice by slice.
 pub(super) struct Maps<'a> {
@@ -60,16 +66,26 @@ pub(super) struct Maps<'a> {
     frames: usize,
     /// Bytes of the host's memory that may be used.
     memory: u64,
+    sink: Sink<'a>,
+    /// Rows that go to the sink together.
+    gathered: usize,
     result: TwoTime,
-    open: Option<Open>,
+    open: Option<Open<'a>>,
 }
 
-/// A bin that comes in several slices: weighted sums of products, the weighted counts of each frame, and the same of a
-/// group that is cut itself, without weights.
-struct Open {
-    products: Array2<f64>,
+/// A bin that comes in several slices.
+struct Open<'a> {
+    out: MapOut<'a, Vec<f32>>,
+    /// Rows of the map that are added up.
+    rows: Range<usize>,
+    /// Weighted, (row, frame).
+    products: Vec<f64>,
+    /// Weighted counts of each frame.
     sums: Vec<f64>,
-    group: Option<(Array2<f64>, Vec<f64>)>,
+    /// The same of a group that is cut itself, without weights.
+    group: Option<(Vec<f64>, Vec<f64>)>,
+    /// What there was of it.
+    parts: Vec<Share>,
 }
 
 /// Groups of a matrix.
@@ -86,11 +102,41 @@ impl<D: Device> Groups<D> {
     }
 }
 
+/// Bytes of the host's memory that are kept for rows of maps, and the number of rows.
+///
+/// # Errors
+/// They do not fit.
+fn gathered(request: &Request, sink: Sink<'_>) -> Result<(u64, usize), EngineError> {
+    if request.two_time.is_none() {
+        return Ok((0, 0));
+    }
+    let (frames, memory) = (request.selection.outputs() as usize, request.memory);
+    let rows = rows_gathered(frames, sink.rows_together(frames), memory / GATHERED_SHARE);
+    let bytes = row_bytes(frames) * rows as u64;
+    if bytes > memory / GATHERED_SHARE * 2 {
+        return Err(map_too_large(bytes * GATHERED_SHARE / 2, memory));
+    }
+    Ok((bytes, rows))
+}
+
+/// Bytes of the host's memory that are kept for rows of maps.
+///
+/// # Errors
+/// They do not fit.
+pub(super) fn kept(request: &Request, sink: Sink<'_>) -> Result<u64, EngineError> {
+    Ok(gathered(request, sink)?.0)
+}
+
 impl<'a> Maps<'a> {
-    pub(super) fn new(layout: &'a Layout, wanted: &'a TwoTimeRequest, request: &Request) -> Self {
+    pub(super) fn new(
+        layout: &'a Layout,
+        wanted: &'a TwoTimeRequest,
+        request: &Request,
+        sink: Sink<'a>,
+    ) -> Result<Self, EngineError> {
         let frames = request.selection.outputs() as usize;
-        let result = empty(frames, &wanted.labels);
-        Self { layout, wanted, frames, memory: request.memory, result, open: None }
+        let (result, (_, gathered)) = (empty(frames, &wanted.labels), gathered(request, sink)?);
+        Ok(Self { layout, wanted, frames, memory: request.memory, sink, gathered, result, open: None })
     }
 
     /// The next slice as a matrix of zeros in at most so many bytes; it shrinks until it fits. `cells`: what shows the pixel
@@ -125,13 +171,14 @@ impl<'a> Maps<'a> {
         (bytes / (rows(self.frames) * kind.bytes())).max(columns::DEPTH)
     }
 
-    /// Correlates a slice and hands over the maps that it completes.
+    /// Correlates a slice and hands over the rows of maps that it completes. A bin whose parts are all there for a band of
+    /// rows is wanted again for the next one.
     pub(super) fn add<D: Device>(
         &mut self,
         device: &D,
         columns: &Columns<D>,
+        queue: &mut Queue,
         observer: &dyn Observer,
-        maps: &mut MapSink<'_>,
     ) -> Result<(), CudaError> {
         let numbered: Vec<(&Share, u32)> = std::iter::zip(&columns.shares, columns.begins.iter().copied()).collect();
         for own in numbered.chunk_by(|(a, _), (b, _)| a.bin == b.bin) {
@@ -139,18 +186,21 @@ impl<'a> Maps<'a> {
                 return Err(EngineError::Cancelled.into());
             }
             let (first, last) = (own[0].0, own[own.len() - 1].0);
-            let label = self.wanted.labels[first.bin];
-            let places = self.layout.bin(label);
-            let values = if first.places.start == places.start && last.places.end == places.end {
-                Some(self.whole(device, columns, own, first.bin, places.len())?)
+            let places = self.layout.bin(self.wanted.labels[first.bin]);
+            let (begins, ends) = (first.places.start == places.start, last.places.end == places.end);
+            if self.open.is_none() && begins && ends {
+                self.whole(device, columns, own, first.bin, places.len())?;
             } else {
                 self.part(device, columns, own)?;
-                (last.places.end == places.end).then(|| self.close(first.bin, places.len()))
-            };
-            if let Some(values) = values {
-                maps(TwoTimeMap { label, values }).map_err(EngineError::Store)?;
-                observer.advance(1);
+                if !ends {
+                    continue;
+                }
+                if let Some(parts) = self.close(first.bin, places.len())? {
+                    queue.again(parts);
+                    continue;
+                }
             }
+            observer.advance(1);
         }
         Ok(())
     }
@@ -167,7 +217,7 @@ impl<'a> Maps<'a> {
         shares: &[(&Share, u32)],
         bin: usize,
         pixels: usize,
-    ) -> Result<Array2<f32>, CudaError> {
+    ) -> Result<(), CudaError> {
         let frames = self.frames;
         let groups = groups(device, shares)?;
         let totals = columns.totals(device, &groups)?;
@@ -178,10 +228,9 @@ impl<'a> Maps<'a> {
             weights.extend(own);
         }
         let (weights, scales) = (Buffer::of(device, &weights)?, Buffer::of(device, &scales(&sums))?);
-        let mut values = Array2::<f32>::zeros((frames, frames));
-        let out = values.as_slice_mut().expect("a new array is contiguous");
+        let mut out = MapOut::new(self.sink, self.wanted.labels[bin], frames, vec![0.0; self.gathered * frames]);
         let mut diagonals = Diagonals::new(device, frames)?;
-        for band in bands(device, frames)? {
+        for band in bands(device, frames, &(0..frames))? {
             let products = columns.products(device, &groups, &weights, &band)?;
             let cells = band.len() * frames;
             let map = Buffer::<D, f32>::new(device, cells)?;
@@ -190,33 +239,44 @@ impl<'a> Maps<'a> {
             let arguments = [products.arg(), all, first, rows, pixels, scales.arg(), map.arg()];
             device.launch(Kernel::MapRows, threads(cells), &arguments)?;
             diagonals.add(device, &map, &band)?;
-            map.read_into(device, &mut out[band.start * frames..band.end * frames])?;
+            while out.next() < band.end {
+                let first = out.next();
+                let rows = out.room(band.end - first);
+                let count = rows.len() / frames;
+                map.read_from(device, (first - band.start) * frames, rows)?;
+                out.put(count)?;
+            }
         }
         let (whole, blocks) = diagonals.finish(device)?;
         self.result.g2.column_mut(bin).assign(&ndarray::Array1::from(whole));
         for (block, means) in blocks.into_iter().enumerate() {
             self.result.g2_segments.slice_mut(ndarray::s![.., block, bin]).assign(&ndarray::Array1::from(means));
         }
-        Ok(values)
+        Ok(())
     }
 
     /// A part of a bin.
     fn part<D: Device>(&mut self, device: &D, columns: &Columns<D>, shares: &[(&Share, u32)]) -> Result<(), CudaError> {
         let frames = self.frames;
-        self.allow_open()?;
-        let empty = || Array2::<f64>::zeros((frames, frames));
-        let mut open =
-            self.open.take().unwrap_or_else(|| Open { products: empty(), sums: vec![0.0; frames], group: None });
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => self.begin(self.wanted.labels[shares[0].0.bin])?,
+        };
         for share in shares {
+            open.parts.push(share.0.clone());
             let groups = groups(device, std::slice::from_ref(share))?;
             let own = columns.totals(device, &groups)?;
             let ones = Buffer::of(device, &vec![1.0; frames])?;
-            let (mut products, mut totals) = open.group.take().unwrap_or_else(|| (empty(), vec![0.0; frames]));
+            let empty = || (vec![0.0; open.products.len()], vec![0.0; frames]);
+            let (mut products, mut totals) = open.group.take().unwrap_or_else(empty);
             std::iter::zip(&mut totals, own).for_each(|(to, total)| *to += total);
-            let to = products.as_slice_mut().expect("a new array is contiguous");
-            for band in bands(device, frames)? {
-                let found = columns.products(device, &groups, &ones, &band)?.read(device)?;
-                std::iter::zip(&mut to[band.start * frames..], found).for_each(|(to, product)| *to += product);
+            for band in bands(device, frames, &open.rows)? {
+                let from = columns.products(device, &groups, &ones, &band)?;
+                let own = band.start.max(open.rows.start)..band.end.min(open.rows.end);
+                let mut found = vec![0.0; own.len() * frames];
+                from.read_from(device, (own.start - band.start) * frames, &mut found)?;
+                let to = &mut products[(own.start - open.rows.start) * frames..];
+                std::iter::zip(to, found).for_each(|(to, product)| *to += product);
             }
             if share.0.rest > 0 {
                 open.group = Some((products, totals));
@@ -225,23 +285,30 @@ impl<'a> Maps<'a> {
             let size = self.group_size(share.0);
             let weights = weigh(self.wanted.smoothing, &totals, size);
             add_weighted(&mut open.sums, &totals, &weights);
-            for ((t, later), to) in open.products.indexed_iter_mut() {
-                *to += products[(t, later)] * weights[t] * weights[later];
+            let rows = std::iter::zip(open.products.chunks_exact_mut(frames), products.chunks_exact(frames));
+            for (t, (to, products)) in open.rows.clone().zip(rows) {
+                for ((to, product), weight) in std::iter::zip(std::iter::zip(to, products), &weights) {
+                    *to += product * weights[t] * weight;
+                }
             }
         }
         self.open = Some(open);
         Ok(())
     }
 
-    /// Whether the host's memory may hold what a bin needs that comes in parts.
-    fn allow_open(&self) -> Result<(), EngineError> {
-        let pairs = (self.frames as u64).saturating_mul(self.frames as u64);
-        let needed = pairs.saturating_mul(OPEN_BYTES as u64);
-        if needed <= self.memory {
-            return Ok(());
+    /// A bin that comes in parts: as many rows of its map as the host's memory holds.
+    fn begin(&self, label: u32) -> Result<Open<'a>, EngineError> {
+        let frames = self.frames;
+        let row = OPEN_BYTES * frames as u64;
+        let fit = usize::try_from(self.memory / OPEN_SHARE / row).unwrap_or(usize::MAX).min(frames);
+        if fit < ROWS.min(frames) {
+            let what = "a two-time map of a bin whose counts do not fit into the GPU's memory at once";
+            let needed = row * ROWS.min(frames) as u64 * OPEN_SHARE;
+            return Err(EngineError::Memory { what, needed, allowed: self.memory, remedy: MAP_REMEDY });
         }
-        let what = "a two-time map of a bin whose counts do not fit into the GPU's memory at once";
-        Err(EngineError::Memory { what, needed, allowed: self.memory, remedy: limit::MAP_REMEDY })
+        let (products, sums) = (vec![0.0; fit * frames], vec![0.0; frames]);
+        let out = MapOut::averaging(self.sink, label, frames, vec![0.0; self.gathered * frames]);
+        Ok(Open { out, rows: 0..fit, products, sums, group: None, parts: Vec::new() })
     }
 
     /// Pixels of the group that a share is the end of.
@@ -256,17 +323,37 @@ impl<'a> Maps<'a> {
         }
     }
 
-    /// The map of a bin whose parts are all there.
-    fn close(&mut self, bin: usize, pixels: usize) -> Array2<f32> {
-        let Some(open) = self.open.take() else { return Array2::zeros((self.frames, self.frames)) };
-        let scales = scales(&open.sums);
-        let value = |(t, later): (usize, usize)| {
-            if later < t { 0.0 } else { open.products[(t, later)] * pixels as f64 * scales[t] * scales[later] }
-        };
-        let values = Array2::from_shape_fn((self.frames, self.frames), |at| value(at) as f32);
-        self.result.g2.column_mut(bin).assign(&diagonal_means(values.view()));
-        self.result.g2_segments.index_axis_mut(ndarray::Axis(2), bin).assign(&block_means(values.view()));
-        values
+    /// The rows of a bin whose parts are all there. Returns them when more rows are to come.
+    fn close(&mut self, bin: usize, pixels: usize) -> Result<Option<Vec<Share>>, EngineError> {
+        let Some(mut open) = self.open.take() else { return Ok(None) };
+        let (frames, scales) = (self.frames, scales(&open.sums));
+        while open.out.next() < open.rows.end {
+            let first = open.out.next();
+            let rows = open.out.room(open.rows.end - first);
+            let count = rows.len() / frames;
+            let from = &open.products[(first - open.rows.start) * frames..];
+            let each = std::iter::zip(rows.chunks_exact_mut(frames), from.chunks_exact(frames));
+            for (t, (row, products)) in (first..).zip(each) {
+                let value = |later: usize| products[later] * pixels as f64 * scales[t] * scales[later];
+                row.iter_mut()
+                    .enumerate()
+                    .for_each(|(later, to)| *to = if later < t { 0.0 } else { value(later) as f32 });
+            }
+            open.out.put(count)?;
+        }
+        if open.rows.end == frames {
+            if let Some(diagonals) = open.out.finish() {
+                keep_averages(&mut self.result, bin, &diagonals);
+            }
+            return Ok(None);
+        }
+        let next = open.rows.end..(open.rows.end + open.rows.len()).min(frames);
+        open.products.truncate(next.len() * frames);
+        open.products.fill(0.0);
+        open.sums.fill(0.0);
+        let parts = std::mem::take(&mut open.parts);
+        self.open = Some(Open { rows: next, ..open });
+        Ok(Some(parts))
     }
 }
 
@@ -277,11 +364,12 @@ fn groups<D: Device>(device: &D, shares: &[(&Share, u32)]) -> Result<Groups<D>, 
     Ok(Groups { columns: Buffer::of(device, &columns)?, sizes })
 }
 
-/// Rows of a map that are computed at once.
-fn bands<D: Device>(device: &D, frames: usize) -> Result<Vec<Range<usize>>, DeviceError> {
+/// Some rows of a map, as many at a time as are computed at once. The kernels want whole ROWS before the first of them.
+fn bands<D: Device>(device: &D, frames: usize, rows: &Range<usize>) -> Result<Vec<Range<usize>>, DeviceError> {
     let fits = (device.free_bytes()? as f64 * BAND_SHARE) as usize / (frames * BAND_BYTES);
-    let rows = if fits >= frames { frames } else { (fits / ROWS * ROWS).max(ROWS) };
-    Ok((0..frames).step_by(rows).map(|start| start..(start + rows).min(frames)).collect())
+    let most = if fits >= frames { frames } else { (fits / ROWS * ROWS).max(ROWS) };
+    let begin = rows.start / ROWS * ROWS;
+    Ok((begin..rows.end).step_by(most).map(|start| start..(start + most).min(rows.end)).collect())
 }
 
 impl<D: Device> Columns<D> {
