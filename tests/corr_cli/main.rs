@@ -11,3 +11,4 @@ mod golden;
 mod gpu;
 mod gpu_check;
 mod layouts;
+mod memory;
