@@ -279,7 +279,8 @@ fn memory(request: &Request, layout: &Layout, pool: Pool<'_>, sink: Sink<'_>) ->
     let few = BUCKET as u64 * ENTRY_BYTES;
     let events = (room as f64 * EVENT_SHARE) as u64;
     if events < few {
-        return Err(too_little(request, fixed + whole_of(few, EVENT_SHARE)));
+        // with little more than this the file would be read very often
+        return Err(too_little(request, fixed * 2));
     }
     let Some(wanted) = &request.two_time else { return Ok((room, events / ENTRY_BYTES)) };
     let frames = request.selection.outputs() as usize;

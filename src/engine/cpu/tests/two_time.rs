@@ -69,15 +69,7 @@ proptest! {
         let request = Request { selection, ..request_of(frames, seed, smoothing, most) };
         let (wanted, whole, _) = within(1 << 30, frames, &source, &request).expect("has plenty");
         prop_assert_eq!(whole.bands, 2, "a map at once");
-        // what is refused says how much is enough
-        let mut least = 1_200_000;
-        let needed = loop {
-            match within(least, together, &source, &request) {
-                Ok(_) => break least,
-                Err(EngineError::Memory { needed, .. }) if needed > least => least = needed,
-                Err(error) => panic!("{error}"),
-            }
-        };
+        let needed = least_memory(|memory| within(memory, together, &source, &request));
         for memory in [needed, (needed as f64 * memory) as u64] {
             let (found, stored, _) = within(memory, together, &source, &request).expect("has enough");
             prop_assert_eq!(&found, &wanted, "with {} bytes", memory);
@@ -103,23 +95,13 @@ fn little_memory_makes_bands_and_then_slices() {
         request.two_time = Some(TwoTimeRequest { smoothing: Smoothing::StaticBins, labels: vec![1] });
         let (wanted, whole, once) = within(1 << 30, 5, &source, &request).expect("has plenty");
         let (mut bands, mut readings) = (vec![whole.bands], vec![once.len()]);
-        let mut memory = 60_000_000;
-        // less until it is refused, then as little as is enough
-        let mut is_least = false;
-        loop {
-            match within(memory, 5, &source, &request) {
-                Ok((found, stored, steps)) => {
-                    assert!(found == wanted && stored.maps == whole.maps, "with {memory} bytes");
-                    bands.push(stored.bands);
-                    readings.push(steps.len());
-                    if is_least {
-                        break;
-                    }
-                    memory = memory / 3 * 2;
-                }
-                Err(EngineError::Memory { needed, .. }) if needed > memory => (memory, is_least) = (needed, true),
-                Err(error) => panic!("{error}"),
-            }
+        let least = least_memory(|memory| within(memory, 5, &source, &request));
+        let less = std::iter::successors(Some(60_000_000), |memory| Some(memory / 3 * 2));
+        for memory in less.take_while(|memory| *memory > least).chain([least]) {
+            let (found, stored, steps) = within(memory, 5, &source, &request).expect("has enough");
+            assert!(found == wanted && stored.maps == whole.maps, "with {memory} bytes");
+            bands.push(stored.bands);
+            readings.push(steps.len());
         }
         let format = &source.info().format;
         assert!(bands[bands.len() - 1] >= bands[0] + more_bands, "{format}: {bands:?} bands");
