@@ -50,9 +50,12 @@ need_packages() {
 # rust_version: the release that Cargo.toml asks for, as 1.95.
 rust_version() { sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml"; }
 
+# toolchain: the release that rust-toolchain.toml names, as 1.95.0.
+toolchain() { sed -n 's/^channel = "\(.*\)"/\1/p' "$root/rust-toolchain.toml"; }
+
 # need_rust: a cargo of at least that release on PATH. A machine without any gets one below .cache/.
 need_rust() {
-    local wanted have
+    local wanted have own
     wanted=$(rust_version)
     if ! command -v cargo >/dev/null; then
         [ -x "$HOME/.cargo/bin/cargo" ] && export PATH="$HOME/.cargo/bin:$PATH"
@@ -61,16 +64,26 @@ need_rust() {
         export RUSTUP_HOME="$cache/rustup" CARGO_HOME="$cache/cargo"
         export PATH="$CARGO_HOME/bin:$PATH"
         if ! [ -x "$CARGO_HOME/bin/cargo" ]; then
-            say "no cargo here: installing Rust $wanted into .cache (rustup, minimal profile)"
+            say "no cargo here: installing Rust $(toolchain) into .cache (rustup, minimal profile)"
             curl --proto '=https' --tlsv1.2 -sSf -o "$cache/rustup-init" \
                 "https://static.rust-lang.org/rustup/dist/$(uname -m)-unknown-linux-gnu/rustup-init" &&
                 chmod +x "$cache/rustup-init" &&
                 "$cache/rustup-init" -q -y --no-modify-path --profile minimal \
-                    --default-toolchain "$wanted" -c rustfmt -c clippy >/dev/null ||
-                die "Rust $wanted could not be downloaded; install it (https://rustup.rs) and run this again"
+                    --default-toolchain "$(toolchain)" -c rustfmt -c clippy >/dev/null ||
+                die "Rust $(toolchain) could not be downloaded; install it (https://rustup.rs) and run this again"
         fi
     fi
-    have=$(cargo --version | cut -d' ' -f2)
+    # A machine's rustup may not have the toolchain that the checkout names. Where it cannot be fetched, its own will do.
+    if ! (cd "$root" && cargo --version) >/dev/null 2>&1; then
+        say "rustup has no Rust $(toolchain): installing it"
+        if ! rustup toolchain install "$(toolchain)" --profile minimal -c rustfmt -c clippy >/dev/null 2>&1; then
+            own=$(cd / && rustup show active-toolchain 2>/dev/null | cut -d' ' -f1) || true
+            [ -n "$own" ] || die "Rust $(toolchain) could not be downloaded; run: rustup toolchain install $(toolchain)"
+            say "it could not be downloaded; going on with $own"
+            export RUSTUP_TOOLCHAIN=$own
+        fi
+    fi
+    have=$(cd "$root" && cargo --version | cut -d' ' -f2)
     [ "$(printf '%s\n' "$wanted" "$have" | sort -V | head -n1)" = "$wanted" ] ||
         die "Rust $wanted or newer is needed, cargo is $have; run: rustup toolchain install $wanted && rustup override set $wanted"
 }

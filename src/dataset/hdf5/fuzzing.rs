@@ -72,7 +72,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         chunk
     };
     let summed = |bytes: &[u8]| [bytes, &codec::fletcher32(bytes).to_le_bytes()].concat();
-    let cases: [(&[(u8, &[u8])], Vec<u8>); 11] = [
+    let cases: [(Named<'_>, Vec<u8>); 12] = [
         (&[], plain.clone()),
         (&[(0, &[])], gzip(&plain)),
         (&[(1, &[2])], plain.clone()),
@@ -84,22 +84,19 @@ pub fn seeds() -> Vec<Vec<u8>> {
         (&[(6, &[0, 5, 2, 64, 0])], by(BlockCodec::Raw, 64)),
         (&[(6, &[0, 5, 2, 0, 2])], by(BlockCodec::Lz4, 0)),
         (&[(6, &[0, 5, 2, 0, 3])], by(BlockCodec::Zstd, 0)),
+        (&[(7, &[])], zstd(&plain)),
     ];
-    let zstd = {
-        let mut chunk = Vec::new();
-        codec::compress_block(BlockCodec::Zstd, &plain, &mut chunk);
-        seed(&[(7, &[])], plain.len(), ELEMENT, &chunk)
-    };
-    let mut seeds: Vec<Vec<u8>> =
-        cases.iter().map(|(filters, chunk)| seed(filters, plain.len(), ELEMENT, chunk)).collect();
-    seeds.push(zstd);
+    let seeds: Vec<Vec<u8>> = cases.iter().map(|(filters, chunk)| seed(filters, plain.len(), ELEMENT, chunk)).collect();
     for seed in &seeds {
         check(seed, &plain);
     }
     seeds
 }
 
-fn seed(filters: &[(u8, &[u8])], decoded: usize, element: usize, chunk: &[u8]) -> Vec<u8> {
+/// Filters by their place in [`FILTERS`], with their values.
+type Named<'v> = &'v [(u8, &'v [u8])];
+
+fn seed(filters: Named<'_>, decoded: usize, element: usize, chunk: &[u8]) -> Vec<u8> {
     let byte = |number: usize| u8::try_from(number).expect("seeds are small");
     let length = u16::try_from(decoded).expect("seeds are small").to_le_bytes();
     let mut seed = [&length[..], &[byte(element), 0, byte(filters.len())]].concat();
@@ -126,6 +123,12 @@ fn gzip(plain: &[u8]) -> Vec<u8> {
     let mut stream = flate2::Compress::new(flate2::Compression::default(), true);
     stream.compress_vec(plain, &mut packed, flate2::FlushCompress::Finish).expect("it compresses");
     packed
+}
+
+fn zstd(plain: &[u8]) -> Vec<u8> {
+    let mut chunk = Vec::new();
+    codec::compress_block(BlockCodec::Zstd, plain, &mut chunk);
+    chunk
 }
 
 fn lz4(plain: &[u8]) -> Vec<u8> {
