@@ -19,7 +19,6 @@ missing_packages() {
     command -v cc >/dev/null || printf '%s\n' gcc libc6-dev
     command -v c++ >/dev/null || echo g++
     command -v make >/dev/null || echo make
-    command -v cmake >/dev/null || echo cmake
     command -v python3 >/dev/null || echo python3
     python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
     # a computer's clock that jumps, in tests
