@@ -537,9 +537,10 @@ impl Daemon {
             Err(error) => return self.cannot_write(&error),
         };
         let Turn { after_write, after_sync, .. } = std::mem::take(&mut self.unwritten);
+        let is_urgent = self.journal.unsynced() >= UNSYNCED || after_sync.iter().any(Outgoing::is_urgent);
         self.unsynced.extend(after_sync.into_iter().map(|outgoing| (mark, outgoing)));
         after_write.into_iter().for_each(|outgoing| self.send(outgoing));
-        let due = if self.journal.unsynced() >= UNSYNCED { Instant::now() } else { Instant::now() + SYNC };
+        let due = if is_urgent { Instant::now() } else { Instant::now() + SYNC };
         self.sync_at = Some(self.sync_at.map_or(due, |at| at.min(due)));
     }
 

@@ -81,6 +81,17 @@ pub(super) enum Outgoing {
     BlockRecorded(BlockId),
 }
 
+impl Outgoing {
+    /// Whether tasks wait for it: then the disk is waited for at once, not together with what comes later.
+    pub(super) fn is_urgent(&self) -> bool {
+        match self {
+            Self::BlockRecorded(_) => true,
+            // a worker that is not told yet keeps its reports
+            Self::ToController(..) | Self::ToWorker(..) => false,
+        }
+    }
+}
+
 /// What a turn comes to.
 #[derive(Debug, Default)]
 pub(super) struct Turn {

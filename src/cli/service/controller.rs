@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use tokio::net::TcpListener;
 
-use super::{PORT, ServiceError, file, identity, read, single, text, token, until_signalled, wait};
+use super::{PORT, ServiceError, file, identity, read, several, text, token, until_signalled, wait};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::logging;
 use crate::cli::output::{self, Form};
@@ -112,7 +112,7 @@ pub(in crate::cli) fn run(command: &ControllerCommand) -> Result<Exit, Failure> 
     match command {
         ControllerCommand::Init(args) => wait(init(args)),
         // one thread: the store has its own, and each journey between threads costs more than what is done in between
-        ControllerCommand::Serve(args) => single(serving(args)),
+        ControllerCommand::Serve(args) => several(serving(args)),
         ControllerCommand::Certify(args) => certify(args),
     }
 }

@@ -33,6 +33,11 @@ pub(super) mod watch;
 /// The port that a controller listens on unless it is told another.
 const PORT: u16 = 7460;
 
+/// Threads of a controller: two, so that one is free while the other waits for the disk; beyond eight all wait for the
+/// store, which has one writer.
+const FEWEST_THREADS: usize = 2;
+const MOST_THREADS: usize = 8;
+
 /// Form of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum OutputForm {
@@ -267,6 +272,18 @@ pub(super) async fn until_signalled(role: &'static str, stopping: &CancellationT
 /// Runs a command on one thread: for daemons, which are to be small, and for short questions.
 pub(super) fn single<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServiceError::Runtime)?;
+    runtime.block_on(work)
+}
+
+/// Runs the controller, on a few threads: one that packs a long list or waits for the disk holds up nobody else.
+pub(super) fn several<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let threads = std::thread::available_parallelism().map_or(FEWEST_THREADS, |cores| cores.get());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads.clamp(FEWEST_THREADS, MOST_THREADS))
+        .thread_name("controller")
+        .enable_all()
+        .build()
+        .map_err(ServiceError::Runtime)?;
     runtime.block_on(work)
 }
 

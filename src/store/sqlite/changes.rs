@@ -7,7 +7,7 @@ use rusqlite::{Connection, Row};
 
 use super::fault::Fault;
 use super::query::{all, one};
-use super::rows::{self, LifeRow, id_column, json_column, moment_column};
+use super::rows::{self, LifeRow, TaskRow, id_column, json_column, moment_column};
 use super::{artifacts, endpoints, outbox, tasks};
 use crate::ids::{ActionId, AttemptId, TaskId};
 use crate::protocol::session::Leased;
@@ -18,17 +18,21 @@ use crate::task::time::Moment;
 
 /// Tasks that may begin, in the order of the index, which has everything that it asks.
 pub(super) const WAITING: &str = "
-    SELECT id, action, life, retries, crashes, deadline, changed, spec, pool FROM tasks INDEXED BY tasks_queued
+    SELECT rowid, id, action, life, retries, crashes, deadline, changed, spec, pool FROM tasks INDEXED BY tasks_queued
     WHERE state = 'queued' AND endpoint = ?1 AND lane = ?2 AND not_before <= ?3 AND (due IS NULL OR due > ?3)
     ORDER BY priority DESC, id LIMIT ?4";
 
 /// A task by id.
-pub(super) const LIFE: &str = "SELECT id, action, life, retries, crashes, deadline, changed FROM tasks WHERE id = ?1";
+pub(super) const LIFE: &str =
+    "SELECT rowid, id, action, life, retries, crashes, deadline, changed FROM tasks WHERE id = ?1";
 
 /// Tasks whose lease has run out, or whose deadline has passed.
 pub(super) const OVERDUE: &str = "
     SELECT id FROM (SELECT id FROM tasks INDEXED BY tasks_held WHERE lease_until <= ?1 ORDER BY lease_until LIMIT ?2)
     UNION SELECT id FROM (SELECT id FROM tasks INDEXED BY tasks_due WHERE due <= ?1 ORDER BY due LIMIT ?2) LIMIT ?2";
+
+/// Where the rows of tasks are that a call is about, so that each is looked for once.
+type Places = HashMap<TaskId, TaskRow>;
 
 /// Leases tasks to the newest session of an endpoint.
 pub(super) fn lease(connection: &Connection, request: &LeaseRequest) -> Result<Vec<Leased>, Fault> {
@@ -36,21 +40,24 @@ pub(super) fn lease(connection: &Connection, request: &LeaseRequest) -> Result<V
     if !decide::may_lease(endpoints::holder(connection, *endpoint)?.as_ref(), request) {
         return Ok(Vec::new());
     }
-    let mut waiting = Vec::new();
+    let (mut waiting, mut found_at) = (Vec::new(), Places::new());
     for (lane, most) in lanes {
         let Some(number) = tasks::lane_number(connection, *lane)? else { continue };
         let asked = (endpoint.uuid().into_bytes(), number, rows::millis(*now), most);
         let found = all(connection, WAITING, asked, |row| {
-            let (id, current) = current(row)?;
+            let (place, id, current) = current(row)?;
             let pool = match lane {
                 Lane::Pool(key) => *key,
                 Lane::Login => tasks::pool_key(connection, rows::column(row, "pool")?)?,
             };
-            Ok(WaitingTask { id, current, spec: json_column(row, "spec")?, pool })
+            Ok((place, WaitingTask { id, current, spec: json_column(row, "spec")?, pool }))
         })?;
-        waiting.extend(found);
+        for (place, task) in found {
+            found_at.insert(task.id, place);
+            waiting.push(task);
+        }
     }
-    write(connection, decide::lease(waiting, request))
+    write(connection, &found_at, decide::lease(waiting, request))
 }
 
 /// Workers began these attempts.
@@ -95,7 +102,8 @@ pub(super) fn cancel(connection: &Connection, tasks: Vec<TaskId>, now: Moment) -
 pub(super) fn expire(connection: &Connection, now: Moment, most: u32) -> Result<Vec<TaskId>, Fault> {
     let overdue = (rows::millis(now), most);
     let ids = all(connection, OVERDUE, overdue, |row| id_column(row, "id", TaskId::from_bytes))?;
-    write(connection, decide::expire(lives(connection, ids)?, now))
+    let (places, lives) = lives(connection, ids)?;
+    write(connection, &places, decide::expire(lives, now))
 }
 
 /// Applies what an endpoint says, unless a newer connection speaks for it.
@@ -112,31 +120,40 @@ fn by_holder(
 }
 
 fn change(connection: &Connection, changes: Vec<Change>, now: Option<Moment>) -> Result<Vec<Changed>, Fault> {
-    let lives = lives(connection, changes.iter().map(|change| change.task).collect())?;
-    write(connection, decide::change(lives, changes, now))
+    let (places, lives) = lives(connection, changes.iter().map(|change| change.task).collect())?;
+    write(connection, &places, decide::change(lives, changes, now))
 }
 
-fn lives(connection: &Connection, tasks: Vec<TaskId>) -> Result<HashMap<TaskId, Current>, Fault> {
-    let found = tasks.into_iter().map(|task| one(connection, LIFE, (task.uuid().as_bytes(),), current));
-    found.filter_map(Result::transpose).collect()
+fn lives(connection: &Connection, tasks: Vec<TaskId>) -> Result<(Places, HashMap<TaskId, Current>), Fault> {
+    let (mut places, mut lives) = (Places::new(), HashMap::new());
+    for task in tasks {
+        if let Some((place, id, life)) = one(connection, LIFE, (task.uuid().as_bytes(),), current)? {
+            places.insert(id, place);
+            lives.insert(id, life);
+        }
+    }
+    Ok((places, lives))
 }
 
-/// Writes what was decided; returns what the caller is told.
-fn write<A>(connection: &Connection, decided: Decided<A>) -> Result<A, Fault> {
+/// Writes what was decided of tasks whose rows were found; returns what the caller is told.
+fn write<A>(connection: &Connection, places: &Places, decided: Decided<A>) -> Result<A, Fault> {
+    let place = |task: TaskId| {
+        places.get(&task).copied().ok_or_else(|| Fault::Damaged { what: "the row", id: task.to_string() })
+    };
     let Decided { answers, rows, events, actions } = decided;
     let now = events.last().map(|event| event.time);
     for ChangedTask { task, life, deadline, changed, result, artifacts: left } in rows {
-        LifeRow::new(task, &life, deadline, changed, result.as_ref())?.write(connection)?;
+        LifeRow::new(&life, deadline, changed, result.as_ref())?.write(connection, place(task)?)?;
         left.into_iter().try_for_each(|artifact| artifacts::keep(connection, task, artifact))?;
     }
-    events.iter().try_for_each(|event| outbox::of_task(connection, event))?;
+    events.iter().try_for_each(|event| outbox::of_task(connection, place(event.task)?, event))?;
     for (action, ended) in actions {
         outbox::count_ended(connection, action, ended, now.unwrap_or(Moment::START))?;
     }
     Ok(answers)
 }
 
-fn current(row: &Row<'_>) -> Result<(TaskId, Current), Fault> {
+fn current(row: &Row<'_>) -> Result<(TaskRow, TaskId, Current), Fault> {
     let current = Current {
         action: id_column(row, "action", ActionId::from_bytes)?,
         life: json_column(row, "life")?,
@@ -144,5 +161,5 @@ fn current(row: &Row<'_>) -> Result<(TaskId, Current), Fault> {
         deadline: moment_column(row, "deadline")?,
         changed: rows::required_moment(row, "changed")?,
     };
-    Ok((id_column(row, "id", TaskId::from_bytes)?, current))
+    Ok((TaskRow::of(row)?, id_column(row, "id", TaskId::from_bytes)?, current))
 }

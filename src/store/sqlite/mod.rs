@@ -123,6 +123,8 @@ fn connect(path: &Path) -> Result<Connection, Fault> {
 fn prepare(connection: &Connection) -> Result<(), Fault> {
     connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // else what a savepoint may have to undo is written to files, by default below /var/tmp
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
     // else SQLite plans a statement anew for each value that it is given, which takes longer than to run it
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(())

@@ -1,21 +1,25 @@
 //! Events and actions: written with the tasks that they tell of, read by those who follow them.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, Row, ToSql, params};
 
 use super::fault::Fault;
 use super::query::{all, execute, one};
-use super::rows::{self, column, id_column, json_column, name_column, number, optional_name};
+use super::rows::{self, TaskRow, column, id_column, json_column, name_column, number, optional_name};
 use crate::ids::{ActionId, EndpointId, IdError, TaskId};
 use crate::store::decide::TaskEvent;
-use crate::store::{ActionRecord, EventId, EventRecord, Forgotten, NewAction, StoreEvent};
+use crate::store::{ActionRecord, EventId, EventRecord, Forgotten, NewAction, NewTask, StoreEvent};
 use crate::task::action::ActionCounts;
 use crate::task::names::{Group, Label};
 use crate::task::time::Moment;
 
-/// Of a task, which is there.
+/// Of a new task.
+const OF_NEW_TASK: &str = "
+    INSERT INTO events (time, task, action, endpoint, owner, group_name, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+
+/// Of a task, whose row is there.
 const OF_TASK: &str = "
     INSERT INTO events (time, task, action, endpoint, owner, group_name, body)
-    SELECT ?2, id, action, endpoint, owner, group_name, ?3 FROM tasks WHERE id = ?1";
+    SELECT ?2, id, action, endpoint, owner, group_name, ?3 FROM tasks WHERE rowid = ?1";
 
 /// Of an action, which is there.
 const OF_ACTION: &str = "
@@ -30,9 +34,10 @@ const OF_ENDPOINT: &str = "
 /// What happened to a task.
 pub(super) const TIMELINE: &str = "SELECT * FROM events WHERE task = ? ORDER BY id LIMIT ?";
 
-/// Old events: their ids ascend with their time.
+/// Old events: their ids ascend with their time. The newest stays, so that its id is not given again.
 const FORGET: &str = "
-    DELETE FROM events WHERE id IN (SELECT id FROM (SELECT id, time FROM events ORDER BY id LIMIT ?2) WHERE time < ?1)";
+    DELETE FROM events WHERE id IN (SELECT id FROM (SELECT id, time FROM events ORDER BY id LIMIT ?2) WHERE time < ?1)
+        AND id < (SELECT max(id) FROM events)";
 
 /// Old actions of which no task is left.
 const FORGET_ACTIONS: &str = "
@@ -44,10 +49,24 @@ const FORGET_REQUESTS: &str = "
     DELETE FROM requests WHERE (owner, request) IN
         (SELECT owner, request FROM requests WHERE made < ?1 ORDER BY made LIMIT ?2)";
 
+/// Tells that a task was accepted.
+pub(super) fn of_new_task(connection: &Connection, task: &NewTask) -> Result<(), Fault> {
+    let values = params![
+        rows::millis(task.submitted),
+        task.id.uuid().into_bytes(),
+        task.action.uuid().into_bytes(),
+        task.endpoint.uuid().into_bytes(),
+        task.owner.as_str(),
+        task.group.as_ref().map(Group::as_str),
+        serde_json::to_string(&StoreEvent::Submitted)?,
+    ];
+    execute(connection, OF_NEW_TASK, values).map(|_| ())
+}
+
 /// Tells what happened to a task.
-pub(super) fn of_task(connection: &Connection, event: &TaskEvent) -> Result<(), Fault> {
-    let TaskEvent { task, time, event } = event;
-    tell(connection, OF_TASK, task.uuid().as_bytes(), *time, event)
+pub(super) fn of_task(connection: &Connection, row: TaskRow, event: &TaskEvent) -> Result<(), Fault> {
+    let TaskEvent { task: _, time, event } = event;
+    tell(connection, OF_TASK, row.number(), *time, event)
 }
 
 /// Tells what happened to an endpoint.
@@ -63,7 +82,7 @@ pub(super) fn of_endpoint(
 fn tell(
     connection: &Connection,
     statement: &str,
-    id: &[u8; 16],
+    id: impl ToSql,
     time: Moment,
     event: &StoreEvent,
 ) -> Result<(), Fault> {

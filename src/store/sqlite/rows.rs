@@ -29,16 +29,31 @@ pub(super) const LOGIN_LANE: i64 = 0;
 /// Tasks with all that [`task_record`] reads.
 pub(super) const TASKS: &str = "SELECT tasks.*, config FROM tasks JOIN pools ON number = pool";
 
-/// A life that changed.
+/// A life that changed, in its row.
 pub(super) const WRITE: &str = "
     UPDATE tasks SET state = ?2, not_before = ?3, lease_until = ?4, due = ?5, ended = ?6, life = ?7, changed = ?8,
         result = coalesce(?9, result)
-    WHERE id = ?1";
+    WHERE rowid = ?1";
+
+/// Where a task's row is, in the transaction that found it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TaskRow(i64);
+
+impl TaskRow {
+    /// The place of a row that was read with its `rowid`.
+    pub(super) fn of(row: &Row<'_>) -> Result<Self, Fault> {
+        column(row, "rowid").map(Self)
+    }
+
+    /// As a statement is given it.
+    pub(super) fn number(self) -> i64 {
+        self.0
+    }
+}
 
 /// What changes of a task's row.
 #[derive(Debug)]
 pub(super) struct LifeRow {
-    id: TaskId,
     state: &'static str,
     not_before: Option<i64>,
     lease_until: Option<i64>,
@@ -54,7 +69,6 @@ pub(super) struct LifeRow {
 impl LifeRow {
     /// The row of a life that changed at a moment.
     pub(super) fn new(
-        task: TaskId,
         life: &Life,
         deadline: Option<Moment>,
         changed: Moment,
@@ -76,7 +90,6 @@ impl LifeRow {
             }
         };
         Ok(Self {
-            id: task,
             state: StateName::of(life).name(),
             not_before,
             lease_until,
@@ -89,9 +102,9 @@ impl LifeRow {
     }
 
     /// Writes it into the task's row.
-    pub(super) fn write(&self, connection: &Connection) -> Result<(), Fault> {
-        let Self { id, state, not_before, lease_until, due, ended, life, changed, result } = self;
-        let values = params![id.uuid().into_bytes(), state, not_before, lease_until, due, ended, life, changed, result];
+    pub(super) fn write(&self, connection: &Connection, row: TaskRow) -> Result<(), Fault> {
+        let Self { state, not_before, lease_until, due, ended, life, changed, result } = self;
+        let values = params![row.number(), state, not_before, lease_until, due, ended, life, changed, result];
         execute(connection, WRITE, values).map(|_| ())
     }
 }
@@ -113,7 +126,7 @@ pub(super) fn insert(connection: &Connection, task: &NewTask, pool: i64) -> Resu
         submitted,
     } = task;
     // it may begin at once: a clock that was put back does not hold it up
-    let life = LifeRow::new(*id, &Life::new(Moment::START), *deadline, *submitted, None)?;
+    let life = LifeRow::new(&Life::new(Moment::START), *deadline, *submitted, None)?;
     let values = params![
         id.uuid().into_bytes(),
         owner.as_str(),

@@ -18,7 +18,7 @@ const MIGRATIONS: [&str; 1] = [FIRST];
 /// at their rows; `tasks_seen` alone answers how many tasks there are of each state. `lane` is 0 for tasks that run on
 /// the endpoint's own node, else the pool's number.
 ///
-/// Ids of events are never given twice, also when the newest are forgotten: who follows them keeps a place.
+/// Ids of events are never given twice, since the newest is never forgotten: who follows them keeps a place.
 const FIRST: &str = "
 CREATE TABLE pools (
     number INTEGER NOT NULL PRIMARY KEY,
@@ -39,7 +39,7 @@ CREATE TABLE actions (
     failed INTEGER NOT NULL,
     cancelled INTEGER NOT NULL,
     ended INTEGER
-) STRICT;
+) STRICT, WITHOUT ROWID;
 CREATE INDEX actions_ended ON actions (ended) WHERE ended IS NOT NULL;
 
 CREATE TABLE requests (
@@ -95,7 +95,7 @@ CREATE TABLE artifacts (
 ) STRICT;
 
 CREATE TABLE events (
-    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    id INTEGER NOT NULL PRIMARY KEY,
     time INTEGER NOT NULL,
     task BLOB,
     action BLOB,

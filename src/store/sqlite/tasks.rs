@@ -12,9 +12,9 @@ use super::query::{all, execute, one};
 use super::rows::{self, column, id_column, moment_column, task_record};
 use crate::ids::{ActionId, EndpointId, TaskId};
 use crate::protocol::session::PoolBacklog;
-use crate::store::decide::{self, KnownRequest, TaskEvent};
+use crate::store::decide::{self, KnownRequest};
 use crate::store::{
-    MOST_BACKLOG, MOST_POOLS, NewSubmission, NewTask, Page, StateName, StoreEvent, Submitted, TaskFilter, TaskRecord,
+    MOST_BACKLOG, MOST_POOLS, NewSubmission, NewTask, Page, StateName, Submitted, TaskFilter, TaskRecord,
 };
 use crate::task::names::{RequestId, Subject};
 use crate::task::pool::{Lane, Pool, PoolKey};
@@ -75,8 +75,7 @@ pub(super) fn submit(connection: &Connection, new: &NewSubmission) -> Result<Sub
             }
         };
         rows::insert(connection, task, pool)?;
-        let event = TaskEvent { task: task.id, time: task.submitted, event: StoreEvent::Submitted };
-        outbox::of_task(connection, &event)?;
+        outbox::of_new_task(connection, task)?;
     }
     Ok(answer)
 }

@@ -25,9 +25,6 @@ use site::Site;
 /// Tasks before them: the store's log has its size then, as that of a controller has that has run for a while.
 const WARM_UP: usize = 5_000;
 
-/// Tasks one after the other.
-const ROUND_TRIPS: usize = 300;
-
 /// Measures this program
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum BenchCommand {
@@ -40,6 +37,9 @@ pub(in crate::cli) struct DispatchArgs {
     /// Tasks of each measurement of tasks that do nothing
     #[arg(long, default_value_t = 50_000)]
     tasks: usize,
+    /// Tasks of the measurement of one task after the other
+    #[arg(long, default_value_t = 300)]
+    round_trips: usize,
     /// Tasks that start a process
     #[arg(long, default_value_t = 5_000)]
     processes: usize,
@@ -98,7 +98,7 @@ async fn dispatch(args: &DispatchArgs) -> Result<Exit, Failure> {
     add("first_result_s", json!(site.first_result().await?.as_secs_f64()));
     if wanted(Measure::RoundTrip) {
         site.rate(WARM_UP, nothing).await?;
-        let trips = site.round_trips(ROUND_TRIPS).await?;
+        let trips = site.round_trips(args.round_trips).await?;
         add("round_trip_p50_ms", json!(millis(trips[trips.len() / 2])));
         add("round_trip_p99_ms", json!(millis(trips[trips.len() * 99 / 100])));
     }
