@@ -1,7 +1,5 @@
 //! Passes on what happened: reads the outbox once for all who watch, in its order.
 
-use std::sync::Arc;
-
 use tokio_util::sync::CancellationToken;
 
 use super::Controller;
@@ -43,7 +41,7 @@ impl<S: Store> Controller<S> {
             let Some(last) = events.last() else { return Ok(()) };
             *place = last.id;
             let all = events.len() < TOGETHER as usize;
-            events.into_iter().for_each(|event| self.hints.tell(WatchHint::Event(Arc::new(event))));
+            events.into_iter().for_each(|event| self.hints.tell(WatchHint::Event(event)));
             if all {
                 return Ok(());
             }

@@ -10,16 +10,16 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
-use super::event::StoreEvent;
+use super::event::{NewEvent, StoreEvent};
 use super::{
     AddsTo, Artifact, ChangeError, Changed, Claim, EndpointSession, Holder, LARGEST_ARTIFACTS, LeaseRequest,
     MOST_ARTIFACTS, NewSubmission, Report, Submitted,
 };
-use crate::ids::{ActionId, AttemptId, Epoch, SessionId, TaskId};
+use crate::ids::{ActionId, AttemptId, EndpointId, Epoch, SessionId, TaskId};
 use crate::protocol::session::Leased;
 use crate::task::action::ActionCounts;
 use crate::task::life::{Life, LifeEvent, Limits};
-use crate::task::names::Subject;
+use crate::task::names::{Group, Subject};
 use crate::task::pool::PoolKey;
 use crate::task::result::{LARGEST_DOCUMENT, TaskResult};
 use crate::task::spec::TaskSpec;
@@ -28,11 +28,20 @@ use crate::task::time::Moment;
 /// A task as a call finds it.
 #[derive(Debug, Clone)]
 pub(super) struct Current {
-    pub(super) action: ActionId,
+    pub(super) about: AboutTask,
     pub(super) life: Life,
     pub(super) limits: Limits,
     pub(super) deadline: Option<Moment>,
     pub(super) changed: Moment,
+}
+
+/// What does not change of a task, and is told with what happens to it.
+#[derive(Debug, Clone)]
+pub(super) struct AboutTask {
+    pub(super) action: ActionId,
+    pub(super) endpoint: EndpointId,
+    pub(super) owner: Subject,
+    pub(super) group: Option<Group>,
 }
 
 /// A task that may be leased.
@@ -60,7 +69,7 @@ pub(super) struct Decided<A> {
     /// Tasks that changed, by id.
     pub(super) rows: Vec<ChangedTask>,
     /// In the order in which they happened.
-    pub(super) events: Vec<TaskEvent>,
+    pub(super) events: Vec<NewEvent>,
     /// Of each action, tasks that ended: `open` is how many.
     pub(super) actions: BTreeMap<ActionId, ActionCounts>,
 }
@@ -76,14 +85,6 @@ pub(super) struct ChangedTask {
     pub(super) result: Option<TaskResult>,
     /// Of the report that ended it.
     pub(super) artifacts: Vec<Artifact>,
-}
-
-/// An event about a task.
-#[derive(Debug, PartialEq)]
-pub(super) struct TaskEvent {
-    pub(super) task: TaskId,
-    pub(super) time: Moment,
-    pub(super) event: StoreEvent,
 }
 
 impl Change {
@@ -244,6 +245,13 @@ pub(super) fn may_lease(holder: Option<&(EndpointSession, Epoch)>, request: &Lea
     holder.is_some_and(|(session, newest)| session.until > request.now && *newest == request.holder.epoch)
 }
 
+impl AboutTask {
+    fn told(&self, task: TaskId, time: Moment, event: StoreEvent) -> NewEvent {
+        let Self { action, endpoint, owner, group } = self.clone();
+        NewEvent { time, task: Some(task), action: Some(action), endpoint: Some(endpoint), owner, group, event }
+    }
+}
+
 impl Current {
     fn row(&self, task: TaskId) -> ChangedTask {
         ChangedTask {
@@ -276,9 +284,9 @@ impl<A> Decided<A> {
     fn note(&mut self, task: TaskId, current: &mut Current, cause: &LifeEvent, life: Life, now: Option<Moment>) {
         current.changed = now.unwrap_or(current.changed);
         let event = StoreEvent::of_change(&current.life, cause, &life);
-        self.events.extend(event.map(|event| TaskEvent { task, time: current.changed, event }));
+        self.events.extend(event.map(|event| current.about.told(task, current.changed, event)));
         if current.life.end().is_none() && life.end().is_some() {
-            let counts = self.actions.entry(current.action).or_default();
+            let counts = self.actions.entry(current.about.action).or_default();
             counts.open += 1;
             *counts.of(&life) += 1;
         }
@@ -309,7 +317,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::ids::{AttemptNumber, EndpointId};
+    use crate::ids::AttemptNumber;
     use crate::task::failure::{Failure, Fault, Loss};
     use crate::task::life::{End, Outcome};
 
@@ -328,8 +336,9 @@ mod tests {
         let lease = LifeEvent::Lease { endpoint: holder().endpoint, until, now: Moment::START };
         let life = Life::new(Moment::START).after(&lease, Limits::default()).expect("waits");
         let (deadline, changed) = (deadline.map(Moment::from_millis), Moment::START);
-        let action = ActionId::new(Uuid::from_u128(9));
-        Current { action, life, limits: Limits::default(), deadline, changed }
+        let (action, endpoint) = (ActionId::new(Uuid::from_u128(9)), holder().endpoint);
+        let about = AboutTask { action, endpoint, owner: "ann".parse().expect("a name"), group: None };
+        Current { about, life, limits: Limits::default(), deadline, changed }
     }
 
     fn attempt(number: u128) -> AttemptId {
@@ -342,7 +351,8 @@ mod tests {
     }
 
     fn kinds<A>(decided: &Decided<A>) -> Vec<(u128, &StoreEvent)> {
-        decided.events.iter().map(|event| (event.task.uuid().as_u128(), &event.event)).collect()
+        let about = |event: &NewEvent| event.task.expect("is about a task").uuid().as_u128();
+        decided.events.iter().map(|event| (about(event), &event.event)).collect()
     }
 
     #[test]

@@ -30,6 +30,11 @@ impl EventId {
     pub fn get(self) -> u64 {
         self.0
     }
+
+    /// The place after it.
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
 }
 
 impl fmt::Display for EventId {
@@ -57,6 +62,26 @@ pub struct EventRecord {
     pub group: Option<Group>,
     /// What happened.
     pub event: StoreEvent,
+}
+
+/// An event that has no place yet.
+#[derive(Debug, PartialEq)]
+pub(super) struct NewEvent {
+    pub(super) time: Moment,
+    pub(super) task: Option<TaskId>,
+    pub(super) action: Option<ActionId>,
+    pub(super) endpoint: Option<EndpointId>,
+    pub(super) owner: Subject,
+    pub(super) group: Option<Group>,
+    pub(super) event: StoreEvent,
+}
+
+impl NewEvent {
+    /// At its place.
+    pub(super) fn at(self, id: EventId) -> EventRecord {
+        let Self { time, task, action, endpoint, owner, group, event } = self;
+        EventRecord { id, time, task, action, endpoint, owner, group, event }
+    }
 }
 
 /// What happened.

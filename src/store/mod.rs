@@ -297,9 +297,13 @@ pub trait Store: Send + Sync + 'static {
     fn newest_event(&self) -> impl Future<Output = Result<EventId, StoreError>> + Send;
 
     /// Events after a place, in their order, at most `most`.
-    fn events(&self, after: EventId, most: u32) -> impl Future<Output = Result<Vec<EventRecord>, StoreError>> + Send;
+    fn events(
+        &self,
+        after: EventId,
+        most: u32,
+    ) -> impl Future<Output = Result<Vec<Arc<EventRecord>>, StoreError>> + Send;
 
-    /// What happened to a task: its first events, at most `most`.
+    /// What happened to a task: its newest events, at most `most`, in their order.
     fn timeline(&self, task: TaskId, most: u32) -> impl Future<Output = Result<Vec<EventRecord>, StoreError>> + Send;
 
     /// The artifacts of a task, by name.

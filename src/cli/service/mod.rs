@@ -33,9 +33,8 @@ pub(super) mod watch;
 /// The port that a controller listens on unless it is told another.
 const PORT: u16 = 7460;
 
-/// Threads of a controller: two, so that one is free while the other waits for the disk; beyond eight all wait for the
-/// store, which has one writer.
-const FEWEST_THREADS: usize = 2;
+/// Threads of a controller, beyond which all wait for the store, which has one writer. It has no more than half of the
+/// cores: where they are few, waking another thread takes longer than the work (measured with `bench dispatch`).
 const MOST_THREADS: usize = 8;
 
 /// Form of an answer.
@@ -277,9 +276,9 @@ pub(super) fn single<T>(work: impl Future<Output = Result<T, Failure>>) -> Resul
 
 /// Runs the controller, on a few threads: one that packs a long list or waits for the disk holds up nobody else.
 pub(super) fn several<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let threads = std::thread::available_parallelism().map_or(FEWEST_THREADS, |cores| cores.get());
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads.clamp(FEWEST_THREADS, MOST_THREADS))
+        .worker_threads((cores / 2).clamp(1, MOST_THREADS))
         .thread_name("controller")
         .enable_all()
         .build()

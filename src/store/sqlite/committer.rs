@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -22,13 +22,15 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::fault::Fault;
 use super::lock;
+use super::recent::RecentEvents;
+use super::writing::Writing;
 use crate::store::CommitMark;
 
 /// Calls of one transaction: the first of them waits for the last.
 const TOGETHER: usize = 256;
 
-/// A call: given the connection it runs, given a fault it is told that it cannot.
-pub(super) type Work = Box<dyn FnOnce(Result<&Connection, Fault>) -> Ran + Send>;
+/// A call: given the transaction it runs, given a fault it is told that it cannot.
+pub(super) type Work = Box<dyn FnOnce(Result<&Writing, Fault>) -> Ran + Send>;
 
 /// Tells the caller, once it is known whether the call took effect, and of what.
 pub(super) type Answer = Box<dyn FnOnce(Result<CommitMark, Fault>) + Send>;
@@ -63,7 +65,8 @@ pub(super) struct Ran {
 
 /// The connection that writes.
 pub(super) struct Committer {
-    connection: Connection,
+    writing: Writing,
+    recent: Arc<RecentEvents>,
     /// SQLite's log, which has what was committed and is not in the database's own file yet.
     log: File,
     written: CommitMark,
@@ -79,12 +82,14 @@ impl Committer {
     pub(super) fn new(
         connection: Connection,
         database: &Path,
+        recent: Arc<RecentEvents>,
         synced: watch::Sender<CommitMark>,
     ) -> Result<Self, Fault> {
         let mut log = database.as_os_str().to_owned();
         log.push("-wal");
         let log = File::open(log)?;
-        Ok(Self { connection, log, written: CommitMark::default(), synced, took: Duration::ZERO, broken: None })
+        let (writing, written) = (Writing::new(connection), CommitMark::default());
+        Ok(Self { writing, recent, log, written, synced, took: Duration::ZERO, broken: None })
     }
 
     /// How long the last transaction took.
@@ -99,7 +104,11 @@ impl Committer {
         let committed = self.transact(queue, &mut answers);
         if committed.is_err() {
             // it fails when SQLite has rolled back by itself, as it does on a full disk
-            let _already = execute(&self.connection, "ROLLBACK");
+            let _already = execute(&self.writing, "ROLLBACK");
+        }
+        let told = self.writing.take();
+        if committed.is_ok() {
+            self.recent.add(told);
         }
         tell(answers.file, &committed);
         if !answers.disk.is_empty() {
@@ -113,7 +122,7 @@ impl Committer {
     fn transact(&mut self, queue: &Queue, answers: &mut Answers) -> Result<CommitMark, Fault> {
         let mut state = match &self.broken {
             Some(fault) => Err(fault.clone()),
-            None => execute(&self.connection, "BEGIN IMMEDIATE"),
+            None => execute(&self.writing, "BEGIN IMMEDIATE"),
         };
         let mut number = 0;
         loop {
@@ -124,8 +133,8 @@ impl Committer {
             let Some(call) = next else { break };
             state = match state {
                 // one that is alone undoes itself with the transaction
-                Ok(()) if number == 0 && rest == 0 => answers.run(call, Ok(&self.connection)),
-                Ok(()) => in_savepoint(&self.connection, call, answers),
+                Ok(()) if number == 0 && rest == 0 => answers.run(call, Ok(&self.writing)),
+                Ok(()) => in_savepoint(&self.writing, call, answers),
                 Err(fault) => {
                     let _refused = answers.run(call, Err(fault.clone()));
                     Err(fault)
@@ -138,7 +147,7 @@ impl Committer {
             }
         }
         state?;
-        execute(&self.connection, "COMMIT")?;
+        execute(&self.writing, "COMMIT")?;
         self.written = self.written.next();
         Ok(self.written)
     }
@@ -164,8 +173,8 @@ struct Answers {
 
 impl Answers {
     /// Runs a call and keeps its answer; returns what came of it.
-    fn run(&mut self, call: Call, connection: Result<&Connection, Fault>) -> Result<(), Fault> {
-        let Ran { outcome, answer } = (call.work)(connection);
+    fn run(&mut self, call: Call, writing: Result<&Writing, Fault>) -> Result<(), Fault> {
+        let Ran { outcome, answer } = (call.work)(writing);
         match call.needs {
             Needs::File => self.file.push(answer),
             Needs::Disk => self.disk.push(answer),
@@ -180,16 +189,18 @@ fn tell(answers: Vec<Answer>, result: &Result<CommitMark, Fault>) {
 }
 
 /// Runs a call; an error means that the transaction is lost, not that the call failed.
-fn in_savepoint(connection: &Connection, call: Call, answers: &mut Answers) -> Result<(), Fault> {
-    if let Err(fault) = execute(connection, "SAVEPOINT call") {
+fn in_savepoint(writing: &Writing, call: Call, answers: &mut Answers) -> Result<(), Fault> {
+    let told = writing.so_far();
+    if let Err(fault) = execute(writing, "SAVEPOINT call") {
         let _refused = answers.run(call, Err(fault.clone()));
         return Err(fault);
     }
-    if let Err(fault) = answers.run(call, Ok(connection)) {
+    if let Err(fault) = answers.run(call, Ok(writing)) {
         // SQLite ends the whole transaction on a full disk: then the call's fault is everybody's
-        execute(connection, "ROLLBACK TO call").map_err(|_| fault)?;
+        execute(writing, "ROLLBACK TO call").map_err(|_| fault)?;
+        writing.back_to(told);
     }
-    execute(connection, "RELEASE call")
+    execute(writing, "RELEASE call")
 }
 
 fn execute(connection: &Connection, statement: &'static str) -> Result<(), Fault> {
@@ -198,7 +209,6 @@ fn execute(connection: &Connection, statement: &'static str) -> Result<(), Fault
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::mpsc::{Receiver, channel};
 
     use tokio::sync::Semaphore;
@@ -208,7 +218,8 @@ mod tests {
     /// With a log that is no file: it takes no wait.
     fn on_a_dead_disk() -> Committer {
         Committer {
-            connection: Connection::open_in_memory().expect("opens"),
+            writing: Writing::new(Connection::open_in_memory().expect("opens")),
+            recent: Arc::default(),
             log: File::open("/dev/null").expect("opens"),
             written: CommitMark::default(),
             synced: watch::channel(CommitMark::default()).0,
@@ -219,8 +230,8 @@ mod tests {
 
     fn call(needs: Needs) -> (Call, Receiver<Result<CommitMark, Fault>>) {
         let (told, answer) = channel();
-        let work: Work = Box::new(|connection| {
-            let outcome = connection.map(|_| ());
+        let work: Work = Box::new(|writing| {
+            let outcome = writing.map(|_| ());
             Ran { outcome, answer: Box::new(move |result| told.send(result).expect("is awaited")) }
         });
         let room = Arc::new(Semaphore::new(1));

@@ -6,6 +6,7 @@ use super::fault::Fault;
 use super::outbox;
 use super::query::{self, execute, one};
 use super::rows::{self, column, id_column, moment_column, name_column};
+use super::writing::Writing;
 use crate::ids::{EndpointId, Epoch, SessionId};
 use crate::store::{Claim, EndpointRecord, EndpointSession, Holder, StoreEvent, decide};
 use crate::task::names::Group;
@@ -50,17 +51,17 @@ pub(super) fn claim(
 
 /// Opens a connection of the session that holds the name.
 pub(super) fn connect(
-    connection: &Connection,
+    writing: &Writing,
     endpoint: EndpointId,
     session: SessionId,
     now: Moment,
 ) -> Result<Option<Epoch>, Fault> {
     let asked = "UPDATE endpoints SET epoch = epoch + 1 WHERE id = ? AND session = ? RETURNING id, epoch, host";
-    let opened = one(connection, asked, (endpoint.uuid().into_bytes(), session.uuid().into_bytes()), |row| {
+    let opened = one(writing, asked, (endpoint.uuid().into_bytes(), session.uuid().into_bytes()), |row| {
         Ok((epoch_column(row)?, column::<Option<String>>(row, "host")?.unwrap_or_default()))
     })?;
     let Some((epoch, host)) = opened else { return Ok(None) };
-    outbox::of_endpoint(connection, endpoint, now, &StoreEvent::EndpointConnected { host })?;
+    outbox::of_endpoint(writing, endpoint, now, StoreEvent::EndpointConnected { host })?;
     Ok(Some(epoch))
 }
 
@@ -89,20 +90,15 @@ pub(super) fn beat(
 }
 
 /// Takes the name from the session, if it holds it.
-pub(super) fn release(
-    connection: &Connection,
-    endpoint: EndpointId,
-    session: SessionId,
-    now: Moment,
-) -> Result<(), Fault> {
+pub(super) fn release(writing: &Writing, endpoint: EndpointId, session: SessionId, now: Moment) -> Result<(), Fault> {
     let released = execute(
-        connection,
+        writing,
         "UPDATE endpoints SET session = NULL, host = NULL, session_until = NULL WHERE id = ? AND session = ?",
         (endpoint.uuid().into_bytes(), session.uuid().as_bytes()),
     )?;
     match released {
         0 => Ok(()),
-        _ => outbox::of_endpoint(connection, endpoint, now, &StoreEvent::EndpointReleased),
+        _ => outbox::of_endpoint(writing, endpoint, now, StoreEvent::EndpointReleased),
     }
 }
 

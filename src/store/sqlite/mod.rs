@@ -12,6 +12,7 @@ mod fault;
 mod outbox;
 mod query;
 mod readers;
+mod recent;
 mod rows;
 mod schema;
 mod tasks;
@@ -19,12 +20,13 @@ mod tasks;
 mod tests;
 mod tokens;
 mod writer;
+mod writing;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -45,7 +47,9 @@ use crate::task::time::Moment;
 use committer::{Committer, Needs};
 use fault::Fault;
 use readers::Readers;
+use recent::RecentEvents;
 use writer::Writer;
+use writing::Writing;
 
 /// How long a connection waits for another process, such as a backup, to let go of the file.
 const BUSY: Duration = Duration::from_secs(10);
@@ -73,6 +77,7 @@ const WAL_BYTES: i64 = 64 << 20;
 pub struct SqliteStore {
     writer: Writer,
     readers: Readers,
+    recent: Arc<RecentEvents>,
     synced: watch::Receiver<CommitMark>,
     place: PathBuf,
     clock: Clock,
@@ -92,9 +97,10 @@ pub(super) async fn open(path: &Path, clock: Clock) -> Result<SqliteStore, Store
     let clock = going_on(&connection, clock).map_err(told)?;
     let readers = Readers::open(path.to_owned()).map_err(told)?;
     let (sync, synced) = watch::channel(CommitMark::default());
-    let committer = Committer::new(connection, path, sync).map_err(told)?;
+    let recent = Arc::<RecentEvents>::default();
+    let committer = Committer::new(connection, path, Arc::clone(&recent), sync).map_err(told)?;
     let writer = Writer::start(committer).map_err(|error| told(error.into()))?;
-    Ok(SqliteStore { writer, readers, synced, place: path.to_owned(), clock })
+    Ok(SqliteStore { writer, readers, recent, synced, place: path.to_owned(), clock })
 }
 
 /// The clock, not behind what the file remembers.
@@ -149,7 +155,7 @@ impl SqliteStore {
         &self,
         step: &'static str,
         tasks: usize,
-        work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+        work: impl FnOnce(&Writing) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, StoreError> {
         let done = self.writer.run(Needs::Disk, tasks, work).await;
         self.told(step, done.map(|(done, _)| done))
@@ -177,7 +183,7 @@ impl Store for SqliteStore {
 
     async fn start(&self, holder: Holder, attempts: Vec<AttemptId>, now: Moment) -> Result<Vec<Changed>, StoreError> {
         let tasks = attempts.len();
-        let work = move |connection: &Connection| changes::start(connection, holder, attempts, now);
+        let work = move |connection: &Writing| changes::start(connection, holder, attempts, now);
         let done = self.writer.run(Needs::File, tasks, work).await;
         self.told("noting that attempts began", done.map(|(changed, _)| changed))
     }
@@ -196,7 +202,7 @@ impl Store for SqliteStore {
         now: Moment,
     ) -> Result<(Vec<Changed>, CommitMark), StoreError> {
         let tasks = reports.len();
-        let work = move |connection: &Connection| changes::report(connection, holder, reports, now);
+        let work = move |connection: &Writing| changes::report(connection, holder, reports, now);
         self.told("keeping reports", self.writer.run(Needs::File, tasks, work).await)
     }
 
@@ -215,7 +221,7 @@ impl Store for SqliteStore {
     }
 
     async fn expire(&self, now: Moment, most: u32) -> Result<Vec<TaskId>, StoreError> {
-        let work = move |connection: &Connection| changes::expire(connection, now, most);
+        let work = move |connection: &Writing| changes::expire(connection, now, most);
         self.write("applying leases and deadlines that ran out", ONE, work).await
     }
 
@@ -252,7 +258,10 @@ impl Store for SqliteStore {
         self.told("reading where the events end", self.readers.short(outbox::newest))
     }
 
-    async fn events(&self, after: EventId, most: u32) -> Result<Vec<EventRecord>, StoreError> {
+    async fn events(&self, after: EventId, most: u32) -> Result<Vec<Arc<EventRecord>>, StoreError> {
+        if let Some(events) = self.recent.after(after, most) {
+            return Ok(events);
+        }
         let read = move |connection: &Connection| outbox::events(connection, after, most);
         let done = if most as usize <= FEW { self.readers.short(read) } else { self.readers.long(read).await };
         self.told("reading events", done)
@@ -274,11 +283,13 @@ impl Store for SqliteStore {
     }
 
     async fn forget(&self, ended_before: Moment, most: u32) -> Result<Forgotten, StoreError> {
-        let work = move |connection: &Connection| {
+        let work = move |connection: &Writing| {
             let tasks = tasks::forget(connection, ended_before, most)?;
             Ok(Forgotten { tasks, ..outbox::forget(connection, ended_before, most)? })
         };
-        self.write("forgetting tasks", ONE, work).await
+        let forgotten = self.write("forgetting tasks", ONE, work).await?;
+        self.recent.forget(ended_before);
+        Ok(forgotten)
     }
 
     async fn claim(
@@ -288,7 +299,7 @@ impl Store for SqliteStore {
         replaces: Vec<SessionId>,
         now: Moment,
     ) -> Result<Claim, StoreError> {
-        let work = move |connection: &Connection| endpoints::claim(connection, endpoint, session, &replaces, now);
+        let work = move |connection: &Writing| endpoints::claim(connection, endpoint, session, &replaces, now);
         self.write("claiming an endpoint's name", ONE, work).await
     }
 
@@ -298,7 +309,7 @@ impl Store for SqliteStore {
         session: SessionId,
         now: Moment,
     ) -> Result<Option<Epoch>, StoreError> {
-        let work = move |connection: &Connection| endpoints::connect(connection, endpoint, session, now);
+        let work = move |connection: &Writing| endpoints::connect(connection, endpoint, session, now);
         self.write("opening a session", ONE, work).await
     }
 
@@ -309,12 +320,12 @@ impl Store for SqliteStore {
         status: String,
         now: Moment,
     ) -> Result<Claim, StoreError> {
-        let work = move |connection: &Connection| endpoints::beat(connection, holder, session, status, now);
+        let work = move |connection: &Writing| endpoints::beat(connection, holder, session, status, now);
         self.write("renewing an endpoint's session", ONE, work).await
     }
 
     async fn release(&self, endpoint: EndpointId, session: SessionId, now: Moment) -> Result<(), StoreError> {
-        let work = move |connection: &Connection| endpoints::release(connection, endpoint, session, now);
+        let work = move |connection: &Writing| endpoints::release(connection, endpoint, session, now);
         self.write("releasing an endpoint's name", ONE, work).await
     }
 

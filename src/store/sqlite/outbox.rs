@@ -1,38 +1,30 @@
 //! Events and actions: written with the tasks that they tell of, read by those who follow them.
 
-use rusqlite::{Connection, Row, ToSql, params};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use rusqlite::{Connection, Row, params};
 
 use super::fault::Fault;
 use super::query::{all, execute, one};
-use super::rows::{self, TaskRow, column, id_column, json_column, name_column, number, optional_name};
+use super::rows::{self, column, id_column, json_column, name_column, number, optional_name};
+use super::writing::Writing;
 use crate::ids::{ActionId, EndpointId, IdError, TaskId};
-use crate::store::decide::TaskEvent;
+use crate::store::event::NewEvent;
 use crate::store::{ActionRecord, EventId, EventRecord, Forgotten, NewAction, NewTask, StoreEvent};
 use crate::task::action::ActionCounts;
-use crate::task::names::{Group, Label};
+use crate::task::names::{Group, Label, Subject};
 use crate::task::time::Moment;
 
-/// Of a new task.
-const OF_NEW_TASK: &str = "
-    INSERT INTO events (time, task, action, endpoint, owner, group_name, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+const TELL: &str = "
+    INSERT INTO events (time, task, action, endpoint, owner, group_name, before, body)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
 
-/// Of a task, whose row is there.
-const OF_TASK: &str = "
-    INSERT INTO events (time, task, action, endpoint, owner, group_name, body)
-    SELECT ?2, id, action, endpoint, owner, group_name, ?3 FROM tasks WHERE rowid = ?1";
+/// What happened to a task last.
+pub(super) const NEWEST: &str = "SELECT id, newest_event FROM tasks WHERE id = ?";
 
-/// Of an action, which is there.
-const OF_ACTION: &str = "
-    INSERT INTO events (time, action, owner, group_name, body)
-    SELECT ?2, id, owner, group_name, ?3 FROM actions WHERE id = ?1";
-
-/// Of an endpoint, which is there.
-const OF_ENDPOINT: &str = "
-    INSERT INTO events (time, endpoint, owner, group_name, body)
-    SELECT ?2, id, owner, group_name, ?3 FROM endpoints WHERE id = ?1";
-
-/// What happened to a task.
-pub(super) const TIMELINE: &str = "SELECT * FROM events WHERE task = ? ORDER BY id LIMIT ?";
+/// An event.
+pub(super) const EVENT: &str = "SELECT * FROM events WHERE id = ?";
 
 /// Old events: their ids ascend with their time. The newest stays, so that its id is not given again.
 const FORGET: &str = "
@@ -50,43 +42,55 @@ const FORGET_REQUESTS: &str = "
         (SELECT owner, request FROM requests WHERE made < ?1 ORDER BY made LIMIT ?2)";
 
 /// Tells that a task was accepted.
-pub(super) fn of_new_task(connection: &Connection, task: &NewTask) -> Result<(), Fault> {
-    let values = params![
-        rows::millis(task.submitted),
-        task.id.uuid().into_bytes(),
-        task.action.uuid().into_bytes(),
-        task.endpoint.uuid().into_bytes(),
-        task.owner.as_str(),
-        task.group.as_ref().map(Group::as_str),
-        serde_json::to_string(&StoreEvent::Submitted)?,
-    ];
-    execute(connection, OF_NEW_TASK, values).map(|_| ())
+pub(super) fn of_new_task(writing: &Writing, task: &NewTask) -> Result<EventId, Fault> {
+    let NewTask { id, action, endpoint, owner, group, submitted, .. } = task;
+    let event = NewEvent {
+        time: *submitted,
+        task: Some(*id),
+        action: Some(*action),
+        endpoint: Some(*endpoint),
+        owner: owner.clone(),
+        group: group.clone(),
+        event: StoreEvent::Submitted,
+    };
+    tell(writing, event, None)
 }
 
-/// Tells what happened to a task.
-pub(super) fn of_task(connection: &Connection, row: TaskRow, event: &TaskEvent) -> Result<(), Fault> {
-    let TaskEvent { task: _, time, event } = event;
-    tell(connection, OF_TASK, row.number(), *time, event)
-}
-
-/// Tells what happened to an endpoint.
+/// Tells what happened to an endpoint, which is there.
 pub(super) fn of_endpoint(
-    connection: &Connection,
+    writing: &Writing,
     endpoint: EndpointId,
     time: Moment,
-    event: &StoreEvent,
+    event: StoreEvent,
 ) -> Result<(), Fault> {
-    tell(connection, OF_ENDPOINT, endpoint.uuid().as_bytes(), time, event)
+    let asked = "SELECT id, owner, group_name FROM endpoints WHERE id = ?";
+    let found = one(writing, asked, (endpoint.uuid().as_bytes(),), people)?;
+    let Some((owner, group)) = found else { return Ok(()) };
+    let event = NewEvent { time, task: None, action: None, endpoint: Some(endpoint), owner, group, event };
+    tell(writing, event, None).map(|_| ())
 }
 
-fn tell(
-    connection: &Connection,
-    statement: &str,
-    id: impl ToSql,
-    time: Moment,
-    event: &StoreEvent,
-) -> Result<(), Fault> {
-    execute(connection, statement, (id, rows::millis(time), serde_json::to_string(event)?)).map(|_| ())
+/// Tells what happened, and to the task before it; returns where that stands.
+pub(super) fn tell(writing: &Writing, event: NewEvent, before: Option<EventId>) -> Result<EventId, Fault> {
+    let values = params![
+        rows::millis(event.time),
+        event.task.map(|task| task.uuid().into_bytes()),
+        event.action.map(|action| action.uuid().into_bytes()),
+        event.endpoint.map(|endpoint| endpoint.uuid().into_bytes()),
+        event.owner.as_str(),
+        event.group.as_ref().map(Group::as_str),
+        before.map(rows::place),
+        serde_json::to_string(&event.event)?,
+    ];
+    execute(writing, TELL, values)?;
+    let id = EventId::new(u64::try_from(writing.last_insert_rowid()).unwrap_or_default());
+    writing.tell(event.at(id));
+    Ok(id)
+}
+
+/// Whose a row is, and who else may see it.
+fn people(row: &Row<'_>) -> Result<(Subject, Option<Group>), Fault> {
+    Ok((name_column(row, "owner")?, optional_name(row, "group_name")?))
 }
 
 /// Keeps an action with new tasks, or adds them to one that is known.
@@ -113,27 +117,22 @@ pub(super) fn add_action(connection: &Connection, action: &NewAction, tasks: usi
 }
 
 /// Counts tasks of an action that ended; `open` is how many. The last one ends the action, which is told.
-pub(super) fn count_ended(
-    connection: &Connection,
-    action: ActionId,
-    ended: ActionCounts,
-    now: Moment,
-) -> Result<(), Fault> {
+pub(super) fn count_ended(writing: &Writing, action: ActionId, ended: ActionCounts, now: Moment) -> Result<(), Fault> {
     let ActionCounts { open, succeeded, failed, cancelled } = ended;
     let [open, succeeded, failed, cancelled] =
         [open, succeeded, failed, cancelled].map(|tasks| i64::try_from(tasks).unwrap_or(i64::MAX));
     let left = one(
-        connection,
+        writing,
         "UPDATE actions SET open = open - ?2, succeeded = succeeded + ?3, failed = failed + ?4,
              cancelled = cancelled + ?5, ended = CASE WHEN open = ?2 THEN ?6 END
-         WHERE id = ?1 RETURNING id, open",
+         WHERE id = ?1 RETURNING id, open, owner, group_name",
         (action.uuid().as_bytes(), open, succeeded, failed, cancelled, rows::millis(now)),
-        |row| column::<i64>(row, "open"),
+        |row| Ok((column::<i64>(row, "open")?, people(row)?)),
     )?;
-    match left {
-        Some(0) => tell(connection, OF_ACTION, action.uuid().as_bytes(), now, &StoreEvent::ActionEnded),
-        Some(_) | None => Ok(()),
-    }
+    let Some((0, (owner, group))) = left else { return Ok(()) };
+    let event = StoreEvent::ActionEnded;
+    let event = NewEvent { time: now, task: None, action: Some(action), endpoint: None, owner, group, event };
+    tell(writing, event, None).map(|_| ())
 }
 
 /// Actions by id.
@@ -149,14 +148,26 @@ pub(super) fn newest(connection: &Connection) -> Result<EventId, Fault> {
 }
 
 /// Events after a place.
-pub(super) fn events(connection: &Connection, after: EventId, most: u32) -> Result<Vec<EventRecord>, Fault> {
+pub(super) fn events(connection: &Connection, after: EventId, most: u32) -> Result<Vec<Arc<EventRecord>>, Fault> {
     let after = i64::try_from(after.get()).unwrap_or(i64::MAX);
-    all(connection, "SELECT * FROM events WHERE id > ? ORDER BY id LIMIT ?", (after, most), event_record)
+    let asked = "SELECT * FROM events WHERE id > ? ORDER BY id LIMIT ?";
+    all(connection, asked, (after, most), |row| event_record(row).map(Arc::new))
 }
 
-/// What happened to a task.
+/// What happened to a task: the newest of it, in its order.
 pub(super) fn timeline(connection: &Connection, task: TaskId, most: u32) -> Result<Vec<EventRecord>, Fault> {
-    all(connection, TIMELINE, (task.uuid().as_bytes(), most), event_record)
+    let newest = one(connection, NEWEST, (task.uuid().as_bytes(),), |row| rows::event_column(row, "newest_event"))?;
+    let (mut next, mut found) = (newest.flatten(), VecDeque::new());
+    while let Some(id) = next.filter(|_| found.len() < most as usize) {
+        let event = one(connection, EVENT, (rows::place(id),), |row| {
+            Ok((event_record(row)?, rows::event_column(row, "before")?))
+        })?;
+        // older ones are forgotten
+        let Some((event, before)) = event else { break };
+        found.push_front(event);
+        next = before;
+    }
+    Ok(found.into())
 }
 
 /// Forgets events, request ids and actions that are older than a moment; of each at most so many.

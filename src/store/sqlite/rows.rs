@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::fault::Fault;
 use super::query::execute;
 use crate::ids::{ActionId, EndpointId, IdError, TaskId};
-use crate::store::{NewTask, StateName, TaskRecord};
+use crate::store::{EventId, NewTask, StateName, TaskRecord};
 use crate::task::life::{Life, Limits, Phase, Wish};
 use crate::task::names::{Group, Label};
 use crate::task::pool::Pool;
@@ -20,8 +20,9 @@ use crate::task::time::Moment;
 /// A new task.
 const INSERT: &str = "
     INSERT INTO tasks (id, owner, action, endpoint, pool, lane, group_name, label, spec, priority,
-        deadline, retries, crashes, submitted, changed, state, not_before, lease_until, due, ended, life)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)";
+        deadline, retries, crashes, submitted, changed, state, not_before, lease_until, due, ended, life, newest_event)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
+        ?22)";
 
 /// The lane of tasks that run on the endpoint's own node; those of pools are from 1 on.
 pub(super) const LOGIN_LANE: i64 = 0;
@@ -32,23 +33,33 @@ pub(super) const TASKS: &str = "SELECT tasks.*, config FROM tasks JOIN pools ON 
 /// A life that changed, in its row.
 pub(super) const WRITE: &str = "
     UPDATE tasks SET state = ?2, not_before = ?3, lease_until = ?4, due = ?5, ended = ?6, life = ?7, changed = ?8,
-        result = coalesce(?9, result)
+        newest_event = ?9, result = coalesce(?10, result)
     WHERE rowid = ?1";
 
 /// Where a task's row is, in the transaction that found it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct TaskRow(i64);
+#[derive(Debug)]
+pub(super) struct TaskRow {
+    number: i64,
+    /// What happened to the task last.
+    pub(super) newest: EventId,
+}
 
 impl TaskRow {
-    /// The place of a row that was read with its `rowid`.
+    /// The place of a row that was read with its `rowid` and `newest_event`.
     pub(super) fn of(row: &Row<'_>) -> Result<Self, Fault> {
-        column(row, "rowid").map(Self)
+        Ok(Self { number: column(row, "rowid")?, newest: event_column(row, "newest_event")?.unwrap_or(EventId::START) })
     }
+}
 
-    /// As a statement is given it.
-    pub(super) fn number(self) -> i64 {
-        self.0
-    }
+/// A place in the outbox, if there is one.
+pub(super) fn event_column(row: &Row<'_>, name: &'static str) -> Result<Option<EventId>, Fault> {
+    let id: Option<i64> = column(row, name)?;
+    id.map(u64::try_from).transpose().map(|id| id.map(EventId::new)).map_err(|_| damaged(row, name))
+}
+
+/// As databases keep a place in the outbox.
+pub(super) fn place(event: EventId) -> i64 {
+    i64::try_from(event.get()).unwrap_or(i64::MAX)
 }
 
 /// What changes of a task's row.
@@ -102,15 +113,16 @@ impl LifeRow {
     }
 
     /// Writes it into the task's row.
-    pub(super) fn write(&self, connection: &Connection, row: TaskRow) -> Result<(), Fault> {
+    pub(super) fn write(&self, connection: &Connection, row: &TaskRow) -> Result<(), Fault> {
         let Self { state, not_before, lease_until, due, ended, life, changed, result } = self;
-        let values = params![row.number(), state, not_before, lease_until, due, ended, life, changed, result];
+        let newest = place(row.newest);
+        let values = params![row.number, state, not_before, lease_until, due, ended, life, changed, newest, result];
         execute(connection, WRITE, values).map(|_| ())
     }
 }
 
-/// Inserts a new task, of a pool with a number.
-pub(super) fn insert(connection: &Connection, task: &NewTask, pool: i64) -> Result<(), Fault> {
+/// Inserts a new task, of a pool with a number, of which an event tells.
+pub(super) fn insert(connection: &Connection, task: &NewTask, pool: i64, told: EventId) -> Result<(), Fault> {
     let NewTask {
         id,
         action,
@@ -152,6 +164,7 @@ pub(super) fn insert(connection: &Connection, task: &NewTask, pool: i64) -> Resu
         life.due,
         life.ended,
         life.life,
+        place(told),
     ];
     execute(connection, INSERT, values).map(|_| ())
 }

@@ -76,6 +76,8 @@ CREATE TABLE tasks (
     due INTEGER,
     ended INTEGER,
     life TEXT NOT NULL,
+    -- what happened to it last: from there its events are found without an index, which each of them would have to enter
+    newest_event INTEGER NOT NULL,
     result TEXT
 ) STRICT;
 CREATE INDEX tasks_queued ON tasks (endpoint, lane, priority DESC, id, not_before, due) WHERE state = 'queued';
@@ -102,9 +104,10 @@ CREATE TABLE events (
     endpoint BLOB,
     owner TEXT NOT NULL,
     group_name TEXT,
+    -- what happened to the task before
+    before INTEGER,
     body TEXT NOT NULL
 ) STRICT;
-CREATE INDEX events_task ON events (task) WHERE task IS NOT NULL;
 
 CREATE TABLE endpoints (
     id BLOB NOT NULL PRIMARY KEY,

@@ -10,6 +10,7 @@ use super::fault::Fault;
 use super::outbox;
 use super::query::{all, execute, one};
 use super::rows::{self, column, id_column, moment_column, task_record};
+use super::writing::Writing;
 use crate::ids::{ActionId, EndpointId, TaskId};
 use crate::protocol::session::PoolBacklog;
 use crate::store::decide::{self, KnownRequest};
@@ -45,14 +46,14 @@ pub(super) const BACKLOG: &str = "
         LIMIT ?4)";
 
 /// Accepts tasks and their action, unless they were accepted before.
-pub(super) fn submit(connection: &Connection, new: &NewSubmission) -> Result<Submitted, Fault> {
+pub(super) fn submit(writing: &Writing, new: &NewSubmission) -> Result<Submitted, Fault> {
     let NewSubmission { request, action, adds_to: _, tasks } = new;
     let digest = match request {
         Some(_) => digest(tasks)?,
         None => [0; 32],
     };
-    let known = request.as_ref().map(|request| known(connection, &action.owner, request)).transpose()?.flatten();
-    let owner = one(connection, "SELECT id, owner FROM actions WHERE id = ?", (action.id.uuid().as_bytes(),), |row| {
+    let known = request.as_ref().map(|request| known(writing, &action.owner, request)).transpose()?.flatten();
+    let owner = one(writing, "SELECT id, owner FROM actions WHERE id = ?", (action.id.uuid().as_bytes(),), |row| {
         rows::name_column::<Subject>(row, "owner")
     })?;
     let answer = decide::submission(new, &digest, known, owner.as_ref());
@@ -60,22 +61,22 @@ pub(super) fn submit(connection: &Connection, new: &NewSubmission) -> Result<Sub
         Submitted::New => {}
         Submitted::Known { .. } | Submitted::Conflict { .. } | Submitted::ForeignAction => return Ok(answer),
     }
-    outbox::add_action(connection, action, tasks.len())?;
+    outbox::add_action(writing, action, tasks.len())?;
     if let Some(request) = request {
-        remember(connection, new, request, digest)?;
+        remember(writing, new, request, digest)?;
     }
     let mut numbers = HashMap::new();
     for task in tasks {
         let pool = match numbers.get(&task.pool.key()) {
             Some(number) => *number,
             None => {
-                let number = pool_number(connection, &task.pool)?;
+                let number = pool_number(writing, &task.pool)?;
                 numbers.insert(task.pool.key(), number);
                 number
             }
         };
-        rows::insert(connection, task, pool)?;
-        outbox::of_new_task(connection, task)?;
+        let told = outbox::of_new_task(writing, task)?;
+        rows::insert(writing, task, pool, told)?;
     }
     Ok(answer)
 }

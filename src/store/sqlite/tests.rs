@@ -70,7 +70,7 @@ async fn written<T: Send + 'static>(
     store: &SqliteStore,
     work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
 ) -> T {
-    store.writer.run(Needs::Disk, ONE, work).await.expect("writes").0
+    store.writer.run(Needs::Disk, ONE, |writing: &Writing| work(writing)).await.expect("writes").0
 }
 
 /// Transactions so far, of which the last is the one that asks.
@@ -215,13 +215,15 @@ async fn a_damaged_row_is_named() {
 #[tokio::test]
 async fn calls_that_wait_share_a_commit_and_fail_alone() {
     let (store, _folder) = fresh().await;
-    let store = std::sync::Arc::new(store);
+    let store = Arc::new(store);
     submit(&*store, vec![task(1)]).await;
     let before = commits(&store).await;
     let mut calls = tokio::task::JoinSet::new();
     for number in 1..=64 {
-        let store = std::sync::Arc::clone(&store);
-        calls.spawn(async move { (number, store.submit(submission(vec![task(number)])).await) });
+        let store = Arc::clone(&store);
+        // the first call tells of a task and then fails
+        let tasks = if number == 1 { vec![task(1000), task(1)] } else { vec![task(number)] };
+        calls.spawn(async move { (number, store.submit(submission(tasks)).await) });
     }
     for (number, answer) in calls.join_all().await {
         assert_eq!(answer.is_ok(), number != 1, "{number}: the id of the first is taken, {answer:?}");
@@ -230,6 +232,9 @@ async fn calls_that_wait_share_a_commit_and_fail_alone() {
     assert!((1..=4).contains(&commits), "{commits} commits for 64 calls");
     let count = store.count(TaskFilter::default()).await.expect("counts");
     assert_eq!(count.get(&StateName::Queued), Some(&64));
+    let recent = store.recent.after(EventId::START, 1000).expect("are kept");
+    let file = store.readers.long(|connection| outbox::events(connection, EventId::START, 1000)).await.expect("reads");
+    assert_eq!((recent.len(), &recent), (64, &file), "what was rolled back is not told");
 }
 
 #[tokio::test]
@@ -278,7 +283,8 @@ async fn calls_use_their_indexes_and_sort_nothing() {
     }
     for (statement, index) in [
         (tasks::KNOWN, "SEARCH requests USING PRIMARY KEY (owner=? AND request=?)"),
-        (outbox::TIMELINE, "events_task (task=?)"),
+        (outbox::NEWEST, "sqlite_autoindex_tasks_1 (id=?)"),
+        (outbox::EVENT, "INTEGER PRIMARY KEY (rowid=?)"),
         (tasks::OLD, "tasks_ended (ended<?)"),
         (
             "SELECT tasks.*, config FROM tasks JOIN pools ON number = pool WHERE TRUE AND action = ? ORDER BY id DESC LIMIT ?",
@@ -299,11 +305,11 @@ async fn calls_use_their_indexes_and_sort_nothing() {
 fn submits_until_it_is_killed() {
     let Ok(path) = std::env::var(CRASHING) else { return };
     run(async {
-        let store = std::sync::Arc::new(opened(Path::new(&path)).await);
+        let store = Arc::new(opened(Path::new(&path)).await);
         for first in (0..200_000).step_by(8) {
             let mut calls = tokio::task::JoinSet::new();
             for number in first..first + 8 {
-                let store = std::sync::Arc::clone(&store);
+                let store = Arc::clone(&store);
                 calls.spawn(async move { store.submit(submission(vec![task(number + 1)])).await.map(|_| number + 1) });
             }
             for number in calls.join_all().await {

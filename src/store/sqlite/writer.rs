@@ -17,12 +17,12 @@ use std::thread::Thread;
 use std::time::Duration;
 use std::{fmt, io};
 
-use rusqlite::Connection;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::committer::{Answer, Call, Committer, Needs, Queue, Ran, Work};
 use super::fault::Fault;
 use super::lock;
+use super::writing::Writing;
 use crate::store::CommitMark;
 
 /// Calls that wait: beyond them callers wait to be heard, so that a slow disk is felt where work comes in.
@@ -89,7 +89,7 @@ impl Writer {
     pub(super) async fn run<T, F>(&self, needs: Needs, tasks: usize, work: F) -> Result<(T, CommitMark), Fault>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+        F: FnOnce(&Writing) -> Result<T, Fault> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
         let place = Arc::clone(&self.room).acquire_owned().await.map_err(|_| Fault::Closed)?;
@@ -176,10 +176,10 @@ impl Drop for Ring<'_> {
 fn boxed<T, F>(work: F, reply: oneshot::Sender<Result<(T, CommitMark), Fault>>) -> Work
 where
     T: Send + 'static,
-    F: FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    F: FnOnce(&Writing) -> Result<T, Fault> + Send + 'static,
 {
-    Box::new(move |connection| {
-        let done = connection.and_then(work);
+    Box::new(move |writing| {
+        let done = writing.and_then(work);
         let outcome = done.as_ref().map(|_| ()).map_err(Fault::clone);
         let answer: Answer = Box::new(move |committed| {
             // a caller that went away needs no answer
@@ -195,6 +195,7 @@ mod tests {
     use std::task::{Context, Waker};
     use std::time::Instant;
 
+    use rusqlite::Connection;
     use tempfile::TempDir;
     use tokio::sync::watch;
 
@@ -209,7 +210,7 @@ mod tests {
         let connection = super::super::connect(&path).expect("connects");
         connection.execute_batch("CREATE TABLE some (number INTEGER) STRICT").expect("makes a table");
         let (synced, _) = watch::channel(CommitMark::default());
-        let committer = Committer::new(connection, &path, synced).expect("a committer");
+        let committer = Committer::new(connection, &path, Arc::default(), synced).expect("a committer");
         (Writer::start(committer).expect("starts"), folder)
     }
 
@@ -220,7 +221,7 @@ mod tests {
 
     /// On which thread a call about so many tasks is run.
     async fn place(writer: &Writer, tasks: usize) -> Option<String> {
-        let name = |_: &Connection| Ok(std::thread::current().name().map(str::to_owned));
+        let name = |_: &Writing| Ok(std::thread::current().name().map(str::to_owned));
         writer.run(Needs::Disk, tasks, name).await.expect("runs").0
     }
 
@@ -238,7 +239,7 @@ mod tests {
     #[tokio::test]
     async fn after_a_slow_transaction_the_thread_takes_the_next() {
         let (writer, _folder) = fresh();
-        let slow = |_: &Connection| {
+        let slow = |_: &Writing| {
             let begun = Instant::now();
             while begun.elapsed() <= QUICK {
                 std::hint::spin_loop();
@@ -263,12 +264,12 @@ mod tests {
     #[tokio::test]
     async fn a_call_is_run_although_its_caller_went_away() {
         let (writer, _folder) = fresh();
-        let insert = |connection: &Connection| Ok(connection.execute("INSERT INTO some VALUES (7)", ())?);
+        let insert = |connection: &Writing| Ok(connection.execute("INSERT INTO some VALUES (7)", ())?);
         {
             let mut call = pin!(writer.run(Needs::Disk, 1, insert));
             assert!(is_pending(call.as_mut()), "it waits for its turn");
         }
-        let count = |connection: &Connection| {
+        let count = |connection: &Writing| {
             Ok(connection.query_row("SELECT count(*) FROM some", (), |row| row.get::<_, i64>(0))?)
         };
         assert_eq!(writer.run(Needs::File, 1, count).await.expect("counts").0, 1);
@@ -278,7 +279,7 @@ mod tests {
     #[tokio::test]
     async fn closing_waits_for_what_was_asked() {
         let (writer, folder) = fresh();
-        let insert = |connection: &Connection| Ok(connection.execute("INSERT INTO some VALUES (7)", ())?);
+        let insert = |connection: &Writing| Ok(connection.execute("INSERT INTO some VALUES (7)", ())?);
         {
             let mut call = pin!(writer.run(Needs::Disk, 1, insert));
             assert!(is_pending(call.as_mut()), "it waits for its turn");
