@@ -218,7 +218,10 @@ fn table(file: &File, path: &str) -> Value {
 }
 
 fn members(group: &Group) -> Vec<String> {
-    group.member_names().unwrap_or_default()
+    let mut names = group.member_names().unwrap_or_default();
+    // a file may keep them in any order
+    names.sort_unstable();
+    names
 }
 
 /// A small dataset: one value or a list; null when it is of another kind.

@@ -34,7 +34,10 @@ impl From<DatasetError> for CopyError {
 pub(super) fn group(store: &Store, group: &Group, target: &str) -> Result<Vec<String>, CopyError> {
     let copy = store.group(target)?;
     let mut left_out = attributes(store, group, &copy)?;
-    for name in bounded("its members", group.member_names())? {
+    let mut names = bounded("its members", group.member_names())?;
+    // a file may keep them in any order
+    names.sort_unstable();
+    for name in names {
         let Some(dataset) = values::dataset(group, &name) else {
             left_out.push(name);
             continue;

@@ -113,8 +113,6 @@ fn a_fill_value_of_no_size_is_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-
     #[test]
     fn truncated_files_are_refused(encoder in encoders(), part in 0.0..1.0) {
         let (_dir, path) = temporary();
