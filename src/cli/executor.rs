@@ -12,6 +12,7 @@ use crate::compute::fault;
 use crate::compute::job::JobError;
 use crate::worker::assignment::{Assignment, Conclusion, ExecutorLine};
 use crate::worker::execute::execute;
+use crate::worker::naming::WorkerNaming;
 use crate::worker::reporter::{Reporter, say};
 use crate::worker::watchdog::Watchdog;
 
@@ -23,7 +24,9 @@ pub(super) fn run() -> Result<Exit, Failure> {
     let watchdog = Watchdog::start(endless).map_err(ProcessError::Watchdog)?;
     let reporter = Reporter::new(io::stdout(), || interrupt.signal().is_some());
     say(&mut io::stdout(), &ExecutorLine::Ready).map_err(ProcessError::Stdout)?;
-    let over = execute(&assignment, &reporter, &watchdog);
+    // standard input has a buffer of its own: what follows the assignment is still there
+    let naming = WorkerNaming::new(assignment.earlier.clone(), io::stdin().lock(), io::stdout());
+    let over = execute(&assignment, &reporter, &watchdog, &naming);
     say(&mut io::stdout(), &ExecutorLine::Conclusion(over)).map_err(ProcessError::Stdout)?;
     Ok(Exit::Success)
 }

@@ -137,6 +137,7 @@ impl CommandError for JobError {
             Self::Window { .. } | Self::Parts { .. } | Self::Bins { .. } => Exit::Input,
             Self::Save(_) => Exit::Saving,
             Self::Correlate { source, .. } => of_engine(source),
+            Self::Stopped => STOPPED,
         }
     }
 }
@@ -156,6 +157,9 @@ impl CommandError for DatasetError {
     }
 }
 
+/// Work was stopped as Ctrl-C stops it.
+const STOPPED: Exit = Exit::Signal(2);
+
 fn of_engine(error: &EngineError) -> Exit {
     match error {
         EngineError::Read(_) => Exit::Dataset,
@@ -164,7 +168,7 @@ fn of_engine(error: &EngineError) -> Exit {
         EngineError::Device { .. } => Exit::Device,
         EngineError::Store(_) => Exit::Saving,
         // Ctrl-C; the command replaces it by the signal that really came.
-        EngineError::Cancelled => Exit::Signal(2),
+        EngineError::Cancelled => STOPPED,
     }
 }
 

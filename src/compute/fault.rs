@@ -51,6 +51,7 @@ fn of_job(error: &JobError) -> Verdict {
         }
         JobError::Window { .. } | JobError::Parts { .. } | JobError::Bins { .. } => Fault::Input,
         JobError::Correlate { source, .. } => return of_engine(source),
+        JobError::Stopped => return Verdict::Cancelled,
     })
 }
 

@@ -18,7 +18,9 @@ use crate::correlate::result::SaturatedPixel;
 use crate::correlate::window::{EmptyWindow, FrameSelection};
 use crate::dataset::open::{OpenHint, open_raw};
 use crate::dataset::qmap::{Qmap, check_shape};
-use crate::dataset::result::{Parents, Provenance, ResultTarget, ResultWriter, host_name};
+use crate::dataset::result::{
+    OwnNaming, Parents, Provenance, PublishError, ResultNaming, ResultTarget, ResultWriter, host_name,
+};
 use crate::dataset::stem::raw_stem;
 use crate::dataset::{DatasetError, Source, metadata};
 use crate::engine::{Engine, EngineError, MultiTauRequest, Observer, Request, TwoTimeRequest};
@@ -122,6 +124,9 @@ pub enum JobError {
     /// The result could not be stored.
     #[error("saving the result failed")]
     Save(#[source] DatasetError),
+    /// The job was to stop when its result was whole.
+    #[error("the job was stopped before its result was published")]
+    Stopped,
 }
 
 /// An input that only the HDF5 library reads.
@@ -158,15 +163,24 @@ fn watched<T>(watch: &dyn InputWatch, input: Input, read: impl FnOnce() -> T) ->
     done
 }
 
+/// Where a job's result goes, beyond what the job says.
+#[derive(Clone, Copy)]
+pub struct Placing<'p> {
+    /// Whether its directory is made, or expected to be there.
+    pub parents: Parents,
+    /// Who settles its name.
+    pub naming: &'p dyn ResultNaming,
+}
+
 /// Runs a job.
 ///
 /// # Errors
 /// [`JobError`]; no result file is left then.
 pub fn run(job: &CorrelateSpec, engine: &dyn Engine, observer: &dyn Observer) -> Result<JobOutput, JobError> {
-    run_watched(job, engine, observer, &Unwatched, Parents::Made)
+    run_watched(job, engine, observer, &Unwatched, Placing { parents: Parents::Made, naming: &OwnNaming })
 }
 
-/// Runs a job whose inputs are watched; its output directory is made, or expected to be there.
+/// Runs a job whose inputs are watched.
 ///
 /// # Errors
 /// As [`run`].
@@ -175,7 +189,7 @@ pub fn run_watched(
     engine: &dyn Engine,
     observer: &dyn Observer,
     watch: &dyn InputWatch,
-    parents: Parents,
+    Placing { parents, naming }: Placing<'_>,
 ) -> Result<JobOutput, JobError> {
     let (begun, started) = (Instant::now(), SystemTime::now());
     let Ready { source, request, metadata, mut warnings, mut writer } = prepare(job, watch, parents)?;
@@ -202,7 +216,12 @@ pub fn run_watched(
     };
     warnings.extend_from_slice(writer.warnings());
     let result =
-        writer.finish(&correlation, &partition, &settings(job, &settled), &provenance).map_err(JobError::Save)?;
+        writer.finish(&correlation, &partition, &settings(job, &settled), &provenance, naming).map_err(|error| {
+            match error {
+                PublishError::Save(error) => JobError::Save(error),
+                PublishError::Stopped => JobError::Stopped,
+            }
+        })?;
     let frames = request.selection.end() - request.selection.first();
     Ok(JobOutput { result, frames, bytes: provenance.source.bytes, wall_time: begun.elapsed(), warnings, saturated })
 }

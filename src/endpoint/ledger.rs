@@ -25,7 +25,9 @@ use crate::provider::JobId;
 use crate::runtime::process::ProcessName;
 use crate::task::ending::Ending;
 use crate::task::pool::PoolKey;
+use crate::task::result::{EarlierResult, NamedResult};
 use crate::task::time::Moment;
+use names::Names;
 
 /// Own processes that are remembered: more than start in a row before a controller answers.
 pub const MOST_SESSIONS: usize = 16;
@@ -84,6 +86,13 @@ pub enum Entry {
         worker: WorkerId,
         /// How.
         ending: Ending,
+    },
+    /// A result is to be published under a name; on the disk before it has that.
+    ResultNamed {
+        /// Whose.
+        task: TaskId,
+        /// The name.
+        result: NamedResult,
     },
 }
 
@@ -225,6 +234,7 @@ pub struct Ledger {
     workers: BTreeMap<WorkerId, Worker>,
     /// In the order of their start; the controller may think of any of them that it is the endpoint.
     sessions: Vec<OwnSession>,
+    names: Names,
     queues: Queues,
     arrivals: u64,
 }
@@ -308,6 +318,10 @@ impl Ledger {
                 self.workers.remove(&worker);
                 Ok(Vec::new())
             }
+            Entry::ResultNamed { task, result } => {
+                self.names.add(task, result);
+                Ok(Vec::new())
+            }
         }
     }
 
@@ -376,6 +390,11 @@ impl Ledger {
         self.workers.get(&worker)
     }
 
+    /// What attempts of a task have named, unless that was long ago.
+    pub fn earlier(&self, task: TaskId) -> Option<&EarlierResult> {
+        self.names.get(task)
+    }
+
     /// The shortest entries that make this ledger.
     pub fn entries(&self) -> impl Iterator<Item = Entry> {
         let sessions = self.sessions.iter().cloned().map(Entry::SessionStarted);
@@ -396,7 +415,7 @@ impl Ledger {
             };
             [Some(Entry::Taken(held.leased.clone())), handed, last].into_iter().flatten()
         });
-        sessions.chain(blocks).chain(workers).chain(attempts)
+        sessions.chain(blocks).chain(workers).chain(self.names.entries()).chain(attempts)
     }
 
     fn take(&mut self, leased: Leased) -> Result<Option<Held>, LedgerError> {
@@ -482,6 +501,7 @@ impl PartialEq for Ledger {
             && self.blocks == other.blocks
             && self.workers == other.workers
             && self.sessions == other.sessions
+            && self.names == other.names
     }
 }
 
@@ -528,5 +548,6 @@ impl AttemptStage {
     }
 }
 
+mod names;
 #[cfg(test)]
 pub(super) mod tests;

@@ -35,7 +35,7 @@ use crate::task::estimate::Estimates;
 use crate::task::failure::{Failure, Fault, Loss};
 use crate::task::life::Outcome;
 use crate::task::pool::{Lane, PoolKey};
-use crate::task::result::TaskResult;
+use crate::task::result::{NamedResult, TaskResult};
 use crate::task::spec::Place;
 use crate::task::time::Moment;
 
@@ -85,7 +85,7 @@ impl Outgoing {
     /// Whether tasks wait for it: then the disk is waited for at once, not together with what comes later.
     pub(super) fn is_urgent(&self) -> bool {
         match self {
-            Self::BlockRecorded(_) => true,
+            Self::BlockRecorded(_) | Self::ToWorker(_, ToWorker::Named(_)) => true,
             // a worker that is not told yet keeps its reports
             Self::ToController(..) | Self::ToWorker(..) => false,
         }
@@ -289,7 +289,8 @@ impl Scheduler {
             placed.iter().for_each(|leased| state.give(leased.attempt, leased.spec.kind().place()));
         }
         // those that it does not know of never reached it
-        let missed = placed.into_iter().filter(|leased| !attempts.contains(&leased.attempt)).map(handout).collect();
+        let missed = placed.into_iter().filter(|leased| !attempts.contains(&leased.attempt));
+        let missed = missed.map(|leased| self.handout(leased)).collect();
         self.send_unless_empty(worker, stops, ToWorker::Stop);
         self.send_unless_empty(worker, missed, ToWorker::Work);
     }
@@ -303,6 +304,7 @@ impl Scheduler {
                     self.send_to_controller(FromEndpoint::Progress(progress));
                 }
             }
+            FromWorker::Naming { attempt, result } => self.name(worker, attempt, result),
             FromWorker::Reports(reports) => self.over(worker, reports, now),
             FromWorker::Beat { number } => {
                 if let Some(state) = self.workers.get_mut(worker) {
@@ -471,6 +473,15 @@ impl Scheduler {
         }
     }
 
+    /// Writes down under which name a result is published. Whose attempt is another's by now gets no answer, and publishes
+    /// nothing.
+    fn name(&mut self, worker: WorkerId, attempt: AttemptId, result: NamedResult) {
+        if self.has(worker, attempt) {
+            self.enter(Entry::ResultNamed { task: attempt.task, result });
+            self.turn.after_sync.push(Outgoing::ToWorker(worker, ToWorker::Named(vec![attempt])));
+        }
+    }
+
     fn over(&mut self, worker: WorkerId, reports: Vec<Reported>, now: Instant) {
         let attempts: Vec<AttemptId> = reports.iter().map(|reported| reported.attempt).collect();
         for reported in reports {
@@ -533,9 +544,14 @@ impl Scheduler {
             for (_, leased) in group {
                 self.enter(Entry::Handed { attempt: leased.attempt, worker });
             }
-            let work = group.iter().map(|(_, leased)| handout(leased.clone())).collect();
+            let work = group.iter().map(|(_, leased)| self.handout(leased.clone())).collect();
             self.turn.after_write.push(Outgoing::ToWorker(worker, ToWorker::Work(work)));
         }
+    }
+
+    fn handout(&self, leased: Leased) -> Handout {
+        let Leased { attempt, spec, .. } = leased;
+        Handout { attempt, spec, earlier: self.ledger.earlier(attempt.task).cloned() }
     }
 
     /// What a worker has not begun, and has no room for any more, is for others: it gives that back as lost, which uses up
@@ -653,10 +669,6 @@ impl Scheduler {
 /// Whether a block of the pool can be had here.
 fn serves(pool: PoolKey) -> bool {
     pool.is_default()
-}
-
-fn handout(leased: Leased) -> Handout {
-    Handout { attempt: leased.attempt, spec: leased.spec }
 }
 
 /// Bytes of a result in a message, about.

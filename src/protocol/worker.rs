@@ -5,6 +5,8 @@
 //!          ◀─ Work, Stop, Return, Recorded ─
 //!          ── Facts ────────────────▶             its slots and GPUs, when they change
 //!          ── Started, Progress, Reports ▶             an attempt is the worker's until its report was recorded
+//!          ── Naming ───────────────▶             a result is published under a name that the endpoint has on its disk
+//!          ◀─ Named ────────────────
 //!          ── Beat ─────────────────▶
 //!          ◀─ Lease ────────────────              so long may attempts run on
 //! ```
@@ -16,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::session::{Progress, Reported, Stop};
 use crate::ids::{AttemptId, BlockId, WorkerId};
+use crate::task::result::{EarlierResult, NamedResult};
 use crate::task::spec::{ByPlace, TaskSpec};
 
 /// How many attempts a worker runs at once.
@@ -45,6 +48,8 @@ pub struct Handout {
     pub attempt: AttemptId,
     /// What it is to do; the worker holds its paths against the roots.
     pub spec: TaskSpec,
+    /// What earlier attempts of the task have named: it replaces what they published.
+    pub earlier: Option<EarlierResult>,
 }
 
 /// What a worker says.
@@ -54,6 +59,13 @@ pub enum FromWorker {
     Started(Vec<AttemptId>),
     /// One of them has come so far.
     Progress(Progress),
+    /// The attempt's result is whole, and is published once the endpoint has written down its name.
+    Naming {
+        /// Which attempt.
+        attempt: AttemptId,
+        /// The name.
+        result: NamedResult,
+    },
     /// These are over.
     Reports(Vec<Reported>),
     /// It lives; answered by a lease.
@@ -137,6 +149,8 @@ pub enum ToWorker {
     Stop(Vec<Stop>),
     /// These do not fit its room: those that have not begun are given back.
     Return(Vec<AttemptId>),
+    /// The names of these attempts' results are on the endpoint's disk: they may be published.
+    Named(Vec<AttemptId>),
     /// Reports of these are on the endpoint's disk, or will never be wanted.
     Recorded(Vec<AttemptId>),
     /// From the moment of the beat on, the attempts may run so long; then another may have their tasks.

@@ -75,7 +75,11 @@ pub(super) fn from_worker(message: FromWorker) -> Vec<wire::FromWorker> {
             let reports = reports.into_iter().map(Into::into).collect();
             cut(reports).map(|reports| Wire::Reports(wire::Reports { reports })).collect()
         }
-        small @ (FromWorker::Progress(_) | FromWorker::Beat { .. } | FromWorker::Facts(_) | FromWorker::Leaving) => {
+        small @ (FromWorker::Progress(_)
+        | FromWorker::Naming { .. }
+        | FromWorker::Beat { .. }
+        | FromWorker::Facts(_)
+        | FromWorker::Leaving) => {
             return vec![small.into()];
         }
     };
@@ -93,6 +97,9 @@ pub(super) fn to_worker(message: ToWorker) -> Vec<wire::ToWorker> {
         ToWorker::Stop(stops) => {
             let stops = stops.into_iter().map(Into::into).collect();
             cut(stops).map(|attempts| Wire::Stop(wire::Stop { attempts })).collect()
+        }
+        ToWorker::Named(attempts) => {
+            cut(wired(attempts)).map(|attempts| Wire::Named(wire::Named { attempts })).collect()
         }
         ToWorker::Return(attempts) => {
             cut(wired(attempts)).map(|attempts| Wire::Return(wire::Return { attempts })).collect()
@@ -204,7 +211,10 @@ mod tests {
         let stop = |attempt| Stop { attempt, reason: StopReason::Fenced };
         for told in [
             ToWorker::Work(
-                attempts(10_000).into_iter().map(|attempt| Handout { attempt, spec: TaskSpec::Nothing }).collect(),
+                attempts(10_000)
+                    .into_iter()
+                    .map(|attempt| Handout { attempt, spec: TaskSpec::Nothing, earlier: None })
+                    .collect(),
             ),
             ToWorker::Stop(attempts(10_000).into_iter().map(stop).collect()),
             ToWorker::Return(attempts(10_000)),

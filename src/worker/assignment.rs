@@ -12,7 +12,7 @@ use crate::config::roots::NodeRoots;
 use crate::ids::AttemptId;
 use crate::task::correlate::CorrelateSpec;
 use crate::task::life::Outcome;
-use crate::task::result::{LARGEST_DOCUMENT, TaskResult};
+use crate::task::result::{EarlierResult, LARGEST_DOCUMENT, NamedResult, TaskResult};
 use crate::task::spec::{BatchSetupSpec, TaskSpec};
 use crate::task::template::{RenderError, Rendered, Templates, render};
 
@@ -35,6 +35,8 @@ pub struct Assignment {
     pub memory: u64,
     /// The GPU of its slot: the only one that its process sees.
     pub gpu: Option<SlotGpu>,
+    /// What earlier attempts of the task have named.
+    pub earlier: Option<EarlierResult>,
 }
 
 /// The GPU of a slot.
@@ -82,8 +84,18 @@ pub enum ExecutorLine {
     Ready,
     /// It has come so far.
     Progress(Step),
+    /// Its result is whole, and is published under this name when it may be: it waits for an order.
+    Naming(NamedResult),
     /// It has ended: the last line.
     Conclusion(Conclusion),
+}
+
+/// A line to an executor, after its assignment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecutorOrder {
+    /// The name that it said last is settled.
+    Publish,
 }
 
 /// How far an executor is.
@@ -161,6 +173,7 @@ mod tests {
             threads: NonZeroUsize::MIN,
             memory: 1 << 40,
             gpu: Some(SlotGpu { uuid: "GPU-1".into(), cpus: vec![0, 2], sharers: NonZeroU32::MIN }),
+            earlier: None,
         };
         let mut line = serde_json::to_vec(&assignment).expect("json");
         line.extend(b"\nmore");

@@ -23,7 +23,7 @@ use crate::protocol::worker::{FromWorker, GpuState, Handout, Room, ToWorker, Wor
 use crate::runtime::lease::Lease;
 use crate::task::failure::{Loss, Unfit};
 use crate::task::life::Outcome;
-use crate::task::result::TaskResult;
+use crate::task::result::{EarlierResult, NamedResult, TaskResult};
 use crate::task::retry::doubled;
 use crate::task::spec::{ByPlace, Needs, Place, TaskSpec};
 
@@ -79,6 +79,8 @@ pub(super) enum Action {
     Launch(Launch),
     /// Stop the attempt's process.
     Stop(AttemptId),
+    /// Tell the attempt's process that it may publish its result.
+    Publish(AttemptId),
     /// Send it to the endpoint.
     Send(FromWorker),
     /// Connect to the endpoint after a pause.
@@ -92,6 +94,7 @@ pub(super) enum Action {
 pub(super) struct Launch {
     pub(super) attempt: AttemptId,
     pub(super) spec: TaskSpec,
+    pub(super) earlier: Option<EarlierResult>,
     pub(super) place: Place,
     pub(super) slot: AssignedSlot,
 }
@@ -140,6 +143,8 @@ struct Running {
     place: Place,
     /// Why it was stopped, if that is told in place of how it ended.
     lost: Option<Loss>,
+    /// The name that its process waits for.
+    naming: Option<NamedResult>,
 }
 
 /// The connection with the endpoint.
@@ -234,6 +239,10 @@ impl Core {
         self.beats.next = now;
         self.outbox.reports = self.reports.keys().copied().collect();
         self.outbox.started = self.running.keys().copied().collect();
+        let names = self.running.iter().filter_map(|(attempt, running)| Some((*attempt, running.naming.clone()?)));
+        for (attempt, result) in names.collect::<Vec<_>>() {
+            self.send(FromWorker::Naming { attempt, result });
+        }
         if !self.facts.gpus.is_empty() || self.facts.trouble.is_some() {
             self.send(FromWorker::Facts(self.facts.clone()));
         }
@@ -275,6 +284,7 @@ impl Core {
                     self.report(attempt, Outcome::Lost(Loss::Returned), TaskResult::default());
                 }
             }),
+            ToWorker::Named(attempts) => attempts.into_iter().for_each(|attempt| self.named(attempt)),
             ToWorker::Recorded(attempts) => attempts.iter().for_each(|attempt| {
                 self.reports.remove(attempt);
             }),
@@ -295,9 +305,17 @@ impl Core {
         }
     }
 
+    /// Its process has a whole result, and waits until the endpoint has written down the name.
+    pub(super) fn naming(&mut self, attempt: AttemptId, result: NamedResult) {
+        if let Some(running) = self.running.get_mut(&attempt) {
+            running.naming = Some(result.clone());
+            self.send(FromWorker::Naming { attempt, result });
+        }
+    }
+
     /// Its process has ended, or does not end though it was killed.
     pub(super) fn finished(&mut self, attempt: AttemptId, outcome: Outcome, result: TaskResult, now: Instant) {
-        let Some(Running { place, lost }) = self.running.remove(&attempt) else { return };
+        let Some(Running { place, lost, naming: _ }) = self.running.remove(&attempt) else { return };
         *self.used.at(place) -= 1;
         let outcome = match (outcome, lost) {
             // what it computed, or how it failed, is not to be believed
@@ -472,6 +490,15 @@ impl Core {
             || self.waiting.all().any(|handout| handout.attempt == attempt)
     }
 
+    /// An answer that comes twice is passed on once: the name that is said next waits for its own.
+    fn named(&mut self, attempt: AttemptId) {
+        if let Some(running) = self.running.get_mut(&attempt)
+            && running.naming.take().is_some()
+        {
+            self.actions.push(Action::Publish(attempt));
+        }
+    }
+
     fn stop(&mut self, attempt: AttemptId) {
         if self.running.contains_key(&attempt) {
             self.actions.push(Action::Stop(attempt));
@@ -543,7 +570,7 @@ impl Core {
         }
         for place in [Place::Slot, Place::Login] {
             while self.has_room(place, slots) {
-                let Some(Handout { attempt, spec }) = self.waiting.of(place).pop_front() else { break };
+                let Some(Handout { attempt, spec, earlier }) = self.waiting.of(place).pop_front() else { break };
                 if spec.needs() == Needs::Nothing {
                     self.report(attempt, Outcome::Succeeded, TaskResult::default());
                     continue;
@@ -553,13 +580,13 @@ impl Core {
                     Place::Login => Some(AssignedSlot { gpu: None }),
                 };
                 let Some(slot) = slot else {
-                    self.waiting.of(place).push_front(Handout { attempt, spec });
+                    self.waiting.of(place).push_front(Handout { attempt, spec, earlier });
                     break;
                 };
-                self.running.insert(attempt, Running { place, lost: None });
+                self.running.insert(attempt, Running { place, lost: None, naming: None });
                 *self.used.at(place) += 1;
                 self.outbox.started.push(attempt);
-                self.actions.push(Action::Launch(Launch { attempt, spec, place, slot }));
+                self.actions.push(Action::Launch(Launch { attempt, spec, earlier, place, slot }));
             }
         }
     }

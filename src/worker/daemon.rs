@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rand::Rng;
 use thiserror::Error;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +30,7 @@ use crate::runtime::tasks::spawn;
 use crate::task::failure::{Failure, Fault, Loss, chain};
 use crate::task::life::Outcome;
 use crate::task::names::TemplateName;
+use crate::task::result::NamedResult;
 use crate::task::spec::{Place, TaskSpec};
 use crate::task::template::{TemplateError, Templates};
 
@@ -113,6 +114,7 @@ enum WorkerEvent {
     Message(ToWorker),
     Disconnected,
     Progress(Progress),
+    Naming(AttemptId, NamedResult),
     Finished(AttemptId, Finished),
     Tested(AttemptId, Test, Finished),
     /// The node was checked with these roots.
@@ -132,6 +134,13 @@ struct Roots {
 struct StartedAttempt {
     place: Place,
     stop: CancellationToken,
+    publish: Arc<Semaphore>,
+}
+
+/// What an attempt's process is told.
+struct AttemptOrders {
+    stop: CancellationToken,
+    publish: Arc<Semaphore>,
 }
 
 struct Daemon<D> {
@@ -211,6 +220,7 @@ impl<D: DialEndpoint> Daemon<D> {
                 self.core.disconnected(now);
             }
             WorkerEvent::Progress(progress) => self.core.progress(progress),
+            WorkerEvent::Naming(attempt, result) => self.core.naming(attempt, result),
             WorkerEvent::Finished(attempt, finished) => self.finished(attempt, finished, now),
             WorkerEvent::Tested(id, test, finished) => self.tested(id, &test, finished),
             WorkerEvent::Checked(version, finished) => self.checked(version, finished, now),
@@ -230,6 +240,11 @@ impl<D: DialEndpoint> Daemon<D> {
                 Action::Stop(attempt) => {
                     if let Some(started) = self.started.get(&attempt) {
                         started.stop.cancel();
+                    }
+                }
+                Action::Publish(attempt) => {
+                    if let Some(started) = self.started.get(&attempt) {
+                        started.publish.add_permits(1);
                     }
                 }
                 Action::Send(message) => self.send(message),
@@ -278,7 +293,7 @@ impl<D: DialEndpoint> Daemon<D> {
     }
 
     fn finished(&mut self, attempt: AttemptId, finished: Finished, now: Instant) {
-        let Some(StartedAttempt { place, stop: _ }) = self.started.remove(&attempt) else { return };
+        let Some(StartedAttempt { place, .. }) = self.started.remove(&attempt) else { return };
         let Finished { outcome, mut result, remains } = finished;
         match &outcome {
             Outcome::Lost(Loss::GpuFault) => self.gpus.distrust(attempt),
@@ -405,10 +420,11 @@ impl<D: DialEndpoint> Daemon<D> {
         limit: Duration,
     ) -> impl Future<Output = Finished> + Send + use<D> {
         let roots = self.roots.as_ref().map(|roots| roots.node.clone()).unwrap_or_default();
-        let attempt = Attempt { id, work: Work::Computation(work), roots, time_limit: Some(limit) };
+        let (work, earlier) = (Work::Computation(work), None);
+        let attempt = Attempt { id, work, roots, earlier, time_limit: Some(limit) };
         let executors = self.executors.clone();
         async move {
-            let watch = AttemptWatch { progress: watch::channel(None).0, stop: CancellationToken::new() };
+            let watch = AttemptWatch::unheard(CancellationToken::new());
             executors.run(attempt, &slot, watch).await
         }
     }
@@ -419,9 +435,10 @@ impl<D: DialEndpoint> Daemon<D> {
     }
 
     fn launch(&mut self, launch: Launch) {
-        let Launch { attempt, spec, place, slot: AssignedSlot { gpu } } = launch;
-        let stop = CancellationToken::new();
-        self.started.insert(attempt, StartedAttempt { place, stop: stop.clone() });
+        let Launch { attempt, spec, earlier, place, slot: AssignedSlot { gpu } } = launch;
+        let (stop, publish) = (CancellationToken::new(), Arc::new(Semaphore::new(0)));
+        let orders = AttemptOrders { stop: stop.clone(), publish: Arc::clone(&publish) };
+        self.started.insert(attempt, StartedAttempt { place, stop, publish });
         let templates = Arc::clone(&self.templates);
         let roots = self.roots.as_ref().map(|roots| roots.node.clone()).unwrap_or_default();
         let slot = self.slot(gpu);
@@ -430,8 +447,8 @@ impl<D: DialEndpoint> Daemon<D> {
         spawn("attempt", async move {
             let finished = match prepared(spec, templates, roots.clone()).await {
                 Ok(work) => {
-                    let attempt = Attempt { id: attempt, work, roots, time_limit: None };
-                    watched(executors, attempt, slot, stop, &tell).await
+                    let attempt = Attempt { id: attempt, work, roots, earlier, time_limit: None };
+                    watched(executors, attempt, slot, orders, &tell).await
                 }
                 Err(outcome) => Finished::without_process(outcome),
             };
@@ -466,22 +483,29 @@ async fn prepared(spec: TaskSpec, templates: Arc<Templates>, roots: NodeRoots) -
     }
 }
 
-/// Runs an attempt and passes on how far it is. One that failed has its roots looked at again: they may have gone
+/// Runs an attempt and passes on how far it is and how its result is to be named. One that failed has its roots looked at again: they may have gone
 /// meanwhile.
 async fn watched(
     executors: Executors,
     attempt: Attempt,
     slot: Slot,
-    stop: CancellationToken,
+    orders: AttemptOrders,
     tell: &mpsc::UnboundedSender<WorkerEvent>,
 ) -> Finished {
     let roots = matches!(attempt.work, Work::Command(_)).then(|| attempt.roots.clone());
-    let (progress, mut latest) = watch::channel(None);
-    let mut running = std::pin::pin!(executors.run(attempt, &slot, AttemptWatch { progress, stop }));
+    let ((progress, mut latest), (naming, mut named)) = (watch::channel(None), watch::channel(None));
+    let (id, AttemptOrders { stop, publish }) = (attempt.id, orders);
+    let mut running = std::pin::pin!(executors.run(attempt, &slot, AttemptWatch { progress, naming, publish, stop }));
     let finished = loop {
         tokio::select! {
             finished = &mut running => break finished,
             // the attempt runs on while it is told how far it is; what changed once more is seen the next time
+            Ok(()) = named.changed() => {
+                let named = named.borrow_and_update().clone();
+                if let Some(result) = named {
+                    let _ended = tell.send(WorkerEvent::Naming(id, result));
+                }
+            }
             Ok(()) = latest.changed() => {
                 let told = latest.borrow_and_update().clone();
                 if let Some(progress) = told {

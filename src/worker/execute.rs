@@ -6,9 +6,9 @@ use super::assignment::{Assignment, Computation, Conclusion, SlotGpu};
 use super::paths::{PathError, correlation_allowed, make_directories, opened};
 use crate::compute::engines;
 use crate::compute::fault;
-use crate::compute::job::{self, InputWatch};
+use crate::compute::job::{self, InputWatch, Placing};
 use crate::config::roots::Roots;
-use crate::dataset::result::{Parents, verify};
+use crate::dataset::result::{Parents, ResultNaming, verify};
 use crate::engine::{Engine, Observer};
 use crate::task::correlate::CorrelateSpec;
 use crate::task::failure::{Failure, Fault, Loss};
@@ -19,12 +19,17 @@ use crate::task::result::{LARGEST_DOCUMENT, TaskResult};
 const LISTED_PIXELS: usize = 1000;
 
 /// Does the work.
-pub fn execute(assignment: &Assignment, observer: &dyn Observer, watch: &dyn InputWatch) -> Conclusion {
+pub fn execute(
+    assignment: &Assignment,
+    observer: &dyn Observer,
+    watch: &dyn InputWatch,
+    naming: &dyn ResultNaming,
+) -> Conclusion {
     near(assignment.gpu.as_ref());
     let conclusion = match &assignment.work {
         Computation::Correlate(spec) => in_roots(assignment, |roots| {
             correlation_allowed(spec, roots)?;
-            Ok(correlate(assignment, spec, observer, watch))
+            Ok(correlate(assignment, spec, observer, watch, naming))
         }),
         Computation::BatchSetup(spec) => in_roots(assignment, |roots| {
             make_directories(spec, roots)?;
@@ -78,6 +83,7 @@ fn correlate(
     spec: &CorrelateSpec,
     observer: &dyn Observer,
     watch: &dyn InputWatch,
+    naming: &dyn ResultNaming,
 ) -> Conclusion {
     // a task may ask for less than its slot has, never for more
     let spec = CorrelateSpec {
@@ -89,7 +95,8 @@ fn correlate(
         Ok(engine) => engine,
         Err(outcome) => return Conclusion::of(outcome),
     };
-    let done = match job::run_watched(&spec, engine.as_ref(), observer, watch, Parents::Expected) {
+    let placing = Placing { parents: Parents::Expected, naming };
+    let done = match job::run_watched(&spec, engine.as_ref(), observer, watch, placing) {
         Ok(done) => done,
         Err(error) => return Conclusion::of(fault::outcome(&error)),
     };

@@ -10,6 +10,7 @@ pub mod endpoint_link;
 pub mod execute;
 pub mod executor;
 pub mod gpus;
+pub mod naming;
 pub mod paths;
 pub mod reporter;
 pub mod watchdog;

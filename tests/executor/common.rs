@@ -71,7 +71,10 @@ impl Site {
 
     pub(crate) async fn run_watched(&self, work: Work, time_limit: Option<Duration>, watch: AttemptWatch) -> Finished {
         let id = AttemptId { task: ids::task(), number: AttemptNumber::FIRST };
-        let finished = self.executors.run(Attempt { id, work, roots: everywhere(), time_limit }, &slot(), watch).await;
+        let finished = self
+            .executors
+            .run(Attempt { id, work, roots: everywhere(), earlier: None, time_limit }, &slot(), watch)
+            .await;
         // the attempt's directory goes with it, a moment later
         while fs::read_dir(self.dir.path().join("scratch")).is_ok_and(|mut left| left.next().is_some()) {
             tokio::task::yield_now().await;
@@ -99,7 +102,10 @@ pub(crate) fn slot() -> Slot {
 pub(crate) fn watched() -> (AttemptWatch, Watcher) {
     let (tell, progress) = watch::channel(None);
     let stop = CancellationToken::new();
-    (AttemptWatch { progress: tell, stop: stop.clone() }, Watcher { progress, stop })
+    let watch = AttemptWatch::unheard(stop.clone());
+    // each name is settled
+    watch.publish.add_permits(8);
+    (AttemptWatch { progress: tell, ..watch }, Watcher { progress, stop })
 }
 
 /// A script of the shell as a site's command; `$1` is the value.

@@ -3,8 +3,9 @@
 //!
 //! `SPECKLED_FAULT_ROUNDS` sets the rounds of the random test.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rand::seq::IteratorRandom;
 use rand::{Rng, SeedableRng};
@@ -314,18 +315,49 @@ async fn whatever_is_killed_every_task_ends_once() {
         over.iter().filter(|task| task.attempt > 1).count(),
         over.len()
     );
-    // results that attempts left whose reports were lost are whole too
-    for entry in fs::read_dir(site.at("out")).expect("a directory") {
-        let path = entry.expect("an entry").path();
-        if !path.file_name().expect("a name").to_string_lossy().starts_with('.') {
-            let analyses = speckled::task::correlate::Analyses::MultiTau;
-            speckled::dataset::result::verify(&path, analyses).expect("whole");
-        }
-    }
+    // an attempt whose report was lost has left nothing beside the task's result
+    let results = over.iter().filter(|task| matches!(task.spec, TaskSpec::Correlate(_)));
+    let results: BTreeSet<PathBuf> =
+        results.map(|task| task.result.as_ref().expect("a result").files[0].clone()).collect();
+    assert_eq!(published(&site), results, "seed {seed}");
     let mut client = site.client().await;
     let counts = client.count(&TaskFilter::default()).await.expect("may");
     assert_eq!(counts, [(StateName::Succeeded, ids.len() as u64)], "no task came from nowhere");
     assert_eq!(site.processes("executor"), [].into(), "nothing runs on");
+}
+
+/// Result files in the directory of results.
+fn published(site: &Site) -> BTreeSet<PathBuf> {
+    let entries = fs::read_dir(site.at("out")).expect("a directory");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths.filter(|path| !path.file_name().expect("a name").to_string_lossy().starts_with('.')).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_whose_report_was_lost_is_replaced_not_joined() {
+    let site = Site::running(SHORT_S, 1);
+    let mut repeated = 0;
+    for round in 0..20 {
+        let name = format!("n{round}");
+        let task = site.submit(vec![TaskSpec::Correlate(Box::new(site.correlation(&name)))]).await[0];
+        let has_result = || published(&site).iter().any(|path| path.to_string_lossy().contains(&name));
+        while !has_result() {
+            std::hint::spin_loop();
+        }
+        // the executor, which reports to the worker, ends with it
+        site.processes("worker").into_iter().for_each(|worker| signal(worker, Signal::KILL));
+        let over = site.until_over(&[task]).await;
+        assert_eq!(over[0].state, StateName::Succeeded, "{over:?}");
+        let file = &over[0].result.as_ref().expect("a result").files[0];
+        let of_task: Vec<PathBuf> =
+            published(&site).into_iter().filter(|path| path.to_string_lossy().contains(&name)).collect();
+        assert_eq!(of_task, [file.clone()], "after attempt {}", over[0].attempt);
+        repeated += u32::from(over[0].attempt > 1);
+        if repeated == 3 {
+            break;
+        }
+    }
+    assert!(repeated > 0, "no report was ever lost");
 }
 
 /// Waits for so many changes of tasks, or for their end.

@@ -5,8 +5,7 @@ use std::process::Command;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use speckled::correlate::result::Correlation;
-use speckled::dataset::DatasetError;
-use speckled::dataset::result::{ResultTarget, ResultWriter};
+use speckled::dataset::result::{OwnNaming, PublishError, ResultTarget, ResultWriter};
 use speckled::task::correlate::{Analyses, Overwrite};
 
 use crate::fixture::{self, Hash, Inputs};
@@ -22,10 +21,10 @@ fn attempt(
     target: &ResultTarget,
     inputs: &Inputs,
     correlation: &Correlation,
-) -> Result<std::path::PathBuf, DatasetError> {
+) -> Result<std::path::PathBuf, PublishError> {
     let mut writer = ResultWriter::begin(target, &inputs.metadata, &inputs.qmap, Analyses::Both)?;
     fixture::hand_over(&mut writer, correlation)?;
-    writer.finish(correlation, &fixture::partition(), &fixture::settings(), &fixture::provenance())
+    writer.finish(correlation, &fixture::partition(), &fixture::settings(), &fixture::provenance(), &OwnNaming)
 }
 
 /// A limit of the file size stands in for a full disk: it needs no rights, and it stops every kind of write.
@@ -110,7 +109,7 @@ fn the_result_appears_only_when_it_is_finished() {
     let correlation = fixture::correlation(Analyses::MultiTau, 0);
     let finish = |writer: ResultWriter| {
         writer
-            .finish(&correlation, &fixture::partition(), &fixture::settings(), &fixture::provenance())
+            .finish(&correlation, &fixture::partition(), &fixture::settings(), &fixture::provenance(), &OwnNaming)
             .expect("finished")
     };
     assert_eq!(finish(first), path);

@@ -14,7 +14,7 @@ use speckled::correlate::delays::DelayPlan;
 use speckled::correlate::result::{MapRows, PixelG2};
 use speckled::dataset::ResultSink;
 use speckled::dataset::describe::{FileKind, describe};
-use speckled::dataset::result::ResultWriter;
+use speckled::dataset::result::{OwnNaming, ResultWriter};
 use speckled::task::correlate::Analyses;
 
 const F4: TypeDescriptor = TypeDescriptor::Float(FloatSize::U4);
@@ -277,7 +277,9 @@ fn a_correlation_without_what_was_promised_is_refused() {
     let finish = |writer: ResultWriter, analyses| {
         let correlation = fixture::correlation(analyses, 0);
         let (settings, provenance) = (fixture::settings(), fixture::provenance());
-        let error = writer.finish(&correlation, &fixture::partition(), &settings, &provenance).expect_err("refused");
+        let error = writer
+            .finish(&correlation, &fixture::partition(), &settings, &provenance, &OwnNaming)
+            .expect_err("refused");
         std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default()
     };
     assert!(finish(begin(), Analyses::MultiTau).contains("two-time g2"));

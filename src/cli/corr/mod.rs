@@ -12,8 +12,8 @@ use super::logging;
 use super::output::{self, Form};
 use super::progress::{Display, Progress};
 use crate::compute::engines::{self, Chosen};
-use crate::compute::job::{self, JobError, JobOutput};
-use crate::dataset::result::Parents;
+use crate::compute::job::{self, JobError, JobOutput, Placing};
+use crate::dataset::result::{OwnNaming, Parents};
 use crate::engine::Engine;
 use crate::gpu::lock::GpuLock;
 use crate::task::correlate::CorrelateSpec;
@@ -120,7 +120,8 @@ fn correlate(
     let display = if form == Form::Human { Display::Automatic } else { Display::Off };
     let progress = Progress::new(display, interrupt.clone());
     tracing::info!(raw = %job.raw.display(), engine = engine.name(), device = engine.device(), "job begins");
-    let outcome = job::run_watched(job, engine, &progress, watchdog, Parents::Made);
+    let placing = Placing { parents: Parents::Made, naming: &OwnNaming };
+    let outcome = job::run_watched(job, engine, &progress, watchdog, placing);
     progress.finish();
     Ok(outcome?)
 }

@@ -17,6 +17,7 @@ use crate::task::correlate::{Analyses, Overwrite};
 mod copy;
 mod fault;
 mod maps;
+mod naming;
 mod partial;
 mod planes;
 mod provenance;
@@ -26,6 +27,7 @@ mod store;
 mod tables;
 mod verify;
 
+pub use naming::{NamingAnswer, OwnNaming, PublishError, ResultNaming};
 pub use provenance::{Provenance, host_name};
 pub use settings::{ResultSettings, SettingValue};
 pub use verify::verify;
@@ -70,6 +72,16 @@ impl ResultTarget {
 
     fn path(&self, number: u32) -> PathBuf {
         self.directory.join(self.file_name(number))
+    }
+
+    /// Whether a path is one of its names.
+    fn may_have(&self, path: &Path) -> bool {
+        let number = || -> Option<u32> {
+            let name = path.strip_prefix(&self.directory).ok()?.to_str()?;
+            let number = name.strip_prefix(&self.stem)?.strip_prefix("_results")?.strip_suffix(".hdf")?;
+            if number.is_empty() { Some(0) } else { number.strip_prefix('_')?.parse().ok() }
+        };
+        number().is_some_and(|number| self.path(number) == path)
     }
 }
 
@@ -133,14 +145,15 @@ impl ResultWriter {
     /// Stores the rest, makes the file durable and gives it its final name, which is returned.
     ///
     /// # Errors
-    /// Numbers that the analyses need and the correlation does not hold, a full disk.
+    /// Numbers that the analyses need and the correlation does not hold, a full disk; or the result is not to be published.
     pub fn finish(
         self,
         correlation: &Correlation,
         partition: &Partition,
         settings: &ResultSettings,
         provenance: &Provenance,
-    ) -> Result<PathBuf, DatasetError> {
+        naming: &dyn ResultNaming,
+    ) -> Result<PathBuf, PublishError> {
         self.write_multi_tau(correlation, partition, settings)?;
         self.write_two_time(correlation, settings)?;
         tables::scattering(&self.store, &correlation.scattering, partition)?;
@@ -149,7 +162,7 @@ impl ResultWriter {
         let Self { maps, store, staged, .. } = self;
         drop(maps);
         store.close()?;
-        staged.publish()
+        staged.publish(naming)
     }
 
     fn write_multi_tau(

@@ -11,11 +11,13 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use super::fault::save;
+use super::naming::{NamingAnswer, PublishError, ResultNaming, is_published, mark};
 use super::partial::{self, Claim};
 use super::{Parents, ResultTarget};
 use crate::dataset::DatasetError;
 use crate::dataset::hdf5::library_locks;
 use crate::task::correlate::Overwrite;
+use crate::task::result::NamedResult;
 
 /// Attempts to find a temporary name that nobody has; each is one in four billion.
 const NAME_ATTEMPTS: usize = 16;
@@ -77,30 +79,56 @@ impl Staged {
     /// Makes the file durable and gives it its final name, which is returned.
     ///
     /// # Errors
-    /// The system's reason; nothing is left behind then.
-    pub(super) fn publish(mut self) -> Result<PathBuf, DatasetError> {
+    /// The system's reason, or that it is not to be published; nothing is left behind then.
+    pub(super) fn publish(mut self, naming: &dyn ResultNaming) -> Result<PathBuf, PublishError> {
         let planned = self.target.path(0);
         self.file.sync_all().map_err(|e| save("make durable", &planned, e))?;
         let path = match self.target.overwrite {
-            Overwrite::Replace => fs::rename(&self.path, &planned).map(|()| planned.clone()),
-            Overwrite::Number => self.rename_to_free_number(),
-        }
-        .map_err(|e| save("rename the finished file to", &planned, e))?;
+            Overwrite::Replace => self.rename_over(planned)?,
+            Overwrite::Number => self.rename_as_settled(naming)?,
+        };
         self.published = true;
         sync_directory(&self.target.directory);
         Ok(path)
     }
 
-    fn rename_to_free_number(&self) -> io::Result<PathBuf> {
-        for number in 0..u32::MAX {
-            let path = self.target.path(number);
+    /// Under the name that an earlier attempt published under, or else one that nobody has: each is settled before the
+    /// file gets it.
+    fn rename_as_settled(&self, naming: &dyn ResultNaming) -> Result<PathBuf, PublishError> {
+        let metadata = self.file.metadata().map_err(|e| save("look at", &self.target.path(0), e))?;
+        let file = mark(&metadata);
+        let settle = |path: &Path| match naming.settle(&NamedResult { path: path.to_owned(), file }) {
+            NamingAnswer::Settled => Ok(()),
+            NamingAnswer::Stopped => Err(PublishError::Stopped),
+        };
+        let earlier = naming.earlier().filter(|earlier| self.target.may_have(&earlier.path));
+        if let Some(earlier) = earlier.filter(|earlier| is_published(earlier)) {
+            settle(&earlier.path)?;
+            return self.rename_over(earlier.path.clone());
+        }
+        let names = earlier.map(|earlier| earlier.path.clone()).into_iter();
+        for path in names.chain((0..u32::MAX).map(|number| self.target.path(number))) {
+            // a name that is taken is not settled in vain
+            if path.symlink_metadata().is_ok() {
+                continue;
+            }
+            settle(&path)?;
             match rename_to_new(&self.path, &path) {
                 Ok(()) => return Ok(path),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(e),
+                Err(e) => return Err(self.not_renamed(e)),
             }
         }
-        Err(io::ErrorKind::AlreadyExists.into())
+        Err(self.not_renamed(io::ErrorKind::AlreadyExists.into()))
+    }
+
+    fn rename_over(&self, path: PathBuf) -> Result<PathBuf, PublishError> {
+        fs::rename(&self.path, &path).map_err(|e| self.not_renamed(e))?;
+        Ok(path)
+    }
+
+    fn not_renamed(&self, error: io::Error) -> PublishError {
+        save("rename the finished file to", &self.target.path(0), error).into()
     }
 }
 
@@ -138,7 +166,11 @@ fn sync_directory(directory: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
+    use crate::dataset::result::OwnNaming;
+    use crate::task::result::EarlierResult;
 
     fn target(directory: &Path, overwrite: Overwrite) -> ResultTarget {
         ResultTarget { directory: directory.to_owned(), stem: "A0001".to_owned(), overwrite, parents: Parents::Made }
@@ -169,10 +201,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         for name in ["A0001_results.hdf", "A0001_results_1.hdf", "A0001_results_2.hdf"] {
             let staged = Staged::create(&target(dir.path(), Overwrite::Number)).expect("created");
-            assert_eq!(staged.publish().expect("published"), dir.path().join(name));
+            assert_eq!(staged.publish(&OwnNaming).expect("published"), dir.path().join(name));
         }
         let staged = Staged::create(&target(dir.path(), Overwrite::Replace)).expect("created");
-        assert_eq!(staged.publish().expect("published"), dir.path().join("A0001_results.hdf"));
+        assert_eq!(staged.publish(&OwnNaming).expect("published"), dir.path().join("A0001_results.hdf"));
         assert_eq!(entries(dir.path()).len(), 3);
     }
 
@@ -180,7 +212,8 @@ mod tests {
     fn writers_at_the_same_time_get_different_names() {
         let dir = tempfile::tempdir().expect("a directory");
         let mut paths: Vec<PathBuf> = std::thread::scope(|scope| {
-            let publish = || Staged::create(&target(dir.path(), Overwrite::Number)).expect("created").publish();
+            let publish =
+                || Staged::create(&target(dir.path(), Overwrite::Number)).expect("created").publish(&OwnNaming);
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(publish)).collect();
             threads.into_iter().map(|t| t.join().expect("no panic").expect("published")).collect()
         });
@@ -208,5 +241,86 @@ mod tests {
         fs::write(&file, "").expect("written");
         let error = Staged::create(&target(&file, Overwrite::Number)).expect_err("refused");
         assert!(error.to_string().starts_with("cannot create the directory of the result "), "{error}");
+    }
+
+    /// An attempt of a task: remembers what was named, and says no after so many names.
+    struct Attempt<'n> {
+        earlier: Option<EarlierResult>,
+        names: &'n RefCell<Option<EarlierResult>>,
+        most: RefCell<u32>,
+    }
+
+    impl<'n> Attempt<'n> {
+        fn new(names: &'n RefCell<Option<EarlierResult>>, most: u32) -> Self {
+            Self { earlier: names.borrow().clone(), names, most: RefCell::new(most) }
+        }
+    }
+
+    impl ResultNaming for Attempt<'_> {
+        fn earlier(&self) -> Option<&EarlierResult> {
+            self.earlier.as_ref()
+        }
+
+        fn settle(&self, result: &NamedResult) -> NamingAnswer {
+            if *self.most.borrow() == 0 {
+                return NamingAnswer::Stopped;
+            }
+            *self.most.borrow_mut() -= 1;
+            match &mut *self.names.borrow_mut() {
+                Some(earlier) => earlier.name(result.clone()),
+                none => *none = Some(EarlierResult::new(result.clone())),
+            }
+            NamingAnswer::Settled
+        }
+    }
+
+    fn publish(directory: &Path, attempt: &Attempt<'_>, content: &str) -> Result<PathBuf, PublishError> {
+        let staged = Staged::create(&target(directory, Overwrite::Number)).expect("created");
+        fs::write(staged.path(), content).expect("written");
+        staged.publish(attempt)
+    }
+
+    #[test]
+    fn a_later_attempt_replaces_what_an_earlier_one_published() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let own = |content: &str| publish(dir.path(), &Attempt::new(&RefCell::default(), 9), content);
+        own("another's").expect("published");
+        let names = RefCell::default();
+        for content in ["first", "second", "third"] {
+            let path = publish(dir.path(), &Attempt::new(&names, 9), content).expect("published");
+            assert_eq!(path, dir.path().join("A0001_results_1.hdf"));
+            assert_eq!(fs::read_to_string(path).expect("read"), content);
+        }
+        fs::remove_file(dir.path().join("A0001_results.hdf")).expect("removed");
+        let path = publish(dir.path(), &Attempt::new(&names, 9), "fourth").expect("published");
+        assert_eq!(path, dir.path().join("A0001_results_1.hdf"), "it keeps its name");
+        assert_eq!(own("another's").expect("published"), dir.path().join("A0001_results.hdf"));
+        assert_eq!(entries(dir.path()), ["A0001_results.hdf", "A0001_results_1.hdf"]);
+    }
+
+    #[test]
+    fn a_file_of_somebody_else_is_never_replaced() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let names = RefCell::default();
+        publish(dir.path(), &Attempt::new(&names, 9), "first").expect("published");
+        let taken = dir.path().join("A0001_results.hdf");
+        fs::remove_file(&taken).expect("removed");
+        fs::write(&taken, "another's").expect("written");
+        let path = publish(dir.path(), &Attempt::new(&names, 9), "second").expect("published");
+        assert_eq!(path, dir.path().join("A0001_results_1.hdf"));
+        assert_eq!(fs::read_to_string(taken).expect("read"), "another's");
+        // a name in another directory is no name of this result
+        let elsewhere = tempfile::tempdir().expect("a directory");
+        let path = publish(elsewhere.path(), &Attempt::new(&names, 9), "third").expect("published");
+        assert_eq!(path, elsewhere.path().join("A0001_results.hdf"));
+    }
+
+    #[test]
+    fn what_is_not_settled_is_not_published() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let names = RefCell::default();
+        let error = publish(dir.path(), &Attempt::new(&names, 0), "first").expect_err("stopped");
+        assert!(matches!(error, PublishError::Stopped), "{error}");
+        assert_eq!(entries(dir.path()), [""; 0]);
     }
 }

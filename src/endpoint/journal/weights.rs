@@ -14,7 +14,7 @@ pub(super) enum EntryMark {
     Changed(AttemptId),
     /// They are of no use any more.
     Settled(Vec<AttemptId>),
-    /// About blocks, workers and own processes: there are few of them.
+    /// About blocks, workers, own processes and names: there are few of them.
     Other,
 }
 
@@ -35,6 +35,7 @@ impl EntryMark {
             Entry::Settled(attempts) => Self::Settled(attempts.clone()),
             Entry::Joined(_)
             | Entry::WorkerEnded { .. }
+            | Entry::ResultNamed { .. }
             | Entry::BlockWanted { .. }
             | Entry::BlockNamed { .. }
             | Entry::BlockEnded { .. }

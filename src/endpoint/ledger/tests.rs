@@ -3,10 +3,11 @@
 use proptest::prelude::*;
 use uuid::Uuid;
 
+use super::names::MOST_NAMES;
 use super::*;
 use crate::task::life::Outcome;
 use crate::task::pool::PoolKey;
-use crate::task::result::TaskResult;
+use crate::task::result::{FileMark, TaskResult};
 use crate::task::spec::TaskSpec;
 use crate::task::time::Moment;
 
@@ -69,8 +70,36 @@ pub(in crate::endpoint) fn entry() -> impl Strategy<Value = Entry> {
         1 => (0..5_u128).prop_map(|number| Entry::SessionOpened(own(number).session)),
         2 => (0..4_u128).prop_map(wanted),
         1 => (0..4_u128).prop_map(named),
+        2 => ((1u128..6), "[ab]", 0..3_u64).prop_map(|(task, name, inode)| result_named(task, &name, inode)),
         1 => (0..4_u128).prop_map(|number| Entry::BlockEnded { block: block(number), ending: Ending::Walltime }),
     ]
+}
+
+pub(in crate::endpoint) fn result_named(task: u128, name: &str, inode: u64) -> Entry {
+    let file = FileMark { inode, bytes: 1, modified_ns: 2 };
+    let result = NamedResult { path: format!("/data/{name}").into(), file };
+    Entry::ResultNamed { task: TaskId::new(Uuid::from_u128(task)), result }
+}
+
+#[test]
+fn names_outlive_attempts_and_are_bounded() {
+    let entries = [taken(1, 1), result_named(1, "a", 1), Entry::Settled(vec![attempt(1, 1)]), result_named(1, "a", 2)];
+    let mut names = ledger(entries);
+    let inodes = |ledger: &Ledger, task| -> Option<Vec<u64>> {
+        Some(ledger.earlier(TaskId::new(Uuid::from_u128(task)))?.files.iter().map(|file| file.inode).collect())
+    };
+    assert_eq!(inodes(&names, 1), Some(vec![1, 2]));
+    for task in 2..=MOST_NAMES as u128 {
+        names.apply(result_named(task, "b", 9)).expect("applies");
+    }
+    names.apply(result_named(1, "a", 3)).expect("applies");
+    names.apply(result_named(5000, "c", 9)).expect("applies");
+    assert_eq!(
+        (inodes(&names, 1), inodes(&names, 2)),
+        (Some(vec![1, 2, 3]), None),
+        "the one that was named first goes"
+    );
+    assert_eq!(ledger(names.entries()), names);
 }
 
 fn block(number: u128) -> BlockId {

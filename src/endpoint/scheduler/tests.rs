@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::endpoint::ledger::tests::{attempt, leased, reported, worker};
+use crate::endpoint::ledger::tests::{attempt, leased, reported, result_named, worker};
 use crate::ids::BlockId;
 use crate::protocol::session::{Credit, Progress};
 use crate::protocol::worker::{Room, WorkerFacts};
@@ -105,6 +105,13 @@ impl World {
         self.scheduler.on_worker_message(worker(by), FromWorker::Reports(vec![report]), self.now);
     }
 
+    /// A worker asks whether a result may be published.
+    fn name(&mut self, by: u128, task: u128, number: u32) {
+        let Entry::ResultNamed { result, .. } = result_named(task, "r", number.into()) else { panic!("another") };
+        let said = FromWorker::Naming { attempt: attempt(task, number), result };
+        self.scheduler.on_worker_message(worker(by), said, self.now);
+    }
+
     /// A worker says how much room it has.
     fn room(&mut self, of: u128, slots: u32) {
         let facts = WorkerFacts { room: Room { slots, login: 1 }, ..WorkerFacts::default() };
@@ -193,6 +200,37 @@ fn what_may_have_been_handed_out_is_not_handed_out_again() {
         panic!("{turn:?}");
     };
     assert!(scheduler.idle());
+}
+
+#[test]
+fn a_name_is_on_the_disk_before_it_is_settled_and_is_the_tasks() {
+    let mut world = World::open(2);
+    world.take(&[(1, 1)]);
+    assert_eq!(handed(&world.turn()), [(worker(1), attempt(1, 1))]);
+    world.name(2, 1, 1);
+    world.name(1, 2, 1);
+    world.name(1, 1, 2);
+    let turn = world.turn();
+    assert!(
+        turn.entries.is_empty() && turn.after_sync.is_empty(),
+        "only who has the attempt names its result: {turn:?}"
+    );
+    world.name(1, 1, 1);
+    let turn = world.turn();
+    let answer = Outgoing::ToWorker(worker(1), ToWorker::Named(vec![attempt(1, 1)]));
+    assert_eq!((turn.entries, turn.after_sync), (vec![result_named(1, "r", 1)], vec![answer.clone()]));
+    assert!(answer.is_urgent());
+    // the next attempt knows what the first has named
+    world.scheduler.worker_ended(worker(1), KILLED);
+    world.join(2, 2, vec![]);
+    world.hear(ToEndpoint::Recorded { number: 0, attempts: vec![attempt(1, 1)] });
+    world.take(&[(1, 2)]);
+    let work = world.turn().after_write.into_iter().find_map(|outgoing| match outgoing {
+        Outgoing::ToWorker(_, ToWorker::Work(work)) => Some(work),
+        Outgoing::ToWorker(..) | Outgoing::ToController(..) | Outgoing::BlockRecorded(_) => None,
+    });
+    let earlier = work.expect("it is handed out")[0].earlier.clone().expect("is known");
+    assert_eq!((earlier.path.to_str(), earlier.files.len()), (Some("/data/r"), 1));
 }
 
 #[test]
@@ -491,6 +529,7 @@ enum Step {
     HangUp(u128),
     Ended(u128),
     Began(u128, u128, u32),
+    Naming(u128, u128, u32),
     Over(u128, u128, u32),
     Progress(u128, u128, u32),
     Beat(u128),
@@ -515,6 +554,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => who().prop_map(Step::HangUp),
         1 => who().prop_map(Step::Ended),
         2 => (who(), id()).prop_map(|(who, (task, number))| Step::Began(who, task, number)),
+        2 => (who(), id()).prop_map(|(who, (task, number))| Step::Naming(who, task, number)),
         4 => (who(), id()).prop_map(|(who, (task, number))| Step::Over(who, task, number)),
         1 => (who(), id()).prop_map(|(who, (task, number))| Step::Progress(who, task, number)),
         1 => who().prop_map(Step::Beat),
@@ -542,6 +582,7 @@ fn apply(world: &mut World, step: &Step) {
         Step::Began(who, task, number) => {
             world.scheduler.on_worker_message(worker(who), FromWorker::Started(vec![attempt(task, number)]), now);
         }
+        Step::Naming(who, task, number) => world.name(who, task, number),
         Step::Over(who, task, number) => world.over(who, task, number),
         Step::Progress(who, task, number) => {
             let progress = Progress { attempt: attempt(task, number), step: "s".into(), done: 1, total: 2 };
@@ -588,6 +629,14 @@ proptest! {
                     Outgoing::ToController(_, FromEndpoint::Reports(reports)) => for report in reports {
                         let written = world.written.iter().any(|e| matches!(e, Entry::Reported(over) if over == report));
                         prop_assert!(written, "{report:?} is in no entry");
+                    },
+                    Outgoing::ToWorker(_, ToWorker::Named(attempts)) => for named in attempts {
+                        let written = world.written.iter().any(|e| {
+                            matches!(e, Entry::ResultNamed { task, result } if *task == named.task
+                                && result.file.inode == u64::from(named.number.get()))
+                        });
+                        prop_assert!(written, "the name of {named} is in no entry");
+                        prop_assert!(!turn.after_write.contains(outgoing) && !turn.at_once.contains(outgoing));
                     },
                     Outgoing::ToController(..) | Outgoing::ToWorker(..) | Outgoing::BlockRecorded(_) => {}
                 }

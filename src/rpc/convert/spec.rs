@@ -50,7 +50,7 @@ impl From<TaskSpec> for wire::TaskSpec {
         let kind = match spec {
             TaskSpec::Correlate(spec) => Kind::Correlate((*spec).into()),
             TaskSpec::BatchSetup(BatchSetupSpec { directories }) => {
-                Kind::BatchSetup(wire::BatchSetupSpec { directories: directories.into_iter().map(text).collect() })
+                Kind::BatchSetup(wire::BatchSetupSpec { directories: directories.into_iter().map(path_text).collect() })
             }
             TaskSpec::Command(CommandSpec { template, values, time_limit }) => Kind::Command(wire::CommandSpec {
                 template: template.into(),
@@ -93,10 +93,10 @@ impl TryFrom<wire::CorrelateSpec> for CorrelateSpec {
             return Err(WireError::new("crop_ratio_threshold", "is not a ratio"));
         }
         Ok(Self {
-            raw: path("raw", raw)?,
-            qmap: path("qmap", qmap)?,
-            output: path("output", output)?,
-            metadata: if metadata.is_empty() { None } else { Some(path("metadata", metadata)?) },
+            raw: checked_path("raw", raw)?,
+            qmap: checked_path("qmap", qmap)?,
+            output: checked_path("output", output)?,
+            metadata: if metadata.is_empty() { None } else { Some(checked_path("metadata", metadata)?) },
             analyses: known::<wire::Analyses>("analyses", analyses)?.into(),
             smoothing: known::<wire::Smoothing>("smoothing", smoothing)?.into(),
             window: window.map_or_else(FrameWindow::default, Into::into),
@@ -143,10 +143,10 @@ impl From<CorrelateSpec> for wire::CorrelateSpec {
             recorded: Recorded { gpu_id, crop_ratio_threshold },
         } = spec;
         Self {
-            raw: text(raw),
-            qmap: text(qmap),
-            output: text(output),
-            metadata: metadata.map(text).unwrap_or_default(),
+            raw: path_text(raw),
+            qmap: path_text(qmap),
+            output: path_text(output),
+            metadata: metadata.map(path_text).unwrap_or_default(),
             analyses: wire::Analyses::from(analyses).into(),
             smoothing: wire::Smoothing::from(smoothing).into(),
             window: Some(window.into()),
@@ -219,7 +219,8 @@ fn batch_setup(spec: wire::BatchSetupSpec) -> Result<TaskSpec, WireError> {
         let reason = format!("{} directories; at most {MOST_DIRECTORIES} are allowed", directories.len());
         return Err(WireError::new("directories", reason));
     }
-    let directories = directories.into_iter().map(|text| path("directories", text)).collect::<Result<_, _>>()?;
+    let directories =
+        directories.into_iter().map(|text| checked_path("directories", text)).collect::<Result<_, _>>()?;
     Ok(TaskSpec::BatchSetup(BatchSetupSpec { directories }))
 }
 
@@ -242,7 +243,7 @@ fn command(spec: wire::CommandSpec) -> Result<TaskSpec, WireError> {
 }
 
 /// A path as it was asked for; an endpoint holds it against its roots before it uses it.
-fn path(place: &str, text: String) -> Result<PathBuf, WireError> {
+pub(super) fn checked_path(place: &str, text: String) -> Result<PathBuf, WireError> {
     match text {
         text if text.is_empty() => Err(WireError::new(place, "is missing")),
         text if text.len() > LONGEST_PATH => Err(WireError::new(place, "is longer than a path can be")),
@@ -265,7 +266,7 @@ fn name_part(place: &str, text: String) -> Result<Option<String>, WireError> {
 
 /// The wire's text of a path. Paths come from the wire or from its clients' arguments; another one's odd bytes show
 /// as the replacement character, and the file is then not found.
-fn text(path: PathBuf) -> String {
+pub(super) fn path_text(path: PathBuf) -> String {
     path.to_string_lossy().into_owned()
 }
 

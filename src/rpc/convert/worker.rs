@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use super::session::{attempts, progress, stops, wired, wired_progress};
+use super::spec::{checked_path, path_text};
 use super::{WireError, host_name, named, required};
 use crate::protocol::session::Reported;
 use crate::protocol::worker::{FromWorker, GpuFacts, Handout, Joining, Room, ToWorker, WorkerFacts};
 use crate::rpc::wire;
+use crate::task::result::{EarlierResult, FileMark, MOST_FILES, NamedResult};
 
 /// Bytes of the list of a worker's GPUs: some hundred GPUs, and little beside the status that it goes into.
 const LARGEST_GPUS: usize = 64 << 10;
@@ -107,6 +109,13 @@ impl TryFrom<wire::FromWorker> for FromWorker {
             Wire::MoreAttempts(_) => return Err(WireError::new("more_attempts", "comes right after joining")),
             Wire::Started(wire::Started { attempts: ids }) => Self::Started(attempts("started.attempts", ids)?),
             Wire::Progress(message) => Self::Progress(progress(message)?),
+            Wire::Naming(wire::Naming { attempt, path, file }) => {
+                let within = |error: WireError| error.within("naming");
+                let attempt = required("attempt", attempt).and_then(TryInto::try_into).map_err(within)?;
+                let path = checked_path("path", path).map_err(within)?;
+                let file = required("file", file).map_err(within)?.into();
+                Self::Naming { attempt, result: NamedResult { path, file } }
+            }
             Wire::Reports(wire::Reports { reports }) => {
                 let reports = reports.into_iter().map(Reported::try_from).collect::<Result<_, _>>();
                 Self::Reports(reports.map_err(|error| error.within("reports"))?)
@@ -134,6 +143,11 @@ impl From<FromWorker> for wire::FromWorker {
         let message = match message {
             FromWorker::Started(attempts) => Wire::Started(wire::Started { attempts: wired(attempts) }),
             FromWorker::Progress(progress) => Wire::Progress(wired_progress(progress)),
+            FromWorker::Naming { attempt, result: NamedResult { path, file } } => Wire::Naming(wire::Naming {
+                attempt: Some(attempt.into()),
+                path: path_text(path),
+                file: Some(file.into()),
+            }),
             FromWorker::Reports(reports) => {
                 Wire::Reports(wire::Reports { reports: reports.into_iter().map(Into::into).collect() })
             }
@@ -178,6 +192,7 @@ impl TryFrom<wire::ToWorker> for ToWorker {
             }
             Wire::Stop(message) => Self::Stop(stops(message)?),
             Wire::Return(wire::Return { attempts: ids }) => Self::Return(attempts("return.attempts", ids)?),
+            Wire::Named(wire::Named { attempts: ids }) => Self::Named(attempts("named.attempts", ids)?),
             Wire::Recorded(wire::Recorded { number: _, attempts: ids }) => {
                 Self::Recorded(attempts("recorded.attempts", ids)?)
             }
@@ -198,6 +213,7 @@ impl From<ToWorker> for wire::ToWorker {
             }
             ToWorker::Stop(stops) => Wire::Stop(wire::Stop { attempts: stops.into_iter().map(Into::into).collect() }),
             ToWorker::Return(attempts) => Wire::Return(wire::Return { attempts: wired(attempts) }),
+            ToWorker::Named(attempts) => Wire::Named(wire::Named { attempts: wired(attempts) }),
             ToWorker::Recorded(attempts) => Wire::Recorded(wire::Recorded { number: 0, attempts: wired(attempts) }),
             ToWorker::Lease { number, lasts } => {
                 Wire::Lease(wire::WorkerLease { number, lasts_ms: lasts.as_millis() as u64 })
@@ -212,16 +228,50 @@ impl TryFrom<wire::Handout> for Handout {
     type Error = WireError;
 
     fn try_from(handout: wire::Handout) -> Result<Self, WireError> {
-        let wire::Handout { attempt, spec } = handout;
+        let wire::Handout { attempt, spec, earlier } = handout;
         let spec = required("spec", spec)?.try_into().map_err(|error: WireError| error.within("spec"))?;
-        Ok(Self { attempt: required("attempt", attempt)?.try_into()?, spec })
+        let earlier = earlier.map(EarlierResult::try_from).transpose().map_err(|error| error.within("earlier"))?;
+        Ok(Self { attempt: required("attempt", attempt)?.try_into()?, spec, earlier })
     }
 }
 
 impl From<Handout> for wire::Handout {
     fn from(handout: Handout) -> Self {
-        let Handout { attempt, spec } = handout;
-        Self { attempt: Some(attempt.into()), spec: Some(spec.into()) }
+        let Handout { attempt, spec, earlier } = handout;
+        Self { attempt: Some(attempt.into()), spec: Some(spec.into()), earlier: earlier.map(Into::into) }
+    }
+}
+
+impl TryFrom<wire::EarlierResult> for EarlierResult {
+    type Error = WireError;
+
+    fn try_from(earlier: wire::EarlierResult) -> Result<Self, WireError> {
+        let wire::EarlierResult { path, files } = earlier;
+        if files.len() > MOST_FILES {
+            return Err(WireError::new("files", format!("are more than {MOST_FILES}")));
+        }
+        Ok(Self { path: checked_path("path", path)?, files: files.into_iter().map(Into::into).collect() })
+    }
+}
+
+impl From<EarlierResult> for wire::EarlierResult {
+    fn from(earlier: EarlierResult) -> Self {
+        let EarlierResult { path, files } = earlier;
+        Self { path: path_text(path), files: files.into_iter().map(Into::into).collect() }
+    }
+}
+
+impl From<wire::FileMark> for FileMark {
+    fn from(mark: wire::FileMark) -> Self {
+        let wire::FileMark { inode, bytes, modified_ns } = mark;
+        Self { inode, bytes, modified_ns }
+    }
+}
+
+impl From<FileMark> for wire::FileMark {
+    fn from(mark: FileMark) -> Self {
+        let FileMark { inode, bytes, modified_ns } = mark;
+        Self { inode, bytes, modified_ns }
     }
 }
 
@@ -241,6 +291,10 @@ mod tests {
         AttemptId { task: TaskId::new(Uuid::from_u128(7)), number: AttemptNumber::FIRST }
     }
 
+    fn result() -> NamedResult {
+        NamedResult { path: "/data/r.hdf".into(), file: FileMark { inode: 1, bytes: 2, modified_ns: -3 } }
+    }
+
     #[test]
     fn what_a_worker_says_survives_the_wire() {
         let joining = Joining {
@@ -258,6 +312,7 @@ mod tests {
         for message in [
             FromWorker::Started(vec![attempt()]),
             FromWorker::Progress(Progress { attempt: attempt(), step: "correlating".into(), done: 1, total: 2 }),
+            FromWorker::Naming { attempt: attempt(), result: result() },
             FromWorker::Reports(vec![report]),
             FromWorker::Beat { number: 3 },
             FromWorker::Facts(WorkerFacts {
@@ -315,7 +370,13 @@ mod tests {
     #[test]
     fn what_an_endpoint_says_survives_the_wire() {
         for message in [
-            ToWorker::Work(vec![Handout { attempt: attempt(), spec: TaskSpec::Nothing }]),
+            ToWorker::Work(vec![Handout { attempt: attempt(), spec: TaskSpec::Nothing, earlier: None }]),
+            ToWorker::Work(vec![Handout {
+                attempt: attempt(),
+                spec: TaskSpec::Nothing,
+                earlier: Some(EarlierResult::new(result())),
+            }]),
+            ToWorker::Named(vec![attempt()]),
             ToWorker::Stop(vec![Stop { attempt: attempt(), reason: StopReason::Fenced }]),
             ToWorker::Return(vec![attempt()]),
             ToWorker::Recorded(vec![attempt()]),
@@ -325,5 +386,8 @@ mod tests {
             assert_eq!(ToWorker::try_from(wire::ToWorker::from(message.clone())).expect("our own"), message);
         }
         assert!(ToWorker::try_from(wire::ToWorker { message: None }).is_err());
+        let earlier = EarlierResult { files: vec![result().file; MOST_FILES + 1], ..EarlierResult::new(result()) };
+        let error = EarlierResult::try_from(wire::EarlierResult::from(earlier)).expect_err("too many");
+        assert_eq!(error.to_string(), "files: are more than 8");
     }
 }

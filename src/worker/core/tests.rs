@@ -9,6 +9,7 @@ use super::*;
 use crate::ids::{AttemptNumber, TaskId};
 use crate::protocol::session::StopReason;
 use crate::task::failure::{Failure, Fault, Lack};
+use crate::task::result::FileMark;
 use crate::task::spec::BatchSetupSpec;
 
 const LASTS: Duration = Duration::from_secs(60);
@@ -41,6 +42,7 @@ struct Played {
     /// Attempts with a process.
     running: BTreeSet<AttemptId>,
     stopped: BTreeSet<AttemptId>,
+    published: Vec<AttemptId>,
     said: Vec<FromWorker>,
     checks: u32,
     dials: u32,
@@ -51,8 +53,8 @@ impl Played {
         let now = Instant::now();
         let slots = Taken { slots, by: BTreeSet::new() };
         let (running, stopped) = (BTreeSet::new(), BTreeSet::new());
-        let mut played =
-            Self { core: Core::new(1, now), slots, now, running, stopped, said: Vec::new(), checks: 0, dials: 0 };
+        let (core, published, said) = (Core::new(1, now), Vec::new(), Vec::new());
+        let mut played = Self { core, slots, now, running, stopped, published, said, checks: 0, dials: 0 };
         let facts = WorkerFacts { room: Room { slots: 2, login: 0 }, ..WorkerFacts::default() };
         played.core.tell_facts(facts, now);
         played
@@ -74,6 +76,7 @@ impl Played {
             FromWorker::Beat { number } => Some(*number),
             FromWorker::Started(_)
             | FromWorker::Progress(_)
+            | FromWorker::Naming { .. }
             | FromWorker::Reports(_)
             | FromWorker::Facts(_)
             | FromWorker::Leaving => None,
@@ -96,6 +99,7 @@ impl Played {
                     assert!(self.core.lease.left(self.now).is_some() && self.core.node == Node::Fit);
                 }
                 Action::Stop(attempt) => drop(self.stopped.insert(attempt)),
+                Action::Publish(attempt) => self.published.push(attempt),
                 Action::Send(said) => self.said.push(said),
                 Action::Dial(_) => self.dials += 1,
                 Action::CheckNode => self.checks += 1,
@@ -122,6 +126,7 @@ impl Played {
             FromWorker::Reports(reports) => Some(reports),
             FromWorker::Started(_)
             | FromWorker::Progress(_)
+            | FromWorker::Naming { .. }
             | FromWorker::Beat { .. }
             | FromWorker::Facts(_)
             | FromWorker::Leaving => None,
@@ -134,6 +139,7 @@ impl Played {
             FromWorker::Facts(facts) => Some(facts.clone()),
             FromWorker::Started(_)
             | FromWorker::Progress(_)
+            | FromWorker::Naming { .. }
             | FromWorker::Beat { .. }
             | FromWorker::Reports(_)
             | FromWorker::Leaving => None,
@@ -153,11 +159,37 @@ fn handout(number: u128) -> Handout {
     } else {
         TaskSpec::BatchSetup(BatchSetupSpec { directories: Vec::new() })
     };
-    Handout { attempt: id(number), spec }
+    Handout { attempt: id(number), spec, earlier: None }
 }
 
 fn unfit() -> Outcome {
     Outcome::Lost(Loss::Unfit(Unfit::new(Lack::Root, "the root /data is not there")))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_is_published_once_its_name_is_settled() {
+    let mut played = Played::ready(2);
+    played.work(&[2, 4]);
+    let result = NamedResult { path: "/r".into(), file: FileMark { inode: 1, bytes: 2, modified_ns: 3 } };
+    played.core.naming(id(2), result.clone());
+    played.core.naming(id(6), result.clone());
+    played.turn();
+    let asked = FromWorker::Naming { attempt: id(2), result };
+    let asks = |said: &[FromWorker]| said.iter().filter(|said| matches!(said, FromWorker::Naming { .. })).count();
+    assert_eq!((asks(&played.said), played.said.contains(&asked)), (1, true), "of those that have a process");
+    // the answer may have been lost with the connection
+    played.core.disconnected(played.now);
+    played.core.connected(played.now);
+    played.turn();
+    assert_eq!(asks(&played.said), 2);
+    let answer = || ToWorker::Named(vec![id(2), id(4), id(6)]);
+    (0..2).for_each(|_| played.core.on_message(answer(), played.now));
+    played.turn();
+    assert_eq!(played.published, [id(2)], "once, and not what never asked");
+    played.core.disconnected(played.now);
+    played.core.connected(played.now);
+    played.turn();
+    assert_eq!(asks(&played.said), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -44,7 +44,11 @@ impl Ends {
                 FromWorker::Beat { number } => {
                     self.tell(ToWorker::Lease { number, lasts: Duration::from_secs(100) }).await;
                 }
-                FromWorker::Started(_) | FromWorker::Progress(_) | FromWorker::Facts(_) | FromWorker::Leaving => {}
+                FromWorker::Started(_)
+                | FromWorker::Progress(_)
+                | FromWorker::Naming { .. }
+                | FromWorker::Facts(_)
+                | FromWorker::Leaving => {}
             }
         }
     }
@@ -77,7 +81,7 @@ fn worker(slots: u32, directory: &std::path::Path) -> (impl Future<Output = Resu
 
 fn handout(task: u128) -> Handout {
     let attempt = AttemptId { task: TaskId::new(uuid::Uuid::from_u128(task)), number: AttemptNumber::FIRST };
-    Handout { attempt, spec: TaskSpec::Nothing }
+    Handout { attempt, spec: TaskSpec::Nothing, earlier: None }
 }
 
 #[tokio::test(start_paused = true)]

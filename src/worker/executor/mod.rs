@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::assignment::{Assignment, SlotGpu, Work};
@@ -26,7 +26,7 @@ use crate::ids::{AttemptId, WorkerId};
 use crate::protocol::session::Progress;
 use crate::task::failure::{Failure, Fault, Lack, Loss, Unfit, chain};
 use crate::task::life::Outcome;
-use crate::task::result::TaskResult;
+use crate::task::result::{EarlierResult, NamedResult, TaskResult};
 
 mod log;
 mod outcome;
@@ -78,6 +78,8 @@ pub struct Attempt {
     pub work: Work,
     /// Where it may read and write; a command's paths were held against them already.
     pub roots: NodeRoots,
+    /// What earlier attempts of its task have named.
+    pub earlier: Option<EarlierResult>,
     /// The longest that it may take; a command has its own limit besides.
     pub time_limit: Option<Duration>,
 }
@@ -87,6 +89,10 @@ pub struct Attempt {
 pub struct AttemptWatch {
     /// Gets how far it is; who reads late sees the latest.
     pub progress: watch::Sender<Option<Progress>>,
+    /// Gets under which name its result is to be published.
+    pub naming: watch::Sender<Option<NamedResult>>,
+    /// Gets a permit for each name that is settled.
+    pub publish: Arc<Semaphore>,
     /// Cancelled when the attempt is to end.
     pub stop: CancellationToken,
 }
@@ -172,18 +178,20 @@ impl Executors {
 
     async fn run_in(&self, cwd: PathBuf, attempt: Attempt, slot: &Slot, watch: AttemptWatch, mut log: Log) -> Finished {
         let id = attempt.id;
+        let attempt_limit = attempt.time_limit;
         let (process, form, time_limit) = match attempt.work {
             Work::Computation(work) => {
                 let Slot { threads, memory, gpu } = slot.clone();
-                let assignment = Assignment { attempt: id, work, roots: attempt.roots, threads, memory, gpu };
-                let form = Form::protocol(id, watch.progress);
+                let Attempt { roots, earlier, .. } = attempt;
+                let assignment = Assignment { attempt: id, work, roots, threads, memory, gpu, earlier };
+                let form = Form::protocol(id, watch.progress, watch.naming);
                 match Process::executor(&self.setup.program, &assignment, self.setup.worker, cwd) {
-                    Ok(process) => (process, form, attempt.time_limit),
+                    Ok(process) => (process, form, attempt_limit),
                     Err(error) => return Finished::refused(&error),
                 }
             }
             Work::Command(command) => {
-                let limit = attempt.time_limit.map_or(command.time_limit, |limit| limit.min(command.time_limit));
+                let limit = attempt_limit.map_or(command.time_limit, |limit| limit.min(command.time_limit));
                 let form = Form::command(&command.name);
                 (Process::command(command, slot, self.setup.worker, cwd), form, Some(limit))
             }
@@ -205,7 +213,7 @@ impl Executors {
         tracing::debug!(task = %id.task, attempt = %id.number, pid = running.pid(), "executor started");
         let mut streams = Streams::new(form, log);
         let limits = supervise::Limits { time: time_limit, grace: self.setup.grace };
-        let (ended, remains) = supervise::supervise(running, &mut streams, &watch.stop, limits).await;
+        let (ended, remains) = supervise::supervise(running, &mut streams, &watch.stop, &watch.publish, limits).await;
         let Streams { form, mut log } = streams;
         let (outcome, result, words) = outcome::decide(&ended, form);
         if let Some(words) = words {
@@ -217,6 +225,14 @@ impl Executors {
             tracing::error!(%task, %attempt, pid, "the attempt's process was killed and does not end: it is over without");
         }
         Finished { remains, ..finished(outcome, result, log).await }
+    }
+}
+
+impl AttemptWatch {
+    /// Of an attempt that is stopped by this token, and of which nobody wants to know how far it is.
+    pub fn unheard(stop: CancellationToken) -> Self {
+        let (progress, naming) = (watch::channel(None).0, watch::channel(None).0);
+        Self { progress, naming, publish: Arc::new(Semaphore::new(0)), stop }
     }
 }
 

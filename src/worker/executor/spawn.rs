@@ -1,6 +1,7 @@
 //! Starts a program without copying this process: the child borrows its memory until it has become the program, as in
-//! posix_spawn(3), so that a start costs the same however large the worker is. posix_spawn itself sets no limits.
-//! Knows nothing of attempts.
+//! posix_spawn(3), so that a start costs the same however large the worker is. posix_spawn itself sets no limits, and
+//! `std::process::Command` forks where it is to set one: a start of /bin/true then takes 1.2 ms in a process of 20 MB and
+//! 2.7 ms in one of 60 MB, against 0.55 ms (2 cores, best of five rounds of 400). Knows nothing of attempts.
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString, c_char, c_int, c_void};

@@ -11,7 +11,7 @@ use super::log::Log;
 use crate::ids::AttemptId;
 use crate::protocol::session::Progress;
 use crate::task::names::TemplateName;
-use crate::task::result::LARGEST_DOCUMENT;
+use crate::task::result::{LARGEST_DOCUMENT, NamedResult};
 use crate::worker::assignment::{Conclusion, ExecutorLine, LONGEST_LINE};
 
 /// Bytes that are read at once.
@@ -55,6 +55,7 @@ pub(super) enum Form {
 pub(super) struct Protocol {
     attempt: AttemptId,
     progress: watch::Sender<Option<Progress>>,
+    naming: watch::Sender<Option<NamedResult>>,
     line: Vec<u8>,
     pub(super) begun: Begun,
     pub(super) over: Option<Conclusion>,
@@ -94,8 +95,13 @@ struct Line {
 
 impl Form {
     /// An executor's.
-    pub(super) fn protocol(attempt: AttemptId, progress: watch::Sender<Option<Progress>>) -> Self {
-        Self::Protocol(Protocol { attempt, progress, line: Vec::new(), begun: Begun::No, over: None, nonsense: None })
+    pub(super) fn protocol(
+        attempt: AttemptId,
+        progress: watch::Sender<Option<Progress>>,
+        naming: watch::Sender<Option<NamedResult>>,
+    ) -> Self {
+        let (line, begun, over, nonsense) = (Vec::new(), Begun::No, None, None);
+        Self::Protocol(Protocol { attempt, progress, naming, line, begun, over, nonsense })
     }
 
     /// A command's.
@@ -187,6 +193,9 @@ impl Protocol {
                 let progress = Progress { attempt: self.attempt, step: step.step, done: step.done, total: step.total };
                 self.progress.send_replace(Some(progress));
             }
+            Ok(ExecutorLine::Naming(result)) => {
+                self.naming.send_replace(Some(result));
+            }
             Ok(ExecutorLine::Ready) => self.begun = Begun::Yes,
             Ok(ExecutorLine::Conclusion(over)) => self.over = Some(over),
             Err(error) => {
@@ -251,7 +260,7 @@ mod tests {
     fn protocol() -> (Protocol, watch::Receiver<Option<Progress>>) {
         let attempt = AttemptId { task: TaskId::new(uuid::Uuid::nil()), number: AttemptNumber::FIRST };
         let (tell, hear) = watch::channel(None);
-        match Form::protocol(attempt, tell) {
+        match Form::protocol(attempt, tell, watch::channel(None).0) {
             Form::Protocol(protocol) => (protocol, hear),
             Form::Command(_) => panic!("a protocol"),
         }

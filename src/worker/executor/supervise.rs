@@ -20,7 +20,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe::Sender;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +34,11 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// Time between SIGKILL and the end: what takes longer is no matter of the process. With the usual grace it is less than
 /// an endpoint waits for a worker that leaves.
 const DEATH: Duration = Duration::from_secs(3);
+
+/// The line of [`ExecutorOrder::Publish`].
+///
+/// [`ExecutorOrder::Publish`]: crate::worker::assignment::ExecutorOrder::Publish
+const PUBLISH: &[u8] = b"\"publish\"\n";
 
 /// A process, as far as it is watched over.
 pub(super) trait Watched {
@@ -87,13 +92,18 @@ pub(super) async fn supervise(
     mut running: Running,
     streams: &mut Streams,
     stop: &CancellationToken,
+    publish: &Semaphore,
     limits: Limits,
 ) -> (Ended, Option<Running>) {
     let (tell, heard) = watch::channel(Heard::Nothing);
     let output = running.output();
     let input = running.input.take();
     let mut piping = pin!(async {
-        tokio::join!(feed(input), streams.read(output, tell));
+        tokio::select! {
+            // one that says nothing more needs no orders either
+            () = streams.read(output, tell) => {}
+            () = feed(input, publish, stop) => {}
+        }
     });
     let ended = until_ended(&mut running, piping.as_mut(), heard, stop, limits).await;
     match ended.0.status {
@@ -168,11 +178,29 @@ async fn at(moment: Option<Instant>) {
     }
 }
 
-/// Gives the process its input. One that ended before it read all needs none.
-async fn feed(input: Option<(Sender, Vec<u8>)>) {
+/// Gives the process its input, then an order to publish for each permit, until it is to stop. Never ends; it is dropped.
+async fn feed(input: Option<(Sender, Vec<u8>)>, publish: &Semaphore, stop: &CancellationToken) {
     if let Some((mut stdin, bytes)) = input {
-        let _ = stdin.write_all(&bytes).await;
+        let orders = async {
+            let mut next = bytes;
+            // one that ended before it read all needs none
+            while stdin.write_all(&next).await.is_ok() {
+                match publish.acquire().await {
+                    Ok(permit) => permit.forget(),
+                    Err(_) => return,
+                }
+                next = PUBLISH.to_vec();
+            }
+        };
+        // an order that is half written when the attempt is to stop is none
+        tokio::select! {
+            () = orders => {}
+            () = stop.cancelled() => {}
+        }
+        // closed, so that one that waits for an order ends
+        drop(stdin);
     }
+    pending().await
 }
 
 #[cfg(test)]
