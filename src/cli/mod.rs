@@ -3,6 +3,9 @@
 //! The only part that prints, and that knows exit codes. Errors of every depth arrive here once and are printed
 //! as one line.
 
+// A number of the service is never cut in silence: a cast that can is checked, or argued for.
+#![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+
 use std::ffi::OsString;
 use std::process::ExitCode;
 

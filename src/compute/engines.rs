@@ -65,14 +65,14 @@ fn memory(uuids: &[Option<String>]) -> Vec<u64> {
 
 /// The order in which GPUs are tried: the first free one of those with the most memory, then the others.
 fn order(uuids: &[Option<String>], memory: &[u64], mut is_free: impl FnMut(&str) -> bool) -> Vec<u32> {
-    let mut order: Vec<usize> = (0..uuids.len()).collect();
+    let mut order: Vec<u32> = (0..).zip(uuids).map(|(gpu, _)| gpu).collect();
     // of those that are alike the first
-    order.sort_by_key(|&gpu| std::cmp::Reverse(memory[gpu]));
-    let free = order.iter().position(|&gpu| uuids[gpu].as_deref().is_none_or(&mut is_free));
+    order.sort_by_key(|&gpu| std::cmp::Reverse(memory[gpu as usize]));
+    let free = order.iter().position(|&gpu| uuids[gpu as usize].as_deref().is_none_or(&mut is_free));
     if let Some(free) = free {
         order[..=free].rotate_right(1);
     }
-    order.into_iter().map(|gpu| gpu as u32).collect()
+    order
 }
 
 /// The engine of a slot that has a GPU, the only one that its process sees, of which it may use a part of the memory.

@@ -27,6 +27,7 @@ use crate::engine::{Engine, EngineError, MultiTauRequest, Observer, Request, Two
 use crate::task::bins::{ChosenBins, SelectionError};
 use crate::task::correlate::CorrelateSpec;
 use crate::task::estimate::Measure;
+use crate::task::time::whole_millis;
 
 /// What a job did.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,8 +54,7 @@ impl JobOutput {
 
     /// What it took.
     pub fn measure(&self) -> Measure {
-        let millis = u64::try_from(self.wall_time.as_millis()).unwrap_or(u64::MAX);
-        Measure { bytes: self.bytes, frames: self.frames, millis }
+        Measure { bytes: self.bytes, frames: self.frames, millis: whole_millis(self.wall_time) }
     }
 
     /// What programs read of it.

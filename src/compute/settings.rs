@@ -49,7 +49,7 @@ pub fn settings(job: &CorrelateSpec, settled: &Settled<'_>) -> ResultSettings {
         .set("overwrite", job.overwrite == Overwrite::Replace)
         .set("saturated", word_for(POLICIES, job.saturated))
         .set("ftf_bits", word_for(BIT_ORDERS, job.ftf_bits))
-        .set("threads", settled.threads.get() as i64);
+        .set("threads", i64::try_from(settled.threads.get()).unwrap_or(i64::MAX));
     match &job.bins {
         BinSelection::All => settings.set("dq_selection", job.bins.to_string()),
         BinSelection::Ranges(_) => {

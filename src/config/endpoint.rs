@@ -35,8 +35,8 @@ const GPU_QUIET_S: u32 = 300;
 /// The most slots of a computer: more processes than any has processors.
 pub const MOST_SLOTS: u32 = 4096;
 
-/// Of the memory, so much is left to others: the operating system, the file cache, other users of a login node.
-const LEFT: f64 = 0.2;
+/// Of the memory, one part in so many is left to others: the operating system, the file cache, other users of a login node.
+const LEFT: u64 = 5;
 
 /// Bytes of a slot below which no correlation makes sense: the program itself and a detector's frame.
 const LEAST_MEMORY: u64 = 64 << 20;
@@ -394,8 +394,7 @@ impl WorkerOptions {
     pub fn share(&self, processors: NonZeroUsize, free: u64) -> (NonZeroUsize, u64) {
         let slots = self.slots.max(1);
         let threads = NonZeroUsize::new(processors.get() / slots as usize).unwrap_or(NonZeroUsize::MIN);
-        let usable = free as f64 * (1.0 - LEFT);
-        let memory = ((usable / f64::from(slots)) as u64).max(LEAST_MEMORY);
+        let memory = ((free - free / LEFT) / u64::from(slots)).max(LEAST_MEMORY);
         (self.threads.unwrap_or(threads), self.memory.unwrap_or(memory))
     }
 }
@@ -430,7 +429,7 @@ mod tests {
     fn slots_share_the_node_that_they_are_on() {
         let options =
             |slots: u32| parse(&format!("{LEAST}workers: {{slots: {slots}}}")).expect("a configuration").local;
-        assert_eq!(options(1).share(processors(8), 16 << 30), (processors(8), (0.8 * (16_u64 << 30) as f64) as u64));
+        assert_eq!(options(1).share(processors(8), 16 << 30), (processors(8), 13_743_895_348));
         assert_eq!(options(4).share(processors(64), 100 << 30), (processors(16), 20 << 30));
         assert_eq!(options(4).share(processors(2), 1 << 20), (processors(1), LEAST_MEMORY));
         assert_eq!(options(0).share(processors(2), 10 << 30).0, processors(2));

@@ -69,7 +69,12 @@ impl FromStr for Bytes {
         };
         let bytes = number.parse::<f64>().map_err(|_| wrong())? * factor as f64;
         // 2^53: beyond, a number of bytes is not exact, and no computer has them
-        if bytes.is_finite() && (0.0..=9e15).contains(&bytes) { Ok(Self(bytes as u64)) } else { Err(wrong()) }
+        if !(0.0..=9e15).contains(&bytes) {
+            return Err(wrong());
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to less than 2^53")]
+        let whole = bytes as u64;
+        Ok(Self(whole))
     }
 }
 

@@ -13,6 +13,9 @@
 //! The store decides, remembers and tells the time; the bus only says that something is to be looked at. A nudge that is
 //! lost costs time (until the next heartbeat), never a task.
 
+// A number of the service is never cut in silence: a cast that can is checked, or argued for.
+#![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+
 pub mod access;
 mod acks;
 pub mod bus;

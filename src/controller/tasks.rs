@@ -268,6 +268,7 @@ impl<S: Store> Controller<S> {
     }
 
     pub(super) async fn newest(&self, filter: &TaskFilter) -> Result<(Vec<TaskRecord>, OtherTasks), ControllerError> {
+        #[expect(clippy::cast_possible_truncation, reason = "a thousand")]
         let page = Page { before: None, most: MOST_LISTED as u32 };
         let found = self.store.list(filter.clone(), page).await?;
         let others = if found.len() < MOST_LISTED { OtherTasks::None } else { OtherTasks::Some };

@@ -59,7 +59,7 @@ impl<S: Store> Controller<S> {
     pub(super) async fn expire(&self) -> Result<(), StoreError> {
         loop {
             let changed = self.store.expire(self.store.now(), TOGETHER).await?;
-            let more = changed.len() as u32 >= TOGETHER;
+            let more = changed.len() >= TOGETHER as usize;
             if !changed.is_empty() {
                 tracing::info!(tasks = changed.len(), "leases or deadlines have run out");
                 self.bus.publish(Signal::Events);

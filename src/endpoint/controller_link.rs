@@ -14,6 +14,7 @@ use super::inbox::{Inbox, InboxEvent};
 use crate::protocol::session::{FromEndpoint, Registration, ToEndpoint};
 use crate::task::failure::chain;
 use crate::task::retry::doubled;
+use crate::task::time::whole_millis;
 
 /// Messages that wait for the wire: beyond them the connection is taken for dead and made anew.
 pub const MESSAGES: usize = 1024;
@@ -89,7 +90,7 @@ pub(super) async fn keep<D: DialController>(
             }
             Err(error) => {
                 let pause = pause(failed);
-                tracing::warn!(error = chain(&error), pause_ms = pause.as_millis() as u64, "no session, tried again");
+                tracing::warn!(error = chain(&error), pause_ms = whole_millis(pause), "no session, tried again");
                 inbox.put(InboxEvent::NoSession(chain(&error))).await;
                 failed += 1;
                 tokio::select! {

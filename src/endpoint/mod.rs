@@ -11,6 +11,9 @@
 //!                                            block_files: by which workers come from other computers
 //! ```
 
+// A number of the service is never cut in silence: a cast that can is checked, or argued for.
+#![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+
 pub mod block_files;
 mod blocks;
 pub mod controller_link;

@@ -209,6 +209,8 @@ impl Pace {
     }
 
     fn ahead(&self) -> u32 {
-        (self.per_second * AHEAD.as_secs_f64()).min(MOST_AHEAD) as u32
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to `MOST_AHEAD`")]
+        let ahead = (self.per_second * AHEAD.as_secs_f64()).min(MOST_AHEAD) as u32;
+        ahead
     }
 }

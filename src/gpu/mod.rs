@@ -8,6 +8,9 @@
 //! - `health` decides, as a pure state machine, who is suspect and who is quarantined.
 //! - `visible` says which GPUs a process may use, `lock` keeps two processes from using the same.
 
+// A number of the service is never cut in silence: a cast that can is checked, or argued for.
+#![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+
 use std::time::Duration;
 
 use serde::Serializer;

@@ -440,8 +440,8 @@ fn throttle(reasons: ThrottleReasons) -> BTreeSet<Throttle> {
 
 /// The numbers whose bits are set.
 fn members(set: &[std::ffi::c_ulong]) -> Vec<u32> {
-    let bits = std::ffi::c_ulong::BITS;
-    (0..set.len() as u32 * bits).filter(|bit| set[(bit / bits) as usize] >> (bit % bits) & 1 == 1).collect()
+    let bits = set.iter().flat_map(|word| (0..std::ffi::c_ulong::BITS).map(move |bit| word >> bit & 1 == 1));
+    (0..).zip(bits).filter(|(_, is_set)| *is_set).map(|(number, _)| number).collect()
 }
 
 fn only(numbers: &[u32]) -> Option<u32> {

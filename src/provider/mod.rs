@@ -2,6 +2,9 @@
 //!
 //! It decides nothing: which blocks there should be says `scaling`, and what became of them the endpoint's ledger keeps.
 
+// A number of the service is never cut in silence: a cast that can is checked, or argued for.
+#![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+
 pub mod local;
 
 use std::fmt;

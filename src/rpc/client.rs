@@ -188,10 +188,10 @@ impl Client {
     /// The controller refuses or cannot be asked.
     pub async fn list(&mut self, filter: &TaskFilter, most: usize) -> Result<Vec<TaskView>, ClientError> {
         /// The largest page of the service.
-        const PAGE: usize = 1000;
+        const PAGE: u32 = 1000;
         let (mut all, mut page) = (Vec::new(), String::new());
         while all.len() < most {
-            let wanted = (most - all.len()).min(PAGE) as u32;
+            let wanted = u32::try_from(most - all.len()).map_or(PAGE, |left| left.min(PAGE));
             let request = wire::ListRequest { filter: Some(filter.clone().into()), most: wanted, page };
             let wire::ListResponse { tasks, next } = self.tasks.list(timed(request)).await?.into_inner();
             all.extend(views(tasks)?);

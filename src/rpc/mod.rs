@@ -2,6 +2,9 @@
 //!
 //! What comes in is hostile until it is converted; what is converted is checked. Types of the wire do not leave.
 
+// A number of the service is never cut in silence: a cast that can is checked, or argued for.
+#![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+
 use tonic::Code;
 
 pub mod certificate;

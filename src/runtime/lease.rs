@@ -130,7 +130,7 @@ mod tests {
                     Step::Answer(number, lasts) => {
                         let lasts = Duration::from_secs(lasts);
                         let at = lease.renewed(number, lasts);
-                        prop_assert!(at.is_none() || at == questions.get(number as usize).copied());
+                        prop_assert!(at.is_none() || at == questions.get(usize::try_from(number).expect("small")).copied());
                         granted = granted.max(at.map_or(begin, |at| at + lasts));
                     }
                     Step::HangUp => lease.hung_up(),

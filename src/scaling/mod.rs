@@ -22,6 +22,9 @@
 //! That a spare block must stay spare for the idle time is what keeps demand that comes and goes from making blocks come
 //! and go.
 
+// A number of the service is never cut in silence: a cast that can is checked, or argued for.
+#![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+
 pub mod block;
 pub mod breaker;
 pub mod placement;

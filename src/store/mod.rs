@@ -7,6 +7,9 @@
 //! Decisions about a task's life are `task::life`'s, those about what a call writes are `decide`'s; a store applies them,
 //! in the transaction that reads the task. What changes is told in the outbox, in the same transaction: see `event`.
 
+// A number of the service is never cut in silence: a cast that can is checked, or argued for.
+#![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+
 #[cfg(test)]
 mod contract;
 mod decide;

@@ -70,7 +70,7 @@ impl BinSelection {
         match self {
             Self::All => {
                 // A label beyond the number of pixels is refused later; it must not make this list long.
-                let bound = max.min(labels.shape.pixels() as u32);
+                let bound = u32::try_from(labels.shape.pixels()).map_or(max, |pixels| max.min(pixels));
                 let without_pixels = (1..=bound).filter(|label| !populated.contains(label)).collect();
                 Ok(ChosenBins { labels: populated.into_iter().collect(), without_pixels })
             }

@@ -522,7 +522,7 @@ mod tests {
                 attempt: attempt(n),
                 outcome,
                 now: at(now),
-                spread: n as u8,
+                spread: u8::try_from(n).expect("small"),
             }),
             3 => (0u64..100).prop_map(|now| LifeEvent::Expire { now: at(now) }),
             1 => Just(LifeEvent::Cancel),

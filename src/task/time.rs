@@ -26,11 +26,28 @@ impl Moment {
     /// The moment so much later; the last of all rather than beyond it.
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+        Self(self.0.saturating_add(whole_millis(duration)))
     }
 
     /// Time since an earlier moment; zero if that is later, as after a jump of the clock.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// The whole milliseconds of a duration; the largest number for one that is longer than that.
+pub fn whole_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_that_has_too_many_milliseconds_has_the_most() {
+        assert_eq!(whole_millis(Duration::from_micros(2999)), 2);
+        assert_eq!(whole_millis(Duration::from_secs(u64::MAX)), u64::MAX);
+        assert_eq!(Moment::from_millis(1).after(Duration::from_secs(u64::MAX)), Moment::from_millis(u64::MAX));
     }
 }

@@ -374,8 +374,8 @@ impl Core {
 
     /// What the worker has, but for its slots of attempts that do not compute: said when something has changed.
     pub(super) fn tell_facts(&mut self, mut facts: WorkerFacts, now: Instant) {
-        let lost = self.remaining.values().filter(|place| **place == Place::Login).count() as u32;
-        facts.room.login = self.login_slots.saturating_sub(lost);
+        let lost = self.remaining.values().filter(|place| **place == Place::Login).count();
+        facts.room.login = self.login_slots.saturating_sub(u32::try_from(lost).unwrap_or(u32::MAX));
         if let Some(why) = self.node.why_unfit() {
             (facts.room, facts.trouble) = (Room::default(), Some(format!("this node cannot work: {why}")));
         }

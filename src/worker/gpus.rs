@@ -230,12 +230,12 @@ impl Gpus {
     /// endpoint counts that attempt, too.
     pub fn room(&self) -> u32 {
         let has_room = |slot: &&GpuSlot| !slot.is_lost() && (slot.occupant.is_some() || self.may_be_used(slot));
-        self.slots.iter().filter(has_room).count() as u32
+        u32::try_from(self.slots.iter().filter(has_room).count()).unwrap_or(u32::MAX)
     }
 
     /// All slots, usable or not.
     pub fn slots(&self) -> u32 {
-        self.slots.len() as u32
+        u32::try_from(self.slots.len()).unwrap_or(u32::MAX)
     }
 
     /// An attempt is over, but its process does not end: the slot is not free before that.
@@ -481,7 +481,7 @@ fn settings(quiet: Duration) -> WatchSettings {
 /// The CPUs that this process may use.
 fn allowed_cpus() -> Vec<u32> {
     let Ok(set) = rustix::thread::sched_getaffinity(None) else { return Vec::new() };
-    (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).map(|cpu| cpu as u32).collect()
+    (0..).take(rustix::thread::CpuSet::MAX_CPU).filter(|cpu: &u32| set.is_set(*cpu as usize)).collect()
 }
 
 #[cfg(test)]

@@ -3,6 +3,9 @@
 //!
 //! Knows engines and datasets; no command line, no terminal, no wire format.
 
+// A number of the service is never cut in silence: a cast that can is checked, or argued for.
+#![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+
 pub mod assignment;
 mod core;
 pub mod daemon;

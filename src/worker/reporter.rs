@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::assignment::{ExecutorLine, Step};
 use crate::engine::Observer;
+use crate::task::time::whole_millis;
 
 /// Progress is told at most four times a second.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -38,9 +39,9 @@ impl<W: Write + Send, S: Fn() -> bool + Sync> Reporter<W, S> {
 
     /// True once a pause.
     fn is_due(&self) -> bool {
-        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = whole_millis(self.begun.elapsed());
         let due = self.due.load(Ordering::Relaxed);
-        let next = now.saturating_add(PAUSE.as_millis() as u64);
+        let next = now.saturating_add(whole_millis(PAUSE));
         // of threads that come at once one wins
         now >= due && self.due.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }

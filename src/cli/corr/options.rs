@@ -208,7 +208,9 @@ fn parts(args: &CorrArgs) -> Result<u32, OptionError> {
 
 fn memory_limit(gigabytes: f64) -> Result<u64, OptionError> {
     if gigabytes.is_finite() && gigabytes > 0.0 {
-        return Ok((gigabytes * GB) as u64);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "above 0; too much is the most")]
+        let bytes = (gigabytes * GB) as u64;
+        return Ok(bytes);
     }
     Err(refused("--max-memory", gigabytes, "a number of gigabytes above 0"))
 }

@@ -80,6 +80,7 @@ where
 /// The record of some lines, at most as many as [`encode`] makes, in a file of which so much is on the disk.
 pub(super) fn record(lines: &[u8], synced: u64) -> Vec<u8> {
     let mut record = Vec::with_capacity(FRAME + lines.len());
+    #[expect(clippy::cast_possible_truncation, reason = "`encode` makes no more than `LARGEST`")]
     record.extend_from_slice(&(lines.len() as u32).to_le_bytes());
     record.extend_from_slice(&synced.to_le_bytes());
     record.extend_from_slice(&sum(&record, lines));

@@ -232,8 +232,8 @@ async fn appends_share_a_wait_for_the_disk() {
     let dir = dir();
     let (log, _, _) = Log::open(dir.path(), NEVER).expect("opens");
     let (mut journal, work) = Journal::new(log);
-    for task in 1..=64 {
-        assert_eq!(journal.append(&[taken(task, 1)]).expect("appends"), AppendMark(task as u64));
+    for task in 1..=64_u64 {
+        assert_eq!(journal.append(&[taken(task.into(), 1)]).expect("appends"), AppendMark(task));
         journal.sync();
     }
     assert_eq!(journal.syncs(), 0);
@@ -462,7 +462,7 @@ fn fills_its_disk() {
         journal.append(&[over(1, 1, &"x".repeat(50_000))]).expect("appends");
         journal.close().await;
         let (again, recovered) = reopened(dir).await;
-        assert_eq!(recovered, Recovered { entries: kept as u64 + 1, cut_bytes: 0 });
+        assert_eq!(recovered, Recovered { entries: u64::try_from(kept).expect("a disk is full") + 1, cut_bytes: 0 });
         assert_eq!((again.len() as u128, again.reports().count()), (kept, 1));
         println!("\nfilled and emptied");
     });

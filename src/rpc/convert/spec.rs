@@ -13,6 +13,7 @@ use crate::task::correlate::{
     Analyses, BitOrder, CorrelateSpec, Normalization, Overwrite, PixelG2Output, Recorded, SaturatedPolicy,
 };
 use crate::task::spec::{BatchSetupSpec, CommandSpec, TaskSpec};
+use crate::task::time::whole_millis;
 
 /// Bytes of a path: Linux takes no longer ones.
 const LONGEST_PATH: usize = 4096;
@@ -55,7 +56,7 @@ impl From<TaskSpec> for wire::TaskSpec {
             TaskSpec::Command(CommandSpec { template, values, time_limit }) => Kind::Command(wire::CommandSpec {
                 template: template.into(),
                 values: values.into_iter().collect(),
-                time_limit_ms: time_limit.map_or(0, |limit| limit.as_millis() as u64),
+                time_limit_ms: time_limit.map_or(0, whole_millis),
             }),
             TaskSpec::Nothing => Kind::Nothing(wire::NothingSpec {}),
         };

@@ -9,6 +9,7 @@ use crate::protocol::session::Reported;
 use crate::protocol::worker::{FromWorker, GpuFacts, Handout, Joining, Room, ToWorker, WorkerFacts};
 use crate::rpc::wire;
 use crate::task::result::{EarlierResult, FileMark, MOST_FILES, NamedResult};
+use crate::task::time::whole_millis;
 
 /// Bytes of the list of a worker's GPUs: some hundred GPUs, and little beside the status that it goes into.
 const LARGEST_GPUS: usize = 64 << 10;
@@ -216,7 +217,7 @@ impl From<ToWorker> for wire::ToWorker {
             ToWorker::Named(attempts) => Wire::Named(wire::Named { attempts: wired(attempts) }),
             ToWorker::Recorded(attempts) => Wire::Recorded(wire::Recorded { number: 0, attempts: wired(attempts) }),
             ToWorker::Lease { number, lasts } => {
-                Wire::Lease(wire::WorkerLease { number, lasts_ms: lasts.as_millis() as u64 })
+                Wire::Lease(wire::WorkerLease { number, lasts_ms: whole_millis(lasts) })
             }
             ToWorker::Leave => Wire::Leave(wire::Leave {}),
         };

@@ -24,6 +24,7 @@ use crate::rpc::version;
 use crate::rpc::wire::{self, endpoints_server};
 use crate::runtime::tasks::spawn;
 use crate::store::Store;
+use crate::task::time::whole_millis;
 
 /// Answers that wait for an endpoint that reads slowly; then its session waits for it.
 const ANSWERS: usize = 64;
@@ -59,8 +60,8 @@ impl<S: Store> endpoints_server::Endpoints for Endpoints<S> {
         let policy = self.controller.policy();
         Ok(Response::new(wire::RegisterResponse {
             version,
-            lease_ms: policy.lease.as_millis() as u64,
-            heartbeat_ms: policy.heartbeat.as_millis() as u64,
+            lease_ms: whole_millis(policy.lease),
+            heartbeat_ms: whole_millis(policy.heartbeat),
             controller: version::own().program,
         }))
     }

@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use super::fault::Fault;
 
 /// The version that this program writes.
+#[expect(clippy::cast_possible_wrap, reason = "a few are listed below")]
 pub(super) const NEWEST: i64 = MIGRATIONS.len() as i64;
 
 /// What makes version k + 1 of version k.

@@ -89,7 +89,8 @@ impl Played {
 
     fn turn(&mut self) {
         let _alone = self.core.tick(self.now);
-        let facts = WorkerFacts { room: Room { slots: self.slots.slots as u32, login: 0 }, ..WorkerFacts::default() };
+        let slots = u32::try_from(self.slots.slots).expect("a test has few");
+        let facts = WorkerFacts { room: Room { slots, login: 0 }, ..WorkerFacts::default() };
         self.core.tell_facts(facts, self.now);
         self.core.turn(&mut self.slots, self.now);
         for action in self.core.actions() {

@@ -142,7 +142,7 @@ pub(super) fn detach(args: &StateDirArgs) -> Result<Exit, Failure> {
 /// What it wrote last.
 fn not_started(args: &StateDirArgs, state_dir: &StateDir, from: u64) -> StateDirFailure {
     let written = fs::read(state_dir.log()).unwrap_or_default();
-    let written = written.get(from as usize..).unwrap_or_default();
+    let written = usize::try_from(from).ok().and_then(|from| written.get(from..)).unwrap_or_default();
     let said = String::from_utf8_lossy(written);
     // the log may be shared with a process that runs
     let error = said.lines().rev().find_map(|line| line.strip_prefix("speckled: error: "));
