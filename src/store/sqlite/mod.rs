@@ -72,6 +72,10 @@ const PATIENCE: Duration = Duration::from_millis(5);
 /// The log file is cut back to this after a checkpoint, so that one burst does not keep the disk for ever.
 const WAL_BYTES: i64 = 64 << 20;
 
+/// Pages of the log that are brought to the database at once, 16 MiB: a task writes some twenty, most of them pages that
+/// the next task writes again, and whoever commits then waits for it.
+const CHECKPOINT_PAGES: i64 = 4096;
+
 /// A store in one SQLite file.
 #[derive(Debug)]
 pub struct SqliteStore {
@@ -121,6 +125,7 @@ fn connect(path: &Path) -> Result<Connection, Fault> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "journal_size_limit", WAL_BYTES)?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     Ok(connection)
 }
