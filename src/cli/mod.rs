@@ -55,7 +55,7 @@ enum Command {
     Endpoint(service::endpoint::EndpointCommand),
     /// Have an endpoint correlate raw data
     Submit(Box<service::submit::SubmitArgs>),
-    /// Tell how all endpoints are: workers, slots, queues
+    /// Show the status of all endpoints: workers, slots, queues
     Status(service::status::StatusArgs),
     /// Follow tasks as they change
     Watch(service::watch::WatchArgs),

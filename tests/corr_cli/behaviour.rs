@@ -34,6 +34,14 @@ fn the_name_boost_corr_is_corr() {
 }
 
 #[test]
+fn a_dry_run_of_submit_submits_nothing() {
+    // no controller is asked: there is none
+    let paths = ["-r", "/data/a.bin", "-q", "/data/q.hdf", "-o", "/out"];
+    let dry = run([&["submit", "--endpoint", "polaris", "-n"], &paths[..]].concat());
+    assert_eq!(json(&dry)["raw"][0], "/data/a.bin");
+}
+
+#[test]
 fn a_dry_run_shows_what_a_configuration_file_may_hold() {
     let measurement = small();
     let options = ["-t", "both", "-b", "-20", "-d", "1,3", "-np5", "--dry-run", "-vG", "--max-memory", "2"];

@@ -61,10 +61,22 @@ pub(super) fn run(args: CorrArgs) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
-/// The jobs that the options ask for, for somebody else to run, and the form in which to speak of them.
-pub(super) fn specs(args: CorrArgs) -> Result<(Vec<CorrelateSpec>, Form), Failure> {
+/// What the options ask for, for somebody else to run.
+#[derive(Debug)]
+pub(super) enum AskedJobs {
+    /// These, and the form in which to speak of them.
+    Run(Vec<CorrelateSpec>, Form),
+    /// Nothing, but to show these parameters (`-n`).
+    Show(Value),
+}
+
+/// The jobs that the options ask for.
+pub(super) fn specs(args: CorrArgs) -> Result<AskedJobs, Failure> {
     let plan = plan(args)?;
-    Ok((plan.jobs().collect(), plan.form))
+    Ok(match plan.dry_run {
+        true => AskedJobs::Show(plan.parameters()),
+        false => AskedJobs::Run(plan.jobs().collect(), plan.form),
+    })
 }
 
 fn plan(args: CorrArgs) -> Result<Plan, Failure> {

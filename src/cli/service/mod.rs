@@ -68,7 +68,7 @@ pub(super) struct RemoteArgs {
     /// File with the token [env: SPECKLED_TOKEN_FILE; or the token itself in SPECKLED_TOKEN]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// The certificate that a controller asks for which wants one, PEM [env: SPECKLED_CERTIFICATE]
+    /// Client certificate, if the controller requires one, PEM [env: SPECKLED_CERTIFICATE]
     #[arg(long, value_name = "FILE", requires = "key")]
     certificate: Option<PathBuf>,
     /// Its private key, PEM [env: SPECKLED_KEY]

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{RemoteArgs, ServiceError, wait};
-use crate::cli::corr::{self, CorrArgs};
+use crate::cli::corr::{self, AskedJobs, CorrArgs};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{self, Form};
 use crate::controller::{Known, Submission, SubmissionTask};
@@ -42,7 +42,7 @@ pub(in crate::cli) struct SubmitArgs {
     /// Higher ones first
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     priority: i32,
-    /// Give up unless it is over in so many seconds
+    /// Fail the task if it has not finished within SECONDS
     #[arg(long, value_name = "SECONDS")]
     deadline: Option<u64>,
     /// Further attempts after failures of the program [default: the controller's]
@@ -70,7 +70,13 @@ pub(in crate::cli) fn run(args: SubmitArgs) -> Result<Exit, Failure> {
         corr,
     } = args;
     let deadline = deadline.map(|seconds| Clock::start().now().after(Duration::from_secs(seconds)));
-    let (specs, form) = corr::specs(corr)?;
+    let (specs, form) = match corr::specs(corr)? {
+        AskedJobs::Run(specs, form) => (specs, form),
+        AskedJobs::Show(parameters) => {
+            output::json(&parameters)?;
+            return Ok(Exit::Success);
+        }
+    };
     specs.iter().try_for_each(absolute)?;
     let tasks = specs.into_iter().map(|spec| {
         let spec = TaskSpec::Correlate(Box::new(spec));

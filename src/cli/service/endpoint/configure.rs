@@ -125,11 +125,12 @@ fn text(args: &ConfigureArgs) -> String {
          #   listen: 0.0.0.0:0\n\
          #   advertise: [login1.example.org]\n\
          \n\
-         # Logs of tasks are kept so many days:\n\
+         # 0: the worker is started when tasks wait, and ends after idle_s seconds without tasks.\n\
          # blocks:\n\
-         \x20 # 0: the worker is started when tasks wait, and ends when there was none for idle_s seconds\n\
-         \x20 # min_blocks: 1\n\
-         \x20 # idle_s: 120\n\
+         #   min_blocks: 1\n\
+         #   idle_s: 120\n\
+         \n\
+         # Logs of tasks are kept so many days:\n\
          # keep_logs_days: 30\n\
          \n\
          # Commands that tasks may run, by name. No shell sees them: each value of a task becomes one argument, or part\n\

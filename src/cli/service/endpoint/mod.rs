@@ -34,9 +34,9 @@ pub(in crate::cli) enum EndpointCommand {
     Configure(configure::ConfigureArgs),
     /// Run an endpoint on this computer
     Start(start::StartArgs),
-    /// Have an endpoint of this computer end
+    /// Stop an endpoint on this computer
     Stop(control::StopArgs),
-    /// Start an endpoint anew; what its workers compute goes on
+    /// Restart an endpoint; running tasks continue
     Restart(control::RestartArgs),
     /// Tell how an endpoint of this computer is, by its process, its journal and its controller
     Status(control::StatusArgs),
@@ -46,7 +46,7 @@ pub(in crate::cli) enum EndpointCommand {
     Tasks(control::TasksArgs),
     /// Delete an endpoint's directory, if nothing in it is needed any more
     Delete(control::DeleteArgs),
-    /// Look for what is wrong with an endpoint
+    /// Check an endpoint and say what is wrong
     Doctor(doctor::DoctorArgs),
     /// Open and end blocks by hand, whose workers connect from other computers
     #[command(subcommand)]
