@@ -379,6 +379,10 @@ impl Core {
         if let Some(why) = self.node.why_unfit() {
             (facts.room, facts.trouble) = (Room::default(), Some(format!("this node cannot work: {why}")));
         }
+        if self.leaving.is_some() {
+            // said before what it gives back is: else it is given that again
+            facts.room = Room::default();
+        }
         let differs = facts.room != self.facts.room
             || facts.trouble != self.facts.trouble
             || !states(&facts).eq(states(&self.facts))

@@ -104,7 +104,10 @@ impl Staged {
         let earlier = naming.earlier().filter(|earlier| self.target.may_have(&earlier.path));
         if let Some(earlier) = earlier.filter(|earlier| is_published(earlier)) {
             settle(&earlier.path)?;
-            return self.rename_over(earlier.path.clone());
+            // somebody else may have taken the name while it was settled
+            if is_published(earlier) {
+                return self.rename_over(earlier.path.clone());
+            }
         }
         let names = earlier.map(|earlier| earlier.path.clone()).into_iter();
         for path in names.chain((0..u32::MAX).map(|number| self.target.path(number))) {
@@ -313,6 +316,34 @@ mod tests {
         let elsewhere = tempfile::tempdir().expect("a directory");
         let path = publish(elsewhere.path(), &Attempt::new(&names, 9), "third").expect("published");
         assert_eq!(path, elsewhere.path().join("A0001_results.hdf"));
+    }
+
+    /// An attempt whose name another file gets while it is settled.
+    struct Overtaken<'n>(Attempt<'n>);
+
+    impl ResultNaming for Overtaken<'_> {
+        fn earlier(&self) -> Option<&EarlierResult> {
+            self.0.earlier()
+        }
+
+        fn settle(&self, result: &NamedResult) -> NamingAnswer {
+            if Some(&result.path) == self.earlier().map(|earlier| &earlier.path) {
+                fs::remove_file(&result.path).expect("removed");
+                fs::write(&result.path, "another's").expect("written");
+            }
+            self.0.settle(result)
+        }
+    }
+
+    #[test]
+    fn a_file_that_takes_the_name_while_that_is_settled_stays() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let names = RefCell::default();
+        let first = publish(dir.path(), &Attempt::new(&names, 9), "first").expect("published");
+        let staged = Staged::create(&target(dir.path(), Overwrite::Number)).expect("created");
+        let path = staged.publish(&Overtaken(Attempt::new(&names, 9))).expect("published");
+        assert_eq!(path, dir.path().join("A0001_results_1.hdf"));
+        assert_eq!(fs::read_to_string(first).expect("read"), "another's");
     }
 
     #[test]

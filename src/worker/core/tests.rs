@@ -194,6 +194,18 @@ async fn a_result_is_published_once_its_name_is_settled() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_that_leaves_says_that_it_has_no_room_before_it_gives_back() {
+    let mut played = Played::ready(1);
+    played.work(&[2, 4]);
+    played.said.clear();
+    played.core.leave(played.now);
+    played.turn();
+    let place = |wanted: fn(&FromWorker) -> bool| played.said.iter().position(wanted).expect("is said");
+    let room = place(|said| matches!(said, FromWorker::Facts(facts) if facts.room == Room::default()));
+    assert!(room < place(|said| matches!(said, FromWorker::Reports(_))), "{:?}", played.said);
+}
+
+#[tokio::test(start_paused = true)]
 async fn attempts_wait_until_the_node_was_checked() {
     let mut played = Played::new(2);
     played.core.connected(played.now);
