@@ -35,7 +35,7 @@ const GPU_QUIET_S: u32 = 300;
 /// The most slots of a computer: more processes than any has processors.
 pub const MOST_SLOTS: u32 = 4096;
 
-/// Of the memory, one part in so many is left to others: the operating system, the file cache, other users of a login node.
+/// A fifth of the memory is left to others: the operating system, the file cache, other users of a login node.
 const LEFT: u64 = 5;
 
 /// Bytes of a slot below which no correlation makes sense: the program itself and a detector's frame.

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::event::{NewEvent, StoreEvent};
 use super::{
     AddsTo, Artifact, ChangeError, Changed, Claim, EndpointSession, Holder, LARGEST_ARTIFACTS, LeaseRequest,
-    MOST_ARTIFACTS, NewSubmission, Report, Submitted,
+    MOST_ARTIFACTS, NewSubmission, NewTask, Report, Submitted,
 };
 use crate::ids::{ActionId, AttemptId, EndpointId, Epoch, SessionId, TaskId};
 use crate::protocol::session::Leased;
@@ -140,6 +140,13 @@ pub(super) fn submission(
     }
 }
 
+/// What is told of a task that was accepted.
+pub(super) fn accepted(task: &NewTask) -> NewEvent {
+    let NewTask { id, action, endpoint, owner, group, submitted, .. } = task;
+    let about = AboutTask { action: *action, endpoint: *endpoint, owner: owner.clone(), group: group.clone() };
+    about.told(*id, *submitted, StoreEvent::Submitted)
+}
+
 /// Leases tasks that wait.
 pub(super) fn lease(waiting: Vec<WaitingTask>, request: &LeaseRequest) -> Decided<Vec<Leased>> {
     let &LeaseRequest { holder: Holder { endpoint, epoch: _ }, until, now, .. } = request;
@@ -246,8 +253,8 @@ pub(super) fn may_lease(holder: Option<&(EndpointSession, Epoch)>, request: &Lea
 }
 
 impl AboutTask {
-    fn told(&self, task: TaskId, time: Moment, event: StoreEvent) -> NewEvent {
-        let Self { action, endpoint, owner, group } = self.clone();
+    fn told(self, task: TaskId, time: Moment, event: StoreEvent) -> NewEvent {
+        let Self { action, endpoint, owner, group } = self;
         NewEvent { time, task: Some(task), action: Some(action), endpoint: Some(endpoint), owner, group, event }
     }
 }
@@ -284,7 +291,7 @@ impl<A> Decided<A> {
     fn note(&mut self, task: TaskId, current: &mut Current, cause: &LifeEvent, life: Life, now: Option<Moment>) {
         current.changed = now.unwrap_or(current.changed);
         let event = StoreEvent::of_change(&current.life, cause, &life);
-        self.events.extend(event.map(|event| current.about.told(task, current.changed, event)));
+        self.events.extend(event.map(|event| current.about.clone().told(task, current.changed, event)));
         if current.life.end().is_none() && life.end().is_some() {
             let counts = self.actions.entry(current.about.action).or_default();
             counts.open += 1;

@@ -98,6 +98,16 @@ pub enum ExecutorOrder {
     Publish,
 }
 
+/// The form in which both ends speak: one line of JSON.
+///
+/// # Errors
+/// A path that is no text.
+pub fn line(said: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(said)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
 /// How far an executor is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

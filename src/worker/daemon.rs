@@ -133,11 +133,11 @@ struct Roots {
 /// An attempt that has a process, or gets one.
 struct StartedAttempt {
     place: Place,
-    stop: CancellationToken,
-    publish: Arc<Semaphore>,
+    orders: AttemptOrders,
 }
 
 /// What an attempt's process is told.
+#[derive(Clone)]
 struct AttemptOrders {
     stop: CancellationToken,
     publish: Arc<Semaphore>,
@@ -239,12 +239,12 @@ impl<D: DialEndpoint> Daemon<D> {
                 Action::Launch(launch) => self.launch(launch),
                 Action::Stop(attempt) => {
                     if let Some(started) = self.started.get(&attempt) {
-                        started.stop.cancel();
+                        started.orders.stop.cancel();
                     }
                 }
                 Action::Publish(attempt) => {
                     if let Some(started) = self.started.get(&attempt) {
-                        started.publish.add_permits(1);
+                        started.orders.publish.add_permits(1);
                     }
                 }
                 Action::Send(message) => self.send(message),
@@ -436,9 +436,8 @@ impl<D: DialEndpoint> Daemon<D> {
 
     fn launch(&mut self, launch: Launch) {
         let Launch { attempt, spec, earlier, place, slot: AssignedSlot { gpu } } = launch;
-        let (stop, publish) = (CancellationToken::new(), Arc::new(Semaphore::new(0)));
-        let orders = AttemptOrders { stop: stop.clone(), publish: Arc::clone(&publish) };
-        self.started.insert(attempt, StartedAttempt { place, stop, publish });
+        let orders = AttemptOrders { stop: CancellationToken::new(), publish: Arc::new(Semaphore::new(0)) };
+        self.started.insert(attempt, StartedAttempt { place, orders: orders.clone() });
         let templates = Arc::clone(&self.templates);
         let roots = self.roots.as_ref().map(|roots| roots.node.clone()).unwrap_or_default();
         let slot = self.slot(gpu);
@@ -483,8 +482,8 @@ async fn prepared(spec: TaskSpec, templates: Arc<Templates>, roots: NodeRoots) -
     }
 }
 
-/// Runs an attempt and passes on how far it is and how its result is to be named. One that failed has its roots looked at again: they may have gone
-/// meanwhile.
+/// Runs an attempt and passes on how far it is and how its result is to be named. One that failed has its roots looked at
+/// again: they may have gone meanwhile.
 async fn watched(
     executors: Executors,
     attempt: Attempt,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::assignment::{ExecutorLine, Step};
+use super::assignment::{ExecutorLine, Step, line};
 use crate::engine::Observer;
 use crate::task::time::whole_millis;
 
@@ -85,9 +85,7 @@ impl<W: Write + Send, S: Fn() -> bool + Sync> Observer for Reporter<W, S> {
 /// # Errors
 /// The pipe's.
 pub fn say(out: &mut impl Write, said: &ExecutorLine) -> io::Result<()> {
-    let mut line = serde_json::to_vec(said)?;
-    line.push(b'\n');
-    out.write_all(&line)?;
+    out.write_all(&line(said)?)?;
     out.flush()
 }
 

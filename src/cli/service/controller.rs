@@ -111,7 +111,6 @@ pub(in crate::cli) struct ServeArgs {
 pub(in crate::cli) fn run(command: &ControllerCommand) -> Result<Exit, Failure> {
     match command {
         ControllerCommand::Init(args) => wait(init(args)),
-        // one thread: the store has its own, and each journey between threads costs more than what is done in between
         ControllerCommand::Serve(args) => several(serving(args)),
         ControllerCommand::Certify(args) => certify(args),
     }

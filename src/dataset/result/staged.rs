@@ -102,20 +102,18 @@ impl Staged {
             NamingAnswer::Stopped => Err(PublishError::Stopped),
         };
         let earlier = naming.earlier().filter(|earlier| self.target.may_have(&earlier.path));
-        if let Some(earlier) = earlier.filter(|earlier| is_published(earlier)) {
-            settle(&earlier.path)?;
-            // somebody else may have taken the name while it was settled
-            if is_published(earlier) {
-                return self.rename_over(earlier.path.clone());
-            }
-        }
+        let is_ours = |path: &Path| earlier.is_some_and(|earlier| earlier.path == path && is_published(earlier));
         let names = earlier.map(|earlier| earlier.path.clone()).into_iter();
         for path in names.chain((0..u32::MAX).map(|number| self.target.path(number))) {
             // a name that is taken is not settled in vain
-            if path.symlink_metadata().is_ok() {
+            if path.symlink_metadata().is_ok() && !is_ours(&path) {
                 continue;
             }
             settle(&path)?;
+            // looked at again: somebody else may have taken the name while it was settled
+            if is_ours(&path) {
+                return self.rename_over(path);
+            }
             match rename_to_new(&self.path, &path) {
                 Ok(()) => return Ok(path),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
@@ -246,7 +244,7 @@ mod tests {
         assert!(error.to_string().starts_with("cannot create the directory of the result "), "{error}");
     }
 
-    /// An attempt of a task: remembers what was named, and says no after so many names.
+    /// An attempt of a task: remembers what was named, and says no after `most` names.
     struct Attempt<'n> {
         earlier: Option<EarlierResult>,
         names: &'n RefCell<Option<EarlierResult>>,

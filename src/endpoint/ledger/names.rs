@@ -7,8 +7,7 @@ use super::Entry;
 use crate::ids::TaskId;
 use crate::task::result::{EarlierResult, FileMark, NamedResult};
 
-/// Names of results that are remembered. A task that is tried again is tried soon: so many end meanwhile at most, in a
-/// day's run.
+/// Names of results that are remembered. A task that is tried again is tried soon: fewer tasks than this end meanwhile.
 pub(super) const MOST_NAMES: usize = 1024;
 
 /// What attempts have named, by task, whether the ledger has an attempt of it or not.

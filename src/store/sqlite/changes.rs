@@ -7,7 +7,7 @@ use rusqlite::{Connection, Row};
 
 use super::fault::Fault;
 use super::query::{all, one};
-use super::rows::{self, LifeRow, TaskRow, id_column, json_column, moment_column, name_column, optional_name};
+use super::rows::{self, LifeRow, TaskRow, id_column, json_column, moment_column};
 use super::writing::Writing;
 use super::{artifacts, endpoints, outbox, tasks};
 use crate::ids::{ActionId, AttemptId, EndpointId, TaskId};
@@ -160,11 +160,12 @@ fn write<A>(writing: &Writing, mut places: Places, decided: Decided<A>) -> Resul
 }
 
 fn current(row: &Row<'_>) -> Result<(TaskRow, TaskId, Current), Fault> {
+    let (owner, group) = rows::people(row)?;
     let about = AboutTask {
         action: id_column(row, "action", ActionId::from_bytes)?,
         endpoint: id_column(row, "endpoint", EndpointId::from_bytes)?,
-        owner: name_column(row, "owner")?,
-        group: optional_name(row, "group_name")?,
+        owner,
+        group,
     };
     let current = Current {
         about,

@@ -188,7 +188,7 @@ impl Store for SqliteStore {
 
     async fn start(&self, holder: Holder, attempts: Vec<AttemptId>, now: Moment) -> Result<Vec<Changed>, StoreError> {
         let tasks = attempts.len();
-        let work = move |connection: &Writing| changes::start(connection, holder, attempts, now);
+        let work = move |writing: &Writing| changes::start(writing, holder, attempts, now);
         let done = self.writer.run(Needs::File, tasks, work).await;
         self.told("noting that attempts began", done.map(|(changed, _)| changed))
     }
@@ -207,7 +207,7 @@ impl Store for SqliteStore {
         now: Moment,
     ) -> Result<(Vec<Changed>, CommitMark), StoreError> {
         let tasks = reports.len();
-        let work = move |connection: &Writing| changes::report(connection, holder, reports, now);
+        let work = move |writing: &Writing| changes::report(writing, holder, reports, now);
         self.told("keeping reports", self.writer.run(Needs::File, tasks, work).await)
     }
 
@@ -226,7 +226,7 @@ impl Store for SqliteStore {
     }
 
     async fn expire(&self, now: Moment, most: u32) -> Result<Vec<TaskId>, StoreError> {
-        let work = move |connection: &Writing| changes::expire(connection, now, most);
+        let work = move |writing: &Writing| changes::expire(writing, now, most);
         self.write("applying leases and deadlines that ran out", ONE, work).await
     }
 
@@ -288,9 +288,9 @@ impl Store for SqliteStore {
     }
 
     async fn forget(&self, ended_before: Moment, most: u32) -> Result<Forgotten, StoreError> {
-        let work = move |connection: &Writing| {
-            let tasks = tasks::forget(connection, ended_before, most)?;
-            Ok(Forgotten { tasks, ..outbox::forget(connection, ended_before, most)? })
+        let work = move |writing: &Writing| {
+            let tasks = tasks::forget(writing, ended_before, most)?;
+            Ok(Forgotten { tasks, ..outbox::forget(writing, ended_before, most)? })
         };
         let forgotten = self.write("forgetting tasks", ONE, work).await?;
         self.recent.forget(ended_before);
@@ -304,7 +304,7 @@ impl Store for SqliteStore {
         replaces: Vec<SessionId>,
         now: Moment,
     ) -> Result<Claim, StoreError> {
-        let work = move |connection: &Writing| endpoints::claim(connection, endpoint, session, &replaces, now);
+        let work = move |writing: &Writing| endpoints::claim(writing, endpoint, session, &replaces, now);
         self.write("claiming an endpoint's name", ONE, work).await
     }
 
@@ -314,7 +314,7 @@ impl Store for SqliteStore {
         session: SessionId,
         now: Moment,
     ) -> Result<Option<Epoch>, StoreError> {
-        let work = move |connection: &Writing| endpoints::connect(connection, endpoint, session, now);
+        let work = move |writing: &Writing| endpoints::connect(writing, endpoint, session, now);
         self.write("opening a session", ONE, work).await
     }
 
@@ -325,12 +325,12 @@ impl Store for SqliteStore {
         status: String,
         now: Moment,
     ) -> Result<Claim, StoreError> {
-        let work = move |connection: &Writing| endpoints::beat(connection, holder, session, status, now);
+        let work = move |writing: &Writing| endpoints::beat(writing, holder, session, status, now);
         self.write("renewing an endpoint's session", ONE, work).await
     }
 
     async fn release(&self, endpoint: EndpointId, session: SessionId, now: Moment) -> Result<(), StoreError> {
-        let work = move |connection: &Writing| endpoints::release(connection, endpoint, session, now);
+        let work = move |writing: &Writing| endpoints::release(writing, endpoint, session, now);
         self.write("releasing an endpoint's name", ONE, work).await
     }
 

@@ -11,9 +11,9 @@ use super::rows::{self, column, id_column, json_column, name_column, number, opt
 use super::writing::Writing;
 use crate::ids::{ActionId, EndpointId, IdError, TaskId};
 use crate::store::event::NewEvent;
-use crate::store::{ActionRecord, EventId, EventRecord, Forgotten, NewAction, NewTask, StoreEvent};
+use crate::store::{ActionRecord, EventId, EventRecord, Forgotten, NewAction, NewTask, StoreEvent, decide};
 use crate::task::action::ActionCounts;
-use crate::task::names::{Group, Label, Subject};
+use crate::task::names::{Group, Label};
 use crate::task::time::Moment;
 
 const TELL: &str = "
@@ -43,17 +43,7 @@ const FORGET_REQUESTS: &str = "
 
 /// Tells that a task was accepted.
 pub(super) fn of_new_task(writing: &Writing, task: &NewTask) -> Result<EventId, Fault> {
-    let NewTask { id, action, endpoint, owner, group, submitted, .. } = task;
-    let event = NewEvent {
-        time: *submitted,
-        task: Some(*id),
-        action: Some(*action),
-        endpoint: Some(*endpoint),
-        owner: owner.clone(),
-        group: group.clone(),
-        event: StoreEvent::Submitted,
-    };
-    tell(writing, event, None)
+    tell(writing, decide::accepted(task), None)
 }
 
 /// Tells what happened to an endpoint, which is there.
@@ -64,7 +54,7 @@ pub(super) fn of_endpoint(
     event: StoreEvent,
 ) -> Result<(), Fault> {
     let asked = "SELECT id, owner, group_name FROM endpoints WHERE id = ?";
-    let found = one(writing, asked, (endpoint.uuid().as_bytes(),), people)?;
+    let found = one(writing, asked, (endpoint.uuid().as_bytes(),), rows::people)?;
     let Some((owner, group)) = found else { return Ok(()) };
     let event = NewEvent { time, task: None, action: None, endpoint: Some(endpoint), owner, group, event };
     tell(writing, event, None).map(|_| ())
@@ -86,11 +76,6 @@ pub(super) fn tell(writing: &Writing, event: NewEvent, before: Option<EventId>) 
     let id = EventId::new(u64::try_from(writing.last_insert_rowid()).unwrap_or_default());
     writing.tell(event.at(id));
     Ok(id)
-}
-
-/// Whose a row is, and who else may see it.
-fn people(row: &Row<'_>) -> Result<(Subject, Option<Group>), Fault> {
-    Ok((name_column(row, "owner")?, optional_name(row, "group_name")?))
 }
 
 /// Keeps an action with new tasks, or adds them to one that is known.
@@ -127,7 +112,7 @@ pub(super) fn count_ended(writing: &Writing, action: ActionId, ended: ActionCoun
              cancelled = cancelled + ?5, ended = CASE WHEN open = ?2 THEN ?6 END
          WHERE id = ?1 RETURNING id, open, owner, group_name",
         (action.uuid().as_bytes(), open, succeeded, failed, cancelled, rows::millis(now)),
-        |row| Ok((column::<i64>(row, "open")?, people(row)?)),
+        |row| Ok((column::<i64>(row, "open")?, rows::people(row)?)),
     )?;
     let Some((0, (owner, group))) = left else { return Ok(()) };
     let event = StoreEvent::ActionEnded;

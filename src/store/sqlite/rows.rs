@@ -11,7 +11,7 @@ use super::query::execute;
 use crate::ids::{ActionId, EndpointId, IdError, TaskId};
 use crate::store::{EventId, NewTask, StateName, TaskRecord};
 use crate::task::life::{Life, Limits, Phase, Wish};
-use crate::task::names::{Group, Label};
+use crate::task::names::{Group, Label, Subject};
 use crate::task::pool::Pool;
 use crate::task::result::TaskResult;
 use crate::task::spec::Place;
@@ -236,6 +236,11 @@ pub(super) fn name_column<T: FromStr>(row: &Row<'_>, name: &'static str) -> Resu
 pub(super) fn optional_name<T: FromStr>(row: &Row<'_>, name: &'static str) -> Result<Option<T>, Fault> {
     let text = text_column(row, name)?;
     text.map(str::parse).transpose().map_err(|_| damaged(row, name))
+}
+
+/// Whose a row is, and who else may see it.
+pub(super) fn people(row: &Row<'_>) -> Result<(Subject, Option<Group>), Fault> {
+    Ok((name_column(row, "owner")?, optional_name(row, "group_name")?))
 }
 
 /// A value that is kept as JSON.

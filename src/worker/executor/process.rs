@@ -22,7 +22,7 @@ use super::supervise::Watched;
 use crate::ids::WorkerId;
 use crate::runtime::process::{Handle, MARK};
 use crate::task::template::Rendered;
-use crate::worker::assignment::{Assignment, SlotGpu};
+use crate::worker::assignment::{Assignment, SlotGpu, line};
 
 /// Variables of the worker that a process gets: where programs and libraries are, the user's language and time, and
 /// how HDF5, CUDA and this program behave. Nothing else, above all no credential, reaches it.
@@ -72,15 +72,13 @@ impl Process {
         worker: WorkerId,
         cwd: PathBuf,
     ) -> serde_json::Result<Self> {
-        let mut input = serde_json::to_vec(assignment)?;
-        input.push(b'\n');
         Ok(Self {
             program: program.to_owned(),
             arguments: vec!["executor".into()],
             environment: marked(worker, assignment.gpu.as_ref()),
             cwd,
             memory: limit(assignment.memory, assignment.gpu.as_ref()),
-            input: Some(input),
+            input: Some(line(assignment)?),
         })
     }
 

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::process::Running;
 use super::streams::{Heard, Streams};
+use crate::worker::assignment::{ExecutorOrder, line};
 
 /// Time for the rest of the output once the whole group is dead: only a process that left the group can still hold
 /// the pipes.
@@ -34,11 +35,6 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// Time between SIGKILL and the end: what takes longer is no matter of the process. With the usual grace it is less than
 /// an endpoint waits for a worker that leaves.
 const DEATH: Duration = Duration::from_secs(3);
-
-/// The line of [`ExecutorOrder::Publish`].
-///
-/// [`ExecutorOrder::Publish`]: crate::worker::assignment::ExecutorOrder::Publish
-const PUBLISH: &[u8] = b"\"publish\"\n";
 
 /// A process, as far as it is watched over.
 pub(super) trait Watched {
@@ -189,7 +185,8 @@ async fn feed(input: Option<(Sender, Vec<u8>)>, publish: &Semaphore, stop: &Canc
                     Ok(permit) => permit.forget(),
                     Err(_) => return,
                 }
-                next = PUBLISH.to_vec();
+                let Ok(order) = line(&ExecutorOrder::Publish) else { return };
+                next = order;
             }
         };
         // an order that is half written when the attempt is to stop is none

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -38,8 +39,8 @@ pub(in crate::cli) struct DispatchArgs {
     #[arg(long, default_value_t = 50_000)]
     tasks: usize,
     /// Tasks of the measurement of one task after the other
-    #[arg(long, default_value_t = 300)]
-    round_trips: usize,
+    #[arg(long, default_value = "300")]
+    round_trips: NonZeroUsize,
     /// Tasks that start a process
     #[arg(long, default_value_t = 5_000)]
     processes: usize,
@@ -98,7 +99,7 @@ async fn dispatch(args: &DispatchArgs) -> Result<Exit, Failure> {
     add("first_result_s", json!(site.first_result().await?.as_secs_f64()));
     if wanted(Measure::RoundTrip) {
         site.rate(WARM_UP, nothing).await?;
-        let trips = site.round_trips(args.round_trips).await?;
+        let trips = site.round_trips(args.round_trips.get()).await?;
         add("round_trip_p50_ms", json!(millis(trips[trips.len() / 2])));
         add("round_trip_p99_ms", json!(millis(trips[trips.len() * 99 / 100])));
     }

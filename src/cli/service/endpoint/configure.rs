@@ -130,7 +130,7 @@ fn text(args: &ConfigureArgs) -> String {
          #   min_blocks: 1\n\
          #   idle_s: 120\n\
          \n\
-         # Logs of tasks are kept so many days:\n\
+         # Logs of tasks are kept for this number of days:\n\
          # keep_logs_days: 30\n\
          \n\
          # Commands that tasks may run, by name. No shell sees them: each value of a task becomes one argument, or part\n\
