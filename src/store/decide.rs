@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   rows ──▶ Current ──┐
-//!                      ├─▶ lease, change, expire ──▶ Decided { answers, rows, events, actions }
+//!                      ├─▶ lease, change, expire ──▶ Decided { answers, rows, events, moved, actions }
 //!   call ──▶ Change ───┘
 //! ```
 
@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::event::{NewEvent, StoreEvent};
 use super::{
     AddsTo, Artifact, ChangeError, Changed, Claim, EndpointSession, Holder, LARGEST_ARTIFACTS, LeaseRequest,
-    MOST_ARTIFACTS, NewSubmission, NewTask, Report, Submitted,
+    MOST_ARTIFACTS, NewSubmission, NewTask, Report, StateName, Submitted,
 };
 use crate::ids::{ActionId, AttemptId, EndpointId, Epoch, SessionId, TaskId};
 use crate::protocol::session::Leased;
@@ -44,6 +44,22 @@ pub(super) struct AboutTask {
     pub(super) group: Option<Group>,
 }
 
+/// Tasks that are counted together.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct TaskClass {
+    pub(super) endpoint: EndpointId,
+    pub(super) owner: Subject,
+    pub(super) group: Option<Group>,
+    pub(super) state: StateName,
+}
+
+/// A task that is in another state now.
+#[derive(Debug, PartialEq)]
+pub(super) struct Moved {
+    pub(super) from: TaskClass,
+    pub(super) to: StateName,
+}
+
 /// A task that may be leased.
 #[derive(Debug)]
 pub(super) struct WaitingTask {
@@ -70,6 +86,8 @@ pub(super) struct Decided<A> {
     pub(super) rows: Vec<ChangedTask>,
     /// In the order in which they happened.
     pub(super) events: Vec<NewEvent>,
+    /// In the same order.
+    pub(super) moved: Vec<Moved>,
     /// Of each action, tasks that ended: `open` is how many.
     pub(super) actions: BTreeMap<ActionId, ActionCounts>,
 }
@@ -252,7 +270,20 @@ pub(super) fn may_lease(holder: Option<&(EndpointSession, Epoch)>, request: &Lea
     holder.is_some_and(|(session, newest)| session.until > request.now && *newest == request.holder.epoch)
 }
 
+impl TaskClass {
+    /// That of a task which was just accepted.
+    pub(super) fn of_new(task: &NewTask) -> Self {
+        let NewTask { endpoint, owner, group, .. } = task;
+        Self { endpoint: *endpoint, owner: owner.clone(), group: group.clone(), state: StateName::Queued }
+    }
+}
+
 impl AboutTask {
+    fn class(&self, state: StateName) -> TaskClass {
+        let Self { action: _, endpoint, owner, group } = self;
+        TaskClass { endpoint: *endpoint, owner: owner.clone(), group: group.clone(), state }
+    }
+
     fn told(self, task: TaskId, time: Moment, event: StoreEvent) -> NewEvent {
         let Self { action, endpoint, owner, group } = self;
         NewEvent { time, task: Some(task), action: Some(action), endpoint: Some(endpoint), owner, group, event }
@@ -284,7 +315,7 @@ impl ChangedTask {
 
 impl<A> Decided<A> {
     pub(super) fn new(answers: A) -> Self {
-        Self { answers, rows: Vec::new(), events: Vec::new(), actions: BTreeMap::new() }
+        Self { answers, rows: Vec::new(), events: Vec::new(), moved: Vec::new(), actions: BTreeMap::new() }
     }
 
     /// Takes note of a life that is another one now.
@@ -292,6 +323,10 @@ impl<A> Decided<A> {
         current.changed = now.unwrap_or(current.changed);
         let event = StoreEvent::of_change(&current.life, cause, &life);
         self.events.extend(event.map(|event| current.about.clone().told(task, current.changed, event)));
+        let (from, to) = (StateName::of(&current.life), StateName::of(&life));
+        if from != to {
+            self.moved.push(Moved { from: current.about.class(from), to });
+        }
         if current.life.end().is_none() && life.end().is_some() {
             let counts = self.actions.entry(current.about.action).or_default();
             counts.open += 1;

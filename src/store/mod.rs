@@ -319,8 +319,8 @@ pub trait Store: Send + Sync + 'static {
         name: ArtifactName,
     ) -> impl Future<Output = Result<Option<Artifact>, StoreError>> + Send;
 
-    /// Forgets tasks that ended before a moment, with their artifacts, and events and actions as old, at most `most` of
-    /// each.
+    /// Forgets tasks that ended before a moment, with their artifacts, the request ids that they came with and the
+    /// actions of which no task is left, and events as old: at most `most` tasks and events.
     fn forget(&self, ended_before: Moment, most: u32) -> impl Future<Output = Result<Forgotten, StoreError>> + Send;
 
     /// Registers an endpoint and claims its name for a session, until the session's moment; from another session only

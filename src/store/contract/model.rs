@@ -187,9 +187,9 @@ impl Model {
     }
 
     fn forget(&mut self, before: Moment) -> u64 {
-        self.requests.retain(|_, (_, first)| first.submitted >= before);
         let kept = self.tasks.len();
         self.tasks.retain(|_, record| record.life.end().is_none() || record.changed >= before);
+        self.requests.retain(|_, (task, _)| self.tasks.contains_key(task));
         u64::try_from(kept - self.tasks.len()).expect("small")
     }
 }
@@ -219,11 +219,24 @@ async fn is_as_the_model<S: Store>(store: &S, model: &Model, next: u128) {
     newest_first.reverse();
     let page = Page { before: None, most: 1000 };
     assert_eq!(store.list(TaskFilter::default(), page).await.expect("lists"), newest_first);
-    let mut counts = BTreeMap::new();
-    for record in &newest_first {
-        *counts.entry(StateName::of(&record.life)).or_insert(0) += 1;
+    let held = vec![StateName::Leased, StateName::Running];
+    let others = vec![StateName::Queued, StateName::Succeeded, StateName::Failed];
+    for (endpoint, states) in [None, Some(1), Some(2)]
+        .into_iter()
+        .flat_map(|e| [Vec::new(), held.clone(), others.clone()].map(|states| (e, states)))
+    {
+        let filter = TaskFilter { endpoint: endpoint.map(endpoint_id), states, ..TaskFilter::default() };
+        let mut wanted = newest_first.clone();
+        wanted.retain(|record| filter.lets_through(record));
+        let mut counts = BTreeMap::new();
+        for record in &wanted {
+            *counts.entry(StateName::of(&record.life)).or_insert(0) += 1;
+        }
+        assert_eq!(store.count(filter.clone()).await.expect("counts"), counts, "{filter:?}");
+        let of_the_action = TaskFilter { action: Some(action_id(1)), ..filter.clone() };
+        assert_eq!(store.count(of_the_action).await.expect("counts"), counts, "{filter:?}");
+        assert_eq!(store.list(filter, page).await.expect("lists"), wanted);
     }
-    assert_eq!(store.count(TaskFilter::default()).await.expect("counts"), counts);
     let action = store.actions(vec![action_id(1)]).await.expect("reads").remove(0);
     // one whose tasks have ended and are forgotten is forgotten too, and counts anew
     if let Some(action) = action.filter(|action| action.counts.all() == model.counts.all()) {

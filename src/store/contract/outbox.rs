@@ -136,7 +136,7 @@ pub(in super::super) async fn what_is_old_is_forgotten_and_its_place_is_not_give
     store.cancel(vec![task_id(1)], at(20)).await.expect("cancels");
     let newest = store.newest_event().await.expect("reads");
     let forgotten = store.forget(at(21), 100).await.expect("forgets");
-    assert_eq!((forgotten.tasks, forgotten.actions, forgotten.requests), (1, 1, 2));
+    assert_eq!((forgotten.tasks, forgotten.actions, forgotten.requests), (1, 1, 1));
     let left: Vec<EventId> = store.events(EventId::START, 100).await.expect("reads").iter().map(|e| e.id).collect();
     assert_eq!(left, [newest], "the newest stays");
     assert_eq!(store.actions(vec![action_id(1)]).await.expect("reads"), [None]);
@@ -144,6 +144,8 @@ pub(in super::super) async fn what_is_old_is_forgotten_and_its_place_is_not_give
     submit(store, vec![NewTask { submitted: at(30), ..task(3) }]).await;
     assert!(events(store, newest).await.len() == 1, "whoever had read all so far reads what comes");
     assert_eq!(store.submit(requested("a", 4)).await.expect("submits"), Submitted::New, "the request id is free");
+    let known = Submitted::Known { action: action_id(2), tasks: vec![task_id(2)] };
+    assert_eq!(store.submit(requested("b", 5)).await.expect("submits"), known, "that of a task which is there is not");
 }
 
 fn artifact(name: &str, content: &[u8]) -> Artifact {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, Row};
 
+use super::counts::Counted;
 use super::fault::Fault;
 use super::query::{all, one};
 use super::rows::{self, LifeRow, TaskRow, id_column, json_column, moment_column};
@@ -12,7 +13,7 @@ use super::writing::Writing;
 use super::{artifacts, endpoints, outbox, tasks};
 use crate::ids::{ActionId, AttemptId, EndpointId, TaskId};
 use crate::protocol::session::Leased;
-use crate::store::decide::{self, AboutTask, Change, ChangedTask, Current, Decided, WaitingTask};
+use crate::store::decide::{self, AboutTask, Change, ChangedTask, Current, Decided, Moved, TaskClass, WaitingTask};
 use crate::store::{ChangeError, Changed, Holder, LeaseRequest, Report};
 use crate::task::pool::Lane;
 use crate::task::time::Moment;
@@ -140,7 +141,7 @@ fn lives(connection: &Connection, tasks: Vec<TaskId>) -> Result<(Places, HashMap
 
 /// Writes what was decided of tasks whose rows were found; returns what the caller is told.
 fn write<A>(writing: &Writing, mut places: Places, decided: Decided<A>) -> Result<A, Fault> {
-    let Decided { answers, rows, events, actions } = decided;
+    let Decided { answers, rows, events, moved, actions } = decided;
     let now = events.last().map(|event| event.time);
     for event in events {
         match event.task.and_then(|task| places.get_mut(&task)) {
@@ -152,6 +153,10 @@ fn write<A>(writing: &Writing, mut places: Places, decided: Decided<A>) -> Resul
         let place = places.get(&task).ok_or_else(|| Fault::Damaged { what: "the row", id: task.to_string() })?;
         LifeRow::new(&life, deadline, changed, result.as_ref())?.write(writing, place)?;
         left.into_iter().try_for_each(|artifact| artifacts::keep(writing, task, artifact))?;
+    }
+    for Moved { from, to } in moved {
+        writing.count(TaskClass { state: to, ..from.clone() }, Counted::In);
+        writing.count(from, Counted::Out);
     }
     for (action, ended) in actions {
         outbox::count_ended(writing, action, ended, now.unwrap_or(Moment::START))?;

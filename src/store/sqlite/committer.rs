@@ -106,7 +106,7 @@ impl Committer {
             // it fails when SQLite has rolled back by itself, as it does on a full disk
             let _already = execute(&self.writing, "ROLLBACK");
         }
-        let told = self.writing.take();
+        let told = self.writing.end();
         if committed.is_ok() {
             self.recent.add(told);
         }
@@ -147,6 +147,7 @@ impl Committer {
             }
         }
         state?;
+        self.writing.write_counts()?;
         execute(&self.writing, "COMMIT")?;
         self.written = self.written.next();
         Ok(self.written)
@@ -190,7 +191,7 @@ fn tell(answers: Vec<Answer>, result: &Result<CommitMark, Fault>) {
 
 /// Runs a call; an error means that the transaction is lost, not that the call failed.
 fn in_savepoint(writing: &Writing, call: Call, answers: &mut Answers) -> Result<(), Fault> {
-    let told = writing.so_far();
+    let before = writing.so_far();
     if let Err(fault) = execute(writing, "SAVEPOINT call") {
         let _refused = answers.run(call, Err(fault.clone()));
         return Err(fault);
@@ -198,7 +199,7 @@ fn in_savepoint(writing: &Writing, call: Call, answers: &mut Answers) -> Result<
     if let Err(fault) = answers.run(call, Ok(writing)) {
         // SQLite ends the whole transaction on a full disk: then the call's fault is everybody's
         execute(writing, "ROLLBACK TO call").map_err(|_| fault)?;
-        writing.back_to(told);
+        writing.back_to(before);
     }
     execute(writing, "RELEASE call")
 }

@@ -7,6 +7,7 @@
 mod artifacts;
 mod changes;
 mod committer;
+mod counts;
 mod endpoints;
 mod fault;
 mod outbox;
@@ -260,7 +261,10 @@ impl Store for SqliteStore {
     }
 
     async fn newest_event(&self) -> Result<EventId, StoreError> {
-        self.told("reading where the events end", self.readers.short(outbox::newest))
+        match self.recent.newest() {
+            Some(newest) => Ok(newest),
+            None => self.told("reading where the events end", self.readers.short(outbox::newest)),
+        }
     }
 
     async fn events(&self, after: EventId, most: u32) -> Result<Vec<Arc<EventRecord>>, StoreError> {
@@ -289,8 +293,8 @@ impl Store for SqliteStore {
 
     async fn forget(&self, ended_before: Moment, most: u32) -> Result<Forgotten, StoreError> {
         let work = move |writing: &Writing| {
-            let tasks = tasks::forget(writing, ended_before, most)?;
-            Ok(Forgotten { tasks, ..outbox::forget(writing, ended_before, most)? })
+            let events = outbox::forget(writing, ended_before, most)?;
+            Ok(Forgotten { events, ..tasks::forget(writing, ended_before, most)? })
         };
         let forgotten = self.write("forgetting tasks", ONE, work).await?;
         self.recent.forget(ended_before);

@@ -11,7 +11,7 @@ use super::rows::{self, column, id_column, json_column, name_column, number, opt
 use super::writing::Writing;
 use crate::ids::{ActionId, EndpointId, IdError, TaskId};
 use crate::store::event::NewEvent;
-use crate::store::{ActionRecord, EventId, EventRecord, Forgotten, NewAction, NewTask, StoreEvent, decide};
+use crate::store::{ActionRecord, EventId, EventRecord, NewAction, NewTask, StoreEvent, decide};
 use crate::task::action::ActionCounts;
 use crate::task::names::{Group, Label};
 use crate::task::time::Moment;
@@ -31,15 +31,9 @@ const FORGET: &str = "
     DELETE FROM events WHERE id IN (SELECT id FROM (SELECT id, time FROM events ORDER BY id LIMIT ?2) WHERE time < ?1)
         AND id < (SELECT max(id) FROM events)";
 
-/// Old actions of which no task is left.
-const FORGET_ACTIONS: &str = "
-    DELETE FROM actions WHERE id IN (SELECT id FROM actions WHERE ended < ?1
-        AND NOT EXISTS (SELECT 1 FROM tasks WHERE action = actions.id) ORDER BY ended LIMIT ?2)";
-
-/// Old request ids.
-const FORGET_REQUESTS: &str = "
-    DELETE FROM requests WHERE (owner, request) IN
-        (SELECT owner, request FROM requests WHERE made < ?1 ORDER BY made LIMIT ?2)";
+/// An action, if none of its tasks is left.
+pub(super) const FORGET_ACTION: &str = "
+    DELETE FROM actions WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM tasks WHERE action = ?1)";
 
 /// Tells that a task was accepted.
 pub(super) fn of_new_task(writing: &Writing, task: &NewTask) -> Result<EventId, Fault> {
@@ -155,16 +149,14 @@ pub(super) fn timeline(connection: &Connection, task: TaskId, most: u32) -> Resu
     Ok(found.into())
 }
 
-/// Forgets events, request ids and actions that are older than a moment; of each at most so many.
-pub(super) fn forget(connection: &Connection, before: Moment, most: u32) -> Result<Forgotten, Fault> {
-    let old = (rows::millis(before), most);
-    let forget = |statement| execute(connection, statement, old).map(|rows| rows as u64);
-    Ok(Forgotten {
-        tasks: 0,
-        events: forget(FORGET)?,
-        actions: forget(FORGET_ACTIONS)?,
-        requests: forget(FORGET_REQUESTS)?,
-    })
+/// Forgets events that are older than a moment, at most so many.
+pub(super) fn forget(connection: &Connection, before: Moment, most: u32) -> Result<u64, Fault> {
+    Ok(execute(connection, FORGET, (rows::millis(before), most))? as u64)
+}
+
+/// Forgets an action of which no task is left; returns how many that were.
+pub(super) fn forget_action(connection: &Connection, action: ActionId) -> Result<u64, Fault> {
+    Ok(execute(connection, FORGET_ACTION, (action.uuid().as_bytes(),))? as u64)
 }
 
 fn event_id(row: &Row<'_>) -> Result<EventId, Fault> {

@@ -41,6 +41,11 @@ impl RecentEvents {
         }
     }
 
+    /// The newest, if there was one since the file was opened.
+    pub(super) fn newest(&self) -> Option<EventId> {
+        lock(&self.events).back().map(|event| event.id)
+    }
+
     /// Events after a place, at most `most`; None where only the file knows.
     pub(super) fn after(&self, place: EventId, most: u32) -> Option<Vec<Arc<EventRecord>>> {
         let kept = lock(&self.events);

@@ -9,9 +9,10 @@ use serde::de::DeserializeOwned;
 use super::fault::Fault;
 use super::query::execute;
 use crate::ids::{ActionId, EndpointId, IdError, TaskId};
+use crate::store::decide::TaskClass;
 use crate::store::{EventId, NewTask, StateName, TaskRecord};
 use crate::task::life::{Life, Limits, Phase, Wish};
-use crate::task::names::{Group, Label, Subject};
+use crate::task::names::{Group, Label, RequestId, Subject};
 use crate::task::pool::Pool;
 use crate::task::result::TaskResult;
 use crate::task::spec::Place;
@@ -19,10 +20,10 @@ use crate::task::time::Moment;
 
 /// A new task.
 const INSERT: &str = "
-    INSERT INTO tasks (id, owner, action, endpoint, pool, lane, group_name, label, spec, priority,
+    INSERT INTO tasks (id, owner, action, request, endpoint, pool, lane, group_name, label, spec, priority,
         deadline, retries, crashes, submitted, changed, state, not_before, lease_until, due, ended, life, newest_event)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
-        ?22)";
+        ?22, ?23)";
 
 /// The lane of tasks that run on the endpoint's own node; those of pools are from 1 on.
 pub(super) const LOGIN_LANE: i64 = 0;
@@ -122,7 +123,13 @@ impl LifeRow {
 }
 
 /// Inserts a new task, of a pool with a number, of which an event tells.
-pub(super) fn insert(connection: &Connection, task: &NewTask, pool: i64, told: EventId) -> Result<(), Fault> {
+pub(super) fn insert(
+    connection: &Connection,
+    task: &NewTask,
+    request: Option<&RequestId>,
+    pool: i64,
+    told: EventId,
+) -> Result<(), Fault> {
     let NewTask {
         id,
         action,
@@ -143,6 +150,7 @@ pub(super) fn insert(connection: &Connection, task: &NewTask, pool: i64, told: E
         id.uuid().into_bytes(),
         owner.as_str(),
         action.uuid().into_bytes(),
+        request.map(RequestId::as_str),
         endpoint.uuid().into_bytes(),
         pool,
         match spec.kind().place() {
@@ -241,6 +249,23 @@ pub(super) fn optional_name<T: FromStr>(row: &Row<'_>, name: &'static str) -> Re
 /// Whose a row is, and who else may see it.
 pub(super) fn people(row: &Row<'_>) -> Result<(Subject, Option<Group>), Fault> {
     Ok((name_column(row, "owner")?, optional_name(row, "group_name")?))
+}
+
+/// The state of a row.
+pub(super) fn state_column(row: &Row<'_>) -> Result<StateName, Fault> {
+    let name = text_column(row, "state")?;
+    StateName::ALL.into_iter().find(|state| Some(state.name()) == name).ok_or_else(|| damaged(row, "the state"))
+}
+
+/// The class of a task of a row.
+pub(super) fn class(row: &Row<'_>) -> Result<TaskClass, Fault> {
+    let (owner, group) = people(row)?;
+    Ok(TaskClass {
+        endpoint: id_column(row, "endpoint", EndpointId::from_bytes)?,
+        owner,
+        group,
+        state: state_column(row)?,
+    })
 }
 
 /// A value that is kept as JSON.

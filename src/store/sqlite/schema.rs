@@ -16,8 +16,10 @@ pub(super) const NEWEST: i64 = MIGRATIONS.len() as i64;
 const MIGRATIONS: [&str; 1] = [FIRST];
 
 /// `tasks_queued` carries what a lease asks besides, so that tasks that may not begin yet are skipped without a look
-/// at their rows; `tasks_seen` alone answers how many tasks there are of each state. `lane` is 0 for tasks that run on
-/// the endpoint's own node, else the pool's number.
+/// at their rows. `lane` is 0 for tasks that run on the endpoint's own node, else the pool's number.
+///
+/// A task changes three times and each index that it is in then is one more page for the disk: there are indexes for what
+/// is asked with every call, counts have a table of their own, and old actions and requests are found by their tasks.
 ///
 /// Ids of events are never given twice, since the newest is never forgotten: who follows them keeps a place.
 const FIRST: &str = "
@@ -41,7 +43,6 @@ CREATE TABLE actions (
     cancelled INTEGER NOT NULL,
     ended INTEGER
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX actions_ended ON actions (ended) WHERE ended IS NOT NULL;
 
 CREATE TABLE requests (
     owner TEXT NOT NULL,
@@ -50,15 +51,15 @@ CREATE TABLE requests (
     action BLOB NOT NULL,
     -- 16 bytes each
     tasks BLOB NOT NULL,
-    made INTEGER NOT NULL,
     PRIMARY KEY (owner, request)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX requests_made ON requests (made);
 
 CREATE TABLE tasks (
     id BLOB NOT NULL PRIMARY KEY,
     owner TEXT NOT NULL,
     action BLOB NOT NULL,
+    -- that it came with
+    request TEXT,
     endpoint BLOB NOT NULL,
     pool INTEGER NOT NULL REFERENCES pools (number),
     lane INTEGER NOT NULL,
@@ -86,7 +87,16 @@ CREATE INDEX tasks_held ON tasks (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX tasks_due ON tasks (due) WHERE due IS NOT NULL;
 CREATE INDEX tasks_ended ON tasks (ended) WHERE ended IS NOT NULL;
 CREATE INDEX tasks_action ON tasks (action, id);
-CREATE INDEX tasks_seen ON tasks (endpoint, state, owner, group_name);
+
+CREATE TABLE task_counts (
+    endpoint BLOB NOT NULL,
+    owner TEXT NOT NULL,
+    -- empty = none
+    group_name TEXT NOT NULL,
+    state TEXT NOT NULL,
+    tasks INTEGER NOT NULL,
+    PRIMARY KEY (endpoint, owner, group_name, state)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE artifacts (
     task BLOB NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,

@@ -1,21 +1,22 @@
 //! Tasks: accepted, looked up, listed, counted, forgotten. What changes their lives is in `changes`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rusqlite::Connection;
 use rusqlite::types::Value;
 use sha2::{Digest, Sha256};
 
+use super::counts::{self, Counted};
 use super::fault::Fault;
 use super::outbox;
 use super::query::{all, execute, one};
-use super::rows::{self, column, id_column, moment_column, task_record};
+use super::rows::{self, column, id_column, moment_column, optional_name, task_record};
 use super::writing::Writing;
 use crate::ids::{ActionId, EndpointId, TaskId};
 use crate::protocol::session::PoolBacklog;
-use crate::store::decide::{self, KnownRequest};
+use crate::store::decide::{self, KnownRequest, TaskClass};
 use crate::store::{
-    MOST_BACKLOG, MOST_POOLS, NewSubmission, NewTask, Page, StateName, Submitted, TaskFilter, TaskRecord,
+    Forgotten, MOST_BACKLOG, MOST_POOLS, NewSubmission, NewTask, Page, StateName, Submitted, TaskFilter, TaskRecord,
 };
 use crate::task::names::{RequestId, Subject};
 use crate::task::pool::{Lane, Pool, PoolKey};
@@ -26,13 +27,21 @@ pub(super) const KNOWN: &str = "SELECT * FROM requests WHERE owner = ?1 AND requ
 
 /// Tasks that ended before a moment, the oldest first.
 pub(super) const OLD: &str = "
-    DELETE FROM tasks WHERE id IN (SELECT id FROM tasks WHERE ended < ?1 ORDER BY ended LIMIT ?2)";
+    DELETE FROM tasks WHERE id IN (SELECT id FROM tasks WHERE ended < ?1 ORDER BY ended LIMIT ?2)
+    RETURNING id, action, request, endpoint, owner, group_name, state";
+
+/// The request id of a submission.
+const FORGET_REQUEST: &str = "DELETE FROM requests WHERE owner = ?1 AND request = ?2";
 
 /// Ids ascend with time.
 const NEWEST: &str = "
     SELECT max(moment) AS newest FROM (SELECT max(seen) AS moment FROM endpoints
         UNION ALL SELECT submitted FROM (SELECT submitted FROM tasks ORDER BY id DESC LIMIT 1)
         UNION ALL SELECT time FROM (SELECT time FROM events ORDER BY id DESC LIMIT 1))";
+
+/// Tasks as [`rows::TASKS`] has them, of those that endpoints hold.
+pub(super) const HELD: &str = "
+    SELECT tasks.*, config FROM tasks INDEXED BY tasks_held JOIN pools ON number = pool";
 
 /// The next lane of pools that has tasks, after a lane.
 pub(super) const NEXT_LANE: &str = "
@@ -76,7 +85,8 @@ pub(super) fn submit(writing: &Writing, new: &NewSubmission) -> Result<Submitted
             }
         };
         let told = outbox::of_new_task(writing, task)?;
-        rows::insert(writing, task, pool, told)?;
+        rows::insert(writing, task, request.as_ref(), pool, told)?;
+        writing.count(TaskClass::of_new(task), Counted::In);
     }
     Ok(answer)
 }
@@ -127,7 +137,10 @@ pub(super) fn get(connection: &Connection, ids: &[TaskId]) -> Result<Vec<Option<
 
 /// A page of the tasks that a filter lets through, newest first.
 pub(super) fn list(connection: &Connection, filter: TaskFilter, page: Page) -> Result<Vec<TaskRecord>, Fault> {
-    let mut query = Query::new(rows::TASKS, &filter)?;
+    let mut query = Query::new(if held(&filter.states) { HELD } else { rows::TASKS }, &filter)?;
+    if held(&filter.states) {
+        query.text.push_str(" AND lease_until IS NOT NULL");
+    }
     if let Some(before) = page.before {
         query.push(" AND id < ?", before.uuid().as_bytes().to_vec());
     }
@@ -137,15 +150,14 @@ pub(super) fn list(connection: &Connection, filter: TaskFilter, page: Page) -> R
 
 /// How many tasks of each state a filter lets through.
 pub(super) fn count(connection: &Connection, filter: TaskFilter) -> Result<BTreeMap<StateName, u64>, Fault> {
-    let mut query = Query::new("SELECT state, count(*) AS number FROM tasks", &filter)?;
+    // those of an action are few, and found by it
+    let select = match filter.action {
+        Some(_) => "SELECT state, count(*) AS number FROM tasks",
+        None => "SELECT state, sum(tasks) AS number FROM task_counts",
+    };
+    let mut query = Query::new(select, &filter)?;
     query.text.push_str(" GROUP BY state");
-    let counts = all(connection, &query.text, rusqlite::params_from_iter(query.values), |row| {
-        let name: String = column(row, "state")?;
-        let damaged = || Fault::Damaged { what: "the state", id: name.clone() };
-        let state = StateName::ALL.into_iter().find(|state| state.name() == name).ok_or_else(damaged)?;
-        Ok((state, column::<i64>(row, "number")?.unsigned_abs()))
-    });
-    Ok(counts?.into_iter().collect())
+    counts::read(connection, &query.text, query.values)
 }
 
 /// The newest moment that is found at once.
@@ -154,9 +166,34 @@ pub(super) fn newest(connection: &Connection) -> Result<Moment, Fault> {
     Ok(newest.flatten().unwrap_or(Moment::START))
 }
 
-/// Forgets tasks that ended before a moment, the oldest first.
-pub(super) fn forget(connection: &Connection, before: Moment, most: u32) -> Result<u64, Fault> {
-    Ok(execute(connection, OLD, (rows::millis(before), most))? as u64)
+/// Forgets tasks that ended before a moment, the oldest first, with the request ids that they came with and the actions
+/// of which no task is left.
+pub(super) fn forget(writing: &Writing, before: Moment, most: u32) -> Result<Forgotten, Fault> {
+    let mut forgotten = Forgotten::default();
+    let (mut actions, mut requests) = (BTreeSet::new(), BTreeSet::new());
+    let old = all(writing, OLD, (rows::millis(before), most), |row| {
+        let request = optional_name::<RequestId>(row, "request")?;
+        Ok((id_column(row, "action", ActionId::from_bytes)?, request, rows::class(row)?))
+    })?;
+    for (action, request, class) in old {
+        forgotten.tasks += 1;
+        actions.insert(action);
+        requests.extend(request.map(|request| (class.owner.clone(), request)));
+        writing.count(class, Counted::Out);
+    }
+    for action in actions {
+        forgotten.actions += outbox::forget_action(writing, action)?;
+    }
+    for (owner, request) in requests {
+        forgotten.requests += execute(writing, FORGET_REQUEST, (owner.as_str(), request.as_str()))? as u64;
+    }
+    counts::forget(writing)?;
+    Ok(forgotten)
+}
+
+/// Whether tasks in these states are all held by endpoints: there are few of them, and many others.
+fn held(states: &[StateName]) -> bool {
+    !states.is_empty() && states.iter().all(|state| matches!(state, StateName::Leased | StateName::Running))
 }
 
 /// The submission with a request id, if there was one.
@@ -181,15 +218,8 @@ fn remember(connection: &Connection, new: &NewSubmission, request: &RequestId, d
     let ids: Vec<u8> = tasks.iter().flat_map(|task| task.id.uuid().into_bytes()).collect();
     execute(
         connection,
-        "INSERT INTO requests (owner, request, digest, action, tasks, made) VALUES (?, ?, ?, ?, ?, ?)",
-        (
-            action.owner.as_str(),
-            request.as_str(),
-            digest,
-            action.id.uuid().as_bytes(),
-            ids,
-            rows::millis(action.submitted),
-        ),
+        "INSERT INTO requests (owner, request, digest, action, tasks) VALUES (?, ?, ?, ?, ?)",
+        (action.owner.as_str(), request.as_str(), digest, action.id.uuid().as_bytes(), ids),
     )
     .map(|_| ())
 }

@@ -1,28 +1,35 @@
-//! A transaction as calls see it: the connection, and what they tell happened. What they tell is passed on once the
-//! transaction is committed, and forgotten if it is not. Commits nothing itself.
+//! A transaction as calls see it: the connection, what they tell happened, and how the counts of tasks change. What they
+//! tell is passed on once the transaction is committed, and forgotten if it is not. Commits nothing itself.
 
 use std::cell::RefCell;
 use std::ops::Deref;
 
 use rusqlite::Connection;
 
+use super::counts::{self, Counted};
+use super::fault::Fault;
 use crate::store::EventRecord;
+use crate::store::decide::TaskClass;
 
-/// The connection that writes, and the events of the transaction that is open.
+/// The connection that writes, with the events and counts of the transaction that is open.
 #[derive(Debug)]
 pub(super) struct Writing {
     connection: Connection,
     told: RefCell<Vec<EventRecord>>,
+    counted: RefCell<Vec<(TaskClass, Counted)>>,
 }
 
-/// A place among the events of a transaction: those after it can be forgotten.
+/// A place in a transaction: what was told and counted after it can be forgotten.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ToldSoFar(usize);
+pub(super) struct SoFar {
+    told: usize,
+    counted: usize,
+}
 
 impl Writing {
     /// With a connection, on which no transaction is open.
     pub(super) fn new(connection: Connection) -> Self {
-        Self { connection, told: RefCell::default() }
+        Self { connection, told: RefCell::default(), counted: RefCell::default() }
     }
 
     /// An event was written.
@@ -30,18 +37,30 @@ impl Writing {
         self.told.borrow_mut().push(event);
     }
 
-    /// What was told so far.
-    pub(super) fn so_far(&self) -> ToldSoFar {
-        ToldSoFar(self.told.borrow().len())
+    /// A task is of a class now, or is no longer.
+    pub(super) fn count(&self, class: TaskClass, counted: Counted) {
+        self.counted.borrow_mut().push((class, counted));
     }
 
-    /// Forgets what was told since: it was rolled back.
-    pub(super) fn back_to(&self, ToldSoFar(events): ToldSoFar) {
-        self.told.borrow_mut().truncate(events);
+    /// What was told and counted so far.
+    pub(super) fn so_far(&self) -> SoFar {
+        SoFar { told: self.told.borrow().len(), counted: self.counted.borrow().len() }
     }
 
-    /// What the transaction told, when it ends.
-    pub(super) fn take(&self) -> Vec<EventRecord> {
+    /// Forgets what was told and counted since: it was rolled back.
+    pub(super) fn back_to(&self, SoFar { told, counted }: SoFar) {
+        self.told.borrow_mut().truncate(told);
+        self.counted.borrow_mut().truncate(counted);
+    }
+
+    /// Writes the counts, before the transaction is committed.
+    pub(super) fn write_counts(&self) -> Result<(), Fault> {
+        counts::write(&self.connection, self.counted.take())
+    }
+
+    /// What the transaction told, when it ends; nothing is left for the next one.
+    pub(super) fn end(&self) -> Vec<EventRecord> {
+        self.counted.take();
         self.told.take()
     }
 }
