@@ -7,6 +7,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Poisson};
 use speckled::correlate::bins::Shape;
+use speckled::dataset::Opener;
 use speckled::dataset::hdf5::open_frames;
 use speckled::dataset::hdf5::write::{FrameFilter, FrameLayout, FrameWriter};
 use speckled::dataset::{PixelType, Scratch};
@@ -34,7 +35,7 @@ fn decode(criterion: &mut Criterion) {
         for mean in [0.05, 1.0] {
             let path = dir.path().join("frames.h5");
             write(&path, pixel, mean);
-            let source = open_frames(&path).expect("it was just written");
+            let source = open_frames(&Opener::anywhere(), &path).expect("it was just written");
             let mut out = vec![0; SHAPE.pixels() * pixel.size()];
             let mut scratch = Scratch::default();
             let mut frame = 0;

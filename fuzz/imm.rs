@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use speckled::dataset::Opener;
 use speckled::dataset::imm;
 
 use super::{source, write};
@@ -14,7 +15,7 @@ const SPARSE: u32 = 6;
 pub(crate) fn run(data: &[u8], directory: &Path) {
     let path = directory.join("frames.imm");
     write(&path, data);
-    if let Ok(source) = imm::open(&path) {
+    if let Ok(source) = imm::open(&Opener::anywhere(), &path) {
         source::read_through(&source);
     }
 }

@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use speckled::correlate::bins::Shape;
+use speckled::dataset::Opener;
 use speckled::dataset::{Source, rigaku};
 
 use super::{source, write};
@@ -20,7 +21,11 @@ pub(crate) fn run(data: &[u8], directory: &Path) {
         [0, rows, cols, events @ ..] => {
             let path = directory.join("events.bin");
             write(&path, events);
-            rigaku::open_single(&path, Shape { rows: usize::from(*rows), cols: usize::from(*cols) })
+            rigaku::open_single(
+                &Opener::anywhere(),
+                &path,
+                Shape { rows: usize::from(*rows), cols: usize::from(*cols) },
+            )
         }
         [_, events @ ..] => {
             let path = |module: usize| directory.join(format!("events.bin.{module:03}"));
@@ -28,7 +33,7 @@ pub(crate) fn run(data: &[u8], directory: &Path) {
                 let dealt = events.chunks(EVENT_BYTES).skip(module).step_by(MODULES);
                 write(&path(module), &dealt.collect::<Vec<_>>().concat());
             }
-            rigaku::open_3m(&path(0))
+            rigaku::open_3m(&Opener::anywhere(), &path(0))
         }
         [] => return,
     };

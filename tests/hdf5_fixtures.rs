@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use speckled::correlate::bins::Shape;
+use speckled::dataset::Opener;
 use speckled::dataset::hdf5::open_frames;
 use speckled::dataset::{PixelType, Scratch};
 
@@ -45,7 +46,7 @@ fn files_of_the_reference_writers_read_exactly() {
         ("vds.h5", PixelType::U16, 5, "HDF5 u16, bitshuffle-lz4"),
     ];
     for (name, pixel, frames, format) in cases {
-        let source = open_frames(&fixture(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let source = open_frames(&Opener::anywhere(), &fixture(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
         let info = source.info();
         assert_eq!((source.pixel_type(), info.frames, info.format.as_str()), (pixel, frames, format), "{name}");
         assert_eq!(info.shape, Shape { rows: ROWS, cols: COLS }, "{name}");
@@ -59,7 +60,7 @@ fn files_of_the_reference_writers_read_exactly() {
 #[test]
 fn linked_files_are_listed_after_the_named_one() {
     for name in ["eiger_master.h5", "vds.h5"] {
-        let source = open_frames(&fixture(name)).unwrap();
+        let source = open_frames(&Opener::anywhere(), &fixture(name)).unwrap();
         let expected = [name, "eiger_data_000001.h5", "eiger_data_000002.h5"].map(fixture);
         assert_eq!(source.info().files, expected);
         let bytes: u64 = expected.iter().map(|file| file.metadata().unwrap().len()).sum();
@@ -75,7 +76,7 @@ fn a_missing_linked_file_is_named() {
         std::fs::copy(fixture(name), dir.path().join(name)).unwrap();
     }
     for name in ["eiger_master.h5", "vds.h5"] {
-        let message = open_frames(&dir.path().join(name)).err().unwrap().to_string();
+        let message = open_frames(&Opener::anywhere(), &dir.path().join(name)).err().unwrap().to_string();
         let expected = dir.path().join("eiger_data_000002.h5").display().to_string();
         assert!(message.contains(&expected) && message.contains("does not exist"), "{message}");
     }
@@ -83,7 +84,7 @@ fn a_missing_linked_file_is_named() {
 
 #[test]
 fn threads_read_one_source_at_the_same_time() {
-    let source = open_frames(&fixture("bslz4_u16.h5")).unwrap();
+    let source = open_frames(&Opener::anywhere(), &fixture("bslz4_u16.h5")).unwrap();
     std::thread::scope(|scope| {
         for f in 0..5 {
             let source = &source;

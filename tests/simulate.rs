@@ -9,6 +9,7 @@ use speckled::correlate::bins::{Partition, Shape};
 use speckled::correlate::oracle;
 use speckled::correlate::result::MultiTau;
 use speckled::correlate::window::FrameSelection;
+use speckled::dataset::Opener;
 use speckled::dataset::hdf5::ftf;
 use speckled::dataset::hdf5::open_frames;
 use speckled::dataset::hdf5::write::FrameFilter;
@@ -73,10 +74,12 @@ fn imm_files_hold_the_simulated_counts() {
     let scene = small();
     let counts = expected(&scene, Saturation::Unmarked);
     let (_dir, sparse) = written(&scene, Format::ImmSparse);
-    let Source::Events(source) = imm::open(&sparse.raw).expect("open") else { panic!("not sparse") };
+    let Source::Events(source) = imm::open(&Opener::anywhere(), &sparse.raw).expect("open") else {
+        panic!("not sparse")
+    };
     assert_eq!(events(source.as_ref(), 100), counts);
     let (_dir, dense) = written(&scene, Format::ImmDense);
-    let Source::Frames(source) = imm::open(&dense.raw).expect("open") else { panic!("not dense") };
+    let Source::Frames(source) = imm::open(&Opener::anywhere(), &dense.raw).expect("open") else { panic!("not dense") };
     assert_eq!(frames(source.as_ref()), counts);
 }
 
@@ -100,7 +103,7 @@ fn rigaku_files_hold_the_simulated_counts() {
     let shape = Format::Rigaku.shape().expect("fixed");
     let scene = Scene { counts: 0.01, ..Scene::new(shape, 20) };
     let (_dir, dataset) = written(&scene, Format::Rigaku);
-    let source = rigaku::open_single(&dataset.raw, shape).expect("open");
+    let source = rigaku::open_single(&Opener::anywhere(), &dataset.raw, shape).expect("open");
     assert_eq!(events(source.as_ref(), 20), expected(&scene, Saturation::Unmarked));
 }
 
@@ -110,7 +113,7 @@ fn a_rigaku_3m_is_stitched_back_to_the_simulated_counts() {
     let scene = Scene { counts: 0.005, ..Scene::new(shape, 3) };
     let (_dir, dataset) = written(&scene, Format::Rigaku3m);
     assert_eq!(dataset.raw_files.len(), 6);
-    let source = rigaku::open_3m(&dataset.raw).expect("open");
+    let source = rigaku::open_3m(&Opener::anywhere(), &dataset.raw).expect("open");
     let counts = events(source.as_ref(), 3);
     assert!((counts.sum() / (3.0 * 6.0 * 512.0 * 1024.0) / 0.005 - 1.0).abs() < 0.03);
     // The gap between the upper and the middle modules.
@@ -124,7 +127,7 @@ fn hdf5_files_mark_dead_pixels() {
     let layout = Layout::new(&scene, Saturation::Marked).expect("layout");
     layout.dead.iter().for_each(|&p| counts.column_mut(p as usize).fill(65_535.0));
     let (_dir, dataset) = written(&scene, Format::Hdf5 { pixel: PixelType::U16, filter: FrameFilter::None });
-    let source = open_frames(&dataset.raw).expect("open");
+    let source = open_frames(&Opener::anywhere(), &dataset.raw).expect("open");
     assert!(source.marks_saturation());
     assert_eq!(frames(source.as_ref()), counts);
     let hidden = layout.dead.iter().filter(|&&p| layout.labels.mask[p as usize]).count();
@@ -138,7 +141,7 @@ fn an_eiger_master_links_to_all_frames() {
     let format = Format::Eiger { pixel: PixelType::U32, filter: FrameFilter::None, frames_per_file };
     let (_dir, dataset) = written(&scene, format);
     assert_eq!(dataset.raw_files.len(), 4);
-    let source = open_frames(&dataset.raw).expect("open");
+    let source = open_frames(&Opener::anywhere(), &dataset.raw).expect("open");
     assert_eq!(frames(source.as_ref()), expected(&scene, Saturation::Marked));
 }
 
@@ -154,7 +157,7 @@ fn fast_transfer_files_hold_two_bits_a_pixel_and_no_empty_frames() {
     );
     let modules = Modules { shape: stitch::MODULE, row_gap: 70, col_gap: 52 };
     let counts = expected(&Scene { modules: Some(modules), ..scene }, Saturation::Unmarked);
-    let source = ftf::open(&dataset.raw, BitOrder::default()).expect("open");
+    let source = ftf::open(&Opener::anywhere(), &dataset.raw, BitOrder::default()).expect("open");
     assert!(!source.may_have_counts(1));
     assert_eq!(frames(source.as_ref()), counts.mapv(|count: f64| count.min(3.0)));
 }
@@ -259,7 +262,7 @@ fn steady_scenes_do_not_correlate() {
 fn engine(source: &Source, dataset: &Dataset) -> (MultiTau, Vec<u32>) {
     let request = Request {
         selection: FrameSelection::all(source.info().frames),
-        labels: Qmap::read(&dataset.qmap).expect("qmap").labels,
+        labels: Qmap::read(&Opener::anywhere(), &dataset.qmap).expect("qmap").labels,
         multi_tau: Some(MultiTauRequest {
             normalization: Normalization::None,
             parts: 0,
@@ -279,7 +282,7 @@ fn relaxation_times_come_back_through_sparse_files_and_the_engine() {
     // Faint pixels: visited only where photons may be.
     let scene = Scene { counts: 0.05, dynamics: relaxing(0.4), ..Scene::new(SMALL, 20_000) };
     let (_dir, dataset) = written(&scene, Format::ImmSparse);
-    let (result, _) = engine(&imm::open(&dataset.raw).expect("open"), &dataset);
+    let (result, _) = engine(&imm::open(&Opener::anywhere(), &dataset.raw).expect("open"), &dataset);
     assert_relaxes(&result, (0.4, 0.03), &TIMES, 0.1);
 }
 
@@ -288,7 +291,8 @@ fn relaxation_times_come_back_through_compressed_frames_and_the_engine() {
     // Bright pixels: visited in every frame. Of two dead pixels, one hides in the mask.
     let scene = Scene { counts: 1.0, dynamics: relaxing(0.17), dead: 2, ..Scene::new(SMALL, 6000) };
     let (_dir, dataset) = written(&scene, Format::Hdf5 { pixel: PixelType::U16, filter: FrameFilter::BitshuffleLz4 });
-    let (result, saturated) = engine(&Source::Frames(open_frames(&dataset.raw).expect("open")), &dataset);
+    let (result, saturated) =
+        engine(&Source::Frames(open_frames(&Opener::anywhere(), &dataset.raw).expect("open")), &dataset);
     assert_eq!(saturated.len(), 1);
     assert_relaxes(&result, (0.17, 0.015), &TIMES, 0.1);
 }
@@ -298,7 +302,7 @@ fn the_qmap_is_read_back_as_it_was_laid_out() {
     let scene = Scene { dead: 4, ..Scene::new(SMALL, 2) };
     let (_dir, dataset) = written(&scene, Format::ImmDense);
     let layout = Layout::new(&scene, Saturation::Unmarked).expect("layout");
-    let qmap = Qmap::read(&dataset.qmap).expect("read");
+    let qmap = Qmap::read(&Opener::anywhere(), &dataset.qmap).expect("read");
     assert_eq!((&qmap.labels, &qmap.warnings), (&layout.labels, &Vec::new()));
     assert_eq!(qmap.map_names, ["q", "phi"]);
     assert_eq!(qmap.map_units, ["Å⁻¹", "deg"]);
@@ -314,7 +318,7 @@ fn the_qmap_is_read_back_as_it_was_laid_out() {
 fn the_metadata_is_found_and_has_the_complete_tree() {
     let scene = Scene { frame_time: 2e-5, ..Scene::new(SMALL, 2) };
     let (_dir, dataset) = written(&scene, Format::Hdf5 { pixel: PixelType::U8, filter: FrameFilter::None });
-    let found = metadata::find(&dataset.raw, None).expect("find");
+    let found = metadata::find(&Opener::anywhere(), &dataset.raw, None).expect("find");
     let Metadata { path, frame_time, incident_energy, warnings, .. } = found;
     assert_eq!((path, frame_time, incident_energy), (dataset.metadata.clone(), Some(2e-5), Some(10.0)));
     assert!(warnings.is_empty(), "{warnings:?}");

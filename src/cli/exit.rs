@@ -149,6 +149,7 @@ impl CommandError for DatasetError {
             Self::Save { .. } => Exit::Saving,
             Self::Scene { .. } => Exit::Input,
             Self::Io { .. }
+            | Self::Outside { .. }
             | Self::Hdf5 { .. }
             | Self::Raw { .. }
             | Self::Unsupported { .. }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::exit::{Exit, Failure};
 use super::output;
+use crate::dataset::Opener;
 use crate::dataset::describe::describe;
 use crate::dataset::open::{OpenHint, open_raw};
 use crate::dataset::qmap::{Qmap, check_shape};
@@ -50,7 +51,7 @@ pub(super) fn run(args: &InfoArgs) -> Result<Exit, Failure> {
 
 /// A file of none of the kinds that tell themselves is a raw file, or the raw reader says what is wrong with it.
 fn facts(args: &InfoArgs) -> Result<Facts, DatasetError> {
-    match describe(&args.file) {
+    match describe(&Opener::anywhere(), &args.file) {
         Ok(description) => {
             let kind = ("kind", description.kind.name().into());
             Ok(std::iter::once(kind).chain(description.fields).collect())
@@ -61,10 +62,10 @@ fn facts(args: &InfoArgs) -> Result<Facts, DatasetError> {
 }
 
 fn raw_facts(path: &Path, qmap: Option<&Path>) -> Result<Facts, DatasetError> {
-    let qmap = qmap.map(Qmap::read).transpose()?;
+    let qmap = qmap.map(|qmap| Qmap::read(&Opener::anywhere(), qmap)).transpose()?;
     // Without a qmap an event file is taken for what most are, one module.
     let shape = qmap.as_ref().map_or(stitch::MODULE, |qmap| qmap.labels.shape);
-    let source = open_raw(path, &OpenHint { shape: Some(shape), ftf_bits: BitOrder::default() })?;
+    let source = open_raw(&Opener::anywhere(), path, &OpenHint { shape: Some(shape), ftf_bits: BitOrder::default() })?;
     let info = source.info();
     if let Some(qmap) = &qmap {
         check_shape(qmap, info)?;

@@ -73,7 +73,8 @@ fn of_engine(error: &EngineError) -> Verdict {
 fn of_dataset(error: &DatasetError) -> Fault {
     match error {
         DatasetError::Io { source, .. } => of_system(source),
-        DatasetError::Hdf5 { .. }
+        DatasetError::Outside { .. }
+        | DatasetError::Hdf5 { .. }
         | DatasetError::Raw { .. }
         | DatasetError::Unsupported { .. }
         | DatasetError::Qmap { .. }

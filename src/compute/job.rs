@@ -16,6 +16,7 @@ use crate::correlate::bins::Shape;
 use crate::correlate::listed::{listed, listed_pixels};
 use crate::correlate::result::SaturatedPixel;
 use crate::correlate::window::{EmptyWindow, FrameSelection};
+use crate::dataset::Opener;
 use crate::dataset::open::{OpenHint, open_raw};
 use crate::dataset::qmap::{Qmap, check_shape};
 use crate::dataset::result::{
@@ -177,7 +178,14 @@ pub struct Placing<'p> {
 /// # Errors
 /// [`JobError`]; no result file is left then.
 pub fn run(job: &CorrelateSpec, engine: &dyn Engine, observer: &dyn Observer) -> Result<JobOutput, JobError> {
-    run_watched(job, engine, observer, &Unwatched, Placing { parents: Parents::Made, naming: &OwnNaming })
+    run_watched(
+        &Opener::anywhere(),
+        job,
+        engine,
+        observer,
+        &Unwatched,
+        Placing { parents: Parents::Made, naming: &OwnNaming },
+    )
 }
 
 /// Runs a job whose inputs are watched.
@@ -185,6 +193,7 @@ pub fn run(job: &CorrelateSpec, engine: &dyn Engine, observer: &dyn Observer) ->
 /// # Errors
 /// As [`run`].
 pub fn run_watched(
+    opener: &Opener,
     job: &CorrelateSpec,
     engine: &dyn Engine,
     observer: &dyn Observer,
@@ -192,7 +201,7 @@ pub fn run_watched(
     Placing { parents, naming }: Placing<'_>,
 ) -> Result<JobOutput, JobError> {
     let (begun, started) = (Instant::now(), SystemTime::now());
-    let Ready { source, request, metadata, mut warnings, mut writer } = prepare(job, watch, parents)?;
+    let Ready { source, request, metadata, mut warnings, mut writer } = prepare(opener, job, watch, parents)?;
     let (correlation, partition) = engine
         .correlate(&request, &source, observer, &mut writer)
         .map_err(|source| JobError::Correlate { raw: job.raw.clone(), source })?;
@@ -235,17 +244,17 @@ struct Ready {
     writer: ResultWriter,
 }
 
-fn prepare(job: &CorrelateSpec, watch: &dyn InputWatch, parents: Parents) -> Result<Ready, JobError> {
+fn prepare(opener: &Opener, job: &CorrelateSpec, watch: &dyn InputWatch, parents: Parents) -> Result<Ready, JobError> {
     let memory = job.memory.unwrap_or_else(memory::default_limit);
     let input = Input::Metadata(job.metadata.as_ref().unwrap_or(&job.raw).clone());
-    let find = || metadata::find(&job.raw, job.metadata.as_deref());
+    let find = || metadata::find(opener, &job.raw, job.metadata.as_deref());
     let metadata = watched(watch, input, find).map_err(JobError::Metadata)?;
     tracing::info!(metadata = %metadata.path.display(), "metadata found");
     let input = Input::Qmap(job.qmap.clone());
-    let qmap = watched(watch, input.clone(), || Qmap::read(&job.qmap)).map_err(JobError::Qmap)?;
+    let qmap = watched(watch, input.clone(), || Qmap::read(opener, &job.qmap)).map_err(JobError::Qmap)?;
     tracing::info!(qmap = %job.qmap.display(), shape = %qmap.labels.shape, "qmap read");
     let hint = OpenHint { shape: Some(qmap.labels.shape), ftf_bits: job.ftf_bits };
-    let source = open_raw(&job.raw, &hint).map_err(JobError::Raw)?;
+    let source = open_raw(opener, &job.raw, &hint).map_err(JobError::Raw)?;
     let info = source.info();
     let (format, frames, bytes) = (&info.format, info.frames, info.bytes);
     tracing::info!(raw = %job.raw.display(), format, frames, bytes, "raw data opened");
@@ -255,7 +264,7 @@ fn prepare(job: &CorrelateSpec, watch: &dyn InputWatch, parents: Parents) -> Res
     tracing::info!(first = selection.first(), end = selection.end(), frames = selection.outputs(), "frames chosen");
     let mut warnings = [metadata.warnings, qmap.warnings.clone()].concat();
     let two_time = two_time(job, &qmap, &mut warnings)?;
-    let begin = || ResultWriter::begin(&target(job, parents), &metadata.path, &job.qmap, job.analyses);
+    let begin = || ResultWriter::begin(opener, &target(job, parents), &metadata.path, &job.qmap, job.analyses);
     let writer = watched(watch, input, begin).map_err(not_begun)?;
     let multi_tau = job.analyses.multi_tau().then_some(MultiTauRequest {
         normalization: job.normalization,
@@ -306,7 +315,9 @@ fn target(job: &CorrelateSpec, parents: Parents) -> ResultTarget {
 fn not_begun(error: DatasetError) -> JobError {
     match error {
         DatasetError::Qmap { .. } | DatasetError::Hdf5 { .. } => JobError::Qmap(error),
-        DatasetError::Metadata { .. } | DatasetError::Io { .. } => JobError::Metadata(error),
+        DatasetError::Metadata { .. } | DatasetError::Io { .. } | DatasetError::Outside { .. } => {
+            JobError::Metadata(error)
+        }
         DatasetError::Raw { .. }
         | DatasetError::Unsupported { .. }
         | DatasetError::Scene { .. }

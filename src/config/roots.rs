@@ -4,8 +4,8 @@
 //! A path that is not there yet (a result's directory) is held against the roots by its nearest parent that is. The roots
 //! themselves must be there, on the file system on which they were when the worker started: an empty directory that a
 //! mount has left behind is no root. Nothing is made above a root.
-//! Between the check and the use somebody with rights below a root could put a link there; a root must therefore not
-//! be writable for people whom the endpoint's account should not serve.
+//! Between the check of a name and its use somebody with rights below a root could put a link there: what is read is
+//! therefore held against the roots once more when it is open, and the kernel confines who writes.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -207,19 +207,27 @@ impl Roots {
         Ok(())
     }
 
+    /// Whether a place lies below a root; it is absolute and has no links.
+    pub fn has(&self, place: &Path) -> bool {
+        below(&self.read, place) || below(&self.write, place)
+    }
+
     /// Holds a path against the roots.
     ///
     /// # Errors
     /// A path that is relative, leads outside, or cannot be followed.
     pub fn check(&self, asked: &Path, access: Access) -> Result<AllowedPath, RootError> {
         let path = resolve(asked)?;
-        let below = |roots: &[PathBuf]| roots.iter().any(|root| path.starts_with(root));
         let (allowed, verb, key) = match access {
-            Access::Read => (below(&self.read) || below(&self.write), "read", "roots.read"),
-            Access::Write => (below(&self.write), "write", "roots.write"),
+            Access::Read => (self.has(&path), "read", "roots.read"),
+            Access::Write => (below(&self.write, &path), "write", "roots.write"),
         };
         if allowed { Ok(AllowedPath(path)) } else { Err(RootError::Outside { asked: asked.to_owned(), verb, key }) }
     }
+}
+
+fn below(roots: &[PathBuf], place: &Path) -> bool {
+    roots.iter().any(|root| place.starts_with(root))
 }
 
 fn open_directory(at: impl std::os::fd::AsFd, path: &Path) -> Result<OwnedFd, Errno> {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::metadata::Metadata;
 use super::qmap::Qmap;
-use super::{DatasetError, values};
+use super::{DatasetError, Opener, values};
 
 const MULTI_TAU: &str = "/xpcs/multitau";
 const TWO_TIME: &str = "/xpcs/twotime";
@@ -74,19 +74,19 @@ impl Description {
 /// # Errors
 /// [`DatasetError::Unsupported`] for a file that is none of the three kinds; what the readers of qmap and metadata
 /// refuse; IO errors.
-pub fn describe(path: &Path) -> Result<Description, DatasetError> {
+pub fn describe(opener: &Opener, path: &Path) -> Result<Description, DatasetError> {
     let other = |what: String| DatasetError::Unsupported {
         path: path.to_owned(),
         what,
         remedy: "give a raw, qmap, metadata or result file",
     };
-    let file = values::open(path, other)?;
+    let file = values::open(opener, path, other)?;
     if file.group(MULTI_TAU).is_ok() || file.group(TWO_TIME).is_ok() {
         Ok(describe_result(&file))
     } else if file.group("/qmap").is_ok() {
-        Qmap::read(path).map(|qmap| describe_qmap(&file, &qmap))
+        Qmap::read(opener, path).map(|qmap| describe_qmap(&file, &qmap))
     } else if values::dataset(&file, "/entry/schema_version").is_some() {
-        Metadata::read(path).map(|metadata| describe_metadata(&file, &metadata))
+        Metadata::read(opener, path).map(|metadata| describe_metadata(&file, &metadata))
     } else {
         Err(other("neither a qmap nor a metadata nor a result file".to_owned()))
     }
@@ -257,10 +257,10 @@ mod tests {
         std::fs::write(&text, "text").expect("written");
         File::create(&empty).expect("created");
         for path in [text, empty] {
-            let message = describe(&path).expect_err("refused").to_string();
+            let message = describe(&Opener::anywhere(), &path).expect_err("refused").to_string();
             assert!(message.contains("give a raw, qmap, metadata or result file"), "{message}");
         }
-        assert!(matches!(describe(&dir.path().join("absent")), Err(DatasetError::Io { .. })));
+        assert!(matches!(describe(&Opener::anywhere(), &dir.path().join("absent")), Err(DatasetError::Io { .. })));
     }
 
     #[test]
@@ -274,7 +274,7 @@ mod tests {
             ("F0009_r00001_metadata.hdf", FileKind::Metadata, "schema_version", json!("0.1.0")),
             ("boostcorr017_both_results.hdf", FileKind::Result, "g2", json!([32, 6])),
         ] {
-            let found = describe(&golden.join(name)).expect("described");
+            let found = describe(&Opener::anywhere(), &golden.join(name)).expect("described");
             assert_eq!((found.kind, found.get(field)), (kind, Some(&expected)), "{name}");
         }
     }

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::opener::OutsideLink;
+
 /// Errors of this module. `Display` is one line; the cause is the source.
 #[derive(Debug, Error)]
 pub enum DatasetError {
@@ -17,6 +19,15 @@ pub enum DatasetError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// A file that the work of others may not read; where its links lead is not told.
+    #[error("{} lies outside the directories that tasks may read{}; ask the endpoint's administrator for roots.read",
+        path.display(), link.as_ref().map(|link| format!(" ({link})")).unwrap_or_default())]
+    Outside {
+        /// As it was asked for.
+        path: PathBuf,
+        /// What refers to it; None = the task itself.
+        link: Option<OutsideLink>,
     },
     /// The HDF5 library refused.
     #[error("{}: cannot {action}", path.display())]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use hdf5::File;
 
 use super::stem::raw_stem;
-use super::{DatasetError, values};
+use super::{DatasetError, Opener, values};
 
 /// What marks a file as one of the 8-ID schema.
 const SCHEMA: &str = "/entry/schema_version";
@@ -50,9 +50,9 @@ pub struct Metadata {
 /// # Errors
 /// [`DatasetError::Metadata`]: none found (files that are not of the schema are named with the reason), several
 /// of which none matches the raw name (all named), or one that lacks what results need. IO errors.
-pub fn find(raw: &Path, explicit: Option<&Path>) -> Result<Metadata, DatasetError> {
+pub fn find(opener: &Opener, raw: &Path, explicit: Option<&Path>) -> Result<Metadata, DatasetError> {
     if let Some(path) = explicit {
-        return Metadata::read(path);
+        return Metadata::read(opener, path);
     }
     let directory = match raw.parent() {
         Some(parent) if parent != Path::new("") => parent,
@@ -62,14 +62,14 @@ pub fn find(raw: &Path, explicit: Option<&Path>) -> Result<Metadata, DatasetErro
     let (named, others) = candidates(directory, &stem)?;
     let mut refused = Vec::new();
     for path in named {
-        match Metadata::open(&path) {
-            Ok(_) => return Metadata::read(&path).map(|found| found.with_warnings(&refused)),
+        match Metadata::open(opener, &path) {
+            Ok(_) => return Metadata::read(opener, &path).map(|found| found.with_warnings(&refused)),
             Err(refusal) => refused.push(refusal.to_string()),
         }
     }
     let mut valid = Vec::new();
     for path in others {
-        match Metadata::open(&path) {
+        match Metadata::open(opener, &path) {
             Ok(_) => valid.push(path),
             Err(refusal) => refused.push(refusal.to_string()),
         }
@@ -78,7 +78,7 @@ pub fn find(raw: &Path, explicit: Option<&Path>) -> Result<Metadata, DatasetErro
         [] => Err(none_found(directory, &refused)),
         [only] => {
             refused.push(format!("{} is taken, though its name does not match {stem}", only.display()));
-            Metadata::read(only).map(|found| found.with_warnings(&refused))
+            Metadata::read(opener, only).map(|found| found.with_warnings(&refused))
         }
         several => {
             let names: Vec<_> = several.iter().map(|path| path.display().to_string()).collect();
@@ -93,8 +93,8 @@ impl Metadata {
     ///
     /// # Errors
     /// As [`find`], for this file.
-    pub fn read(path: &Path) -> Result<Self, DatasetError> {
-        let file = Self::open(path)?;
+    pub fn read(opener: &Opener, path: &Path) -> Result<Self, DatasetError> {
+        let file = Self::open(opener, path)?;
         let absent: Vec<_> = REQUIRED.into_iter().filter(|name| values::dataset(&file, name).is_none()).collect();
         if !absent.is_empty() {
             let what = format!("{} missing, so that viewers could not open the result", absent.join(", "));
@@ -125,8 +125,8 @@ impl Metadata {
     }
 
     /// Opens the file if it is one of the schema.
-    fn open(path: &Path) -> Result<File, DatasetError> {
-        let file = values::open(path, |what| bad(path, what, GIVE))?;
+    fn open(opener: &Opener, path: &Path) -> Result<File, DatasetError> {
+        let file = values::open(opener, path, |what| bad(path, what, GIVE))?;
         match values::dataset(&file, SCHEMA) {
             Some(_) => Ok(file),
             None => Err(bad(path, format!("not of the 8-ID schema, it has no {SCHEMA}"), GIVE)),
@@ -217,7 +217,7 @@ mod tests {
         }
 
         fn find(&self, raw: &str) -> Result<Metadata, String> {
-            find(&self.at(raw), None).map_err(|error| {
+            find(&Opener::anywhere(), &self.at(raw), None).map_err(|error| {
                 assert!(matches!(error, DatasetError::Metadata { .. }), "{error}");
                 error.to_string()
             })
@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn the_named_file_is_taken_or_refused() {
         let folder = Folder::with(&["A_metadata.hdf", "other.hdf"]);
-        let read = |name: &str| find(&folder.at("A.bin"), Some(&folder.at(name)));
+        let read = |name: &str| find(&Opener::anywhere(), &folder.at("A.bin"), Some(&folder.at(name)));
         assert_eq!(read("other.hdf").unwrap().path, folder.at("other.hdf"));
         assert!(matches!(read("absent.hdf"), Err(DatasetError::Io { .. })));
         write(&folder.at("no.hdf"), &[SCHEMA]);
@@ -323,7 +323,7 @@ mod tests {
             ("case_rigaku3m/G0011_f000064_r00001.bin.000", "case_rigaku3m/G0011_f000064_r00001_metadata.hdf"),
         ] {
             if golden.exists() {
-                let found = find(&golden.join(raw), None).unwrap();
+                let found = find(&Opener::anywhere(), &golden.join(raw), None).unwrap();
                 assert_eq!((found.path, found.warnings.len()), (golden.join(name), 0));
                 assert!(found.frame_time.is_some_and(|seconds| seconds > 0.0));
             }

@@ -14,9 +14,11 @@ pub mod describe;
 pub mod error;
 pub mod hdf5;
 pub mod imm;
+mod links;
 pub mod metadata;
 mod objects;
 pub mod open;
+pub mod opener;
 mod plain;
 pub mod qmap;
 pub mod result;
@@ -27,6 +29,7 @@ mod values;
 pub mod write;
 
 pub use error::DatasetError;
+pub use opener::Opener;
 
 /// One detection: frame, pixel and count packed in 64 bits.
 ///

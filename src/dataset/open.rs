@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::hdf5::{ftf, open_frames};
-use super::{DatasetError, Source, imm, plain, rigaku};
+use super::{DatasetError, Opener, Source, imm, rigaku};
 use crate::correlate::bins::Shape;
 use crate::task::correlate::BitOrder;
 
@@ -23,26 +23,26 @@ const SUPPORTED: &str = "supported are Rigaku .bin, .bin.000 and .h5.000, .imm, 
 /// # Errors
 /// IO errors for files that are missing or unreadable; [`DatasetError::Unsupported`] for other formats, for a
 /// module file that is not the first, and for a `.bin` without a shape; else the reader's.
-pub fn open_raw(path: &Path, hint: &OpenHint) -> Result<Source, DatasetError> {
-    let (file, size) = plain::open(path)?;
+pub fn open_raw(opener: &Opener, path: &Path, hint: &OpenHint) -> Result<Source, DatasetError> {
+    let opened = opener.open(path)?;
     let unsupported =
         |what: &str, remedy| Err(DatasetError::Unsupported { path: path.to_owned(), what: what.to_owned(), remedy });
     let kind = Kind::of(path);
-    let signed = matches!(kind, Kind::Imm | Kind::Hdf5) && plain::is_hdf5(&file, path, size)?;
+    let signed = matches!(kind, Kind::Imm | Kind::Hdf5) && opened.is_hdf5()?;
     match kind {
         Kind::Bin => match hint.shape {
-            Some(shape) => rigaku::open_single(path, shape).map(Source::Events),
+            Some(shape) => rigaku::open_single(opener, path, shape).map(Source::Events),
             None => {
                 unsupported("a Rigaku .bin file does not tell its image shape", "give the qmap, whose shape it has")
             }
         },
-        Kind::BinModule(0) => rigaku::open_3m(path).map(Source::Events),
+        Kind::BinModule(0) => rigaku::open_3m(opener, path).map(Source::Events),
         Kind::BinModule(_) => unsupported("one of the later module files of a Rigaku 3M", "give its .bin.000 file"),
-        Kind::FtfModule(0) => ftf::open(path, hint.ftf_bits).map(Source::Frames),
+        Kind::FtfModule(0) => ftf::open(opener, path, hint.ftf_bits).map(Source::Frames),
         Kind::FtfModule(_) => unsupported("one of the later module files of a Rigaku 3M", "give its .h5.000 file"),
-        Kind::Imm if !signed => imm::open(path),
-        Kind::Hdf5 if !signed => Err(no_signature(path, size)),
-        Kind::Imm | Kind::Hdf5 => open_frames(path).map(Source::Frames),
+        Kind::Imm if !signed => imm::open(opener, path),
+        Kind::Hdf5 if !signed => Err(no_signature(path, opened.length)),
+        Kind::Imm | Kind::Hdf5 => open_frames(opener, path).map(Source::Frames),
         Kind::Timepix => unsupported(
             "raw Timepix data, whose layout is not published",
             "convert it to a Rigaku .bin file, as 8-ID does for its Tempus detector",
@@ -105,7 +105,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(name);
         std::fs::write(&path, bytes).unwrap();
-        open_raw(&path, &HINT).map(|source| source.info().format.clone())
+        open_raw(&Opener::anywhere(), &path, &HINT).map(|source| source.info().format.clone())
     }
 
     fn remedy(name: &str) -> String {
@@ -149,7 +149,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.bin");
         std::fs::write(&path, event.to_le_bytes()).unwrap();
-        let message = open_raw(&path, &OpenHint { shape: None, ..HINT }).map(|_| ()).unwrap_err().to_string();
+        let message = open_raw(&Opener::anywhere(), &path, &OpenHint { shape: None, ..HINT })
+            .map(|_| ())
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("give the qmap"), "{message}");
     }
 
@@ -158,7 +161,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("b.h5")).unwrap();
         for name in ["a.bin", "a.bin.000", "a.imm", "a.h5", "a.h5.000", "b.h5"] {
-            let error = open_raw(&dir.path().join(name), &HINT).map(|_| ()).unwrap_err();
+            let error = open_raw(&Opener::anywhere(), &dir.path().join(name), &HINT).map(|_| ()).unwrap_err();
             assert!(matches!(error, DatasetError::Io { .. }), "{name}: {error}");
         }
     }
@@ -172,7 +175,7 @@ mod tests {
         let builder = file.new_dataset::<u16>().shape([2, 3, 4]).chunk([1, 3, 4]);
         builder.create("/entry/data/data").unwrap().write_raw(&[7_u16; 24]).unwrap();
         file.close().unwrap();
-        let source = open_raw(&path, &HINT).unwrap();
+        let source = open_raw(&Opener::anywhere(), &path, &HINT).unwrap();
         assert_eq!((source.info().frames, source.info().shape), (2, Shape { rows: 3, cols: 4 }));
         let message = open_bytes("b.imm", b"neither").unwrap_err().to_string();
         assert!(message.contains("frame 0, byte 0"), "{message}");
@@ -196,7 +199,7 @@ mod tests {
             ("case_hdf_64x96/F0009_r00001.h5", 611, (64, 96)),
         ] {
             if golden.exists() {
-                let info = open_raw(&golden.join(name), &HINT).unwrap().info().clone();
+                let info = open_raw(&Opener::anywhere(), &golden.join(name), &HINT).unwrap().info().clone();
                 assert_eq!((info.shape.rows, info.shape.cols), shape, "{name}");
                 assert_eq!(info.frames, frames, "{name}");
             }

@@ -1,48 +1,12 @@
-//! Opening and positioned reading of plain (not HDF5) files, with errors that name the file.
+//! Positioned reading of files, with errors that name the file.
 
 use std::fs::File;
-use std::io::{Error, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::DatasetError;
 
 const HDF5_SIGNATURE: &[u8; 8] = b"\x89HDF\r\n\x1a\n";
-
-/// Opens a regular file for reading; returns it with its size.
-///
-/// # Errors
-/// The operating system's; also for a directory, pipe or device, which positioned reads cannot serve.
-pub(super) fn open(path: &Path) -> Result<(File, u64), DatasetError> {
-    // Asked before opening: opening a pipe would wait for a writer.
-    let kind = std::fs::metadata(path).map_err(|e| DatasetError::io("open", path, e))?;
-    if kind.is_dir() {
-        return Err(DatasetError::io("open", path, Error::from(ErrorKind::IsADirectory)));
-    }
-    if !kind.is_file() {
-        return Err(DatasetError::io("open", path, Error::new(ErrorKind::InvalidInput, "not a regular file")));
-    }
-    let file = File::open(path).map_err(|e| DatasetError::io("open", path, e))?;
-    let size = file.metadata().map_err(|e| DatasetError::io("open", path, e))?.len();
-    Ok((file, size))
-}
-
-/// As [`open`], for formats of which no valid file is empty.
-///
-/// # Errors
-/// As [`open`], and an empty file.
-pub(super) fn open_filled(path: &Path) -> Result<(File, u64), DatasetError> {
-    let (file, size) = open(path)?;
-    if size == 0 {
-        return Err(DatasetError::Raw {
-            path: path.to_owned(),
-            place: "byte 0".into(),
-            what: "the file is empty".into(),
-            remedy: "transfer it again or leave the dataset out",
-        });
-    }
-    Ok((file, size))
-}
 
 /// Fills `buffer` from byte `offset` on.
 ///
@@ -72,20 +36,13 @@ pub(super) fn is_hdf5(file: &File, path: &Path, size: u64) -> Result<bool, Datas
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_not_a_file_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        for path in [dir.path(), &dir.path().join("absent"), Path::new("/dev/null")] {
-            assert!(matches!(open(path), Err(DatasetError::Io { action: "open", .. })), "{}", path.display());
-        }
-    }
+    use crate::dataset::opener::{Opened, Opener};
 
     #[test]
     fn a_file_that_shrank_is_an_io_error() {
         let path = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&path, b"1234").unwrap();
-        let (file, size) = open(path.path()).unwrap();
+        let Opened { file, length: size, .. } = Opener::anywhere().open(path.path()).unwrap();
         assert_eq!(size, 4);
         let mut buffer = [0; 4];
         read_at(&file, path.path(), &mut buffer, 0).unwrap();
@@ -100,7 +57,7 @@ mod tests {
             let mut bytes = vec![0; offset];
             bytes.extend(HDF5_SIGNATURE);
             std::fs::write(&path, &bytes).unwrap();
-            let (file, size) = open(path.path()).unwrap();
+            let Opened { file, length: size, .. } = Opener::anywhere().open(path.path()).unwrap();
             assert_eq!(is_hdf5(&file, path.path(), size).unwrap(), found, "{offset}");
         }
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use hdf5::{File, Group};
 use sha2::{Digest, Sha256};
 
-use super::{DatasetError, PhotonEvent, SourceInfo, plain, values};
+use super::{DatasetError, Opener, PhotonEvent, SourceInfo, values};
 use crate::correlate::bins::{Labels, Shape};
 
 /// The group that holds everything.
@@ -93,14 +93,14 @@ impl Qmap {
     /// # Errors
     /// IO errors as such; everything else (not HDF5, another layout, missing or unequal images, labels that
     /// cannot be, an empty mask) as [`DatasetError::Qmap`] that names the dataset.
-    pub fn read(path: &Path) -> Result<Self, DatasetError> {
-        let file = values::open(path, |what| bad(path, what, REMAKE))?;
+    pub fn read(opener: &Opener, path: &Path) -> Result<Self, DatasetError> {
+        let file = values::open(opener, path, |what| bad(path, what, REMAKE))?;
         let group = find_group(&file, path)?;
         let labels = read_labels(&group, path)?;
         let text = |name| values::dataset(&group, name).and_then(|d| values::strings(&d).ok()).unwrap_or_default();
         Ok(Self {
             path: path.to_owned(),
-            sha256: sha256(path)?,
+            sha256: sha256(opener, path)?,
             labels,
             map_names: text("map_names"),
             map_units: text("map_units"),
@@ -256,8 +256,8 @@ impl Geometry {
 ///
 /// # Errors
 /// IO errors.
-pub(super) fn sha256(path: &Path) -> Result<String, DatasetError> {
-    let (mut file, _) = plain::open(path)?;
+pub(super) fn sha256(opener: &Opener, path: &Path) -> Result<String, DatasetError> {
+    let mut file = opener.open(path)?.file;
     let mut hash = Sha256::new();
     std::io::copy(&mut file, &mut hash).map_err(|e| DatasetError::io("read", path, e))?;
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
@@ -292,7 +292,7 @@ mod tests {
 
     fn refusal(change: impl Fn(&Group)) -> String {
         let path = write(change);
-        let error = Qmap::read(path.path()).unwrap_err();
+        let error = Qmap::read(&Opener::anywhere(), path.path()).unwrap_err();
         assert!(matches!(error, DatasetError::Qmap { .. }), "{error}");
         error.to_string()
     }
@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn a_small_qmap_reads_whole() {
         let path = write(|_| {});
-        let qmap = Qmap::read(path.path()).unwrap();
+        let qmap = Qmap::read(&Opener::anywhere(), path.path()).unwrap();
         assert_eq!(qmap.labels.shape, Shape { rows: 2, cols: 3 });
         assert_eq!(qmap.labels.mask, [true, true, false, true, true, true]);
         assert_eq!(qmap.labels.blemish, [true, true, true, true, true, false]);
@@ -316,13 +316,13 @@ mod tests {
 
     #[test]
     fn other_types_and_singleton_axes_are_read() {
-        let reference = Qmap::read(write(|_| {}).path()).unwrap();
+        let reference = Qmap::read(&Opener::anywhere(), write(|_| {}).path()).unwrap();
         let path = write(|group| {
             put(group, MASK, &[1, 2, 3], &[1_i32, 1, 0, 1, 1, 1]);
             put(group, DYNAMIC, &[2, 3, 1], &[1_f64, 1.0, 0.0, 2.0, 2.0, 2.0]);
             put(group, STATIC, &[2, 3], &[1_i64, 2, 0, 3, 3, 4]);
         });
-        assert_eq!(Qmap::read(path.path()).unwrap().labels, reference.labels);
+        assert_eq!(Qmap::read(&Opener::anywhere(), path.path()).unwrap().labels, reference.labels);
     }
 
     #[test]
@@ -335,12 +335,12 @@ mod tests {
                 builder.create(name).unwrap().write_raw(&[1_u8; 64 * 64]).unwrap();
             }
         });
-        assert_eq!(Qmap::read(path.path()).unwrap().labels.static_labels, [1; 64 * 64]);
+        assert_eq!(Qmap::read(&Opener::anywhere(), path.path()).unwrap().labels.static_labels, [1; 64 * 64]);
     }
 
     #[test]
     fn without_blemish_the_mask_stands_for_it() {
-        let qmap = Qmap::read(write(|group| group.unlink(BLEMISH).unwrap()).path()).unwrap();
+        let qmap = Qmap::read(&Opener::anywhere(), write(|group| group.unlink(BLEMISH).unwrap()).path()).unwrap();
         assert_eq!(qmap.labels.blemish, qmap.labels.mask);
     }
 
@@ -399,7 +399,7 @@ mod tests {
     #[test]
     fn shapes_are_held_against_the_raw_file() {
         let path = write(|_| {});
-        let qmap = Qmap::read(path.path()).unwrap();
+        let qmap = Qmap::read(&Opener::anywhere(), path.path()).unwrap();
         check_shape(&qmap, &source(qmap.labels.shape)).unwrap();
         let transposed = check_shape(&qmap, &source(Shape { rows: 3, cols: 2 })).unwrap_err().to_string();
         assert!(transposed.contains("2 x 3") && transposed.contains("exchanged"), "{transposed}");
@@ -413,7 +413,7 @@ mod tests {
         if !path.exists() {
             return;
         }
-        let qmap = Qmap::read(&path).unwrap();
+        let qmap = Qmap::read(&Opener::anywhere(), &path).unwrap();
         assert_eq!(qmap.labels.shape, Shape { rows: 64, cols: 96 });
         assert_eq!(qmap.warnings, Vec::<String>::new());
         assert_eq!(
@@ -438,7 +438,7 @@ mod tests {
             let mut changed = bytes.clone();
             changed[position] ^= 0xff;
             std::fs::write(path.path(), &changed).unwrap();
-            if let Ok(qmap) = Qmap::read(path.path()) {
+            if let Ok(qmap) = Qmap::read(&Opener::anywhere(), path.path()) {
                 let pixels = qmap.labels.shape.pixels();
                 assert_eq!(qmap.labels.mask.len(), pixels);
                 assert!(qmap.labels.static_labels.iter().all(|&label| label as usize <= pixels));
@@ -455,7 +455,7 @@ mod tests {
             let path = write(|_| {});
             let bytes = std::fs::read(path.path()).unwrap();
             std::fs::write(path.path(), &bytes[..(at * bytes.len() as f64) as usize]).unwrap();
-            let refused = matches!(Qmap::read(path.path()), Err(DatasetError::Qmap { .. }));
+            let refused = matches!(Qmap::read(&Opener::anywhere(), path.path()), Err(DatasetError::Qmap { .. }));
             prop_assert!(refused);
         }
 
@@ -463,7 +463,7 @@ mod tests {
         fn arbitrary_bytes_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
             let path = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(path.path(), &bytes).unwrap();
-            let refused = matches!(Qmap::read(path.path()), Err(DatasetError::Qmap { .. }));
+            let refused = matches!(Qmap::read(&Opener::anywhere(), path.path()), Err(DatasetError::Qmap { .. }));
             prop_assert!(refused);
         }
     }

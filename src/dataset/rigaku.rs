@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use super::opener::{Opened, Opener};
 use super::stitch::{self, CANVAS, MODULE, MODULES};
 use super::{DatasetError, EventSource, PhotonEvent, Scratch, SourceInfo, plain};
 use crate::correlate::bins::Shape;
@@ -33,7 +34,7 @@ const OFFSET_QUIRK: u32 = 1 << 20;
 /// # Errors
 /// An empty file, a size that is not whole events, a shape of more pixels than events can number, IO errors.
 /// Whether the events are in range and order is found when they are read.
-pub fn open_single(path: &Path, shape: Shape) -> Result<Box<dyn EventSource>, DatasetError> {
+pub fn open_single(opener: &Opener, path: &Path, shape: Shape) -> Result<Box<dyn EventSource>, DatasetError> {
     if shape.pixels() == 0 || shape.pixels() > PhotonEvent::MAX_PIXELS {
         return Err(DatasetError::Unsupported {
             path: path.to_owned(),
@@ -41,7 +42,7 @@ pub fn open_single(path: &Path, shape: Shape) -> Result<Box<dyn EventSource>, Da
             remedy: "use the qmap of this detector",
         });
     }
-    let module = Module::open(path, Placement::single(shape))?;
+    let module = Module::open(opener, path, Placement::single(shape))?;
     Ok(Box::new(Rigaku::new("Rigaku 64-bit events", shape, vec![module])))
 }
 
@@ -49,7 +50,7 @@ pub fn open_single(path: &Path, shape: Shape) -> Result<Box<dyn EventSource>, Da
 ///
 /// # Errors
 /// Missing files, all of them named; else as [`open_single`].
-pub fn open_3m(path: &Path) -> Result<Box<dyn EventSource>, DatasetError> {
+pub fn open_3m(opener: &Opener, path: &Path) -> Result<Box<dyn EventSource>, DatasetError> {
     let paths: Vec<PathBuf> = (0..MODULES).map(|k| path.with_extension(format!("{k:03}"))).collect();
     let missing: Vec<String> =
         paths.iter().filter(|path| !path.exists()).map(|path| path.display().to_string()).collect();
@@ -64,7 +65,7 @@ pub fn open_3m(path: &Path) -> Result<Box<dyn EventSource>, DatasetError> {
     let modules: Result<Vec<_>, _> = paths
         .iter()
         .enumerate()
-        .map(|(k, path)| Module::open(path, Placement::on_canvas(k))?.with_offset_quirk())
+        .map(|(k, path)| Module::open(opener, path, Placement::on_canvas(k))?.with_offset_quirk())
         .collect();
     Ok(Box::new(Rigaku::new("Rigaku 3M 64-bit events, six modules", CANVAS, modules?)))
 }
@@ -163,8 +164,8 @@ struct Module {
 
 impl Module {
     /// Reads the last event only.
-    fn open(path: &Path, placement: Placement) -> Result<Self, DatasetError> {
-        let (file, size) = plain::open_filled(path)?;
+    fn open(opener: &Opener, path: &Path, placement: Placement) -> Result<Self, DatasetError> {
+        let Opened { file, length: size, .. } = opener.open_filled(path)?;
         if size % EVENT_BYTES != 0 {
             return Err(DatasetError::Raw {
                 path: path.to_owned(),
@@ -312,7 +313,7 @@ mod tests {
     fn single(events: &[u64]) -> Result<Vec<PhotonEvent>, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         write(file.path(), events);
-        let source = open_single(file.path(), SHAPE).map_err(|e| e.to_string())?;
+        let source = open_single(&Opener::anywhere(), file.path(), SHAPE).map_err(|e| e.to_string())?;
         read_all(source.as_ref()).map_err(|e| e.to_string())
     }
 
@@ -337,7 +338,7 @@ mod tests {
     fn frames_follow_from_the_last_event() {
         let file = tempfile::NamedTempFile::new().unwrap();
         write(file.path(), &[raw(0, 1, 1), raw(1_999_999, 1, 1)]);
-        let source = open_single(file.path(), SHAPE).unwrap();
+        let source = open_single(&Opener::anywhere(), file.path(), SHAPE).unwrap();
         assert_eq!((source.info().frames, source.info().bytes, source.events_bound()), (2_000_000, 16, 2));
     }
 
@@ -370,7 +371,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         for length in 0..16 {
             std::fs::write(file.path(), vec![0; length]).unwrap();
-            let opened = open_single(file.path(), SHAPE).map(|_| ()).map_err(|e| e.to_string());
+            let opened = open_single(&Opener::anywhere(), file.path(), SHAPE).map(|_| ()).map_err(|e| e.to_string());
             match (length, opened) {
                 (8, opened) => opened.unwrap(),
                 (0, opened) => assert!(opened.unwrap_err().contains("empty")),
@@ -390,7 +391,7 @@ mod tests {
             let offset = if k % 2 == 1 { 1 << 20 } else { 0 };
             write(&first.with_extension(format!("{k:03}")), &[raw(k as u64, offset + 2 * 1024 + 3, 1)]);
         }
-        let source = open_3m(&first).unwrap();
+        let source = open_3m(&Opener::anywhere(), &first).unwrap();
         assert_eq!((source.info().shape, source.info().frames, source.info().files.len()), (CANVAS, 6, 6));
         let places: Vec<_> = read_all(source.as_ref()).unwrap().iter().map(|e| CANVAS.place(e.pixel())).collect();
         assert_eq!(places, [(2, 1079), (584, 1079), (1166, 1079), (1166, 3), (584, 3), (2, 3)]);
@@ -403,7 +404,7 @@ mod tests {
         for k in 0..MODULES {
             write(&first.with_extension(format!("{k:03}")), &[raw(0, (1 << 20) + 3, 1), raw(1, 3, 1)]);
         }
-        let message = read_all(open_3m(&first).unwrap().as_ref()).unwrap_err().to_string();
+        let message = read_all(open_3m(&Opener::anywhere(), &first).unwrap().as_ref()).unwrap_err().to_string();
         assert!(message.contains("pixel index 3 ") && message.contains("1048576"), "{message}");
     }
 
@@ -414,14 +415,14 @@ mod tests {
         for k in [0, 1, 3, 4] {
             write(&first.with_extension(format!("{k:03}")), &[raw(0, 3, 1)]);
         }
-        let message = open_3m(&first).map(|_| ()).unwrap_err().to_string();
+        let message = open_3m(&Opener::anywhere(), &first).map(|_| ()).unwrap_err().to_string();
         assert!(message.contains("a.bin.002") && message.contains("a.bin.005"), "{message}");
     }
 
     #[test]
     fn golden_single_file_has_its_sums() {
         let Some(path) = golden("case_rigaku500k_bin/B0004_r00001.bin") else { return };
-        let source = open_single(&path, SHAPE).unwrap();
+        let source = open_single(&Opener::anywhere(), &path, SHAPE).unwrap();
         assert_eq!(source.info().frames, 600);
         let events = read_all(source.as_ref()).unwrap();
         assert_eq!(events.len(), 361_571);
@@ -434,7 +435,7 @@ mod tests {
     #[test]
     fn golden_3m_has_its_counts_in_each_module() {
         let Some(path) = golden("case_rigaku3m/G0011_f000064_r00001.bin.000") else { return };
-        let source = open_3m(&path).unwrap();
+        let source = open_3m(&Opener::anywhere(), &path).unwrap();
         assert_eq!(source.info().frames, 64);
         let mut counts = [0; MODULES];
         for event in read_all(source.as_ref()).unwrap() {
@@ -457,7 +458,7 @@ mod tests {
                 std::fs::write(first.with_extension(format!("{k:03}")), &bytes).unwrap();
             }
             let shape = Shape { rows: 3, cols: 700 };
-            for (source, shape) in [(open_single(&first, shape), shape), (open_3m(&first), CANVAS)] {
+            for (source, shape) in [(open_single(&Opener::anywhere(), &first, shape), shape), (open_3m(&Opener::anywhere(), &first), CANVAS)] {
                 let Ok(source) = source else { continue };
                 let Ok(events) = read_all(source.as_ref()) else { continue };
                 prop_assert!(events.is_sorted_by_key(|e| e.frame()) || shape == CANVAS);

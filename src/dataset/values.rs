@@ -2,12 +2,15 @@
 //!
 //! For qmaps and metadata, where the library may decode; raw data do not come through here.
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use hdf5::types::{FixedAscii, FixedUnicode, TypeDescriptor, VarLenAscii, VarLenUnicode};
 use hdf5::{Container, Dataset, File, Group};
 
-use super::{DatasetError, plain};
+use super::hdf5::ffi;
+use super::links::{self, ContainmentError};
+use super::{DatasetError, Opener};
 
 /// The most elements that [`numbers`] and [`strings`] read, so that a damaged size allocates nothing large.
 const MAX_ELEMENTS: usize = 1 << 20;
@@ -18,16 +21,27 @@ const MAX_TEXT: u64 = 1 << 20;
 const LENGTH_BYTES: usize = 4;
 const MAX_REFERENCE_BYTES: usize = 64;
 
-/// Opens an HDF5 file for reading; `refuse` makes the error of one that is not or is damaged.
+/// Opens an HDF5 file that stands for itself; `refuse` makes the error of one that is none, is damaged or refers to
+/// another file.
 ///
 /// # Errors
 /// IO errors as such, others by `refuse`.
-pub(super) fn open(path: &Path, refuse: impl Fn(String) -> DatasetError) -> Result<File, DatasetError> {
-    let (file, size) = plain::open(path)?;
-    if !plain::is_hdf5(&file, path, size)? {
+pub(super) fn open(
+    opener: &Opener,
+    path: &Path,
+    refuse: impl Fn(String) -> DatasetError,
+) -> Result<File, DatasetError> {
+    let opened = opener.open(path)?;
+    if !opened.is_hdf5()? {
         return Err(refuse("not an HDF5 file".into()));
     }
-    File::open(path).map_err(|e| refuse(format!("a damaged HDF5 file: {}", words(&e))))
+    let damaged = |error: &hdf5::Error| format!("a damaged HDF5 file: {}", words(error));
+    let file = opened.hdf5().map_err(|error| refuse(damaged(&error)))?;
+    links::check_contained(&file).map_err(|error| match error {
+        ContainmentError::Library { source, .. } => refuse(damaged(&source)),
+        ContainmentError::Refers { .. } | ContainmentError::Many => refuse(error.to_string()),
+    })?;
+    Ok(file)
 }
 
 /// The library's words on one line.
@@ -138,10 +152,16 @@ fn check_lengths(dataset: &Dataset) -> Result<(), String> {
     if !(LENGTH_BYTES..=MAX_REFERENCE_BYTES).contains(&element) {
         return Err(format!("has elements of {element} bytes, which are no variable strings"));
     }
-    let (mut bytes, name) = (vec![0; storage], dataset.filename());
-    let path = Path::new(&name);
-    let read = plain::open(path).and_then(|(file, _)| plain::read_at(&file, path, &mut bytes, offset));
-    read.map_err(|_| "lies outside its file".to_owned())?;
+    let outside = || "lies outside its file".to_owned();
+    let file = dataset.file().and_then(|file| ffi::descriptor(&file)).map_err(|error| words(&error))?;
+    let file = std::fs::File::from(file);
+    // before anything is allocated for it
+    let length = file.metadata().map_err(|_| outside())?.len();
+    if offset.checked_add(storage as u64).is_none_or(|end| end > length) {
+        return Err(outside());
+    }
+    let mut bytes = vec![0; storage];
+    file.read_exact_at(&mut bytes, offset).map_err(|_| outside())?;
     let lengths = bytes.chunks_exact(element).map(|e| u64::from(u32::from_le_bytes([e[0], e[1], e[2], e[3]])));
     match lengths.sum::<u64>() {
         total if total > MAX_TEXT => Err(format!("announces {total} bytes of text, more than {MAX_TEXT}")),
@@ -241,7 +261,7 @@ mod tests {
         let refuse = |what: String| DatasetError::Qmap { path: file.path().to_owned(), what, remedy: "" };
         for (bytes, words) in [(&b"text"[..], "not an HDF5 file"), (b"\x89HDF\r\n\x1a\nrest", "damaged")] {
             std::fs::write(file.path(), bytes).unwrap();
-            let message = open(file.path(), refuse).map(|_| ()).unwrap_err().to_string();
+            let message = open(&Opener::anywhere(), file.path(), refuse).map(|_| ()).unwrap_err().to_string();
             assert!(message.contains(words) && !message.contains('\n'), "{message}");
         }
     }

@@ -8,6 +8,7 @@ use crate::compute::engines;
 use crate::compute::fault;
 use crate::compute::job::{self, InputWatch, Placing};
 use crate::config::roots::Roots;
+use crate::dataset::Opener;
 use crate::dataset::result::{Parents, ResultNaming, verify};
 use crate::engine::{Engine, Observer};
 use crate::task::correlate::CorrelateSpec;
@@ -29,7 +30,7 @@ pub fn execute(
     let conclusion = match &assignment.work {
         Computation::Correlate(spec) => in_roots(assignment, |roots| {
             correlation_allowed(spec, roots)?;
-            Ok(correlate(assignment, spec, observer, watch, naming))
+            Ok(correlate(&Opener::behind(roots.clone()), assignment, spec, observer, watch, naming))
         }),
         Computation::BatchSetup(spec) => in_roots(assignment, |roots| {
             make_directories(spec, roots)?;
@@ -79,6 +80,7 @@ impl Conclusion {
 }
 
 fn correlate(
+    opener: &Opener,
     assignment: &Assignment,
     spec: &CorrelateSpec,
     observer: &dyn Observer,
@@ -96,7 +98,7 @@ fn correlate(
         Err(outcome) => return Conclusion::of(outcome),
     };
     let placing = Placing { parents: Parents::Expected, naming };
-    let done = match job::run_watched(&spec, engine.as_ref(), observer, watch, placing) {
+    let done = match job::run_watched(opener, &spec, engine.as_ref(), observer, watch, placing) {
         Ok(done) => done,
         Err(error) => return Conclusion::of(fault::outcome(&error)),
     };

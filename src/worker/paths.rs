@@ -1,7 +1,7 @@
-//! Holds the paths of a task's work against the roots of its endpoint, on the computer that will open them. Blocks on
-//! the file system; opens nothing.
+//! Holds the paths of a task's work against the roots of its endpoint, on the computer that will open them, and what they
+//! lead to once it is open. Blocks on the file system; opens nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use thiserror::Error;
 
@@ -9,7 +9,7 @@ use super::assignment::Work;
 use crate::compute::fault;
 pub use crate::config::roots::NodeRoots;
 use crate::config::roots::{AllowedPath, RootError, Roots};
-use crate::dataset::{DatasetError, metadata};
+use crate::dataset::opener::ReadGate;
 use crate::task::correlate::CorrelateSpec;
 use crate::task::failure::{Failure, Fault, Lack, Loss, Unfit, chain};
 use crate::task::life::Outcome;
@@ -31,9 +31,6 @@ pub enum PathError {
         #[source]
         source: RootError,
     },
-    /// The metadata that goes with the raw data is looked for, and cannot be found.
-    #[error("finding the metadata failed")]
-    Metadata(#[source] DatasetError),
     /// The command's values do not fit it.
     #[error(transparent)]
     Render(#[from] RenderError),
@@ -49,7 +46,7 @@ impl PathError {
             Self::Path { source: RootError::Look { source, .. } | RootError::Make { source, .. }, .. } => {
                 fault::of_system(source)
             }
-            Self::Path { .. } | Self::Metadata(_) | Self::Render(_) => Fault::Input,
+            Self::Path { .. } | Self::Render(_) => Fault::Input,
         };
         Outcome::Failed(Failure::of(fault, self))
     }
@@ -61,6 +58,16 @@ impl PathError {
 /// [`PathError::Roots`].
 pub fn opened(roots: &NodeRoots) -> Result<Roots, PathError> {
     roots.open().map_err(PathError::Roots)
+}
+
+impl ReadGate for Roots {
+    fn admits(&self, place: &Path) -> bool {
+        self.has(place)
+    }
+
+    fn admits_name(&self, name: &Path) -> bool {
+        self.check(name, Access::Read).is_ok()
+    }
 }
 
 /// The work of a task at an endpoint: a command has its paths resolved; a computation's are looked at by its executor.
@@ -89,11 +96,7 @@ pub fn blocks(spec: &TaskSpec, templates: &Templates) -> bool {
 /// See [`PathError`].
 pub fn correlation_allowed(spec: &CorrelateSpec, roots: &Roots) -> Result<(), PathError> {
     // before anything is made
-    let written = held(&spec.paths(), roots)?;
-    if spec.metadata.is_none() {
-        found_metadata(roots, spec)?;
-    }
-    make(roots, written)
+    make(roots, held(&spec.paths(), roots)?)
 }
 
 /// Makes directories, all of them allowed before the first is made.
@@ -149,24 +152,11 @@ fn check(roots: &Roots, what: &str, path: &Path, access: Access) -> Result<Allow
     roots.check(path, access).map_err(|source| PathError::Path { what: what.to_owned(), source })
 }
 
-/// Metadata that is found beside the raw data may be a link: it is looked for here only where a link leads outside.
-fn found_metadata(roots: &Roots, spec: &CorrelateSpec) -> Result<(), PathError> {
-    let directory = spec.raw.parent().unwrap_or(Path::new("/"));
-    let links = std::fs::read_dir(directory).map(|entries| entries.filter_map(Result::ok).map(|entry| entry.path()));
-    // a directory that cannot be listed fails when the metadata is looked for
-    let Ok(mut links) = links else { return Ok(()) };
-    let leads_outside = |path: &PathBuf| path.is_symlink() && roots.check(path, Access::Read).is_err();
-    if !links.any(|path| leads_outside(&path)) {
-        return Ok(());
-    }
-    let found = metadata::find(&spec.raw, None).map_err(PathError::Metadata)?;
-    check(roots, "metadata", &found.path, Access::Read).map(|_| ())
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
     use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
 
     use super::*;
     use crate::config::endpoint::Site;

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use speckled::correlate::result::Correlation;
+use speckled::dataset::Opener;
 use speckled::dataset::result::{OwnNaming, PublishError, ResultTarget, ResultWriter};
 use speckled::task::correlate::{Analyses, Overwrite};
 
@@ -22,7 +23,7 @@ fn attempt(
     inputs: &Inputs,
     correlation: &Correlation,
 ) -> Result<std::path::PathBuf, PublishError> {
-    let mut writer = ResultWriter::begin(target, &inputs.metadata, &inputs.qmap, Analyses::Both)?;
+    let mut writer = ResultWriter::begin(&Opener::anywhere(), target, &inputs.metadata, &inputs.qmap, Analyses::Both)?;
     fixture::hand_over(&mut writer, correlation)?;
     writer.finish(correlation, &fixture::partition(), &fixture::settings(), &fixture::provenance(), &OwnNaming)
 }
@@ -72,7 +73,8 @@ fn sweep_limits() {
 fn a_place_that_is_no_directory_fails_at_once() {
     let inputs = fixture::inputs(Hash::Present);
     let target = ResultTarget { directory: inputs.qmap.clone(), ..fixture::target(&inputs) };
-    let error = ResultWriter::begin(&target, &inputs.metadata, &inputs.qmap, Analyses::Both).expect_err("refused");
+    let error = ResultWriter::begin(&Opener::anywhere(), &target, &inputs.metadata, &inputs.qmap, Analyses::Both)
+        .expect_err("refused");
     assert!(error.to_string().starts_with("cannot create the directory of the result "), "{error}");
 }
 
@@ -90,7 +92,8 @@ fn inputs_that_cannot_be_read_are_named() {
         (&inputs.metadata, &text, &text),
         (&inputs.metadata, &inputs.metadata, &inputs.metadata),
     ] {
-        let error = ResultWriter::begin(&target, metadata, qmap, Analyses::Both).expect_err("refused");
+        let error =
+            ResultWriter::begin(&Opener::anywhere(), &target, metadata, qmap, Analyses::Both).expect_err("refused");
         assert!(error.to_string().contains(&named.display().to_string()), "{error}");
         assert_eq!(entries(&target.directory), 0);
     }
@@ -101,7 +104,10 @@ fn the_result_appears_only_when_it_is_finished() {
     let inputs = fixture::inputs(Hash::Present);
     let target = fixture::target(&inputs);
     let path = target.directory.join("A0001_results.hdf");
-    let begin = || ResultWriter::begin(&target, &inputs.metadata, &inputs.qmap, Analyses::MultiTau).expect("begun");
+    let begin = || {
+        ResultWriter::begin(&Opener::anywhere(), &target, &inputs.metadata, &inputs.qmap, Analyses::MultiTau)
+            .expect("begun")
+    };
     let (first, second) = (begin(), begin());
     drop(begin());
     assert!(!path.exists());

@@ -13,6 +13,7 @@ use speckled::correlate::delays::DelayPlan;
 use speckled::correlate::result::{Correlation, MapRows, MultiTau, PixelG2, SaturatedPixel, Scattering, TwoTime};
 use speckled::correlate::scattering::SegmentPlan;
 use speckled::correlate::twotime::Diagonals;
+use speckled::dataset::Opener;
 use speckled::dataset::result::{OwnNaming, Parents, Provenance, ResultSettings, ResultTarget, ResultWriter};
 use speckled::dataset::{DatasetError, ResultSink, SourceInfo};
 use speckled::task::correlate::{Analyses, Overwrite};
@@ -251,7 +252,8 @@ pub(crate) fn hand_over(writer: &mut ResultWriter, correlation: &Correlation) ->
 
 /// Writes a result with all that `correlation` holds.
 pub(crate) fn write(target: &ResultTarget, inputs: &Inputs, analyses: Analyses, correlation: &Correlation) -> PathBuf {
-    let mut writer = ResultWriter::begin(target, &inputs.metadata, &inputs.qmap, analyses).expect("begun");
+    let mut writer =
+        ResultWriter::begin(&Opener::anywhere(), target, &inputs.metadata, &inputs.qmap, analyses).expect("begun");
     hand_over(&mut writer, correlation).expect("stored");
     writer.finish(correlation, &partition(), &settings(), &provenance(), &OwnNaming).expect("finished")
 }

@@ -12,6 +12,7 @@ use hdf5::types::{FloatSize, IntSize, TypeDescriptor};
 use serde_json::json;
 use speckled::correlate::delays::DelayPlan;
 use speckled::correlate::result::{MapRows, PixelG2};
+use speckled::dataset::Opener;
 use speckled::dataset::ResultSink;
 use speckled::dataset::describe::{FileKind, describe};
 use speckled::dataset::result::{OwnNaming, ResultWriter};
@@ -232,13 +233,13 @@ fn descriptions_tell_what_is_inside() {
         (&path, FileKind::Result, json!({"analyses": ["multitau", "twotime"], "twotime_bins": [2, 4]})),
         (&path, FileKind::Result, json!({"g2_of_parts": [3, 32, 4], "shortest_delay_s": 2e-5, "dynamic_bins": 4})),
     ] {
-        let found = describe(path).expect("described");
+        let found = describe(&Opener::anywhere(), path).expect("described");
         assert_eq!(found.kind, kind);
         for (name, value) in expected.as_object().expect("an object") {
             assert_eq!(found.get(name), Some(value), "{name}");
         }
     }
-    let text = serde_json::to_string(&describe(&path).expect("described")).expect("JSON");
+    let text = serde_json::to_string(&describe(&Opener::anywhere(), &path).expect("described")).expect("JSON");
     for part in [r#"{"kind":"result","#, r#""normalize_frame":true"#, r#""stride_frame":1"#, r#""host":"node1""#] {
         assert!(text.contains(part), "{part} in {text}");
     }
@@ -259,7 +260,8 @@ fn rows_out_of_order_are_refused() {
     ] {
         let target = fixture::target(&inputs);
         let mut writer =
-            ResultWriter::begin(&target, &inputs.metadata, &inputs.qmap, Analyses::TwoTime).expect("begun");
+            ResultWriter::begin(&Opener::anywhere(), &target, &inputs.metadata, &inputs.qmap, Analyses::TwoTime)
+                .expect("begun");
         assert_eq!(writer.rows_together(FRAMES), 350);
         for (number, (label, rows)) in bands.into_iter().enumerate() {
             let values = map.slice(ndarray::s![rows.clone(), ..]);
@@ -273,7 +275,10 @@ fn rows_out_of_order_are_refused() {
 fn a_correlation_without_what_was_promised_is_refused() {
     let inputs = fixture::inputs(Hash::Present);
     let target = fixture::target(&inputs);
-    let begin = || ResultWriter::begin(&target, &inputs.metadata, &inputs.qmap, Analyses::Both).expect("begun");
+    let begin = || {
+        ResultWriter::begin(&Opener::anywhere(), &target, &inputs.metadata, &inputs.qmap, Analyses::Both)
+            .expect("begun")
+    };
     let finish = |writer: ResultWriter, analyses| {
         let correlation = fixture::correlation(analyses, 0);
         let (settings, provenance) = (fixture::settings(), fixture::provenance());

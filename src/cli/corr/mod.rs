@@ -13,6 +13,7 @@ use super::output::{self, Form};
 use super::progress::{Display, Progress};
 use crate::compute::engines::{self, Chosen};
 use crate::compute::job::{self, JobError, JobOutput, Placing};
+use crate::dataset::Opener;
 use crate::dataset::result::{OwnNaming, Parents};
 use crate::engine::Engine;
 use crate::gpu::lock::GpuLock;
@@ -133,7 +134,7 @@ fn correlate(
     let progress = Progress::new(display, interrupt.clone());
     tracing::info!(raw = %job.raw.display(), engine = engine.name(), device = engine.device(), "job begins");
     let placing = Placing { parents: Parents::Made, naming: &OwnNaming };
-    let outcome = job::run_watched(job, engine, &progress, watchdog, placing);
+    let outcome = job::run_watched(&Opener::anywhere(), job, engine, &progress, watchdog, placing);
     progress.finish();
     Ok(outcome?)
 }

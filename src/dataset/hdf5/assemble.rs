@@ -10,8 +10,8 @@ use hdf5::dataset::Layout;
 use super::FRAMES;
 use super::dense::{Dense, Frames};
 use super::ffi::{self, Selected, VirtualMap};
-use super::locate::{Located, locate, open_file, resolve};
-use crate::dataset::DatasetError;
+use super::locate::{Located, locate, locate_group, resolve};
+use crate::dataset::{DatasetError, Opener};
 
 /// The group of the frames.
 const GROUP: &str = "/entry/data";
@@ -60,34 +60,38 @@ impl Assembly {
     ///
     /// # Errors
     /// As [`super::open_frames`].
-    pub(super) fn open(path: &Path) -> Result<Self, DatasetError> {
-        let file = open_file(path)?;
+    pub(super) fn open(opener: &Opener, path: &Path) -> Result<Self, DatasetError> {
         let absent = || DatasetError::Raw {
             path: path.to_owned(),
             place: GROUP.to_owned(),
             what: format!("there is neither {FRAMES} nor {GROUP}/{NUMBERED}000001"),
             remedy: "name the file with the frames",
         };
-        let group = file.group(GROUP).map_err(|_| absent())?;
+        let (path, group) = locate_group(opener, path, GROUP).map_err(|error| match error {
+            DatasetError::Hdf5 { action, .. } if action == format!("open {GROUP}") => absent(),
+            other => other,
+        })?;
+        let path = path.as_path();
+        let name = group.name();
         if group.link_exists("data") {
-            return Self::of_one(locate(path, FRAMES)?);
+            return Self::of_one(opener, locate(opener, path, &format!("{name}/data"))?);
         }
-        let names = group.member_names().map_err(|source| DatasetError::hdf5(format!("list {GROUP}"), path, source))?;
+        let names = group.member_names().map_err(|source| DatasetError::hdf5(format!("list {name}"), path, source))?;
         let numbered: BTreeMap<u32, String> =
             names.into_iter().filter_map(|name| Some((number(&name)?, name))).collect();
         if numbered.is_empty() {
             return Err(absent());
         }
-        Self::of_numbered(path, &numbered)
+        Self::of_numbered(opener, path, &name, &numbered)
     }
 
-    fn of_one(located: Located) -> Result<Self, DatasetError> {
+    fn of_one(opener: &Opener, located: Located) -> Result<Self, DatasetError> {
         let refused = |source| DatasetError::hdf5(format!("read the layout of {FRAMES}"), &located.path, source);
         let dcpl = located.dataset.create_plist().map_err(refused)?;
         if dcpl.get_layout().map_err(refused)? == Layout::Virtual {
             let frames = Frames::of(&located, &dcpl)?;
             let maps = ffi::virtual_maps(&dcpl).map_err(refused)?;
-            return Self::of_virtual(&located.path, frames, &maps);
+            return Self::of_virtual(opener, &located.path, frames, &maps);
         }
         let source = Dense::open(located)?;
         let frames = source.frames;
@@ -95,16 +99,21 @@ impl Assembly {
         Ok(Self { frames, sources: vec![source], slabs: vec![slab] })
     }
 
-    fn of_numbered(path: &Path, numbered: &BTreeMap<u32, String>) -> Result<Self, DatasetError> {
+    fn of_numbered(
+        opener: &Opener,
+        path: &Path,
+        group: &str,
+        numbered: &BTreeMap<u32, String>,
+    ) -> Result<Self, DatasetError> {
         let (mut sources, mut slabs) = (Vec::<Dense>::new(), Vec::new());
         let mut next = 0_u64;
         let lowest = numbered.keys().next().copied().unwrap_or_default();
         for (expected, (&number, name)) in (lowest..).zip(numbered) {
-            let name = format!("{GROUP}/{name}");
+            let name = format!("{group}/{name}");
             if number != expected {
                 return Err(mismatch(path, &name, format!("follows number {}", expected.saturating_sub(1))));
             }
-            let source = Dense::open(locate(path, &name)?)?;
+            let source = Dense::open(locate(opener, path, &name)?)?;
             if let Some(first) = sources.first() {
                 alike(path, &name, &first.frames, &source.frames)?;
             }
@@ -119,17 +128,18 @@ impl Assembly {
         Ok(Self { frames, sources, slabs })
     }
 
-    fn of_virtual(path: &Path, frames: Frames, maps: &[VirtualMap]) -> Result<Self, DatasetError> {
+    fn of_virtual(opener: &Opener, path: &Path, frames: Frames, maps: &[VirtualMap]) -> Result<Self, DatasetError> {
         let mut sources = Vec::<Dense>::new();
         let mut known = BTreeMap::<(PathBuf, String), usize>::new();
         let mut slabs = Vec::new();
         for map in maps {
-            let file = if map.file == Path::new(".") { path.to_owned() } else { resolve(path, &map.file, FRAMES)? };
+            let file =
+                if map.file == Path::new(".") { path.to_owned() } else { resolve(opener, path, &map.file, FRAMES)? };
             let key = (file, map.dataset.clone());
             let source = match known.get(&key) {
                 Some(&source) => source,
                 None => {
-                    let source = Dense::open(locate(&key.0, &key.1)?)?;
+                    let source = Dense::open(locate(opener, &key.0, &key.1)?)?;
                     alike(path, &format!("{} of {}", key.1, key.0.display()), &frames, &source.frames)?;
                     sources.push(source);
                     known.insert(key, sources.len() - 1);

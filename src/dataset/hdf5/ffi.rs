@@ -5,6 +5,7 @@
 use std::ffi::{CStr, CString, OsString, c_char, c_int, c_uint, c_void};
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::ptr;
@@ -12,9 +13,12 @@ use std::ptr;
 use hdf5::plist::DatasetCreate;
 use hdf5::sync::sync;
 use hdf5::{Dataset, Dataspace, Datatype, Group, h5check};
+use hdf5_sys::h5::{H5_index_t::H5_INDEX_NAME, H5_iter_order_t::H5_ITER_NATIVE};
 use hdf5_sys::h5d::{H5D_fill_value_t, H5Dcreate2, H5Dread, H5Dwrite_chunk};
+use hdf5_sys::h5f::H5Fget_vfd_handle;
 use hdf5_sys::h5i::hid_t;
-use hdf5_sys::h5l::{H5L_info2_t, H5L_type_t, H5Lget_info2, H5Lget_val, H5Lunpack_elink_val};
+use hdf5_sys::h5l::{H5L_info2_t, H5L_type_t, H5Lget_info2, H5Lget_val, H5Literate2, H5Lunpack_elink_val};
+use hdf5_sys::h5o::{H5O_INFO_BASIC, H5O_info2_t, H5O_type_t, H5Oget_info_by_name3};
 use hdf5_sys::h5p::{
     H5P_DEFAULT, H5Pfill_value_defined, H5Pget_fill_value, H5Pget_filter2, H5Pget_nfilters, H5Pget_virtual_count,
     H5Pget_virtual_dsetname, H5Pget_virtual_filename, H5Pget_virtual_srcspace, H5Pget_virtual_vspace, H5Pset_filter,
@@ -143,34 +147,168 @@ pub(super) fn read_all(dataset: &Dataset, dtype: &Datatype, out: &mut [u8]) -> h
     })
 }
 
-/// File and object that an external link names; None for any other link.
-pub(super) fn external_target(group: &Group, name: &str) -> hdf5::Result<Option<(PathBuf, String)>> {
+/// What kind a link is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::dataset) enum LinkKind {
+    /// To an object of the same file.
+    Hard,
+    /// To a name in the same file.
+    Soft,
+    /// To an object of another file.
+    External,
+    /// Of a kind that only other programs know.
+    Unknown,
+}
+
+/// What a link leads to.
+#[derive(Debug)]
+pub(in crate::dataset) enum LinkValue {
+    /// An object of the same file.
+    Hard,
+    /// A name in the same file.
+    Soft(String),
+    /// A file, and an object in it.
+    External(PathBuf, String),
+    /// What only other programs know.
+    Unknown,
+}
+
+/// What a link of a group leads to.
+pub(in crate::dataset) fn link_value(group: &Group, name: &str) -> hdf5::Result<LinkValue> {
     let name = c_name(name)?;
     sync(|| {
         let mut info = MaybeUninit::<H5L_info2_t>::zeroed();
         // SAFETY: the group is open and `info` is the struct that the call fills.
         h5check(unsafe { H5Lget_info2(group.id(), name.as_ptr(), info.as_mut_ptr(), H5P_DEFAULT) })?;
-        // SAFETY: the call filled the struct. The type is read as a number: a file may hold one that the enum lacks.
-        let kind = unsafe { (&raw const (*info.as_ptr()).type_).cast::<c_int>().read() };
-        if kind != H5L_type_t::H5L_TYPE_EXTERNAL as c_int {
-            return Ok(None);
+        // SAFETY: the call filled the struct.
+        match unsafe { kind_of(info.as_ptr()) } {
+            LinkKind::Hard => Ok(LinkValue::Hard),
+            LinkKind::Unknown => Ok(LinkValue::Unknown),
+            LinkKind::Soft => {
+                let value = raw_value(group, &name)?;
+                let text = CStr::from_bytes_until_nul(&value).map_err(|_| "a soft link has no end")?;
+                Ok(LinkValue::Soft(text.to_string_lossy().into_owned()))
+            }
+            LinkKind::External => external_value(&raw_value(group, &name)?),
         }
-        /// The largest value that a link message can have.
-        const VALUE: usize = 1 << 16;
-        let mut value = vec![0_u8; VALUE];
-        // SAFETY: at most `VALUE` bytes are written.
-        h5check(unsafe { H5Lget_val(group.id(), name.as_ptr(), value.as_mut_ptr().cast(), VALUE, H5P_DEFAULT) })?;
-        // The strings of the value end within it, whatever the file holds.
-        value.extend_from_slice(&[0; 2]);
-        let (mut flags, mut file, mut object) = (0, ptr::null(), ptr::null());
-        // SAFETY: `value` is what the library gave, with two zero bytes behind it.
-        h5check(unsafe {
-            H5Lunpack_elink_val(value.as_ptr().cast(), VALUE, &raw mut flags, &raw mut file, &raw mut object)
-        })?;
-        // SAFETY: both point into `value`, which ends with zero bytes.
-        let (file, object) = unsafe { (CStr::from_ptr(file), CStr::from_ptr(object)) };
-        Ok(Some((path_of(file.to_bytes().to_vec()), object.to_string_lossy().into_owned())))
     })
+}
+
+/// The links of a group with their kinds, at most `most` and one: more is too many.
+pub(in crate::dataset) fn links(group: &Group, most: usize) -> hdf5::Result<Vec<(String, LinkKind)>> {
+    /// What the library's walk fills.
+    struct Found {
+        links: Vec<(String, LinkKind)>,
+        most: usize,
+    }
+
+    unsafe extern "C" fn add(_: hid_t, name: *const c_char, info: *const H5L_info2_t, found: *mut c_void) -> c_int {
+        // SAFETY: the library passes on the pointer that it was given below, which nobody else uses meanwhile.
+        let found = unsafe { &mut *found.cast::<Found>() };
+        // SAFETY: the library gives a name that ends with a zero byte, and a struct, both for the time of this call.
+        let (name, kind) = unsafe { (CStr::from_ptr(name), kind_of(info)) };
+        found.links.push((name.to_string_lossy().into_owned(), kind));
+        c_int::from(found.links.len() > found.most)
+    }
+
+    let mut found = Found { links: Vec::new(), most };
+    sync(|| {
+        let data = (&raw mut found).cast();
+        // SAFETY: the group is open; `add` has the form that is called for, and `data` is what it expects.
+        let walked =
+            unsafe { H5Literate2(group.id(), H5_INDEX_NAME, H5_ITER_NATIVE, ptr::null_mut(), Some(add), data) };
+        h5check(walked)
+    })?;
+    Ok(found.links)
+}
+
+/// What kind an object is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::dataset) enum ObjectKind {
+    /// It has links.
+    Group,
+    /// It has elements.
+    Dataset,
+    /// It has neither: a type.
+    Other,
+}
+
+/// What tells an object from the others of its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::dataset) struct ObjectToken([u8; 16]);
+
+/// What a hard link leads to.
+pub(in crate::dataset) fn object_of(group: &Group, name: &str) -> hdf5::Result<(ObjectKind, ObjectToken)> {
+    let name = c_name(name)?;
+    sync(|| {
+        let mut info = MaybeUninit::<H5O_info2_t>::zeroed();
+        // SAFETY: the group is open and `info` is the struct that the call fills.
+        h5check(unsafe {
+            H5Oget_info_by_name3(group.id(), name.as_ptr(), info.as_mut_ptr(), H5O_INFO_BASIC, H5P_DEFAULT)
+        })?;
+        // SAFETY: the call filled the struct. The type is read as a number, since the enum may lack one; a token is 16
+        // bytes.
+        let (kind, token) = unsafe {
+            let info = info.as_ptr();
+            ((&raw const (*info).type_).cast::<c_int>().read(), (&raw const (*info).token).cast::<[u8; 16]>().read())
+        };
+        let kind = match kind {
+            kind if kind == H5O_type_t::H5O_TYPE_GROUP as c_int => ObjectKind::Group,
+            kind if kind == H5O_type_t::H5O_TYPE_DATASET as c_int => ObjectKind::Dataset,
+            _ => ObjectKind::Other,
+        };
+        Ok((kind, ObjectToken(token)))
+    })
+}
+
+/// The descriptor that the library reads a file by.
+pub(in crate::dataset) fn descriptor(file: &hdf5::File) -> hdf5::Result<OwnedFd> {
+    sync(|| {
+        let mut handle = ptr::null_mut();
+        // SAFETY: the file is open, and the call writes a pointer.
+        h5check(unsafe { H5Fget_vfd_handle(file.id(), H5P_DEFAULT, &raw mut handle) })?;
+        // SAFETY: files are opened with the library's default driver, whose handle is a descriptor, open as long as the
+        // file is.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(handle.cast::<c_int>().read()) };
+        descriptor.try_clone_to_owned().map_err(|error| hdf5::Error::from(error.to_string()))
+    })
+}
+
+/// The kind of a link. It is read as a number: a file may hold one that the enum lacks.
+///
+/// # Safety
+/// `info` is what the library filled.
+unsafe fn kind_of(info: *const H5L_info2_t) -> LinkKind {
+    // SAFETY: an enum of C is as large as an int.
+    let kind = unsafe { (&raw const (*info).type_).cast::<c_int>().read() };
+    match kind {
+        kind if kind == H5L_type_t::H5L_TYPE_HARD as c_int => LinkKind::Hard,
+        kind if kind == H5L_type_t::H5L_TYPE_SOFT as c_int => LinkKind::Soft,
+        kind if kind == H5L_type_t::H5L_TYPE_EXTERNAL as c_int => LinkKind::External,
+        _ => LinkKind::Unknown,
+    }
+}
+
+/// The value of a link, with two zero bytes behind it: its texts end within it, whatever the file holds.
+fn raw_value(group: &Group, name: &CStr) -> hdf5::Result<Vec<u8>> {
+    /// The largest value that a link message can have.
+    const VALUE: usize = 1 << 16;
+    let mut value = vec![0_u8; VALUE];
+    // SAFETY: at most `VALUE` bytes are written.
+    h5check(unsafe { H5Lget_val(group.id(), name.as_ptr(), value.as_mut_ptr().cast(), VALUE, H5P_DEFAULT) })?;
+    value.extend_from_slice(&[0; 2]);
+    Ok(value)
+}
+
+fn external_value(value: &[u8]) -> hdf5::Result<LinkValue> {
+    let (mut flags, mut file, mut object) = (0, ptr::null(), ptr::null());
+    // SAFETY: `value` is what the library gave, with two zero bytes behind the length that is told.
+    h5check(unsafe {
+        H5Lunpack_elink_val(value.as_ptr().cast(), value.len() - 2, &raw mut flags, &raw mut file, &raw mut object)
+    })?;
+    // SAFETY: both point into `value`, which ends with zero bytes.
+    let (file, object) = unsafe { (CStr::from_ptr(file), CStr::from_ptr(object)) };
+    Ok(LinkValue::External(path_of(file.to_bytes().to_vec()), object.to_string_lossy().into_owned()))
 }
 
 /// One source of a virtual dataset.

@@ -12,7 +12,7 @@ use super::ffi;
 use super::index::{ChunkIndex, Grid};
 use super::locate::{Located, locate};
 use crate::dataset::stitch::{CANVAS, MODULE, MODULES, module_origin};
-use crate::dataset::{DatasetError, FrameSource, PackedFrames, PixelType, Scratch, SourceInfo, plain};
+use crate::dataset::{DatasetError, FrameSource, Opener, PackedFrames, PixelType, Scratch, SourceInfo, plain};
 use crate::task::correlate::BitOrder;
 
 /// Opens the six module files; `path` is any of them, as `A0003.h5.000`.
@@ -20,8 +20,8 @@ use crate::task::correlate::BitOrder;
 /// # Errors
 /// A module file that is missing, by its name; a dataset that is not of this format; chunks that are not within
 /// their file.
-pub fn open(path: &Path, order: BitOrder) -> Result<Box<dyn FrameSource>, DatasetError> {
-    let modules = module_paths(path)?.iter().map(|path| Module::open(path)).collect::<Result<Vec<_>, _>>()?;
+pub fn open(opener: &Opener, path: &Path, order: BitOrder) -> Result<Box<dyn FrameSource>, DatasetError> {
+    let modules = module_paths(path)?.iter().map(|path| Module::open(opener, path)).collect::<Result<Vec<_>, _>>()?;
     let bits = modules[0].bits;
     if let Some(other) = modules.iter().find(|module| module.bits != bits) {
         let what = format!("has {} bits a pixel, the first module has {bits}", other.bits);
@@ -130,8 +130,8 @@ struct Module {
 }
 
 impl Module {
-    fn open(path: &Path) -> Result<Self, DatasetError> {
-        let located = locate(path, FRAMES)?;
+    fn open(opener: &Opener, path: &Path) -> Result<Self, DatasetError> {
+        let located = locate(opener, path, FRAMES)?;
         let (bits, frames) = packing(&located)?;
         let bytes = module_bytes(bits) as u64;
         let grid = Grid::new([bytes, frames], [bytes, 1])
@@ -308,7 +308,7 @@ mod tests {
     fn modules_are_stitched_and_absent_chunks_are_empty() {
         let dir = tempfile::tempdir().unwrap();
         let path = write(dir.path(), 131_072, 5, [&[(1, 0b11_10_01_00)], &[], &[], &[], &[], &[(1, 1), (3, 2)]]);
-        let source = open(&path, BitOrder::LittlePairs).unwrap();
+        let source = open(&Opener::anywhere(), &path, BitOrder::LittlePairs).unwrap();
         assert_eq!((source.info().frames, source.info().shape, source.info().files.len()), (5, CANVAS, 6));
         let counts: Vec<_> = (0..5).map(|f| source.may_have_counts(f)).collect();
         assert_eq!(counts, [false, true, false, true, false]);
@@ -326,7 +326,7 @@ mod tests {
     fn the_other_bit_order_turns_bytes_round() {
         let dir = tempfile::tempdir().unwrap();
         let path = write(dir.path(), 131_072, 1, [&[(0, 0b11_10_01_00)], &[], &[], &[], &[], &[]]);
-        let source = open(&path, BitOrder::BigPairs).unwrap();
+        let source = open(&Opener::anywhere(), &path, BitOrder::BigPairs).unwrap();
         assert_eq!(frame(source.as_ref(), 0)[1076..1080], [3, 2, 1, 0]);
     }
 
@@ -337,7 +337,7 @@ mod tests {
             let frames: [&[(u64, u8)]; MODULES] =
                 [&[(0, 0b11_10_01_00)], &[], &[(0, 0b01_00_11_00)], &[(1, 1)], &[], &[(0, 2)]];
             let path = write(dir.path(), 131_072, 2, frames);
-            let source = open(&path, order).unwrap();
+            let source = open(&Opener::anywhere(), &path, order).unwrap();
             let quarters = source.packed_frames().expect("two bits a pixel");
             let mut packed = vec![9; 2 * quarters.cells() / 4];
             quarters.read_packed(0..2, &mut packed).unwrap();
@@ -351,7 +351,10 @@ mod tests {
         }
         let dir = tempfile::tempdir().unwrap();
         let path = write(dir.path(), 262_144, 1, [&[]; MODULES]);
-        assert!(open(&path, BitOrder::LittlePairs).unwrap().packed_frames().is_none(), "four bits a pixel");
+        assert!(
+            open(&Opener::anywhere(), &path, BitOrder::LittlePairs).unwrap().packed_frames().is_none(),
+            "four bits a pixel"
+        );
     }
 
     #[test]
@@ -359,7 +362,7 @@ mod tests {
         for (bytes, pixels) in [(262_144, [0x4, 0xe, 0x4, 0xe]), (524_288, [0xe4; 4])] {
             let dir = tempfile::tempdir().unwrap();
             let path = write(dir.path(), bytes, 1, [&[(0, 0xe4)], &[], &[], &[], &[], &[]]);
-            let source = open(&path, BitOrder::LittlePairs).unwrap();
+            let source = open(&Opener::anywhere(), &path, BitOrder::LittlePairs).unwrap();
             assert_eq!(frame(source.as_ref(), 0)[1076..1080], pixels, "{bytes} rows");
         }
     }
@@ -369,7 +372,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = write(dir.path(), 131_072, 1, [&[]; MODULES]);
         std::fs::remove_file(dir.path().join("A1.h5.003")).unwrap();
-        let message = open(&path, BitOrder::LittlePairs).err().unwrap().to_string();
+        let message = open(&Opener::anywhere(), &path, BitOrder::LittlePairs).err().unwrap().to_string();
         assert!(message.contains("A1.h5.003") && message.contains("does not exist"), "{message}");
     }
 
@@ -377,7 +380,7 @@ mod tests {
     fn other_shapes_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = write(dir.path(), 1000, 1, [&[]; MODULES]);
-        let message = open(&path, BitOrder::LittlePairs).err().unwrap().to_string();
+        let message = open(&Opener::anywhere(), &path, BitOrder::LittlePairs).err().unwrap().to_string();
         assert!(message.contains("1000 bytes a frame, need 131072"), "{message}");
     }
 }

@@ -1,12 +1,13 @@
-//! Finds a dataset and the file that really holds it, through external links.
+//! Finds an object and the file that really holds it, through external links.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use hdf5::Dataset;
+use hdf5::{Dataset, Group};
 
-use super::ffi;
-use crate::dataset::{DatasetError, plain};
+use crate::dataset::links::{Named, follow};
+use crate::dataset::opener::{Opened, Opener};
+use crate::dataset::{DatasetError, opener};
 
 /// External links that are followed one after the other.
 const MAX_LINKS: usize = 8;
@@ -31,33 +32,50 @@ impl Located {
     }
 }
 
-/// Opens a regular HDF5 file.
-///
-/// # Errors
-/// A file that is missing, not regular or not HDF5.
-pub(super) fn open_file(path: &Path) -> Result<hdf5::File, DatasetError> {
-    plain::open(path)?;
-    hdf5::File::open(path).map_err(|source| DatasetError::hdf5("open it as HDF5", path, source))
-}
-
 /// Opens a dataset by its absolute name.
 ///
 /// # Errors
-/// Files and objects that are missing, each by its name; links that lead nowhere or in a circle.
-pub(super) fn locate(path: &Path, object: &str) -> Result<Located, DatasetError> {
+/// Files and objects that are missing, each by its name; files that may not be read; links that lead nowhere or in a
+/// circle.
+pub(super) fn locate(opener: &Opener, path: &Path, object: &str) -> Result<Located, DatasetError> {
+    let Reached { opened, group, name, object } = reach(opener, path, object)?;
+    let refused = |source| DatasetError::hdf5(format!("open {object}"), &opened.path, source);
+    let dataset = group.dataset(&name).map_err(refused)?;
+    Ok(Located { path: opened.path, file: opened.file, length: opened.length, dataset })
+}
+
+/// Opens a group by its absolute name; returns it with its file and its name there.
+///
+/// # Errors
+/// As [`locate`].
+pub(super) fn locate_group(opener: &Opener, path: &Path, object: &str) -> Result<(PathBuf, Group), DatasetError> {
+    let Reached { opened, group, name, object } = reach(opener, path, object)?;
+    let found =
+        group.group(&name).map_err(|source| DatasetError::hdf5(format!("open {object}"), &opened.path, source))?;
+    Ok((opened.path, found))
+}
+
+/// Where an object is.
+struct Reached {
+    opened: Opened,
+    group: Group,
+    /// Its name in the group.
+    name: String,
+    /// Its name in the file.
+    object: String,
+}
+
+fn reach(opener: &Opener, path: &Path, object: &str) -> Result<Reached, DatasetError> {
     let (mut path, mut object) = (path.to_owned(), object.to_owned());
     for _ in 0..MAX_LINKS {
-        let file = open_file(&path)?;
-        let (parent, name) = object.trim_matches('/').rsplit_once('/').unwrap_or(("", object.trim_matches('/')));
-        let refused = |source| DatasetError::hdf5(format!("open {object}"), &path, source);
-        let group = if parent.is_empty() { file.as_group() } else { file.group(parent) }.map_err(refused)?;
-        match ffi::external_target(&group, name).map_err(refused)? {
-            None => return in_file(&path, group.dataset(name).map_err(refused)?),
-            Some((target, in_target)) => {
-                // Relative to the file that holds the link, which a linked group may have changed.
-                let holder = PathBuf::from(group.filename());
-                path = resolve(&holder, &target, &object)?;
-                object = in_target;
+        let opened = opener.open(&path)?;
+        let file = opened.hdf5().map_err(|source| DatasetError::hdf5("open it as HDF5", &path, source))?;
+        let named = follow(&file, &object);
+        match named.map_err(|source| DatasetError::hdf5(format!("open {object}"), &path, source))? {
+            Named::Here { group, name } => return Ok(Reached { opened, group, name, object }),
+            Named::Elsewhere { file: target, object: there } => {
+                path = resolve(opener, &path, &target, &object)?;
+                object = there;
             }
         }
     }
@@ -71,25 +89,30 @@ pub(super) fn locate(path: &Path, object: &str) -> Result<Located, DatasetError>
 /// The file that a link in `holder` names: as it stands, or beside the holder.
 ///
 /// # Errors
-/// A file that is missing, by its name.
-pub(super) fn resolve(holder: &Path, target: &Path, object: &str) -> Result<PathBuf, DatasetError> {
+/// A file that is missing, by its name, or may not be read.
+pub(super) fn resolve(opener: &Opener, holder: &Path, target: &Path, object: &str) -> Result<PathBuf, DatasetError> {
     let directory = holder.parent().unwrap_or(Path::new(""));
+    let named = directory.join(target);
+    let refusal = match opener.open(&named) {
+        Ok(_) => return Ok(named),
+        Err(refusal) => refusal,
+    };
     // An absolute name is that of the computer where the file was written; files that were moved stay together.
     let beside = target.file_name().map(|name| directory.join(name));
-    let named = directory.join(target);
-    let found = [Some(&named), beside.as_ref()].into_iter().flatten().find(|path| path.exists());
-    found.cloned().ok_or_else(|| DatasetError::Raw {
-        path: holder.to_owned(),
-        place: object.to_owned(),
-        what: format!("links to {}, which does not exist", named.display()),
-        remedy: "copy the linked file beside this one",
+    if let Some(beside) = beside.filter(|beside| *beside != named && opener.open(beside).is_ok()) {
+        return Ok(beside);
+    }
+    Err(match refusal {
+        DatasetError::Outside { .. } => {
+            let link = Some(opener::OutsideLink { holder: holder.to_owned(), object: object.to_owned() });
+            DatasetError::Outside { path: named, link }
+        }
+        DatasetError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => DatasetError::Raw {
+            path: holder.to_owned(),
+            place: object.to_owned(),
+            what: format!("links to {}, which does not exist", named.display()),
+            remedy: "copy the linked file beside this one",
+        },
+        other => other,
     })
-}
-
-fn in_file(path: &Path, dataset: Dataset) -> Result<Located, DatasetError> {
-    // A linked group puts the dataset into another file than the one that was opened.
-    let holder = PathBuf::from(dataset.filename());
-    let path = if holder.as_os_str().is_empty() { path.to_owned() } else { holder };
-    let (file, length) = plain::open(&path)?;
-    Ok(Located { path, file, length, dataset })
 }

@@ -7,13 +7,13 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::{DatasetError, FrameSource, PixelType, Scratch, SourceInfo};
+use super::{DatasetError, FrameSource, Opener, PixelType, Scratch, SourceInfo};
 
 mod assemble;
 mod bitshuffle;
 mod codec;
 mod dense;
-mod ffi;
+pub(super) mod ffi;
 mod filter;
 pub mod ftf;
 #[cfg(feature = "fuzzing")]
@@ -53,10 +53,10 @@ pub fn library_locks() -> LibraryLocks {
 /// datasets `/entry/data/data_000001`, ... of an Eiger master file, in order.
 ///
 /// # Errors
-/// A file that is missing (also a linked one, by its name) or not HDF5; shapes, types, layouts and filters that are
+/// A file that is missing or may not be read (also a linked one, by its name) or not HDF5; shapes, types, layouts and filters that are
 /// not supported; chunks that are not within their file.
-pub fn open_frames(path: &Path) -> Result<Box<dyn FrameSource>, DatasetError> {
-    let assembly = Assembly::open(path)?;
+pub fn open_frames(opener: &Opener, path: &Path) -> Result<Box<dyn FrameSource>, DatasetError> {
+    let assembly = Assembly::open(opener, path)?;
     Ok(Box::new(Stack::new(path, assembly)))
 }
 

@@ -8,6 +8,7 @@ use super::bitshuffle::{Bitshuffle, BlockCodec};
 use super::ffi::{self, RawFilter};
 use super::{codec, open_frames};
 use crate::correlate::bins::Shape;
+use crate::dataset::Opener;
 use crate::dataset::{PixelType, Scratch};
 
 mod damaged;
@@ -157,7 +158,7 @@ impl Stack {
 
     /// Reads the file in pieces of several lengths and compares.
     fn assert_read(&self, path: &Path) {
-        let source = open_frames(path).unwrap();
+        let source = open_frames(&Opener::anywhere(), path).unwrap();
         let [frames, rows, cols] = self.dims;
         assert_eq!((source.pixel_type(), source.info().shape), (self.pixel, Shape { rows, cols }));
         assert_eq!(source.info().frames, frames as u64);
@@ -175,7 +176,7 @@ impl Stack {
 }
 
 fn refusal(path: &Path) -> String {
-    open_frames(path).err().expect("the file is refused").to_string()
+    open_frames(&Opener::anywhere(), path).err().expect("the file is refused").to_string()
 }
 
 fn temporary() -> (tempfile::TempDir, PathBuf) {
@@ -307,7 +308,7 @@ fn absent_chunks_are_the_fill_value() {
     stack.bytes[bytes..2 * bytes].fill(0);
     stack.bytes[3 * bytes..].fill(0);
     stack.assert_read(&path);
-    let source = open_frames(&path).unwrap();
+    let source = open_frames(&Opener::anywhere(), &path).unwrap();
     assert_eq!([0, 1, 2, 3].map(|f| source.may_have_counts(f)), [true, false, true, false]);
 
     let file = hdf5::File::create(&path).unwrap();
@@ -316,7 +317,7 @@ fn absent_chunks_are_the_fill_value() {
     drop(file);
     stack.bytes = [2, 1].repeat(4 * 6 * 5);
     stack.assert_read(&path);
-    assert!(open_frames(&path).unwrap().may_have_counts(0));
+    assert!(open_frames(&Opener::anywhere(), &path).unwrap().may_have_counts(0));
 }
 
 #[test]
@@ -326,7 +327,7 @@ fn absent_tiles_leave_the_others() {
     stack.write(&path, [1, 3, 5], Encoder::Lz4, &[[0, 1, 0], [1, 0, 0], [1, 1, 0]]);
     stack.bytes[15..].fill(0);
     stack.assert_read(&path);
-    let source = open_frames(&path).unwrap();
+    let source = open_frames(&Opener::anywhere(), &path).unwrap();
     assert_eq!([0, 1].map(|f| source.may_have_counts(f)), [true, false]);
 }
 

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::opener::{Opened, Opener};
 use super::{DatasetError, EventSource, FrameSource, PhotonEvent, PixelType, Scratch, Source, SourceInfo, plain};
 
 mod headers;
@@ -28,8 +29,8 @@ const BLOCK_BYTES: u64 = 2 << 20;
 ///
 /// # Errors
 /// No frames, a truncated frame, headers that disagree or make no sense, with frame and byte; IO errors.
-pub fn open(path: &Path) -> Result<Source, DatasetError> {
-    let (file, size) = plain::open_filled(path)?;
+pub fn open(opener: &Opener, path: &Path) -> Result<Source, DatasetError> {
+    let Opened { file, length: size, .. } = opener.open_filled(path)?;
     let (layout, offsets) = walk(&file, path, size)?;
     let format = match layout.coding {
         Coding::Sparse => "IMM, sparse",
@@ -232,7 +233,7 @@ mod tests {
     fn open_bytes(bytes: &[u8]) -> Result<Source, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
-        open(file.path()).map_err(|e| e.to_string())
+        open(&Opener::anywhere(), file.path()).map_err(|e| e.to_string())
     }
 
     fn read_all(source: Source) -> Result<Vec<PhotonEvent>, String> {
@@ -258,7 +259,7 @@ mod tests {
 
     fn golden(name: &str) -> Option<Source> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/golden/case_imm").join(name);
-        path.exists().then(|| open(&path).unwrap())
+        path.exists().then(|| open(&Opener::anywhere(), &path).unwrap())
     }
 
     /// Counts, counts x pixel, counts x frame.

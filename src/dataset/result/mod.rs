@@ -4,12 +4,12 @@
 //! per-pixel correlations are stored as they come; the rest at the end. The file has a hidden name until it is complete and durable.
 //! This module computes nothing.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::qmap::{REMAKE, sha256};
-use super::{DatasetError, ResultSink, objects, values};
+use super::{DatasetError, Opener, ResultSink, objects, values};
 use crate::correlate::bins::Partition;
 use crate::correlate::result::{Correlation, MapRows, PixelG2};
 use crate::task::correlate::{Analyses, Overwrite};
@@ -105,6 +105,7 @@ impl ResultWriter {
     /// # Errors
     /// A directory that cannot be written, a full disk, a metadata or qmap file that cannot be read.
     pub fn begin(
+        opener: &Opener,
         target: &ResultTarget,
         metadata: &Path,
         qmap: &Path,
@@ -112,20 +113,20 @@ impl ResultWriter {
     ) -> Result<Self, DatasetError> {
         let planned = target.path(0);
         let staged = Staged::create(target)?;
-        let metadata_bytes = copy_metadata(metadata, staged.file(), &planned)?;
+        let metadata_bytes = copy_metadata(opener, metadata, staged.file(), &planned)?;
         let store = Store::open(staged.path(), &planned).map_err(|e| copy_refused(metadata, &planned, e))?;
-        let qmap_bytes = fs::metadata(qmap).map_err(|e| DatasetError::io("read", qmap, e))?.len();
+        let qmap_bytes = opener.open(qmap)?.length;
         let inputs = Inputs {
             metadata: InputFile { path: metadata.to_owned(), bytes: metadata_bytes },
             qmap: InputFile { path: qmap.to_owned(), bytes: qmap_bytes },
-            qmap_sha256: sha256(qmap)?,
+            qmap_sha256: sha256(opener, qmap)?,
         };
         let mut warnings = Vec::new();
         if store.root().link_exists("xpcs") {
             store.root().unlink("xpcs").map_err(|e| store.fault("/xpcs", e))?;
             warnings.push(format!("{}: an earlier result in it, /xpcs, was left out", metadata.display()));
         }
-        warnings.extend(copy_qmap(&store, &inputs)?);
+        warnings.extend(copy_qmap(opener, &store, &inputs)?);
         if analyses.two_time() {
             store.group(tables::MAPS)?;
         }
@@ -227,8 +228,10 @@ impl ResultSink for ResultWriter {
 }
 
 /// Copies the metadata byte by byte, telling a fault of reading from one of writing.
-fn copy_metadata(metadata: &Path, mut file: &File, target: &Path) -> Result<u64, DatasetError> {
-    let content = fs::read(metadata).map_err(|e| DatasetError::io("read", metadata, e))?;
+fn copy_metadata(opener: &Opener, metadata: &Path, mut file: &File, target: &Path) -> Result<u64, DatasetError> {
+    let mut content = Vec::new();
+    let mut opened = opener.open(metadata)?.file;
+    opened.read_to_end(&mut content).map_err(|e| DatasetError::io("read", metadata, e))?;
     file.write_all(&content).map_err(|e| fault::save("copy the metadata into", target, e))?;
     Ok(content.len() as u64)
 }
@@ -246,11 +249,11 @@ fn copy_refused(metadata: &Path, target: &Path, error: hdf5::Error) -> DatasetEr
 
 /// Copies `/qmap` with its attributes; a legacy one without a hash gets that of its file, or the viewer's cache fails.
 /// Returns a warning for each object that was left out.
-fn copy_qmap(store: &Store, inputs: &Inputs) -> Result<Vec<String>, DatasetError> {
+fn copy_qmap(opener: &Opener, store: &Store, inputs: &Inputs) -> Result<Vec<String>, DatasetError> {
     const OBJECT: &str = "/xpcs/qmap";
     let path = &inputs.qmap.path;
     let refuse = |what: String| DatasetError::Qmap { path: path.clone(), what, remedy: REMAKE };
-    let file = values::open(path, refuse)?;
+    let file = values::open(opener, path, refuse)?;
     let qmap = file.group("qmap").map_err(|e| refuse(format!("/qmap cannot be opened: {}", values::words(&e))))?;
     let left_out = copy::group(store, &qmap, OBJECT).map_err(|e| match e {
         CopyError::Source(what) => refuse(format!("/qmap: {what}")),

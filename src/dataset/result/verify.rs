@@ -9,7 +9,7 @@ use hdf5::{Dataset, File};
 use super::super::values;
 use super::fault::save;
 use super::tables;
-use crate::dataset::DatasetError;
+use crate::dataset::{DatasetError, Opener};
 use crate::task::correlate::Analyses;
 
 /// What every result holds.
@@ -28,7 +28,7 @@ const ALWAYS: [&str; 6] = [
 /// A file that does not open, lacks something or does not read.
 pub fn verify(path: &Path, analyses: Analyses) -> Result<(), DatasetError> {
     let refuse = |what: String| save("verify", path, what);
-    let file = values::open(path, refuse)?;
+    let file = values::open(&Opener::anywhere(), path, refuse)?;
     check(&file, analyses).map_err(refuse)
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::dataset::DatasetError;
+use crate::dataset::Opener;
 use crate::dataset::hdf5::FRAMES;
 
 #[test]
@@ -56,7 +57,7 @@ fn files_without_frames_are_refused() {
 
 /// Reads all that can be, frame by frame; errors are fine, anything else is not.
 fn read_whatever(path: &Path) {
-    let Ok(source) = open_frames(path) else {
+    let Ok(source) = open_frames(&Opener::anywhere(), path) else {
         return;
     };
     let pixels = source.info().shape.pixels() * source.pixel_type().size();
@@ -81,7 +82,7 @@ fn a_corrupt_chunk_is_placed() {
     // The length of the first block of frame 1.
     bytes[addresses[1] as usize + 12] = 0xff;
     std::fs::write(&path, bytes).unwrap();
-    let source = open_frames(&path).unwrap();
+    let source = open_frames(&Opener::anywhere(), &path).unwrap();
     let mut out = vec![0; 3 * stack.frame_bytes()];
     let error = source.read_frames(0..3, &mut Scratch::default(), &mut out).unwrap_err();
     assert!(matches!(error, DatasetError::Raw { .. }));
@@ -119,7 +120,7 @@ proptest! {
         Stack::new(PixelType::U16, [4, 7, 9], 19).write(&path, [1, 7, 9], encoder, &[]);
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..(bytes.len() as f64 * part) as usize]).unwrap();
-        prop_assert!(open_frames(&path).is_err());
+        prop_assert!(open_frames(&Opener::anywhere(), &path).is_err());
     }
 
     #[test]

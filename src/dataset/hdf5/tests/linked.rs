@@ -1,6 +1,7 @@
 //! Frames behind links, in numbered datasets and in virtual ones.
 
 use super::*;
+use crate::dataset::Opener;
 use crate::dataset::hdf5::FRAMES;
 
 #[test]
@@ -12,7 +13,7 @@ fn numbered_datasets_must_belong_together() {
     group.new_dataset::<u16>().shape([3, 3, 4]).create("data_000002").unwrap();
     group.new_dataset::<u16>().shape([3, 3, 4]).create("data_extra").unwrap();
     file.flush().unwrap();
-    assert_eq!(open_frames(&path).unwrap().info().frames, 5);
+    assert_eq!(open_frames(&Opener::anywhere(), &path).unwrap().info().frames, 5);
     group.new_dataset::<u16>().shape([1, 3, 4]).create("data_000004").unwrap();
     file.flush().unwrap();
     assert!(refusal(&path).contains("/entry/data/data_000004"), "{}", refusal(&path));
@@ -65,7 +66,7 @@ fn virtual_datasets_of_frame_blocks_are_mapped() {
     let path = make("blocks.h5", &[(4..6, 0..2, 5), (0..3, 3..6, 5)]);
     let expected = [&stack.bytes[4 * bytes..], &vec![0; bytes], &stack.bytes[..3 * bytes], &vec![0; bytes]].concat();
     Stack { dims: [7, 4, 5], bytes: expected, ..stack }.assert_read(&path);
-    let source = open_frames(&path).unwrap();
+    let source = open_frames(&Opener::anywhere(), &path).unwrap();
     assert_eq!([1, 2, 3, 6].map(|f| source.may_have_counts(f)), [true, false, true, false]);
 
     for maps in [vec![(0..2, 0..2, 4)], vec![(0..2, 0..2, 5), (0..2, 1..3, 5)]] {
