@@ -36,7 +36,7 @@ const PEERS: [(&str, &str); 15] = [
 ];
 
 /// Crates with one home: (crate, the folders that may name it).
-const HOMES: [(&str, &[&str]); 24] = [
+const HOMES: [(&str, &[&str]); 25] = [
     ("hdf5", &["src/dataset"]),
     ("hdf5_sys", &["src/dataset"]),
     ("lz4_sys", &["src/dataset"]),
@@ -56,6 +56,7 @@ const HOMES: [(&str, &[&str]); 24] = [
     ("prost", &["src/rpc"]),
     ("rcgen", &["src/rpc"]),
     ("if_addrs", &["src/runtime"]),
+    ("landlock", &["src/runtime"]),
     ("axum", &["src/web"]),
     ("plotters", &["src/render"]),
     ("minijinja", &["src/provider"]),

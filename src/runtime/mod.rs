@@ -13,5 +13,6 @@ pub mod memory;
 pub mod network;
 pub mod node;
 pub mod process;
+pub mod sandbox;
 pub mod secret;
 pub mod tasks;

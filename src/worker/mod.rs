@@ -7,6 +7,7 @@
 #![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
 
 pub mod assignment;
+pub mod confinement;
 mod core;
 pub mod daemon;
 pub mod endpoint_link;

@@ -23,6 +23,7 @@ use crate::endpoint::state_dir::StateDir;
 use crate::rpc::client::Client;
 use crate::rpc::service::link::advertised;
 use crate::runtime::node;
+use crate::runtime::sandbox::{self, ConfinementLevel};
 
 /// Until a controller that does not answer is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -84,6 +85,7 @@ async fn look(state_dir: &StateDir) -> Vec<Finding> {
     let slots = format!("{} slots of {threads} threads and {} on this computer", local.slots, Bytes(memory));
     findings.push(("configuration", Ok(slots)));
     findings.push(("roots", roots(&config)));
+    findings.push(("confinement", confinement()));
     findings.push(("commands", commands(&config)));
     findings.push(("token", token(&config.controller.token_file)));
     findings.push(("journal", recovered(state_dir)));
@@ -122,6 +124,16 @@ fn roots(config: &EndpointConfig) -> Result<String, String> {
         tempfile::tempfile_in(root).map_err(|error| format!("{} cannot be written: {error}", root.display()))?;
     }
     Ok(format!("{} to read, {} to write", roots.read.len(), roots.write.len()))
+}
+
+/// How far the kernel confines executors. Without it a file is still held against the roots once it is open.
+fn confinement() -> Result<String, String> {
+    match sandbox::level() {
+        level @ ConfinementLevel::Full => Ok(format!("executors are {level}")),
+        level @ (ConfinementLevel::Partial | ConfinementLevel::None) => {
+            Ok(format!("executors are {level}; files are held against the roots all the same"))
+        }
+    }
 }
 
 fn commands(config: &EndpointConfig) -> Result<String, String> {
