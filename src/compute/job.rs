@@ -149,7 +149,7 @@ pub trait InputWatch {
 }
 
 /// Lets inputs take as long as they do.
-struct Unwatched;
+pub struct Unwatched;
 
 impl InputWatch for Unwatched {
     fn begin(&self, _input: Input) {}

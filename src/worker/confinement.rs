@@ -4,7 +4,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use super::assignment::Assignment;
+use super::assignment::{Assignment, Computation};
 use crate::config::roots::Roots;
 use crate::runtime::sandbox::{self, Confinement, ConfinementLevel};
 
@@ -38,8 +38,11 @@ const GPU_CACHE: &str = ".nv";
 const GPU_SHARING: &str = "/tmp/nvidia-mps";
 
 /// Confines this process to what its assignment needs, and tells how far that went. Before its threads start: they are
-/// confined with it.
+/// confined with it. Nothing to do needs nothing.
 pub fn confine(assignment: &Assignment, roots: Option<&Roots>) {
+    if assignment.work == Computation::Nothing {
+        return;
+    }
     let confinement = confinement(assignment, roots);
     match sandbox::confine(&confinement) {
         Ok(level @ ConfinementLevel::Full) => tracing::info!("this process is {level}"),

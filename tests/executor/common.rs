@@ -69,12 +69,25 @@ impl Site {
         self.run_watched(work, None, watched().0).await
     }
 
+    /// Runs an attempt that may use what lies below some roots.
+    pub(crate) async fn run_below(&self, work: Work, roots: NodeRoots) -> Finished {
+        self.run_attempt(work, roots, None, watched().0).await
+    }
+
     pub(crate) async fn run_watched(&self, work: Work, time_limit: Option<Duration>, watch: AttemptWatch) -> Finished {
+        self.run_attempt(work, everywhere(), time_limit, watch).await
+    }
+
+    async fn run_attempt(
+        &self,
+        work: Work,
+        roots: NodeRoots,
+        time_limit: Option<Duration>,
+        watch: AttemptWatch,
+    ) -> Finished {
         let id = AttemptId { task: ids::task(), number: AttemptNumber::FIRST };
-        let finished = self
-            .executors
-            .run(Attempt { id, work, roots: everywhere(), earlier: None, time_limit }, &slot(), watch)
-            .await;
+        let attempt = Attempt { id, work, roots, earlier: None, time_limit };
+        let finished = self.executors.run(attempt, &slot(), watch).await;
         // the attempt's directory goes with it, a moment later
         while fs::read_dir(self.dir.path().join("scratch")).is_ok_and(|mut left| left.next().is_some()) {
             tokio::task::yield_now().await;
