@@ -26,7 +26,7 @@ use crate::store::{
     Store, TaskFilter,
 };
 use crate::task::failure::Loss;
-use crate::task::life::{Life, Outcome, Phase, Wish};
+use crate::task::life::{Life, Outcome, Phase, Refusal, Wish};
 use crate::task::pool::Lane;
 use crate::task::result::TaskResult;
 
@@ -180,6 +180,7 @@ impl<S: Store> Session<S> {
                 at_most("attempts", attempts.len(), MOST_ATTEMPTS)?;
                 let changes =
                     self.controller.store.start(self.holder, attempts.clone(), self.controller.store.now()).await?;
+                self.tell_refused("start", &attempts, &changes);
                 Ok(self.settle(&attempts, &changes))
             }
             FromEndpoint::Progress(progress) => {
@@ -341,6 +342,7 @@ impl<S: Store> Session<S> {
             self.heard = Heard::Heartbeat;
         }
         let changes = self.controller.store.renew(self.holder, attempts.clone(), until).await?;
+        self.tell_refused("renewal", &attempts, &changes);
         let renewed = std::iter::zip(&attempts, &changes).filter(|(_, changed)| changed.is_ok());
         self.known = renewed.map(|(attempt, _)| *attempt).collect();
         let mut answers = stops(&attempts, &changes);
@@ -363,9 +365,11 @@ impl<S: Store> Session<S> {
             artifacts: Vec::new(),
         });
         let (changes, mark) = self.controller.store.report(self.holder, reports.collect(), now).await?;
+        self.tell_refused("report", &attempts, &changes);
         for (attempt, changed) in std::iter::zip(&attempts, &changes) {
-            self.known.remove(attempt);
-            self.controller.bus.publish(Signal::ProgressOver(*attempt));
+            if self.known.remove(attempt) {
+                self.controller.bus.publish(Signal::ProgressOver(*attempt));
+            }
             match changed {
                 Ok(life) => self.nudge_when_due(life),
                 Err(ChangeError::Unknown | ChangeError::Refused(_) | ChangeError::OldEpoch) => {}
@@ -378,6 +382,23 @@ impl<S: Store> Session<S> {
         // whoever has left off sending them has ended the session: the endpoint says it again
         let _ended = self.written.send((mark, ToEndpoint::Recorded { number, attempts })).await;
         Ok(Vec::new())
+    }
+
+    /// What was said of attempts that the endpoint does not hold, in one line a message. What it says once more, of
+    /// attempts that are over, is no claim to anything.
+    fn tell_refused(&self, what: &'static str, attempts: &[AttemptId], changes: &[Changed]) {
+        let foreign = |changed: &Changed| match changed {
+            Err(ChangeError::Unknown | ChangeError::OldEpoch | ChangeError::Refused(Refusal::Foreign)) => true,
+            Ok(_)
+            | Err(ChangeError::Refused(_) | ChangeError::LargeResult { .. } | ChangeError::LargeArtifacts { .. }) => {
+                false
+            }
+        };
+        let mut refused = std::iter::zip(attempts, changes).filter(|(_, changed)| foreign(changed));
+        if let Some((attempt, _)) = refused.next() {
+            let (endpoint, others) = (self.holder.endpoint, refused.count());
+            tracing::warn!(%endpoint, %attempt, others, what, "refused: the endpoint does not hold the attempt");
+        }
     }
 
     /// A task that is to be tried again later is looked for then.

@@ -263,7 +263,7 @@ impl<S: Store> Controller<S> {
         Watched { record, progress }
     }
 
-    pub(super) async fn records(&self, tasks: BTreeSet<TaskId>) -> Result<Vec<TaskRecord>, ControllerError> {
+    pub(crate) async fn records(&self, tasks: BTreeSet<TaskId>) -> Result<Vec<TaskRecord>, ControllerError> {
         Ok(self.store.get(tasks.into_iter().collect()).await?.into_iter().flatten().collect())
     }
 

@@ -19,6 +19,8 @@ use crate::task::pool::PoolKey;
 use crate::task::spec::TaskSpec;
 use crate::task::time::Moment;
 
+mod forging;
+
 /// A controller that listens.
 struct World {
     controller: Arc<Controller<SqliteStore>>,
@@ -37,12 +39,12 @@ impl World {
         let dir = tempfile::tempdir().expect("a directory");
         let store = open_sqlite(&dir.path().join("controller.db"), Clock::start()).await.expect("a store");
         let mut tokens = Vec::new();
-        for roles in [&ALL[..], &[Role::View]] {
+        for (subject, roles) in [("ada", &ALL[..]), ("ada", &[Role::View]), ("eve", &[Role::Endpoint])] {
             let (id, secret) = (ids::token(), Secret::generate().expect("random numbers"));
             let record = TokenRecord {
                 id,
                 digest: secret.digest(),
-                subject: "ada".parse().expect("a subject"),
+                subject: subject.parse().expect("a subject"),
                 roles: roles.to_vec(),
                 groups: Vec::new(),
                 made: Moment::START,
@@ -67,6 +69,11 @@ impl World {
     async fn client(&self, token: &str) -> Client {
         let target = Target { url: self.url.clone(), ca: None, token: token.into(), identity: None };
         Client::connect(&target).await.expect("it listens")
+    }
+
+    /// Somebody else's endpoint.
+    async fn eve(&self) -> Client {
+        self.client(&self.tokens[2].1).await
     }
 
     async fn ada(&self) -> Client {
@@ -105,8 +112,18 @@ fn register(endpoint: EndpointId, session: SessionId) -> wire::RegisterRequest {
 
 impl Talker {
     async fn new(client: &mut Client) -> Self {
+        Self::named(client, "polaris").await
+    }
+
+    async fn named(client: &mut Client, name: &str) -> Self {
         let (endpoint, session) = (ids::endpoint(), ids::session());
-        client.endpoints().register(register(endpoint, session)).await.expect("registers");
+        let request = wire::RegisterRequest { name: name.into(), ..register(endpoint, session) };
+        client.endpoints().register(request).await.expect("registers");
+        Self::again(client, endpoint, session).await
+    }
+
+    /// Opens a connection of a session that has registered.
+    async fn again(client: &mut Client, endpoint: EndpointId, session: SessionId) -> Self {
         let (send, receive) = tokio::sync::mpsc::channel(8);
         let hello = wire::Hello {
             endpoint: endpoint.to_string(),
