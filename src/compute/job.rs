@@ -198,10 +198,10 @@ pub fn run_watched(
     engine: &dyn Engine,
     observer: &dyn Observer,
     watch: &dyn InputWatch,
-    Placing { parents, naming }: Placing<'_>,
+    placing: Placing<'_>,
 ) -> Result<JobOutput, JobError> {
     let (begun, started) = (Instant::now(), SystemTime::now());
-    let Ready { source, request, metadata, mut warnings, mut writer } = prepare(opener, job, watch, parents)?;
+    let Ready { source, request, metadata, mut warnings, mut writer } = prepare(opener, job, watch, placing)?;
     let (correlation, partition) = engine
         .correlate(&request, &source, observer, &mut writer)
         .map_err(|source| JobError::Correlate { raw: job.raw.clone(), source })?;
@@ -224,12 +224,11 @@ pub fn run_watched(
         warnings: warnings.clone(),
     };
     warnings.extend_from_slice(writer.warnings());
-    let result =
-        writer.finish(&correlation, &partition, &settings(job, &settled), &provenance, naming).map_err(|error| {
-            match error {
-                PublishError::Save(error) => JobError::Save(error),
-                PublishError::Stopped => JobError::Stopped,
-            }
+    let result = writer
+        .finish(&correlation, &partition, &settings(job, &settled), &provenance, placing.naming)
+        .map_err(|error| match error {
+            PublishError::Save(error) => JobError::Save(error),
+            PublishError::Stopped => JobError::Stopped,
         })?;
     let frames = request.selection.end() - request.selection.first();
     Ok(JobOutput { result, frames, bytes: provenance.source.bytes, wall_time: begun.elapsed(), warnings, saturated })
@@ -244,7 +243,12 @@ struct Ready {
     writer: ResultWriter,
 }
 
-fn prepare(opener: &Opener, job: &CorrelateSpec, watch: &dyn InputWatch, parents: Parents) -> Result<Ready, JobError> {
+fn prepare(
+    opener: &Opener,
+    job: &CorrelateSpec,
+    watch: &dyn InputWatch,
+    placing: Placing<'_>,
+) -> Result<Ready, JobError> {
     let memory = job.memory.unwrap_or_else(memory::default_limit);
     let input = Input::Metadata(job.metadata.as_ref().unwrap_or(&job.raw).clone());
     let find = || metadata::find(opener, &job.raw, job.metadata.as_deref());
@@ -264,7 +268,7 @@ fn prepare(opener: &Opener, job: &CorrelateSpec, watch: &dyn InputWatch, parents
     tracing::info!(first = selection.first(), end = selection.end(), frames = selection.outputs(), "frames chosen");
     let mut warnings = [metadata.warnings, qmap.warnings.clone()].concat();
     let two_time = two_time(job, &qmap, &mut warnings)?;
-    let begin = || ResultWriter::begin(opener, &target(job, parents), &metadata.path, &job.qmap, job.analyses);
+    let begin = || ResultWriter::begin(opener, &target(job, placing), &metadata.path, &job.qmap, job.analyses);
     let writer = watched(watch, input, begin).map_err(not_begun)?;
     let multi_tau = job.analyses.multi_tau().then_some(MultiTauRequest {
         normalization: job.normalization,
@@ -300,7 +304,7 @@ fn two_time(job: &CorrelateSpec, qmap: &Qmap, warnings: &mut Vec<String>) -> Res
     Ok(Some(TwoTimeRequest { smoothing: job.smoothing, labels }))
 }
 
-fn target(job: &CorrelateSpec, parents: Parents) -> ResultTarget {
+fn target(job: &CorrelateSpec, Placing { parents, naming }: Placing<'_>) -> ResultTarget {
     let mut stem = raw_stem(&job.raw);
     if let Some(prefix) = &job.prefix {
         stem = format!("{}_{stem}", prefix.trim_end_matches('_'));
@@ -308,7 +312,8 @@ fn target(job: &CorrelateSpec, parents: Parents) -> ResultTarget {
     if let Some(suffix) = &job.suffix {
         stem = format!("{stem}_{}", suffix.trim_start_matches('_'));
     }
-    ResultTarget { directory: job.output.clone(), stem, overwrite: job.overwrite, parents }
+    let note = naming.note().map(Path::to_owned);
+    ResultTarget { directory: job.output.clone(), stem, overwrite: job.overwrite, parents, note }
 }
 
 /// Beginning a result reads metadata and qmap once more; a fault of theirs is not one of saving.

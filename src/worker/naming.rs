@@ -2,8 +2,10 @@
 
 use std::cell::RefCell;
 use std::io::{BufRead, Read, Write};
+use std::path::Path;
 
 use super::assignment::{ExecutorLine, ExecutorOrder};
+use super::executor::NOTE;
 use super::reporter::say;
 use crate::dataset::result::{NamingAnswer, ResultNaming};
 use crate::task::result::{EarlierResult, NamedResult};
@@ -28,6 +30,10 @@ impl<R: BufRead, W: Write> WorkerNaming<R, W> {
 impl<R: BufRead, W: Write> ResultNaming for WorkerNaming<R, W> {
     fn earlier(&self) -> Option<&EarlierResult> {
         self.earlier.as_ref()
+    }
+
+    fn note(&self) -> Option<&Path> {
+        Some(Path::new(NOTE))
     }
 
     fn settle(&self, result: &NamedResult) -> NamingAnswer {

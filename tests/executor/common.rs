@@ -89,10 +89,17 @@ impl Site {
         let attempt = Attempt { id, work, roots, earlier: None, time_limit };
         let finished = self.executors.run(attempt, &slot(), watch).await;
         // the attempt's directory goes with it, a moment later
-        while fs::read_dir(self.dir.path().join("scratch")).is_ok_and(|mut left| left.next().is_some()) {
+        while self.attempts_left() > 0 {
             tokio::task::yield_now().await;
         }
         finished
+    }
+
+    /// Directories of attempts, of whatever worker.
+    fn attempts_left(&self) -> usize {
+        let entries = |path: &Path| fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
+        let workers = entries(&self.dir.path().join("scratch"));
+        workers.flat_map(|worker| entries(&worker.path())).filter(|left| left.path().is_dir()).count()
     }
 
     /// A named pipe.

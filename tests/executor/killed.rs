@@ -10,6 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use speckled::task::failure::{Fault, Loss};
 use speckled::task::life::Outcome;
 use speckled::worker::assignment::{Computation, Work};
+use speckled::worker::executor::AttemptWatch;
+use tokio_util::sync::CancellationToken;
 
 use crate::common::{
     LONG, Lifeline, PROGRAM, SHORT, Site, correlation, failure, fifo, script, shell, simulated, tail, watched,
@@ -42,6 +44,30 @@ async fn the_signal_of_a_crash_is_named() {
         assert_eq!(finished.outcome, Outcome::Lost(Loss::Crashed));
         assert!(tail(&finished).contains(&format!("was killed by {name}")), "{finished:?}");
     }
+}
+
+/// It is whole, and waits for the order to publish.
+#[tokio::test]
+async fn an_executor_that_is_killed_leaves_no_unfinished_result() {
+    let text = |pipe: PathBuf| format!("echo $$ >{}; exec {PROGRAM} \"$@\"", pipe.display());
+    let site = Site::of(LONG, |dir| script(dir, &text(fifo(dir))));
+    let spec = simulated(site.dir.path(), 64);
+    let results = spec.output.clone();
+    let unfinished = || {
+        let names = std::fs::read_dir(&results).into_iter().flatten().map(|entry| entry.expect("an entry").file_name());
+        names.filter(|name| name.to_string_lossy().ends_with(".partial")).count()
+    };
+    let (tell, mut named) = tokio::sync::watch::channel(None);
+    let watch = AttemptWatch { naming: tell, ..AttemptWatch::unheard(CancellationToken::new()) };
+    let killed = async {
+        let (_, pid) = Lifeline::open(site.dir.path().join("pipe")).await.line().await;
+        named.changed().await.expect("it is whole");
+        assert_eq!(unfinished(), 1);
+        kill_process(pid.parse().ok().and_then(Pid::from_raw).expect("a process"), Signal::KILL).expect("killed");
+    };
+    let (finished, ()) = tokio::join!(site.run_watched(correlation(spec), None, watch), killed);
+    assert_eq!(finished.outcome, Outcome::Lost(Loss::Crashed));
+    assert_eq!(unfinished(), 0, "the attempt's directory is gone, and with it what it notes");
 }
 
 #[tokio::test]

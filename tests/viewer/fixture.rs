@@ -49,7 +49,13 @@ pub(crate) fn inputs(hash: Hash) -> Inputs {
 
 pub(crate) fn target(inputs: &Inputs) -> ResultTarget {
     let directory = inputs.dir.path().join("out");
-    ResultTarget { directory, stem: "A0001".to_owned(), overwrite: Overwrite::Number, parents: Parents::Made }
+    ResultTarget {
+        directory,
+        stem: "A0001".to_owned(),
+        overwrite: Overwrite::Number,
+        parents: Parents::Made,
+        note: None,
+    }
 }
 
 fn text(value: &str) -> VarLenUnicode {

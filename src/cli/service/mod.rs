@@ -251,18 +251,22 @@ fn file(action: &'static str, path: &Path, source: std::io::Error) -> ServiceErr
     ServiceError::File { action, path: path.to_owned(), source }
 }
 
-/// Waits for SIGTERM or Ctrl-C, and has everything stop.
+/// Waits for SIGTERM or Ctrl-C, and has everything stop. A terminal that closes, which SIGHUP tells, ends no daemon.
 pub(super) async fn until_signalled(role: &'static str, stopping: &CancellationToken) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = kinds.map(signal) else {
         tracing::error!(role, "signals cannot be caught; it ends only when it is killed, which loses nothing");
         return;
     };
-    tokio::select! {
-        // nothing is lost with the others: the process ends
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = stopping.cancelled() => return,
+    loop {
+        tokio::select! {
+            // nothing is lost with the others: the process ends
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            // a signal that is not taken is taken the next time
+            _ = hangup.recv() => tracing::info!(role, "goes on after SIGHUP"),
+            () = stopping.cancelled() => return,
+        }
     }
     tracing::info!(role, "stopping as asked by a signal");
     stopping.cancel();

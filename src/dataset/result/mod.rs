@@ -28,6 +28,7 @@ mod tables;
 mod verify;
 
 pub use naming::{NamingAnswer, OwnNaming, PublishError, ResultNaming};
+pub use partial::remove_unfinished;
 pub use provenance::{Provenance, host_name};
 pub use settings::{ResultSettings, SettingValue};
 pub use verify::verify;
@@ -50,6 +51,8 @@ pub struct ResultTarget {
     pub overwrite: Overwrite,
     /// Where the directory comes from.
     pub parents: Parents,
+    /// See [`ResultNaming::note`].
+    pub note: Option<PathBuf>,
 }
 
 /// Whether a result's directory is made.

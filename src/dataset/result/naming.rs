@@ -15,6 +15,11 @@ pub trait ResultNaming {
     /// What earlier attempts at the same work have named.
     fn earlier(&self) -> Option<&EarlierResult>;
 
+    /// A file that the hidden file's path is written to, for whoever removes that when this process is killed.
+    fn note(&self) -> Option<&Path> {
+        None
+    }
+
     /// The result is whole: its file gets this name next, if nobody else's file has it. Waits for the answer.
     fn settle(&self, result: &NamedResult) -> NamingAnswer;
 }

@@ -58,7 +58,7 @@ pub(super) fn sweep(directory: &Path, result: &str) {
     let beginning = beginning(result);
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten() {
-        if !entry.file_name().to_str().and_then(|name| process(name, &beginning)).is_some_and(gone) {
+        if !entry.file_name().to_str().and_then(|name| process_of(name, &beginning)).is_some_and(gone) {
             continue;
         }
         let path = entry.path();
@@ -69,13 +69,33 @@ pub(super) fn sweep(directory: &Path, result: &str) {
     }
 }
 
+/// Removes an unfinished result that a process of this computer has left; one that is not there any more is no error.
+///
+/// # Errors
+/// A path that is none, or whose process lives; the system's reason.
+pub fn remove_unfinished(path: &Path) -> io::Result<()> {
+    let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let host = format!(".{}-", host_name().replace('/', "_"));
+    // a result's name may have the computer's in it, too
+    let process = name.strip_prefix('.').and_then(|rest| rest.rsplit_once(&host)).map(|(result, _)| result);
+    match process.and_then(|result| process_of(name, &beginning(result))) {
+        None => refused("not an unfinished result of this computer"),
+        Some(process) if !gone(process) => refused("its process lives"),
+        Some(_) => match remove_unlocked(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        },
+    }
+}
+
 fn beginning(result: &str) -> String {
     // A name has no slash, but the system does not forbid one in the computer's.
     format!(".{result}.{}-", host_name().replace('/', "_"))
 }
 
 /// The process that writes the file `name`, if that is one of those that begin so.
-fn process(name: &str, beginning: &str) -> Option<Pid> {
+fn process_of(name: &str, beginning: &str) -> Option<Pid> {
     let (process, random) = name.strip_prefix(beginning)?.strip_suffix(ENDING)?.split_once('-')?;
     let ours = random.len() == DIGITS && random.bytes().all(|byte| byte.is_ascii_hexdigit());
     process.parse().ok().filter(|_| ours).and_then(Pid::from_raw)

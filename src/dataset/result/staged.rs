@@ -49,6 +49,11 @@ impl Staged {
         partial::sweep(&target.directory, &target.file_name(0));
         for _ in 0..NAME_ATTEMPTS {
             let path = target.directory.join(partial::new_name(&target.file_name(0)));
+            if let Some(note) = &target.note
+                && let Err(error) = fs::write(note, path.as_os_str().as_encoded_bytes())
+            {
+                tracing::warn!(%error, "the unfinished result is not noted: it may stay behind if this process is killed");
+            }
             let file = match OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path) {
                 Ok(file) => file,
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
@@ -174,7 +179,13 @@ mod tests {
     use crate::task::result::EarlierResult;
 
     fn target(directory: &Path, overwrite: Overwrite) -> ResultTarget {
-        ResultTarget { directory: directory.to_owned(), stem: "A0001".to_owned(), overwrite, parents: Parents::Made }
+        ResultTarget {
+            directory: directory.to_owned(),
+            stem: "A0001".to_owned(),
+            overwrite,
+            parents: Parents::Made,
+            note: None,
+        }
     }
 
     fn entries(directory: &Path) -> Vec<String> {

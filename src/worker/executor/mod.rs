@@ -31,12 +31,15 @@ use crate::task::result::{EarlierResult, NamedResult, TaskResult};
 mod log;
 mod outcome;
 mod process;
+mod scratch;
 mod spawn;
 mod streams;
 mod supervise;
 
 use log::Log;
 use process::{Process, Running, Spawner, StartError};
+pub(super) use scratch::NOTE;
+use scratch::Scratch;
 use streams::{Form, Streams};
 use supervise::Watched as _;
 
@@ -50,7 +53,7 @@ pub struct Setup {
     pub program: PathBuf,
     /// Directory of the attempts' logs.
     pub logs: PathBuf,
-    /// Directory in which each attempt has one of its own while it runs.
+    /// Directory in which each worker has one of its own, and in that each attempt while it runs.
     pub scratch: PathBuf,
     /// Time between asking a process to stop and killing it.
     pub grace: Duration,
@@ -134,6 +137,7 @@ pub enum ExecutorError {
 pub struct Executors {
     setup: Arc<Setup>,
     spawner: Arc<Spawner>,
+    scratch: Arc<Scratch>,
 }
 
 impl Setup {
@@ -152,22 +156,22 @@ impl Executors {
     /// # Errors
     /// See [`ExecutorError`].
     pub fn start(setup: Setup) -> Result<Self, ExecutorError> {
-        for path in [&setup.logs, &setup.scratch] {
-            // attempts find out, too, and the node is unfit then
-            if let Err(error) = std::fs::create_dir_all(path) {
-                tracing::warn!(path = %path.display(), %error, "a directory of this worker cannot be made");
-            }
+        // attempts find out what cannot be made, too, and the node is unfit then
+        if let Err(error) = std::fs::create_dir_all(&setup.logs) {
+            tracing::warn!(path = %setup.logs.display(), %error, "a directory of this worker cannot be made");
         }
+        let scratch = Arc::new(Scratch::claim(&setup.scratch, setup.worker));
         let spawner = Spawner::start().map_err(ExecutorError::Thread)?;
-        Ok(Self { setup: Arc::new(setup), spawner: Arc::new(spawner) })
+        Ok(Self { setup: Arc::new(setup), spawner: Arc::new(spawner), scratch })
     }
 
     /// Runs an attempt to its end. Dropping this kills the process and its group.
     pub async fn run(&self, attempt: Attempt, slot: &Slot, watch: AttemptWatch) -> Finished {
         let log = Log::new(self.log(attempt.id));
-        let cwd = self.setup.scratch.join(name(attempt.id));
+        let cwd = self.scratch.path().join(name(attempt.id));
         let finished = self.run_in(cwd.clone(), attempt, slot, watch, log).await;
         self.spawner.remove(cwd);
+        Scratch::sweep_when_due(&self.scratch);
         finished
     }
 

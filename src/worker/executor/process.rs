@@ -16,9 +16,9 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::oneshot;
 
-use super::Slot;
 use super::spawn::{Start, Started, Starter};
 use super::supervise::Watched;
+use super::{Slot, scratch};
 use crate::ids::WorkerId;
 use crate::runtime::process::{Handle, MARK};
 use crate::task::template::Rendered;
@@ -258,7 +258,7 @@ impl Spawner {
 fn remove(directory: PathBuf) {
     match fs::remove_dir(&directory) {
         Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
-            tokio::task::spawn_blocking(move || stays(&directory, fs::remove_dir_all(&directory)));
+            tokio::task::spawn_blocking(move || stays(&directory, scratch::remove(&directory)));
         }
         removed => stays(&directory, removed),
     }
