@@ -1,6 +1,7 @@
 //! What flows and people ask: submit, look, cancel. Each call checks what the caller may.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::access::Caller;
 use super::bus::Signal;
@@ -18,7 +19,6 @@ use crate::task::life::{Limits, Wish};
 use crate::task::names::{Group, Label, RequestId};
 use crate::task::pool::Pool;
 use crate::task::spec::TaskSpec;
-use crate::task::time::Moment;
 
 /// Tasks of one submission: a transaction of a few megabytes.
 const MOST_TASKS: usize = 10_000;
@@ -59,8 +59,8 @@ pub struct SubmissionTask {
     pub spec: TaskSpec,
     /// See [`NewTask::priority`].
     pub priority: i32,
-    /// See [`NewTask::deadline`].
-    pub deadline: Option<Moment>,
+    /// From its submission on: it fails if it has not ended by then.
+    pub deadline: Option<Duration>,
     /// None = the controller's policy.
     pub retries: Option<u32>,
 }
@@ -131,6 +131,7 @@ impl<S: Store> Controller<S> {
             let retries = retries.unwrap_or(self.policy.limits.retries);
             let limits = Limits { retries, ..self.policy.limits };
             let (id, owner, group, pool) = (ids::task(), owner.clone(), group.clone(), pool.clone());
+            let deadline = deadline.map(|limit| submitted.after(limit));
             NewTask { id, action, endpoint, pool, owner, group, label, spec, priority, deadline, limits, submitted }
         });
         let tasks: Vec<NewTask> = tasks.collect();

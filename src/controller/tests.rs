@@ -14,7 +14,7 @@ use crate::protocol::session::{FromEndpoint, PoolBacklog, Progress, Reported, St
 use crate::runtime::clock::Clock;
 use crate::runtime::ids;
 use crate::runtime::tasks::Tasks;
-use crate::store::{Page, Role, SqliteStore, StateName, TaskFilter, open_sqlite};
+use crate::store::{Overdue, Page, Role, SqliteStore, StateName, TaskFilter, open_sqlite};
 use crate::task::failure::{Failure, Fault};
 use crate::task::life::Outcome;
 use crate::task::pool::{Lane, Pool, PoolKey};
@@ -287,7 +287,7 @@ async fn an_endpoint_that_is_gone_loses_its_leases_and_a_late_report_is_fenced()
     tokio::time::pause();
     tokio::time::advance(world.controller.policy.lease + Duration::from_secs(1)).await;
     tokio::time::resume();
-    world.controller.expire().await.expect("expires");
+    world.controller.expire(Overdue::DeadlinesAndLeases).await.expect("expires");
     assert_eq!(world.state(receipt.tasks[0].0).await, StateName::Queued);
     let beat = FromEndpoint::Heartbeat { status: "{}".into(), attempts: vec![first] };
     let answers = session.on_message(2, beat).await.expect("heard");
@@ -299,6 +299,25 @@ async fn an_endpoint_that_is_gone_loses_its_leases_and_a_late_report_is_fenced()
     assert_eq!((second.task, second.number), (first.task, first.number.next()));
     session.on_message(4, report(first, Outcome::Succeeded)).await.expect("heard");
     assert_eq!(world.state(first.task).await, StateName::Leased);
+}
+
+/// Leases that ran out while no controller was there get a grace; deadlines do not.
+#[tokio::test]
+async fn a_deadline_holds_from_the_start_of_the_controller_on() {
+    let world = World::new().await;
+    let deadline = Duration::from_secs(5);
+    let mut order = order("polaris", vec![TaskSpec::Nothing]);
+    order.tasks[0].deadline = Some(deadline);
+    let task = world.controller.submit(&caller(&FLOW), order).await.expect("accepted").tasks[0].0;
+    tokio::time::pause();
+    tokio::time::advance(deadline + Duration::from_secs(1)).await;
+    tokio::time::resume();
+    let ended = async {
+        while world.state(task).await != StateName::Failed {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), ended).await.expect("it ends");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::Controller;
 use super::bus::Signal;
 use crate::runtime::tasks::Tasks;
-use crate::store::{Store, StoreError};
+use crate::store::{Overdue, Store, StoreError};
 use crate::task::time::Moment;
 
 /// Between two looks at what is due: the precision of leases and deadlines.
@@ -41,10 +41,10 @@ impl<S: Store> Controller<S> {
                 // a token may be awaited again
                 () = stopping.cancelled() => return,
             }
-            if self.store.now() >= grace
-                && let Err(error) = self.expire().await
-            {
-                tracing::error!(error = &error as &dyn std::error::Error, "cannot look for leases that have run out");
+            let overdue = if self.store.now() < grace { Overdue::Deadlines } else { Overdue::DeadlinesAndLeases };
+            if let Err(error) = self.expire(overdue).await {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "cannot look for leases and deadlines that have run out");
             }
             if self.store.now().since(forgotten) >= FORGET_PERIOD {
                 forgotten = self.store.now();
@@ -55,10 +55,10 @@ impl<S: Store> Controller<S> {
         }
     }
 
-    /// Ends leases that ran out and tasks whose deadline has passed.
-    pub(super) async fn expire(&self) -> Result<(), StoreError> {
+    /// Ends tasks whose deadline has passed, and leases that ran out.
+    pub(super) async fn expire(&self, overdue: Overdue) -> Result<(), StoreError> {
         loop {
-            let changed = self.store.expire(self.store.now(), TOGETHER).await?;
+            let changed = self.store.expire(self.store.now(), overdue, TOGETHER).await?;
             let more = changed.len() >= TOGETHER as usize;
             if !changed.is_empty() {
                 tracing::info!(tasks = changed.len(), "leases or deadlines have run out");

@@ -1,5 +1,7 @@
 //! Tasks and endpoints as a client sees them.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::convert::task::moment;
@@ -31,6 +33,8 @@ pub struct TaskView {
     pub spec: TaskSpec,
     pub priority: i32,
     pub deadline: Option<Moment>,
+    /// Further attempts after failures of the program.
+    pub retries: Option<u32>,
     pub state: StateName,
     /// Number of the newest attempt; 0 = none yet.
     pub attempt: u32,
@@ -121,7 +125,8 @@ impl TryFrom<wire::Task> for TaskView {
             progress,
             user_endpoint_config,
         } = task;
-        let wire::NewTask { spec, label, priority, deadline_ms, retries: _ } = required("task", task)?;
+        let wire::NewTask { spec, label, priority, deadline_in_ms, retries } = required("task", task)?;
+        let submitted = Moment::from_millis(submitted_ms);
         Ok(Self {
             id: named("id", id)?,
             action: named("action", action)?,
@@ -132,10 +137,11 @@ impl TryFrom<wire::Task> for TaskView {
             pool: optional("user_endpoint_config", user_endpoint_config)?.unwrap_or_default(),
             spec: required("spec", spec)?.try_into()?,
             priority,
-            deadline: moment(deadline_ms),
+            deadline: (deadline_in_ms > 0).then(|| submitted.after(Duration::from_millis(deadline_in_ms))),
+            retries,
             state: known::<wire::State>("state", state)?.try_into()?,
             attempt,
-            submitted: Moment::from_millis(submitted_ms),
+            submitted,
             changed: Moment::from_millis(changed_ms),
             failure: failure.map(TryInto::try_into).transpose()?,
             result: result.map(TryInto::try_into).transpose()?,

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::event::{NewEvent, StoreEvent};
 use super::{
     AddsTo, Artifact, ChangeError, Changed, Claim, EndpointSession, Holder, LARGEST_ARTIFACTS, LeaseRequest,
-    MOST_ARTIFACTS, NewSubmission, NewTask, Report, StateName, Submitted,
+    MOST_ARTIFACTS, NewSubmission, NewTask, Overdue, Report, StateName, Submitted,
 };
 use crate::ids::{ActionId, AttemptId, EndpointId, Epoch, SessionId, TaskId};
 use crate::protocol::session::Leased;
@@ -218,14 +218,18 @@ pub(super) fn change(
     decided
 }
 
-/// Applies what a moment brings: leases that ran out, deadlines that passed. The answers are the tasks that changed.
-pub(super) fn expire(lives: HashMap<TaskId, Current>, now: Moment) -> Decided<Vec<TaskId>> {
+/// Applies what a moment brings. The answers are the tasks that changed.
+pub(super) fn expire(lives: HashMap<TaskId, Current>, overdue: Overdue, now: Moment) -> Decided<Vec<TaskId>> {
     let lives: BTreeMap<TaskId, Current> = lives.into_iter().collect();
     let mut decided = Decided::new(Vec::with_capacity(lives.len()));
     for (task, mut current) in lives {
         let before = current.life.clone();
         let deadline = current.deadline.filter(|deadline| *deadline <= now).map(|_| LifeEvent::Deadline);
-        for event in [LifeEvent::Expire { now }].into_iter().chain(deadline) {
+        let lease = match overdue {
+            Overdue::Deadlines => None,
+            Overdue::DeadlinesAndLeases => Some(LifeEvent::Expire { now }),
+        };
+        for event in lease.into_iter().chain(deadline) {
             // what is not due yet, or over by the event before, stays as it is
             let Ok(life) = current.life.after(&event, current.limits) else { continue };
             if life != current.life {
@@ -361,7 +365,7 @@ mod tests {
     use super::*;
     use crate::ids::AttemptNumber;
     use crate::task::failure::{Failure, Fault, Loss};
-    use crate::task::life::{End, Outcome};
+    use crate::task::life::{End, Outcome, Wish};
 
     const NOW: Moment = Moment::from_millis(50);
 
@@ -436,10 +440,12 @@ mod tests {
     #[test]
     fn time_may_bring_two_things_at_once() {
         let both = HashMap::from([(id(1), leased(50, Some(50))), (id(2), leased(100, None))]);
-        let decided = expire(both, NOW);
+        let decided = expire(both.clone(), Overdue::DeadlinesAndLeases, NOW);
         let lost = StoreEvent::Lost { attempt: AttemptNumber::FIRST, loss: Loss::LeaseExpired };
         let ended = StoreEvent::Ended { end: End::Failed(Failure::deadline()) };
         assert_eq!(kinds(&decided), [(1, &lost), (1, &ended)]);
         assert_eq!((decided.answers, decided.rows.len(), decided.actions.len()), (vec![id(1)], 1, 1));
+        let decided = expire(both, Overdue::Deadlines, NOW);
+        assert!(decided.rows[0].life.hold().is_some_and(|hold| hold.wish == Wish::Deadline), "its lease goes on");
     }
 }

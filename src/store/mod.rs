@@ -78,6 +78,15 @@ pub struct Report {
     pub artifacts: Vec<Artifact>,
 }
 
+/// What time brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overdue {
+    /// Deadlines that passed.
+    Deadlines,
+    /// And leases that ran out.
+    DeadlinesAndLeases,
+}
+
 /// How many rows of each kind were forgotten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[expect(missing_docs, reason = "each is the number of that kind")]
@@ -269,9 +278,13 @@ pub trait Store: Send + Sync + 'static {
     /// Cancels tasks.
     fn cancel(&self, tasks: Vec<TaskId>, now: Moment) -> impl Future<Output = Result<Vec<Changed>, StoreError>> + Send;
 
-    /// Applies what time has brought: leases that ran out, deadlines that passed; at most `most` tasks. Returns
-    /// those that changed.
-    fn expire(&self, now: Moment, most: u32) -> impl Future<Output = Result<Vec<TaskId>, StoreError>> + Send;
+    /// Applies what time has brought, to at most `most` tasks. Returns those that changed.
+    fn expire(
+        &self,
+        now: Moment,
+        overdue: Overdue,
+        most: u32,
+    ) -> impl Future<Output = Result<Vec<TaskId>, StoreError>> + Send;
 
     /// Tasks by id; None for those that are not remembered.
     fn get(&self, tasks: Vec<TaskId>) -> impl Future<Output = Result<Vec<Option<TaskRecord>>, StoreError>> + Send;

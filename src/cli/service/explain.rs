@@ -160,6 +160,7 @@ mod tests {
             spec: TaskSpec::Nothing,
             priority: 0,
             deadline: None,
+            retries: None,
             state,
             attempt: 0,
             submitted: Moment::from_millis(0),

@@ -12,7 +12,6 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{self, Form};
 use crate::controller::{Known, Submission, SubmissionTask};
 use crate::ids::ActionId;
-use crate::runtime::clock::Clock;
 use crate::task::correlate::CorrelateSpec;
 use crate::task::names::{Group, Label, RequestId};
 use crate::task::pool::Pool;
@@ -69,7 +68,7 @@ pub(in crate::cli) fn run(args: SubmitArgs) -> Result<Exit, Failure> {
         remote,
         corr,
     } = args;
-    let deadline = deadline.map(|seconds| Clock::start().now().after(Duration::from_secs(seconds)));
+    let deadline = deadline.map(Duration::from_secs);
     let (specs, form) = match corr::specs(corr)? {
         AskedJobs::Run(specs, form) => (specs, form),
         AskedJobs::Show(parameters) => {

@@ -174,8 +174,9 @@ async fn retry(TasksArgs { tasks, form, remote }: TasksArgs) -> Result<Exit, Fai
     }
     let mut ids = Vec::new();
     for task in found {
-        let TaskView { action, endpoint, group, label, pool, spec, priority, .. } = task;
-        let again = SubmissionTask { label, priority, ..SubmissionTask::new(spec) };
+        let TaskView { action, endpoint, group, label, pool, spec, priority, retries, deadline, submitted, .. } = task;
+        let deadline = deadline.map(|deadline| deadline.since(submitted));
+        let again = SubmissionTask { label, spec, priority, deadline, retries };
         let order =
             Submission { action: Some(action), group, pool, ..Submission::new(endpoint.to_string(), vec![again]) };
         let receipt = client.submit(order).await.map_err(ServiceError::Client)?;

@@ -1,5 +1,7 @@
 //! Tasks as they are submitted, listed and filtered; endpoints as they are listed.
 
+use std::time::Duration;
+
 use super::{WireError, known, named, optional, required};
 use crate::controller::{Known, Receipt, Submission, SubmissionTask, Watched};
 use crate::ids::{ActionId, TaskId};
@@ -10,7 +12,7 @@ use crate::store::{
 };
 use crate::task::action::{ActionCounts, ActionState, OnDatasetFailure};
 use crate::task::life::{End, Limits};
-use crate::task::time::Moment;
+use crate::task::time::{Moment, whole_millis};
 
 impl TryFrom<wire::SubmitRequest> for Submission {
     type Error = WireError;
@@ -70,12 +72,12 @@ impl TryFrom<wire::NewTask> for SubmissionTask {
     type Error = WireError;
 
     fn try_from(task: wire::NewTask) -> Result<Self, WireError> {
-        let wire::NewTask { spec, label, priority, deadline_ms, retries } = task;
+        let wire::NewTask { spec, label, priority, deadline_in_ms, retries } = task;
         Ok(Self {
             label: optional("label", label)?,
             spec: required("spec", spec)?.try_into().map_err(|error: WireError| error.within("spec"))?,
             priority,
-            deadline: moment(deadline_ms),
+            deadline: (deadline_in_ms > 0).then(|| Duration::from_millis(deadline_in_ms)),
             retries,
         })
     }
@@ -88,7 +90,7 @@ impl From<SubmissionTask> for wire::NewTask {
             spec: Some(spec.into()),
             label: label.map(String::from).unwrap_or_default(),
             priority,
-            deadline_ms: deadline.map_or(0, Moment::millis),
+            deadline_in_ms: deadline.map_or(0, whole_millis),
             retries,
         }
     }
@@ -152,7 +154,7 @@ impl From<Watched> for wire::Task {
                 spec: Some(spec.into()),
                 label: label.map(String::from).unwrap_or_default(),
                 priority,
-                deadline_ms: deadline.map_or(0, Moment::millis),
+                deadline_in_ms: deadline.map_or(0, |deadline| whole_millis(deadline.since(submitted))),
                 retries: Some(retries),
             }),
             state: state.into(),
@@ -313,7 +315,7 @@ mod tests {
             spec: Some(TaskSpec::Nothing.into()),
             label: "Probe 7".into(),
             priority: -3,
-            deadline_ms: 2000,
+            deadline_in_ms: 2000,
             retries: None,
         }
     }
@@ -321,7 +323,7 @@ mod tests {
     #[test]
     fn orders_and_receipts_survive_the_wire() {
         let task = SubmissionTask::try_from(new_task()).expect("a task");
-        assert_eq!((task.retries, task.deadline), (None, Some(Moment::from_millis(2000))));
+        assert_eq!((task.retries, task.deadline), (None, Some(Duration::from_secs(2))));
         let order = Submission {
             endpoint: "polaris".into(),
             request: Some("r-1".parse().expect("a request id")),
@@ -353,7 +355,7 @@ mod tests {
             label,
             spec,
             priority,
-            deadline,
+            deadline: deadline.map(|limit| Moment::from_millis(1000).after(limit)),
             limits: Limits { retries: 4, crashes: 5 },
             submitted: Moment::from_millis(1000),
         };

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::store::{
-    ChangeError, Changed, LeaseRequest, Page, StateName, StoreEvent, Submitted, TaskFilter, TaskRecord,
+    ChangeError, Changed, LeaseRequest, Overdue, Page, StateName, StoreEvent, Submitted, TaskFilter, TaskRecord,
 };
 use crate::task::action::ActionCounts;
 use crate::task::failure::{Failure, Fault, Loss};
@@ -311,7 +311,7 @@ async fn take<S: Store>(store: &S, model: &mut Model, next: &mut u128, call: Cal
             assert_eq!(store.cancel(tasks, now).await.expect("cancels"), expected);
         }
         Call::Expire => {
-            let mut changed = store.expire(now, 1000).await.expect("expires");
+            let mut changed = store.expire(now, Overdue::DeadlinesAndLeases, 1000).await.expect("expires");
             changed.sort();
             assert_eq!(changed, model.expire(now));
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::store::{ChangeError, Claim};
+use crate::store::{ChangeError, Claim, Overdue};
 use crate::task::estimate::Measure;
 use crate::task::failure::{Failure, Fault, Loss};
 use crate::task::life::{End, HoldStage, Life, Phase, Refusal, Wish};
@@ -291,14 +291,18 @@ pub(in super::super) async fn cancelling_ends_queued_tasks_and_asks_held_ones<S:
 pub(in super::super) async fn time_ends_leases_and_deadlines<S: Store>(store: &S) {
     let due = |number| NewTask { deadline: Some(at(50)), ..task(number) };
     leased(store, vec![task(1), due(2), due(3), task(4)], 2).await;
-    assert_eq!(store.expire(at(49), 9).await.expect("expires"), []);
-    let mut changed = store.expire(at(50), 9).await.expect("expires");
+    assert_eq!(store.expire(at(49), Overdue::DeadlinesAndLeases, 9).await.expect("expires"), []);
+    let mut changed = store.expire(at(50), Overdue::DeadlinesAndLeases, 9).await.expect("expires");
     changed.sort();
     assert_eq!(changed, [task_id(2), task_id(3)]);
     assert_eq!(life(store, 2).await.hold().map(|hold| hold.wish), Some(Wish::Deadline));
     assert!(matches!(life(store, 3).await.end(), Some(End::Failed(failure)) if failure.fault == Fault::Deadline));
-    assert_eq!(store.expire(at(99), 9).await.expect("expires"), [], "a deadline is applied once");
-    let mut changed = store.expire(at(100), 9).await.expect("expires");
+    assert_eq!(
+        store.expire(at(99), Overdue::DeadlinesAndLeases, 9).await.expect("expires"),
+        [],
+        "a deadline is applied once"
+    );
+    let mut changed = store.expire(at(100), Overdue::DeadlinesAndLeases, 9).await.expect("expires");
     changed.sort();
     assert_eq!(changed, [task_id(1), task_id(2)]);
     assert_eq!(life(store, 1).await.phase, Phase::Queued { not_before: at(100) });
@@ -313,7 +317,7 @@ pub(in super::super) async fn time_is_applied_to_so_many_tasks_at_once<S: Store>
     leased(store, (1..=6).map(due).collect(), 3).await;
     let mut rounds = Vec::new();
     loop {
-        let changed = store.expire(at(100), 4).await.expect("expires");
+        let changed = store.expire(at(100), Overdue::DeadlinesAndLeases, 4).await.expect("expires");
         if changed.is_empty() {
             break;
         }

@@ -14,7 +14,7 @@ use super::{artifacts, endpoints, outbox, tasks};
 use crate::ids::{ActionId, AttemptId, EndpointId, TaskId};
 use crate::protocol::session::Leased;
 use crate::store::decide::{self, AboutTask, Change, ChangedTask, Current, Decided, Moved, TaskClass, WaitingTask};
-use crate::store::{ChangeError, Changed, Holder, LeaseRequest, Report};
+use crate::store::{ChangeError, Changed, Holder, LeaseRequest, Overdue, Report};
 use crate::task::pool::Lane;
 use crate::task::time::Moment;
 
@@ -29,6 +29,9 @@ pub(super) const WAITING: &str = "
 pub(super) const LIFE: &str = "
     SELECT rowid, newest_event, id, action, endpoint, owner, group_name, life, retries, crashes, deadline, changed
     FROM tasks WHERE id = ?1";
+
+/// Tasks whose deadline has passed.
+pub(super) const DUE: &str = "SELECT id FROM tasks INDEXED BY tasks_due WHERE due <= ?1 ORDER BY due LIMIT ?2";
 
 /// Tasks whose lease has run out, or whose deadline has passed.
 pub(super) const OVERDUE: &str = "
@@ -103,11 +106,14 @@ pub(super) fn cancel(writing: &Writing, tasks: Vec<TaskId>, now: Moment) -> Resu
 }
 
 /// Time has passed.
-pub(super) fn expire(writing: &Writing, now: Moment, most: u32) -> Result<Vec<TaskId>, Fault> {
-    let overdue = (rows::millis(now), most);
-    let ids = all(writing, OVERDUE, overdue, |row| id_column(row, "id", TaskId::from_bytes))?;
+pub(super) fn expire(writing: &Writing, now: Moment, overdue: Overdue, most: u32) -> Result<Vec<TaskId>, Fault> {
+    let statement = match overdue {
+        Overdue::Deadlines => DUE,
+        Overdue::DeadlinesAndLeases => OVERDUE,
+    };
+    let ids = all(writing, statement, (rows::millis(now), most), |row| id_column(row, "id", TaskId::from_bytes))?;
     let (places, lives) = lives(writing, ids)?;
-    write(writing, places, decide::expire(lives, now))
+    write(writing, places, decide::expire(lives, overdue, now))
 }
 
 /// Applies what an endpoint says, unless a newer connection speaks for it.

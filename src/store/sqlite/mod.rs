@@ -37,8 +37,8 @@ use tokio::time::timeout;
 
 use super::{
     ActionRecord, Artifact, ArtifactInfo, Changed, Claim, CommitMark, EndpointRecord, EndpointSession, EventId,
-    EventRecord, Forgotten, Holder, LeaseRequest, Leased, NewSubmission, Page, Report, StateName, Store, StoreError,
-    Submitted, TaskFilter, TaskRecord, TokenRecord,
+    EventRecord, Forgotten, Holder, LeaseRequest, Leased, NewSubmission, Overdue, Page, Report, StateName, Store,
+    StoreError, Submitted, TaskFilter, TaskRecord, TokenRecord,
 };
 use crate::ids::{ActionId, AttemptId, EndpointId, Epoch, SessionId, TaskId, TokenId};
 use crate::protocol::session::PoolBacklog;
@@ -226,8 +226,8 @@ impl Store for SqliteStore {
         self.write("cancelling tasks", tasks.len(), move |connection| changes::cancel(connection, tasks, now)).await
     }
 
-    async fn expire(&self, now: Moment, most: u32) -> Result<Vec<TaskId>, StoreError> {
-        let work = move |writing: &Writing| changes::expire(writing, now, most);
+    async fn expire(&self, now: Moment, overdue: Overdue, most: u32) -> Result<Vec<TaskId>, StoreError> {
+        let work = move |writing: &Writing| changes::expire(writing, now, overdue, most);
         self.write("applying leases and deadlines that ran out", ONE, work).await
     }
 
