@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 /// A text that is no identifier.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{text:?} is not a {kind} id; give it as 00000000-0000-0000-0000-000000000000")]
+#[error("{text:?} is not the id of any {kind}; give it as 00000000-0000-0000-0000-000000000000")]
 pub struct IdError {
     kind: &'static str,
     text: String,

@@ -33,6 +33,7 @@ pub enum Fault {
 
 /// How an attempt ended through no fault of the task: it is tried again, and no retry is used up.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Loss {
     /// The endpoint was not heard of until the lease ran out.
     LeaseExpired,

@@ -88,6 +88,7 @@ pub enum Wish {
 
 /// How a task ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum End {
     /// Its result exists.
     Succeeded,
@@ -151,6 +152,7 @@ pub enum LifeEvent {
 
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The result exists.
     Succeeded,

@@ -183,7 +183,7 @@ mod tests {
         r#"{"started":{"task":"00000000-0000-0000-0000-000000000001","number":1}}"#,
         "\n",
         r#"{"reported":{"attempt":{"task":"00000000-0000-0000-0000-000000000001","number":1},"#,
-        r#""outcome":"Succeeded","result":{"files":[],"log":null,"document":"{}"}}}"#,
+        r#""outcome":"succeeded","result":{"files":[],"log":null,"document":"{}"}}}"#,
         "\n",
         r#"{"settled":[{"task":"00000000-0000-0000-0000-000000000001","number":1}]}"#,
         "\n",

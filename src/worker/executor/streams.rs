@@ -271,7 +271,7 @@ mod tests {
         let text = concat!(
             r#"{"progress":{"step":"correlating","done":1,"total":2}}"#,
             "\n",
-            r#"{"conclusion":{"outcome":"Succeeded","result":{"files":[],"log":null,"document":null}}}"#,
+            r#"{"conclusion":{"outcome":"succeeded","result":{"files":[],"log":null,"document":null}}}"#,
             "\n",
         );
         for size in [1, 7, 1000] {
