@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use crate::ids::TokenId;
 use crate::store::{NewTask, Role, TaskFilter, TokenRecord};
 use crate::task::names::{Group, Subject};
 use crate::task::time::Moment;
@@ -9,6 +10,9 @@ use crate::task::time::Moment;
 /// Somebody whose token was found and is valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
+    token: TokenId,
+    digest: [u8; 32],
+    expires: Option<Moment>,
     subject: Subject,
     roles: Vec<Role>,
     groups: Vec<Group>,
@@ -50,13 +54,18 @@ impl Caller {
     /// # Errors
     /// There is no such token, or no longer.
     pub fn new(token: Option<TokenRecord>, now: Moment) -> Result<Self, Denied> {
-        let TokenRecord { id: _, digest: _, subject, roles, groups, made: _, expires, revoked } =
+        let TokenRecord { id: token, digest, subject, roles, groups, made: _, expires, revoked } =
             token.ok_or(Denied::Unknown)?;
         match (revoked, expires) {
             (Some(_), _) => Err(Denied::Revoked(subject)),
             (None, Some(end)) if end <= now => Err(Denied::Expired(subject)),
-            (None, Some(_) | None) => Ok(Self { subject, roles, groups }),
+            (None, Some(_) | None) => Ok(Self { token, digest, expires, subject, roles, groups }),
         }
+    }
+
+    /// By which token.
+    pub fn token(&self) -> TokenId {
+        self.token
     }
 
     /// Who it is.

@@ -43,7 +43,7 @@ impl<S: Store> endpoints_server::Endpoints for Endpoints<S> {
         &self,
         request: Request<wire::RegisterRequest>,
     ) -> Result<Response<wire::RegisterResponse>, Status> {
-        let caller = caller(&self.controller, request.metadata()).await?;
+        let caller = caller(&request)?;
         let wire::RegisterRequest { versions, endpoint, name, group, session, host, replaces } = request.into_inner();
         let versions = required("versions", versions).map_err(invalid)?;
         let version = version::negotiate("endpoint", &versions)
@@ -70,7 +70,7 @@ impl<S: Store> endpoints_server::Endpoints for Endpoints<S> {
         &self,
         request: Request<Streaming<wire::FromEndpoint>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let caller = caller(&self.controller, request.metadata()).await?;
+        let caller = caller(&request)?;
         let mut messages = request.into_inner();
         let first = messages.message().await?.and_then(|first| first.message);
         let Some(wire::from_endpoint::Message::Hello(hello)) = first else {

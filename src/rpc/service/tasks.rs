@@ -36,21 +36,21 @@ impl<S: Store> tasks_server::Tasks for TaskService<S> {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<wire::Task, Status>> + Send>>;
 
     async fn submit(&self, request: Request<wire::SubmitRequest>) -> Answer<wire::SubmitResponse> {
-        let caller = caller(&self.controller, request.metadata()).await?;
+        let caller = caller(&request)?;
         let order = Submission::try_from(request.into_inner()).map_err(invalid)?;
         let receipt = self.controller.submit(&caller, order).await.map_err(refusal)?;
         Ok(Response::new(receipt.into()))
     }
 
     async fn get(&self, request: Request<wire::GetRequest>) -> Answer<wire::GetResponse> {
-        let caller = caller(&self.controller, request.metadata()).await?;
+        let caller = caller(&request)?;
         let wire::GetRequest { ids } = request.into_inner();
         let tasks = self.controller.get(&caller, task::task_ids(ids).map_err(invalid)?).await.map_err(refusal)?;
         Ok(Response::new(wire::GetResponse { tasks: shown(tasks) }))
     }
 
     async fn list(&self, request: Request<wire::ListRequest>) -> Answer<wire::ListResponse> {
-        let caller = caller(&self.controller, request.metadata()).await?;
+        let caller = caller(&request)?;
         let wire::ListRequest { filter, most, page } = request.into_inner();
         let before: Option<TaskId> = optional("page", page).map_err(invalid)?;
         let most = if most == 0 { USUAL_PAGE } else { most };
@@ -61,7 +61,7 @@ impl<S: Store> tasks_server::Tasks for TaskService<S> {
     }
 
     async fn count(&self, request: Request<wire::ListRequest>) -> Answer<wire::CountResponse> {
-        let caller = caller(&self.controller, request.metadata()).await?;
+        let caller = caller(&request)?;
         let wire::ListRequest { filter, most: _, page: _ } = request.into_inner();
         let counts = self.controller.count(&caller, checked(filter)?).await.map_err(refusal)?;
         let counts = counts
@@ -71,7 +71,7 @@ impl<S: Store> tasks_server::Tasks for TaskService<S> {
     }
 
     async fn watch(&self, request: Request<wire::WatchRequest>) -> Answer<Self::WatchStream> {
-        let caller = caller(&self.controller, request.metadata()).await?;
+        let caller = caller(&request)?;
         let wire::WatchRequest { filter } = request.into_inner();
         let mut watcher = self.controller.watch(&caller, checked(filter)?).map_err(refusal)?;
         let (send, receive) = mpsc::channel(WATCHED);
@@ -103,14 +103,14 @@ impl<S: Store> tasks_server::Tasks for TaskService<S> {
     }
 
     async fn cancel(&self, request: Request<wire::CancelRequest>) -> Answer<wire::CancelResponse> {
-        let caller = caller(&self.controller, request.metadata()).await?;
+        let caller = caller(&request)?;
         let wire::CancelRequest { ids } = request.into_inner();
         let tasks = self.controller.cancel(&caller, task::task_ids(ids).map_err(invalid)?).await.map_err(refusal)?;
         Ok(Response::new(wire::CancelResponse { tasks: shown(tasks) }))
     }
 
     async fn get_actions(&self, request: Request<wire::GetActionsRequest>) -> Answer<wire::GetActionsResponse> {
-        let caller = caller(&self.controller, request.metadata()).await?;
+        let caller = caller(&request)?;
         let wire::GetActionsRequest { ids } = request.into_inner();
         let ids = task::action_ids(ids).map_err(invalid)?;
         let actions = self.controller.actions(&caller, ids).await.map_err(refusal)?;
@@ -118,7 +118,7 @@ impl<S: Store> tasks_server::Tasks for TaskService<S> {
     }
 
     async fn timeline(&self, request: Request<wire::TimelineRequest>) -> Answer<wire::TimelineResponse> {
-        let caller = caller(&self.controller, request.metadata()).await?;
+        let caller = caller(&request)?;
         let wire::TimelineRequest { task } = request.into_inner();
         let events = self.controller.timeline(&caller, named("task", task).map_err(invalid)?).await.map_err(refusal)?;
         Ok(Response::new(wire::TimelineResponse { events: events.into_iter().map(Into::into).collect() }))
@@ -128,7 +128,7 @@ impl<S: Store> tasks_server::Tasks for TaskService<S> {
         &self,
         request: Request<wire::ListEndpointsRequest>,
     ) -> Answer<wire::ListEndpointsResponse> {
-        let caller = caller(&self.controller, request.metadata()).await?;
+        let caller = caller(&request)?;
         let now = self.controller.now();
         let endpoints = self.controller.endpoints(&caller).await.map_err(refusal)?;
         let endpoints = endpoints.into_iter().map(|record| task::endpoint(record, now)).collect();

@@ -20,20 +20,25 @@ use crate::task::spec::TaskSpec;
 use crate::task::time::Moment;
 
 /// A controller that listens.
-struct World {
-    controller: Arc<Controller<SqliteStore>>,
-    url: String,
+pub(super) struct World {
+    pub(super) controller: Arc<Controller<SqliteStore>>,
+    pub(super) url: String,
+    pub(super) door: Door,
     stopping: CancellationToken,
     served: tokio::task::JoinHandle<Result<(), ServeError>>,
     tasks: Tasks,
-    tokens: Vec<(TokenId, String)>,
+    pub(super) tokens: Vec<(TokenId, String)>,
     dir: tempfile::TempDir,
 }
 
 const ALL: [Role; 4] = [Role::Submit, Role::View, Role::Operate, Role::Endpoint];
 
 impl World {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
+        Self::with(DoorLimits::controller(1024), Policy::default()).await
+    }
+
+    pub(super) async fn with(limits: DoorLimits, policy: Policy) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let store = open_sqlite(&dir.path().join("controller.db"), Clock::start()).await.expect("a store");
         let mut tokens = Vec::new();
@@ -53,28 +58,29 @@ impl World {
             tokens.push((id, secret.reveal()));
         }
         let controller =
-            Arc::new(Controller::start(store, Arc::new(LocalBus::default()), Policy::default()).await.expect("starts"));
+            Arc::new(Controller::start(store, Arc::new(LocalBus::default()), policy).await.expect("starts"));
         let tasks = Tasks::default();
         controller.run(&tasks);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         let stopping = CancellationToken::new();
-        let services = Services::new(None).expect("nothing can be wrong");
+        let services = Services::with(None, limits).expect("nothing can be wrong");
+        let door = services.door.clone();
         let served = spawn("server", services.serve(Arc::clone(&controller), listener, stopping.clone()));
-        Self { controller, url, stopping, served, tasks, tokens, dir }
+        Self { controller, url, door, stopping, served, tasks, tokens, dir }
     }
 
-    async fn client(&self, token: &str) -> Client {
+    pub(super) async fn client(&self, token: &str) -> Client {
         let target = Target { url: self.url.clone(), ca: None, token: token.into(), identity: None };
         Client::connect(&target).await.expect("it listens")
     }
 
-    async fn ada(&self) -> Client {
+    pub(super) async fn ada(&self) -> Client {
         self.client(&self.tokens[0].1).await
     }
 
     /// Ends the server as a signal does: what is in flight is finished.
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.stopping.cancel();
         self.served.await.expect("does not panic").expect("serves to the end");
         self.tasks.stop();
@@ -84,7 +90,7 @@ impl World {
 }
 
 /// An endpoint as it talks.
-struct Talker {
+pub(super) struct Talker {
     endpoint: EndpointId,
     session: SessionId,
     send: tokio::sync::mpsc::Sender<wire::FromEndpoint>,
@@ -104,7 +110,7 @@ fn register(endpoint: EndpointId, session: SessionId) -> wire::RegisterRequest {
 }
 
 impl Talker {
-    async fn new(client: &mut Client) -> Self {
+    pub(super) async fn new(client: &mut Client) -> Self {
         let (endpoint, session) = (ids::endpoint(), ids::session());
         client.endpoints().register(register(endpoint, session)).await.expect("registers");
         let (send, receive) = tokio::sync::mpsc::channel(8);
@@ -146,12 +152,12 @@ fn credit(slots: u64) -> wire::from_endpoint::Message {
     })
 }
 
-fn order(endpoint: &str, tasks: usize) -> Submission {
+pub(super) fn order(endpoint: &str, tasks: usize) -> Submission {
     let tasks = vec![SubmissionTask::new(TaskSpec::Nothing); tasks];
     Submission::new(endpoint.into(), tasks)
 }
 
-fn status(error: ClientError) -> Status {
+pub(super) fn status(error: ClientError) -> Status {
     match error {
         ClientError::Refused(status) => status,
         other @ (ClientError::Url { .. }
