@@ -7,6 +7,8 @@ mod flood;
 mod gate;
 mod limits;
 pub mod link;
+#[cfg(test)]
+mod revoked;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -136,6 +138,8 @@ fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
 fn refusal(error: ControllerError) -> Status {
     let code = match &error {
         ControllerError::Denied(Denied::Unknown | Denied::Revoked(_) | Denied::Expired(_)) => Code::Unauthenticated,
+        // as whatever may be otherwise when it is asked again
+        ControllerError::Denied(Denied::Changed(_)) => Code::Unavailable,
         ControllerError::Denied(Denied::Role { .. } | Denied::Group { .. }) => Code::PermissionDenied,
         ControllerError::ForeignEndpoint { .. } | ControllerError::ForeignAction(_) => Code::PermissionDenied,
         ControllerError::NoEndpoint(_) => Code::NotFound,

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{caller, invalid, refusal};
-use crate::controller::{Controller, Submission, Watched};
+use crate::controller::{Controller, Submission, Watched, Watcher};
 use crate::ids::TaskId;
 use crate::rpc::convert::{named, optional, task};
 use crate::rpc::wire::{self, tasks_server};
@@ -78,26 +78,14 @@ impl<S: Store> tasks_server::Tasks for TaskService<S> {
         let (controller, stopping) = (Arc::clone(&self.controller), self.stopping.clone());
         // ends when nobody reads, or when the controller stops
         spawn("watch", async move {
-            loop {
-                let changes = tokio::select! {
-                    // changes that were not read come again with the next watch
-                    changes = watcher.next(&controller) => changes,
-                    // tokens may be awaited again
-                    () = stopping.cancelled() => return,
-                    // the reader is gone
-                    () = send.closed() => return,
-                };
-                let answers = match changes {
-                    Ok(tasks) => shown(tasks).into_iter().map(Ok).collect(),
-                    Err(error) => vec![Err(refusal(error))],
-                };
-                for answer in answers {
-                    let last = answer.is_err();
-                    if send.send(answer).await.is_err() || last {
-                        return;
-                    }
-                }
-            }
+            let told = send.clone();
+            let denied = tokio::select! {
+                // what was not told comes again with the next watch
+                () = tell(&mut watcher, &controller, told, &stopping) => return,
+                denied = controller.until_denied(&caller) => denied,
+            };
+            // a reader that is slow hears the end without the reason
+            let _slow = send.try_send(Err(refusal(denied)));
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
     }
@@ -133,6 +121,35 @@ impl<S: Store> tasks_server::Tasks for TaskService<S> {
         let endpoints = self.controller.endpoints(&caller).await.map_err(refusal)?;
         let endpoints = endpoints.into_iter().map(|record| task::endpoint(record, now)).collect();
         Ok(Response::new(wire::ListEndpointsResponse { endpoints }))
+    }
+}
+
+/// Tells changes until nobody reads, the controller stops or its store fails.
+async fn tell<S: Store>(
+    watcher: &mut Watcher,
+    controller: &Controller<S>,
+    send: mpsc::Sender<Result<wire::Task, Status>>,
+    stopping: &CancellationToken,
+) {
+    loop {
+        let changes = tokio::select! {
+            // changes that were not read come again with the next watch
+            changes = watcher.next(controller) => changes,
+            // tokens may be awaited again
+            () = stopping.cancelled() => return,
+            // the reader is gone
+            () = send.closed() => return,
+        };
+        let answers = match changes {
+            Ok(tasks) => shown(tasks).into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(refusal(error))],
+        };
+        for answer in answers {
+            let last = answer.is_err();
+            if send.send(answer).await.is_err() || last {
+                return;
+            }
+        }
     }
 }
 

@@ -79,6 +79,25 @@ impl World {
         self.client(&self.tokens[0].1).await
     }
 
+    /// A further token of ada, that sees.
+    pub(super) async fn add_token(&self, expires: Option<Moment>) -> String {
+        let store = open_sqlite(&self.dir.path().join("controller.db"), Clock::start()).await.expect("a store");
+        let secret = Secret::generate().expect("random numbers");
+        let record = TokenRecord {
+            id: ids::token(),
+            digest: secret.digest(),
+            subject: "ada".parse().expect("a subject"),
+            roles: vec![Role::View],
+            groups: Vec::new(),
+            made: Moment::START,
+            expires,
+            revoked: None,
+        };
+        store.add_token(record).await.expect("kept");
+        store.close().await;
+        secret.reveal()
+    }
+
     /// Ends the server as a signal does: what is in flight is finished.
     pub(super) async fn end(self) {
         self.stopping.cancel();
@@ -94,7 +113,7 @@ pub(super) struct Talker {
     endpoint: EndpointId,
     session: SessionId,
     send: tokio::sync::mpsc::Sender<wire::FromEndpoint>,
-    answers: Streaming<wire::ToEndpoint>,
+    pub(super) answers: Streaming<wire::ToEndpoint>,
 }
 
 fn register(endpoint: EndpointId, session: SessionId) -> wire::RegisterRequest {
@@ -167,7 +186,11 @@ pub(super) fn status(error: ClientError) -> Status {
         | ClientError::NoCertificate
         | ClientError::Certificate
         | ClientError::Broken(_)
-        | ClientError::Connect { .. }
+        | ClientError::Unanswered(_)
+        | ClientError::Unwell(_)
+        | ClientError::Files(_)
+        | ClientError::Socket { .. }
+        | ClientError::Dial(_)
         | ClientError::Answer(_)) => panic!("not refused: {other}"),
     }
 }
