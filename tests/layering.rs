@@ -36,7 +36,7 @@ const PEERS: [(&str, &str); 15] = [
 ];
 
 /// Crates with one home: (crate, the folders that may name it).
-const HOMES: [(&str, &[&str]); 25] = [
+const HOMES: [(&str, &[&str]); 28] = [
     ("hdf5", &["src/dataset"]),
     ("hdf5_sys", &["src/dataset"]),
     ("lz4_sys", &["src/dataset"]),
@@ -54,6 +54,9 @@ const HOMES: [(&str, &[&str]); 25] = [
     ("tonic", &["src/rpc"]),
     ("tonic_prost", &["src/rpc"]),
     ("prost", &["src/rpc"]),
+    ("http_body", &["src/rpc"]),
+    ("hyper_util", &["src/rpc"]),
+    ("rustls", &["src/rpc"]),
     ("rcgen", &["src/rpc"]),
     ("if_addrs", &["src/runtime"]),
     ("landlock", &["src/runtime"]),

@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use crate::ids::TokenId;
 use crate::store::{NewTask, Role, TaskFilter, TokenRecord};
 use crate::task::names::{Group, Subject};
 use crate::task::time::Moment;
@@ -9,6 +10,9 @@ use crate::task::time::Moment;
 /// Somebody whose token was found and is valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
+    token: TokenId,
+    digest: [u8; 32],
+    expires: Option<Moment>,
     subject: Subject,
     roles: Vec<Role>,
     groups: Vec<Group>,
@@ -26,6 +30,9 @@ pub enum Denied {
     /// It has expired.
     #[error("the token of {0} has expired; ask the controller's administrator for a new one")]
     Expired(Subject),
+    /// It allows something else than when it was shown.
+    #[error("the token of {0} was changed; connect again")]
+    Changed(Subject),
     /// A role is missing.
     #[error("the token of {subject} has not the role {role:?}; ask the controller's administrator for it")]
     Role {
@@ -50,13 +57,28 @@ impl Caller {
     /// # Errors
     /// There is no such token, or no longer.
     pub fn new(token: Option<TokenRecord>, now: Moment) -> Result<Self, Denied> {
-        let TokenRecord { id: _, digest: _, subject, roles, groups, made: _, expires, revoked } =
+        let TokenRecord { id: token, digest, subject, roles, groups, made: _, expires, revoked } =
             token.ok_or(Denied::Unknown)?;
         match (revoked, expires) {
             (Some(_), _) => Err(Denied::Revoked(subject)),
             (None, Some(end)) if end <= now => Err(Denied::Expired(subject)),
-            (None, Some(_) | None) => Ok(Self { subject, roles, groups }),
+            (None, Some(_) | None) => Ok(Self { token, digest, expires, subject, roles, groups }),
         }
+    }
+
+    /// What the store finds the token by.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        self.digest
+    }
+
+    /// When the token ends by itself.
+    pub(super) fn expires(&self) -> Option<Moment> {
+        self.expires
+    }
+
+    /// By which token.
+    pub fn token(&self) -> TokenId {
+        self.token
     }
 
     /// Who it is.
@@ -137,6 +159,15 @@ pub(super) mod testing {
         pub(in crate::controller) fn testing(subject: &str, roles: &[Role]) -> Self {
             let token =
                 TokenRecord { subject: subject.parse().expect("a subject"), groups: Vec::new(), ..token(roles) };
+            Self::new(Some(token), Moment::START).expect("a valid token")
+        }
+    }
+
+    impl Caller {
+        /// Somebody of a group.
+        pub(in crate::controller) fn of_group(subject: &str, roles: &[Role], group: &str) -> Self {
+            let groups = vec![group.parse().expect("a group")];
+            let token = TokenRecord { subject: subject.parse().expect("a subject"), groups, ..token(roles) };
             Self::new(Some(token), Moment::START).expect("a valid token")
         }
     }

@@ -25,6 +25,7 @@ mod hints;
 mod outbox;
 mod policy;
 pub mod session;
+mod standing;
 mod tasks;
 pub mod token;
 mod upkeep;

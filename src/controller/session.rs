@@ -141,8 +141,11 @@ impl<S: Store> Session<S> {
     ) -> Result<(Self, Acks<S>), ControllerError> {
         caller.needs(Role::Endpoint)?;
         let none = ControllerError::NoSession { endpoint, session };
-        if controller.directory.entry(endpoint).is_none_or(|entry| entry.owner != *caller.subject()) {
+        let Some(entry) = controller.directory.entry(endpoint).filter(|entry| entry.owner == *caller.subject()) else {
             return Err(none);
+        };
+        if let Some(group) = &entry.group {
+            caller.member_of(group)?;
         }
         // earlier connections are refused from now on
         let Some(epoch) = controller.store.connect(endpoint, session, controller.store.now()).await? else {

@@ -17,6 +17,7 @@ use crate::runtime::tasks::Tasks;
 use crate::store::{Overdue, Page, Role, SqliteStore, StateName, TaskFilter, open_sqlite};
 use crate::task::failure::{Failure, Fault};
 use crate::task::life::Outcome;
+use crate::task::names::Group;
 use crate::task::pool::{Lane, Pool, PoolKey};
 use crate::task::result::TaskResult;
 use crate::task::spec::{BatchSetupSpec, TaskSpec};
@@ -62,6 +63,14 @@ impl World {
             host: "login1".into(),
             replaces: Vec::new(),
         }
+    }
+
+    /// The groups of the endpoints that are listed, and whether somebody of a group may submit to it.
+    async fn shared_with(controller: &Controller<SqliteStore>, group: &str) -> (Vec<Option<Group>>, bool) {
+        let member = Caller::of_group("bob", &FLOW, group);
+        let listed = controller.endpoints(&caller(&FLOW)).await.expect("may").into_iter();
+        let accepted = controller.submit(&member, order("polaris", vec![TaskSpec::Nothing])).await;
+        (listed.map(|endpoint| endpoint.group).collect(), accepted.is_ok())
     }
 
     async fn open(&self) -> Session<SqliteStore> {
@@ -458,4 +467,30 @@ async fn a_foreign_endpoint_cannot_be_taken_over() {
     assert!(error.contains("registered by ada"), "{error}");
     let open = Session::open(Arc::clone(&world.controller), &bob, world.endpoint, world.session, "x".into());
     assert!(matches!(open.await, Err(ControllerError::NoSession { .. })));
+}
+
+#[tokio::test]
+async fn a_changed_group_of_an_endpoint_holds_in_lists_and_after_a_restart() {
+    let world = World::new().await;
+    let owner = caller(&[Role::Endpoint]);
+    let ours: Group = "8-id".parse().expect("a group");
+    assert_eq!(World::shared_with(&world.controller, "8-id").await, (vec![None], false));
+    for group in [Some(ours.clone()), None, Some(ours)] {
+        let registration = Registration { group: group.clone(), ..world.registration() };
+        world.controller.register(&owner, registration).await.expect("registers");
+        let shared = (vec![group.clone()], group.is_some());
+        assert_eq!(World::shared_with(&world.controller, "8-id").await, shared);
+        // another process of the controller, and the endpoint is offline
+        let path = world._dir.path().join("controller.db");
+        let store = open_sqlite(&path, Clock::start()).await.expect("a store");
+        let bus = Arc::new(LocalBus::default());
+        let restarted = Controller::start(store, bus, Policy::default()).await.expect("starts");
+        assert_eq!(World::shared_with(&restarted, "8-id").await, shared);
+    }
+    // who is not of the group does not speak for it
+    let stranger = Caller::testing("ada", &[Role::Endpoint]);
+    let opened =
+        Session::open(Arc::clone(&world.controller), &stranger, world.endpoint, world.session, "login1".to_owned());
+    let refused = opened.await.map(drop).expect_err("refused");
+    assert!(matches!(refused, ControllerError::Denied(Denied::Group { .. })), "{refused}");
 }

@@ -5,15 +5,14 @@ use std::error::Error;
 use std::future::Future;
 use std::time::Duration;
 
-use rand::Rng;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::inbox::{Inbox, InboxEvent};
 use crate::protocol::session::{FromEndpoint, Registration, ToEndpoint};
+use crate::runtime::pause::pause;
 use crate::task::failure::chain;
-use crate::task::retry::doubled;
 use crate::task::time::whole_millis;
 
 /// Messages that wait for the wire: beyond them the connection is taken for dead and made anew.
@@ -89,7 +88,7 @@ pub(super) async fn keep<D: DialController>(
                 converse(line, &inbox).await;
             }
             Err(error) => {
-                let pause = pause(failed);
+                let pause = pause(FIRST_PAUSE, failed, LONGEST_PAUSE);
                 tracing::warn!(error = chain(&error), pause_ms = whole_millis(pause), "no session, tried again");
                 inbox.put(InboxEvent::NoSession(chain(&error))).await;
                 failed += 1;
@@ -116,23 +115,4 @@ async fn converse(line: ControllerConnection, inbox: &Inbox) {
     };
     tracing::info!(reason, "the session has ended");
     inbox.put(InboxEvent::NoSession(reason)).await;
-}
-
-/// Half of it fixed, half by chance: endpoints that lost the same controller do not come back together.
-fn pause(failed: u32) -> Duration {
-    let whole = doubled(FIRST_PAUSE, failed, LONGEST_PAUSE);
-    whole.mul_f64(0.5 + rand::rng().random::<f64>() / 2.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_to_their_longest() {
-        for (failed, most) in [(0, FIRST_PAUSE), (3, FIRST_PAUSE * 8), (30, LONGEST_PAUSE)] {
-            let pause = pause(failed);
-            assert!(pause >= most / 2 && pause <= most, "{failed}: {pause:?}");
-        }
-    }
 }

@@ -148,6 +148,19 @@ fn leaf(hosts: &[String], name: &str, purpose: ExtendedKeyUsagePurpose) -> Resul
     Ok(params)
 }
 
+/// As [`make`], for these years.
+#[cfg(test)]
+pub(super) fn make_dated(hosts: &[String], from: i32, to: i32) -> Certificates {
+    let Authority { certificate: ca, key: ca_key } = authority(CONTROLLER_CA).expect("made");
+    let mut params = leaf(hosts, "speckled controller", ServerAuth).expect("names");
+    (params.not_before, params.not_after) = (rcgen::date_time_ymd(from, 1, 1), rcgen::date_time_ymd(to, 1, 1));
+    let key = KeyPair::generate().expect("a key");
+    let issuer = authority_params(CONTROLLER_CA).expect("a name");
+    let issuer = Issuer::new(issuer, KeyPair::from_pem(&ca_key).expect("ours"));
+    let server = params.signed_by(&key, &issuer).expect("signed").pem();
+    Certificates { ca, ca_key, server, server_key: key.serialize_pem() }
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::net::TcpListener;

@@ -2,17 +2,19 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use thiserror::Error;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{self, Certificate, Channel, ClientTlsConfig, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Request, Response, Status};
 
 use super::certificate::ServerIdentity;
-use super::convert::WireError;
+use super::client_error::{Called, certificate_refused};
+use super::dial::{CONNECT, DialError, dial};
 use super::service::{KEEPALIVE, KEEPALIVE_TIMEOUT, LARGEST_MESSAGE};
 use super::view::{ActionView, EndpointView, EventView, TaskView};
 use super::wire;
@@ -21,14 +23,15 @@ use super::wire::tasks_client::TasksClient;
 use crate::controller::{Receipt, Submission};
 use crate::ids::{ActionId, TaskId};
 use crate::store::{StateName, TaskFilter};
-use crate::task::failure::chain;
-use crate::task::names::printable;
 
-/// Until a controller that does not answer is given up.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub use super::client_error::ClientError;
 
-/// Until a call that is not a stream is given up: a submission of ten thousand tasks on a slow disk.
-const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Until a short question is given up: some thousand rows are looked up for it. What follows tasks has no such time: the
+/// connection is asked whether it is there.
+const QUESTION: Duration = Duration::from_secs(10);
+
+/// Until a long one is: a submission of ten thousand tasks on a slow disk, a page of a long list.
+const LONG_QUESTION: Duration = Duration::from_secs(60);
 
 /// Where a controller is and who asks.
 #[derive(Clone)]
@@ -50,82 +53,6 @@ impl fmt::Debug for Target {
     }
 }
 
-/// Why a controller could not be asked, or what it answered.
-#[derive(Debug, Error)]
-pub enum ClientError {
-    /// The address.
-    #[error("{url:?} is not a controller's address; give it as https://host:7460")]
-    Url {
-        /// What was given.
-        url: String,
-    },
-    /// Plain text over a network would show the token to everybody.
-    #[error("{url} is neither TLS nor a loopback address; use https:// with the controller's CA (--ca)")]
-    Plain {
-        /// What was given.
-        url: String,
-    },
-    /// No CA.
-    #[error("{url} needs the controller's CA; give the ca.pem that `speckled controller init` made (--ca)")]
-    NoCa {
-        /// What was given.
-        url: String,
-    },
-    /// The token cannot be sent.
-    #[error("the token is no token; give one that `speckled token create` printed")]
-    Token,
-    /// Nobody answers.
-    #[error("no controller answers at {url}; is it running?")]
-    Connect {
-        /// Where.
-        url: String,
-        /// Why.
-        #[source]
-        source: transport::Error,
-    },
-    /// It wants to know who connects.
-    #[error(
-        "the controller asks for a certificate; give one that `speckled controller certify` made (--certificate, --key)"
-    )]
-    NoCertificate,
-    /// It does not believe who connects.
-    #[error("the controller does not accept the certificate; `speckled controller certify` makes one of its own CA")]
-    Certificate,
-    /// The connection ended in the middle of a call.
-    #[error(
-        "the connection with the controller broke; it may have ended, or asks for a certificate (--certificate, --key)"
-    )]
-    Broken(#[source] Status),
-    /// The controller says no; its words come from elsewhere and are shown on terminals.
-    #[error("the controller refuses: {}", printable(.0.message(), usize::MAX))]
-    Refused(Status),
-    /// It answers in another language.
-    #[error("the controller's answer cannot be read")]
-    Answer(#[from] WireError),
-}
-
-impl From<Status> for ClientError {
-    fn from(status: Status) -> Self {
-        match certificate_refused(&status) {
-            Some(error) => error,
-            None if status.source().is_some_and(|source| source.is::<transport::Error>()) => Self::Broken(status),
-            None => Self::Refused(status),
-        }
-    }
-}
-
-/// What a TLS alert says of our certificate (RFC 8446, 6.2): it comes with whatever is sent first, and nothing but its
-/// text travels through the layers between.
-fn certificate_refused(error: &dyn Error) -> Option<ClientError> {
-    let words = chain(error);
-    let alert = words.split_once("received fatal alert: ")?.1;
-    if alert.starts_with("CertificateRequired") {
-        return Some(ClientError::NoCertificate);
-    }
-    let refused = ["UnknownCA", "BadCertificate", "DecryptError", "CertificateUnknown", "CertificateExpired"];
-    refused.iter().any(|word| alert.starts_with(word)).then_some(ClientError::Certificate)
-}
-
 /// Adds the token to each call.
 #[derive(Debug, Clone)]
 pub struct Bearer(MetadataValue<Ascii>);
@@ -144,6 +71,30 @@ type Service = InterceptedService<Channel, Bearer>;
 pub struct Client {
     tasks: TasksClient<Service>,
     endpoints: EndpointsClient<Service>,
+    called: Arc<CalledController>,
+}
+
+/// To whom calls are made.
+#[derive(Debug)]
+struct CalledController {
+    url: String,
+    /// Whether a certificate may be asked for yet that was not shown.
+    may_ask_certificate: AtomicBool,
+}
+
+impl CalledController {
+    /// What was answered.
+    fn told<T>(&self, answer: Result<T, Status>, deadline: Duration) -> Result<T, ClientError> {
+        let may_ask_certificate = self.may_ask_certificate.load(Ordering::Relaxed);
+        if answer.as_ref().err().is_none_or(|status| status.source().is_none()) {
+            self.may_ask_certificate.store(false, Ordering::Relaxed);
+        }
+        answer.map_err(|status| ClientError::of(status, Called { url: &self.url, deadline, may_ask_certificate }))
+    }
+
+    fn answered<T>(&self, answer: Result<Response<T>, Status>, deadline: Duration) -> Result<T, ClientError> {
+        self.told(answer.map(Response::into_inner), deadline)
+    }
 }
 
 impl Client {
@@ -154,13 +105,18 @@ impl Client {
     pub async fn connect(target: &Target) -> Result<Self, ClientError> {
         let Target { url, ca, token, identity } = target;
         let bearer = MetadataValue::try_from(format!("Bearer {token}")).map_err(|_| ClientError::Token)?;
-        let channel = endpoint(url, ca.as_deref(), identity.as_ref())?.connect().await.map_err(|source| {
-            certificate_refused(&source).unwrap_or(ClientError::Connect { url: url.clone(), source })
+        let endpoint = endpoint(url, ca.as_deref(), identity.as_ref())?;
+        let may_ask_certificate = endpoint.uri().scheme_str() == Some("https") && identity.is_none();
+        let channel = dial(url, endpoint).await.map_err(|error| {
+            // the other side may refuse in the middle of the handshake
+            certificate_refused(&error).unwrap_or_else(|| error.into())
         })?;
+        let called = CalledController { url: url.clone(), may_ask_certificate: AtomicBool::new(may_ask_certificate) };
         let service = InterceptedService::new(channel, Bearer(bearer));
         Ok(Self {
             tasks: TasksClient::new(service.clone()).max_decoding_message_size(LARGEST_MESSAGE),
             endpoints: EndpointsClient::new(service).max_decoding_message_size(LARGEST_MESSAGE),
+            called: Arc::new(called),
         })
     }
 
@@ -169,8 +125,8 @@ impl Client {
     /// # Errors
     /// The controller refuses or cannot be asked.
     pub async fn submit(&mut self, order: Submission) -> Result<Receipt, ClientError> {
-        let answer = self.tasks.submit(timed(wire::SubmitRequest::from(order))).await?;
-        Ok(answer.into_inner().try_into()?)
+        let answer = self.tasks.submit(timed(wire::SubmitRequest::from(order), LONG_QUESTION)).await;
+        Ok(self.called.answered(answer, LONG_QUESTION)?.try_into()?)
     }
 
     /// Tasks by id; those that cannot be seen are left out.
@@ -179,7 +135,8 @@ impl Client {
     /// The controller refuses or cannot be asked.
     pub async fn get(&mut self, ids: &[TaskId]) -> Result<Vec<TaskView>, ClientError> {
         let ids = ids.iter().map(ToString::to_string).collect();
-        views(self.tasks.get(timed(wire::GetRequest { ids })).await?.into_inner().tasks)
+        let answer = self.tasks.get(timed(wire::GetRequest { ids }, QUESTION)).await;
+        views(self.called.answered(answer, QUESTION)?.tasks)
     }
 
     /// The newest tasks that a filter lets through, at most `most`, in pages as they come.
@@ -193,7 +150,8 @@ impl Client {
         while all.len() < most {
             let wanted = u32::try_from(most - all.len()).map_or(PAGE, |left| left.min(PAGE));
             let request = wire::ListRequest { filter: Some(filter.clone().into()), most: wanted, page };
-            let wire::ListResponse { tasks, next } = self.tasks.list(timed(request)).await?.into_inner();
+            let answer = self.tasks.list(timed(request, LONG_QUESTION)).await;
+            let wire::ListResponse { tasks, next } = self.called.answered(answer, LONG_QUESTION)?;
             all.extend(views(tasks)?);
             if next.is_empty() {
                 break;
@@ -209,7 +167,7 @@ impl Client {
     /// The controller refuses or cannot be asked.
     pub async fn count(&mut self, filter: &TaskFilter) -> Result<Vec<(StateName, u64)>, ClientError> {
         let request = wire::ListRequest { filter: Some(filter.clone().into()), most: 0, page: String::new() };
-        let answer = self.tasks.count(timed(request)).await?.into_inner();
+        let answer = self.called.answered(self.tasks.count(timed(request, QUESTION)).await, QUESTION)?;
         let counts = answer.counts.into_iter().map(|count| Ok((count.state().try_into()?, count.tasks)));
         counts.collect()
     }
@@ -220,7 +178,10 @@ impl Client {
     /// The controller refuses or cannot be asked.
     pub async fn watch(&mut self, filter: &TaskFilter) -> Result<Changes, ClientError> {
         let request = wire::WatchRequest { filter: Some(filter.clone().into()) };
-        Ok(Changes(self.tasks.watch(request).await?.into_inner()))
+        let begun = tokio::time::timeout(QUESTION, self.tasks.watch(request)).await;
+        let silent = |_| DialError::Silent { url: self.called.url.clone(), waited: QUESTION };
+        let changes = self.called.answered(begun.map_err(silent)?, QUESTION)?;
+        Ok(Changes { changes, called: Arc::clone(&self.called) })
     }
 
     /// Cancels tasks; returns how each is now.
@@ -229,7 +190,8 @@ impl Client {
     /// The controller refuses or cannot be asked.
     pub async fn cancel(&mut self, ids: &[TaskId]) -> Result<Vec<TaskView>, ClientError> {
         let ids = ids.iter().map(ToString::to_string).collect();
-        views(self.tasks.cancel(timed(wire::CancelRequest { ids })).await?.into_inner().tasks)
+        let answer = self.tasks.cancel(timed(wire::CancelRequest { ids }, QUESTION)).await;
+        views(self.called.answered(answer, QUESTION)?.tasks)
     }
 
     /// Actions by id; those that may not be seen are left out.
@@ -238,7 +200,8 @@ impl Client {
     /// The controller refuses or cannot be asked.
     pub async fn actions(&mut self, ids: &[ActionId]) -> Result<Vec<ActionView>, ClientError> {
         let ids = ids.iter().map(ToString::to_string).collect();
-        let answer = self.tasks.get_actions(timed(wire::GetActionsRequest { ids })).await?.into_inner();
+        let answer = self.tasks.get_actions(timed(wire::GetActionsRequest { ids }, QUESTION)).await;
+        let answer = self.called.answered(answer, QUESTION)?;
         answer.actions.into_iter().map(|action| Ok(action.try_into()?)).collect()
     }
 
@@ -248,7 +211,7 @@ impl Client {
     /// The controller refuses or cannot be asked.
     pub async fn timeline(&mut self, task: TaskId) -> Result<Vec<EventView>, ClientError> {
         let request = wire::TimelineRequest { task: task.to_string() };
-        let answer = self.tasks.timeline(timed(request)).await?.into_inner();
+        let answer = self.called.answered(self.tasks.timeline(timed(request, QUESTION)).await, QUESTION)?;
         answer.events.into_iter().map(|event| Ok(event.try_into()?)).collect()
     }
 
@@ -257,7 +220,8 @@ impl Client {
     /// # Errors
     /// The controller refuses or cannot be asked.
     pub async fn list_endpoints(&mut self) -> Result<Vec<EndpointView>, ClientError> {
-        let answer = self.tasks.list_endpoints(timed(wire::ListEndpointsRequest {})).await?.into_inner();
+        let answer = self.tasks.list_endpoints(timed(wire::ListEndpointsRequest {}, QUESTION)).await;
+        let answer = self.called.answered(answer, QUESTION)?;
         answer.endpoints.into_iter().map(|endpoint| Ok(endpoint.try_into()?)).collect()
     }
 
@@ -269,7 +233,10 @@ impl Client {
 
 /// Changes of tasks that are followed.
 #[derive(Debug)]
-pub struct Changes(tonic::Streaming<wire::Task>);
+pub struct Changes {
+    changes: tonic::Streaming<wire::Task>,
+    called: Arc<CalledController>,
+}
 
 impl Changes {
     /// The next; None when the controller ends.
@@ -277,7 +244,8 @@ impl Changes {
     /// # Errors
     /// The connection breaks.
     pub async fn next(&mut self) -> Result<Option<TaskView>, ClientError> {
-        Ok(self.0.message().await?.map(TryInto::try_into).transpose()?)
+        let told = self.called.told(self.changes.message().await, KEEPALIVE + KEEPALIVE_TIMEOUT)?;
+        Ok(told.map(TryInto::try_into).transpose()?)
     }
 }
 
@@ -285,9 +253,9 @@ fn views(tasks: Vec<wire::Task>) -> Result<Vec<TaskView>, ClientError> {
     tasks.into_iter().map(|task| Ok(task.try_into()?)).collect()
 }
 
-fn timed<T>(message: T) -> Request<T> {
+fn timed<T>(message: T, deadline: Duration) -> Request<T> {
     let mut request = Request::new(message);
-    request.set_timeout(CALL_TIMEOUT);
+    request.set_timeout(deadline);
     request
 }
 
@@ -305,18 +273,14 @@ fn endpoint(url: &str, ca: Option<&[u8]>, identity: Option<&ServerIdentity>) -> 
                 }
                 None => tls,
             };
-            endpoint.tls_config(tls).map_err(|source| ClientError::Connect { url: url.to_owned(), source })?
+            endpoint.tls_config(tls).map_err(ClientError::Files)?
         }
         (Some("https"), None) => return Err(ClientError::NoCa { url: url.to_owned() }),
         (Some("http"), _) if loopback(host) => endpoint,
         (Some("http"), _) => return Err(ClientError::Plain { url: url.to_owned() }),
         (Some(_) | None, _) => return Err(wrong()),
     };
-    Ok(endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .tcp_nodelay(true))
+    Ok(endpoint.connect_timeout(CONNECT).http2_keep_alive_interval(KEEPALIVE).keep_alive_timeout(KEEPALIVE_TIMEOUT))
 }
 
 fn loopback(host: &str) -> bool {

@@ -121,13 +121,17 @@ async fn goodbye(out: mpsc::Sender<wire::FromEndpoint>, mut answers: Streaming<w
 
 fn of_client(error: ClientError) -> ControllerLinkError {
     match error {
-        ClientError::Refused(status) => of_status(status),
-        error @ (ClientError::Connect { .. } | ClientError::Broken(_) | ClientError::Answer(_)) => {
-            ControllerLinkError::Unreachable(error.into())
-        }
+        ClientError::Refused(status) | ClientError::Unwell(status) => of_status(status),
+        // a certificate that has expired, or an address that leads elsewhere, may be mended there
+        error @ (ClientError::Dial(_)
+        | ClientError::Socket { .. }
+        | ClientError::Unanswered(_)
+        | ClientError::Broken(_)
+        | ClientError::Answer(_)) => ControllerLinkError::Unreachable(error.into()),
         error @ (ClientError::Url { .. }
         | ClientError::Plain { .. }
         | ClientError::NoCa { .. }
+        | ClientError::Files(_)
         | ClientError::NoCertificate
         | ClientError::Certificate
         | ClientError::Token) => ControllerLinkError::Refused(error.to_string()),

@@ -13,6 +13,7 @@ use tonic::{Request, Status, Streaming};
 
 use super::certificate::ENDPOINT_NAME;
 use super::client::ClientError;
+use super::client_error::BrokenCall;
 use super::convert::{WireError, named};
 use super::service::{KEEPALIVE, KEEPALIVE_TIMEOUT, LARGEST_MESSAGE};
 use super::wire::control_client::ControlClient;
@@ -232,7 +233,7 @@ impl EndpointControl {
     /// # Errors
     /// Nobody does.
     pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
-        let refused = |source| ClientError::Connect { url: socket.display().to_string(), source };
+        let refused = |source| ClientError::Socket { socket: socket.display().to_string(), source };
         Ok(Self(ControlClient::new(connect(socket).await.map_err(refused)?)))
     }
 
@@ -243,7 +244,7 @@ impl EndpointControl {
     pub async fn status(&mut self) -> Result<EndpointStatus, ClientError> {
         let mut request = Request::new(wire::StatusRequest {});
         request.set_timeout(ANSWER);
-        let answer = self.0.status(request).await?.into_inner();
+        let answer = self.0.status(request).await.map_err(of_call)?.into_inner();
         serde_json::from_str(&answer.status).map_err(|error| ClientError::Answer(WireError::new("status", error)))
     }
 
@@ -259,7 +260,7 @@ impl EndpointControl {
         };
         let mut request = Request::new(wire::LeaveRequest { mode: mode.into() });
         request.set_timeout(ANSWER);
-        self.0.leave(request).await?;
+        self.0.leave(request).await.map_err(of_call)?;
         Ok(())
     }
 
@@ -270,7 +271,7 @@ impl EndpointControl {
     pub async fn open_block(&mut self) -> Result<(BlockId, PathBuf), ClientError> {
         let mut request = Request::new(wire::OpenBlockRequest {});
         request.set_timeout(ANSWER);
-        let wire::OpenBlockResponse { block, file } = self.0.open_block(request).await?.into_inner();
+        let wire::OpenBlockResponse { block, file } = self.0.open_block(request).await.map_err(of_call)?.into_inner();
         Ok((named("block", block)?, file.into()))
     }
 
@@ -281,7 +282,7 @@ impl EndpointControl {
     pub async fn end_block(&mut self, block: BlockId) -> Result<(), ClientError> {
         let mut request = Request::new(wire::EndBlockRequest { block: block.to_string() });
         request.set_timeout(ANSWER);
-        self.0.end_block(request).await?;
+        self.0.end_block(request).await.map_err(of_call)?;
         Ok(())
     }
 }
@@ -289,6 +290,14 @@ impl EndpointControl {
 async fn connect(socket: &Path) -> Result<Channel, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()))?;
     endpoint.connect_timeout(ANSWER).connect().await
+}
+
+/// What became of a call of the administrator's: a status of the connection's has a source.
+fn of_call(status: Status) -> ClientError {
+    match status.source() {
+        Some(_) => ClientError::Broken(BrokenCall(status)),
+        None => ClientError::Refused(status),
+    }
 }
 
 fn of_status(status: Status) -> EndpointLinkError {

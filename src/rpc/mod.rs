@@ -9,8 +9,10 @@ use tonic::Code;
 
 pub mod certificate;
 pub mod client;
+mod client_error;
 pub mod controller_link;
 pub mod convert;
+pub mod dial;
 pub mod endpoint_link;
 mod parts;
 pub mod service;

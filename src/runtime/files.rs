@@ -11,6 +11,13 @@ pub fn open_as_many_as_allowed() {
     }
 }
 
+/// How many files this process may have open.
+pub fn most_open() -> usize {
+    let Rlimit { current, .. } = getrlimit(Resource::Nofile);
+    // None = without a limit
+    current.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -20,5 +27,6 @@ mod tests {
         open_as_many_as_allowed();
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
         assert_eq!(current, maximum);
+        assert!(most_open() >= 64, "{}", most_open());
     }
 }

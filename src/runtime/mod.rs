@@ -12,6 +12,7 @@ pub mod lock;
 pub mod memory;
 pub mod network;
 pub mod node;
+pub mod pause;
 pub mod process;
 pub mod sandbox;
 pub mod secret;

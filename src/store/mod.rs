@@ -337,8 +337,8 @@ pub trait Store: Send + Sync + 'static {
     fn forget(&self, ended_before: Moment, most: u32) -> impl Future<Output = Result<Forgotten, StoreError>> + Send;
 
     /// Registers an endpoint and claims its name for a session, until the session's moment; from another session only
-    /// if that has run out or is one of those that are replaced. The name's owner and group stay those of the first
-    /// registration.
+    /// if that has run out or is one of those that are replaced. The owner stays the one of the first
+    /// registration, the group is what the owner said last.
     fn claim(
         &self,
         endpoint: EndpointRecord,

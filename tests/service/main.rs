@@ -11,6 +11,7 @@ mod link;
 mod node;
 mod proxy;
 mod site;
+mod strangers;
 mod unfit;
 mod world;
 

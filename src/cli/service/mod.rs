@@ -15,6 +15,7 @@ use crate::controller::token::NoRandomness;
 use crate::ids::{ActionId, TaskId, TokenId};
 use crate::rpc::certificate::{CertificateError, ServerIdentity};
 use crate::rpc::client::{Client, ClientError, Target};
+use crate::rpc::dial::{CertificateFault, DialError};
 use crate::rpc::service::ServeError;
 use crate::store::StoreError;
 use crate::task::names::NameError;
@@ -23,6 +24,7 @@ pub(super) mod bench;
 pub(super) mod controller;
 pub(super) mod endpoint;
 pub(super) mod explain;
+mod following;
 mod gpu;
 pub(super) mod status;
 pub(super) mod submit;
@@ -160,22 +162,45 @@ pub(super) enum ServiceError {
     /// A task has no log.
     #[error("task {0} has left no output")]
     NoLog(TaskId),
-    /// The connection ended before the tasks did.
-    #[error("the controller ended before the tasks did; they go on, `speckled task wait` follows them again")]
+    /// The controller ended the stream.
+    #[error("the controller has ended")]
     Ended,
+    /// It could not be reached again.
+    #[error(
+        "the controller was lost and not found again in {waited_s} s; the tasks go on, `speckled task wait` follows them"
+    )]
+    Lost {
+        /// So long it was looked for.
+        waited_s: u64,
+        /// Why it was not found.
+        #[source]
+        source: Box<ServiceError>,
+    },
 }
 
 impl CommandError for ServiceError {
     fn exit(&self) -> Exit {
         match self {
-            Self::Client(ClientError::Connect { .. } | ClientError::Broken(_)) | Self::Ended => Exit::Unavailable,
+            Self::Client(ClientError::Dial(error)) => of_dial(error),
+            Self::Client(
+                ClientError::Socket { .. }
+                | ClientError::Unanswered(_)
+                | ClientError::Broken(_)
+                | ClientError::Unwell(_),
+            )
+            | Self::Ended
+            | Self::Lost { .. } => Exit::Unavailable,
             Self::Client(ClientError::Refused(_) | ClientError::NoCertificate | ClientError::Certificate)
             | Self::NoTask(_)
             | Self::NoAction(_)
             | Self::NoLog(_)
             | Self::NoTokenOf(_) => Exit::Refused,
             Self::Client(
-                ClientError::Url { .. } | ClientError::Plain { .. } | ClientError::NoCa { .. } | ClientError::Token,
+                ClientError::Url { .. }
+                | ClientError::Plain { .. }
+                | ClientError::NoCa { .. }
+                | ClientError::Files(_)
+                | ClientError::Token,
             )
             | Self::NoToken
             | Self::Name(_)
@@ -190,6 +215,51 @@ impl CommandError for ServiceError {
             | Self::Runtime(_)
             | Self::Bench(_) => Exit::Processing,
             Self::File { .. } | Self::Store(_) | Self::Locked { .. } => Exit::Saving,
+        }
+    }
+}
+
+/// Where an address or a CA has to be corrected it is a parameter; else the controller does not answer.
+fn of_dial(error: &DialError) -> Exit {
+    match error {
+        DialError::Refused { .. }
+        | DialError::Name { .. }
+        | DialError::Unreachable { .. }
+        | DialError::Silent { .. }
+        | DialError::Broken { .. } => Exit::Unavailable,
+        DialError::SpeaksTls { .. } | DialError::SpeaksNoTls { .. } | DialError::NoController { .. } => Exit::Input,
+        DialError::Certificate { fault, .. } => match fault {
+            CertificateFault::UnknownIssuer | CertificateFault::WrongName => Exit::Input,
+            CertificateFault::Expired | CertificateFault::NotYetValid | CertificateFault::Other(_) => Exit::Unavailable,
+        },
+    }
+}
+
+impl ServiceError {
+    /// Whether it may be otherwise in a moment, with nobody's doing but the controller's.
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Client(error) => error.is_passing(),
+            Self::Ended => true,
+            Self::NoToken
+            | Self::File { .. }
+            | Self::Exists { .. }
+            | Self::Locked { .. }
+            | Self::Plain { .. }
+            | Self::Store(_)
+            | Self::Serve(_)
+            | Self::Certificate(_)
+            | Self::Random(_)
+            | Self::Runtime(_)
+            | Self::Bench(_)
+            | Self::Relative { .. }
+            | Self::Name(_)
+            | Self::NoTokenOf(_)
+            | Self::NoTask(_)
+            | Self::NoAction(_)
+            | Self::NotOver(_)
+            | Self::NoLog(_)
+            | Self::Lost { .. } => false,
         }
     }
 }
@@ -294,4 +364,19 @@ pub(super) fn several<T>(work: impl Future<Output = Result<T, Failure>>) -> Resu
 pub(super) fn wait<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(ServiceError::Runtime)?;
     runtime.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_or_ca_to_correct_is_told_from_a_controller_to_mend() {
+        let exit = |fault| of_dial(&DialError::Certificate { url: String::new(), fault });
+        assert_eq!(exit(CertificateFault::WrongName), Exit::Input);
+        assert_eq!(exit(CertificateFault::UnknownIssuer), Exit::Input);
+        assert_eq!(exit(CertificateFault::Expired), Exit::Unavailable);
+        assert_eq!(of_dial(&DialError::SpeaksTls { url: String::new() }), Exit::Input);
+        assert_eq!(of_dial(&DialError::Refused { url: String::new() }), Exit::Unavailable);
+    }
 }

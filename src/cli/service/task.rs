@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::following::Following;
 use super::{FormArg, OutputForm, RemoteArgs, ServiceError, wait};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output;
@@ -129,20 +130,25 @@ async fn cancel(TasksArgs { tasks, form, remote }: TasksArgs) -> Result<Exit, Fa
 }
 
 async fn follow(TasksArgs { tasks, form, remote }: TasksArgs) -> Result<Exit, Failure> {
-    let mut client = remote.connect().await?;
-    // first listen, then look: a change in between is heard
-    let action = one_action(&all(&mut client, &tasks).await?);
+    let action = one_action(&all(&mut remote.connect().await?, &tasks).await?);
     let filter = TaskFilter { action, states: StateName::ENDS.into(), ..TaskFilter::default() };
-    let mut changes = client.watch(&filter).await.map_err(ServiceError::Client)?;
+    // first listen, then look: a change in between is heard
+    let mut following = Following::start(remote, filter).await?;
     loop {
-        let now = all(&mut client, &tasks).await?;
+        let now = match all(following.client(), &tasks).await {
+            Ok(now) => now,
+            Err(error) => {
+                following.come_back(error).await?;
+                continue;
+            }
+        };
         if now.iter().all(|task| task.state.is_over()) {
             print(&now, form.output)?;
             let well = now.iter().all(|task| task.state == StateName::Succeeded);
             return Ok(if well { Exit::Success } else { Exit::Processing });
         }
         loop {
-            let changed = changes.next().await.map_err(ServiceError::Client)?.ok_or(ServiceError::Ended)?;
+            let changed = following.next().await?;
             if tasks.contains(&changed.id) {
                 break;
             }

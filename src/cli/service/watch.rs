@@ -7,6 +7,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::following::{Following, MOST};
 use super::task::line;
 use super::{FormArg, OutputForm, RemoteArgs, ServiceError, single};
 use crate::cli::exit::{Exit, Failure};
@@ -15,9 +16,6 @@ use crate::ids::{ActionId, EndpointId, TaskId};
 use crate::rpc::client::Client;
 use crate::rpc::view::{ProgressView, TaskView};
 use crate::store::{StateName, TaskFilter};
-
-/// The most tasks of an action that are followed.
-const MOST: usize = 100_000;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct WatchArgs {
@@ -40,16 +38,15 @@ pub(in crate::cli) fn run(args: WatchArgs) -> Result<Exit, Failure> {
 
 async fn follow(args: WatchArgs) -> Result<Exit, Failure> {
     let WatchArgs { action, endpoint, form: FormArg { output: form }, remote } = args;
-    let mut client = remote.connect().await?;
     let filter = TaskFilter { action, endpoint, ..TaskFilter::default() };
     // first listen, then look: a change in between is heard
-    let mut changes = client.watch(&filter).await.map_err(ServiceError::Client)?;
+    let mut following = Following::start(remote, filter).await?;
     let mut open = match action {
-        Some(action) => Some(Open::look(&mut client, action, form).await?),
+        Some(action) => Some(Open::look(following.client(), action, form).await?),
         None => None,
     };
     while open.as_ref().is_none_or(|open| !open.is_over()) {
-        let task = changes.next().await.map_err(ServiceError::Client)?.ok_or(ServiceError::Ended)?;
+        let task = following.next().await?;
         let shown = open.as_mut().is_none_or(|open| open.changed(&task));
         match form {
             OutputForm::Json => output::stdout(json!(task))?,

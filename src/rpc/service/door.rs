@@ -1,65 +1,79 @@
-//! Who comes in by TCP and has not shown yet who he is: so many connections, each for so long, and few words in the log.
-//! Once he has, nothing of this concerns him. Knows no secret.
+//! Who comes in by TCP: how many connections there are, of one address and in all, how long one may go without having
+//! shown who he is, and few words in the log. Once he has, only idleness concerns him. Knows no secret and no token.
 //!
 //! ```text
-//!   accepted ─▶ waiting ── enter ──▶ inside ── the last one has left ──▶ waiting
-//!                  └── time is over, or others need the room ──▶ ended
+//!   accepted ─▶ waiting ── enter ──▶ inside ── the last call has ended ──▶ idle ── enter ──▶ inside
+//!                  └── time is over, or others need the room ──▶ ended ◀──────┘
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
+use super::limits::DoorLimits;
 use crate::runtime::tasks::spawn;
-
-/// Connections that wait: of more the oldest ends, so that who shows a secret at once gets in between any number that
-/// show none. With those inside, below the 1024 files that a process usually may have open.
-const MOST_WAITING: usize = 128;
-
-/// Connections that are inside, and calls on them: nodes of all blocks.
-const MOST_INSIDE: usize = 768;
-
-/// Time to show a secret, for the TLS handshake and the first call together: a few journeys on a busy network.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Calls with a wrong secret on a connection: whoever makes more is ended before his time.
 const MOST_TRIES: usize = 3;
 
-/// The log has one line of those who are not let in so often, with the number of all.
+/// The log has one line of those who are not let in so often, with the number of all; and one of what the system refuses.
 const SAID: Duration = Duration::from_secs(60);
 
 /// After an error of the listener, as when no file can be opened, it is asked again so soon.
 const AGAIN: Duration = Duration::from_millis(100);
 
+/// A connection that is ended for another's sake is gone by then: its task only has to run.
+const ROOM: Duration = Duration::from_secs(1);
+
 /// Accepted connections that wait for the service: it takes them at once.
 const ACCEPTED: usize = 1;
 
 /// What is known of those at the door, and inside.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Door(Arc<DoorShared>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct DoorShared {
-    waiting: Mutex<BTreeMap<u64, CancellationToken>>,
+    limits: DoorLimits,
+    /// A permit for each connection that there may be.
+    room: Arc<Semaphore>,
+    /// How many connections each address has.
+    peers: Mutex<HashMap<IpAddr, usize>>,
+    outside: Mutex<Outside>,
     connections: AtomicU64,
     inside: AtomicUsize,
     refused: AtomicU64,
-    /// When something was last written to the log.
-    said: Mutex<Option<Instant>>,
+    /// When the log was last told of somebody who was refused, and of what the system refuses.
+    said: Mutex<(Option<Instant>, Option<Instant>)>,
+}
+
+/// Connections that nobody is inside of, the oldest first.
+#[derive(Debug, Default)]
+struct Outside {
+    /// Those that have never shown a secret.
+    waiting: BTreeMap<u64, Outsider>,
+    /// Those that have.
+    idle: BTreeMap<u64, Outsider>,
+}
+
+#[derive(Debug)]
+struct Outsider {
+    peer: IpAddr,
+    end: CancellationToken,
 }
 
 /// A connection that was accepted. Reads and writes fail once its time is over.
@@ -67,6 +81,14 @@ pub(super) struct Guarded {
     stream: TcpStream,
     visitor: Visitor,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    _place: Place,
+}
+
+/// What a connection takes of the room that there is.
+struct Place {
+    door: Door,
+    peer: IpAddr,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// Whoever is at its other end; calls find it in their extensions.
@@ -79,7 +101,7 @@ pub(super) struct Visitor {
     end: CancellationToken,
 }
 
-/// One who has shown a secret; waits again when the last of a connection is dropped.
+/// One who has shown a secret; his connection is idle when the last of it is dropped.
 #[derive(Debug)]
 pub(super) struct Inside(Visitor);
 
@@ -87,8 +109,29 @@ pub(super) struct Inside(Visitor);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Full;
 
+/// Whether anybody has shown a secret on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Acquaintance {
+    Stranger,
+    Known,
+}
+
 impl Door {
-    /// Accepts connections until it is told to stop, which ends all that there are.
+    /// One that lets in as many as the limits say.
+    pub(super) fn new(limits: DoorLimits) -> Self {
+        Self(Arc::new(DoorShared {
+            room: Arc::new(Semaphore::new(limits.connections)),
+            limits,
+            peers: Mutex::default(),
+            outside: Mutex::default(),
+            connections: AtomicU64::new(0),
+            inside: AtomicUsize::new(0),
+            refused: AtomicU64::new(0),
+            said: Mutex::default(),
+        }))
+    }
+
+    /// Accepts connections until it is told to stop; those that there are end when the limits' grace is over.
     pub(super) fn accept(
         &self,
         listener: TcpListener,
@@ -97,21 +140,23 @@ impl Door {
         let (pass, accepted) = mpsc::channel(ACCEPTED);
         let door = self.clone();
         // ends with the listener's stream, or when it is told to
-        spawn("worker link", async move {
+        spawn("door", async move {
             loop {
                 let guarded = tokio::select! {
                     // a connection that is not accepted stays with the system
                     accepted = listener.accept() => match accepted {
-                        Ok((stream, peer)) => door.guard(stream, peer, &stopping),
+                        Ok((stream, peer)) => door.admit(stream, peer, &stopping).await,
                         Err(error) => {
-                            door.say(|| tracing::warn!(%error, "a worker's connection was not accepted"));
+                            door.not_accepted(&error);
                             tokio::time::sleep(AGAIN).await;
                             continue;
                         }
                     },
                     () = stopping.cancelled() => return,
                 };
-                if pass.send(Ok(guarded)).await.is_err() {
+                if let Some(guarded) = guarded
+                    && pass.send(Ok(guarded)).await.is_err()
+                {
                     return;
                 }
             }
@@ -119,60 +164,165 @@ impl Door {
         ReceiverStream::new(accepted)
     }
 
-    /// Connections that are inside, that wait, and how many ended without having shown a secret.
+    /// Calls that are inside, connections that nobody is inside of, and how many ended without having shown a secret.
     pub(super) fn counts(&self) -> (usize, usize, u64) {
         let DoorShared { inside, refused, .. } = &*self.0;
-        (inside.load(Ordering::Relaxed), self.waiting(|waiting| waiting.len()), refused.load(Ordering::Relaxed))
+        let outside = lock(&self.0.outside);
+        let waiting = outside.waiting.len() + outside.idle.len();
+        (inside.load(Ordering::Relaxed), waiting, refused.load(Ordering::Relaxed))
     }
 
-    /// Somebody is not let in, and why.
-    fn refuse(&self, peer: SocketAddr, why: &str) {
-        let refused = self.0.refused.load(Ordering::Relaxed);
-        self.say(|| tracing::warn!(%peer, why, refused, "a worker's connection was refused"));
+    /// The connection, if there is room; for its sake the oldest ends that shows nothing, of its own address if that has
+    /// all that it may have.
+    async fn admit(&self, stream: TcpStream, peer: SocketAddr, stopping: &CancellationToken) -> Option<Guarded> {
+        let DoorShared { limits, room, .. } = &*self.0;
+        let address = neighbourhood(peer.ip());
+        let is_crowd = lock(&self.0.peers).get(&address).is_some_and(|count| *count >= limits.of_peer);
+        if is_crowd && !self.end_oldest(Some(address)) {
+            self.turn_away(peer, "its address has as many connections as one may have");
+            return None;
+        }
+        let permit = match Arc::clone(room).try_acquire_owned() {
+            Ok(permit) => Some(permit),
+            Err(_) if self.end_oldest(None) => {
+                // whoever is ended is so at once; should it not be, this one is not let in
+                tokio::time::timeout(ROOM, Arc::clone(room).acquire_owned()).await.ok().and_then(Result::ok)
+            }
+            Err(_) => None,
+        };
+        let Some(permit) = permit else {
+            self.turn_away(peer, "there are as many connections as there may be");
+            return None;
+        };
+        *lock(&self.0.peers).entry(address).or_default() += 1;
+        let place = Place { door: self.clone(), peer: address, _permit: permit };
+        Some(self.guard(stream, peer, place, stopping))
     }
 
-    fn guard(&self, stream: TcpStream, peer: SocketAddr, stopping: &CancellationToken) -> Guarded {
+    fn guard(&self, stream: TcpStream, peer: SocketAddr, place: Place, stopping: &CancellationToken) -> Guarded {
         // an answer is not to wait for the acknowledgement of the one before; it only saves time
         let _unset = stream.set_nodelay(true);
-        let end = stopping.child_token();
+        let end = CancellationToken::new();
         let (inside, seen) = watch::channel(0);
-        // ends with the connection
-        spawn("worker link visitor", mind(self.clone(), peer, seen, end.clone(), stopping.clone()));
+        // ends with the connection, or when the door's grace is over
+        spawn("visitor", mind(self.clone(), peer, seen, end.clone(), stopping.clone()));
         let visitor = Visitor { door: self.clone(), peer, inside, tries: Arc::default(), end: end.clone() };
-        Guarded { stream, visitor, ended: Box::pin(end.cancelled_owned()) }
+        Guarded { stream, visitor, ended: Box::pin(end.cancelled_owned()), _place: place }
     }
 
     /// Waits until somebody is inside; or returns why nobody will be.
-    async fn wait(&self, inside: &mut watch::Receiver<usize>, end: &CancellationToken) -> Option<&'static str> {
+    async fn wait(
+        &self,
+        peer: IpAddr,
+        inside: &mut watch::Receiver<usize>,
+        end: &CancellationToken,
+        known: Acquaintance,
+    ) -> Option<&'static str> {
         let number = self.0.connections.fetch_add(1, Ordering::Relaxed);
-        let oldest = self.waiting(|waiting| {
-            waiting.insert(number, end.clone());
-            (waiting.len() > MOST_WAITING).then(|| waiting.pop_first())?
-        });
-        if let Some((_, oldest)) = oldest {
-            oldest.cancel();
-        }
+        let outsider = Outsider { peer, end: end.clone() };
+        let patience = match known {
+            Acquaintance::Stranger => {
+                self.crowd_out(number, outsider);
+                self.0.limits.patience
+            }
+            Acquaintance::Known => {
+                lock(&self.0.outside).idle.insert(number, outsider);
+                self.0.limits.idle
+            }
+        };
         let why = tokio::select! {
             // nothing is lost with the others: what is looked at stays
             seen = inside.wait_for(|inside| *inside > 0) => seen.is_err().then_some("it ended before it showed a secret"),
             () = end.cancelled() => Some("it showed no secret, and others came"),
-            () = tokio::time::sleep(PATIENCE) => Some("it showed no secret in time"),
+            () = tokio::time::sleep(patience) => Some("it showed no secret in time"),
         };
-        self.waiting(|waiting| waiting.remove(&number));
+        let mut outside = lock(&self.0.outside);
+        let Outside { waiting, idle } = &mut *outside;
+        waiting.remove(&number).or_else(|| idle.remove(&number));
         why
     }
 
-    fn waiting<T>(&self, with: impl FnOnce(&mut BTreeMap<u64, CancellationToken>) -> T) -> T {
-        with(&mut self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Adds one that waits. Beyond the limits the oldest of its address ends, or the oldest of all.
+    fn crowd_out(&self, number: u64, outsider: Outsider) {
+        let DoorLimits { waiting: most, waiting_of_peer: most_of_peer, .. } = self.0.limits;
+        let mut outside = lock(&self.0.outside);
+        let peer = outsider.peer;
+        outside.waiting.insert(number, outsider);
+        let of_peer = outside.waiting.values().filter(|other| other.peer == peer).count();
+        let oldest = match (of_peer > most_of_peer, outside.waiting.len() > most) {
+            (true, _) => outside.waiting.iter().find(|(_, other)| other.peer == peer),
+            (false, true) => outside.waiting.first_key_value(),
+            (false, false) => None,
+        };
+        if let Some(oldest) = oldest.map(|(number, _)| *number)
+            && let Some(Outsider { end, .. }) = outside.waiting.remove(&oldest)
+        {
+            end.cancel();
+        }
     }
 
-    /// Says it, unless something was said a moment ago.
-    fn say(&self, line: impl FnOnce()) {
-        let mut said = self.0.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.is_none_or(|at| at.elapsed() >= SAID) {
-            *said = Some(Instant::now());
-            line();
+    /// Ends the connection that has shown nothing for longest, else the one that is idle for longest, of an address or
+    /// of all; false when there is none.
+    fn end_oldest(&self, of: Option<IpAddr>) -> bool {
+        let mut outside = lock(&self.0.outside);
+        let Outside { waiting, idle } = &mut *outside;
+        for connections in [waiting, idle] {
+            let oldest = connections.iter().find(|(_, other)| of.is_none_or(|peer| other.peer == peer));
+            if let Some(oldest) = oldest.map(|(number, _)| *number)
+                && let Some(Outsider { end, .. }) = connections.remove(&oldest)
+            {
+                end.cancel();
+                return true;
+            }
         }
+        false
+    }
+
+    /// The system gives no connection, as when no file can be opened.
+    fn not_accepted(&self, error: &io::Error) {
+        // one that shows nothing gives its file to those who may
+        let _none = self.end_oldest(None);
+        let said = &mut lock(&self.0.said).1;
+        if is_due(said) {
+            let connections = self.0.limits.connections - self.0.room.available_permits();
+            let door = self.0.limits.door;
+            tracing::warn!(door, %error, connections, "connections cannot be accepted for the moment");
+        }
+    }
+
+    /// A connection ends before it began.
+    fn turn_away(&self, peer: SocketAddr, why: &str) {
+        self.0.refused.fetch_add(1, Ordering::Relaxed);
+        self.refuse(peer, why);
+    }
+
+    /// Somebody is not let in, and why; the log is told of it now and then.
+    fn refuse(&self, peer: SocketAddr, why: &str) {
+        let refused = self.0.refused.load(Ordering::Relaxed);
+        let said = &mut lock(&self.0.said).0;
+        if is_due(said) {
+            tracing::warn!(door = self.0.limits.door, %peer, why, refused, "a connection was refused");
+        }
+    }
+}
+
+/// Whether something may be said again; notes that it is.
+fn is_due(said: &mut Option<Instant>) -> bool {
+    let due = said.is_none_or(|at| at.elapsed() >= SAID);
+    if due {
+        *said = Some(Instant::now());
+    }
+    due
+}
+
+/// Whose connections are counted together: an address, and of the sixth version a network, which one computer has whole.
+fn neighbourhood(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        address @ (IpAddr::V4(_) | IpAddr::V6(_)) => address,
     }
 }
 
@@ -184,21 +334,35 @@ async fn mind(
     end: CancellationToken,
     stopping: CancellationToken,
 ) {
-    let mut is_known = false;
-    loop {
-        if let Some(why) = door.wait(&mut inside, &end).await {
-            if !is_known && !stopping.is_cancelled() {
-                door.0.refused.fetch_add(1, Ordering::Relaxed);
-                door.refuse(peer, why);
-            }
-            break;
-        }
-        is_known = true;
-        if inside.wait_for(|inside| *inside == 0).await.is_err() {
-            break;
-        }
+    let grace = door.0.limits.grace;
+    tokio::select! {
+        // who waits for nothing any more is ended below
+        () = watch_over(&door, peer, &mut inside, &end, &stopping) => {}
+        () = async { stopping.cancelled().await; tokio::time::sleep(grace).await } => {}
     }
     end.cancel();
+}
+
+async fn watch_over(
+    door: &Door,
+    peer: SocketAddr,
+    inside: &mut watch::Receiver<usize>,
+    end: &CancellationToken,
+    stopping: &CancellationToken,
+) {
+    let mut known = Acquaintance::Stranger;
+    loop {
+        if let Some(why) = door.wait(neighbourhood(peer.ip()), inside, end, known).await {
+            if known == Acquaintance::Stranger && !stopping.is_cancelled() {
+                door.turn_away(peer, why);
+            }
+            return;
+        }
+        known = Acquaintance::Known;
+        if inside.wait_for(|inside| *inside == 0).await.is_err() {
+            return;
+        }
+    }
 }
 
 impl Visitor {
@@ -207,8 +371,8 @@ impl Visitor {
     /// # Errors
     /// There is no room.
     pub(super) fn enter(&self) -> Result<Inside, Full> {
-        let taken = &self.door.0.inside;
-        if taken.fetch_add(1, Ordering::Relaxed) >= MOST_INSIDE {
+        let DoorShared { inside: taken, limits, .. } = &*self.door.0;
+        if taken.fetch_add(1, Ordering::Relaxed) >= limits.calls {
             taken.fetch_sub(1, Ordering::Relaxed);
             return Err(Full);
         }
@@ -216,10 +380,10 @@ impl Visitor {
         Ok(Inside(self.clone()))
     }
 
-    /// He is not let in. Too often, and the connection ends.
+    /// He is not let in. Too often, and the connection ends unless somebody else is inside.
     pub(super) fn refuse(&self, why: &str) {
         self.door.refuse(self.peer, why);
-        if self.tries.fetch_add(1, Ordering::Relaxed) >= MOST_TRIES {
+        if self.tries.fetch_add(1, Ordering::Relaxed) >= MOST_TRIES && *self.inside.borrow() == 0 {
             self.end.cancel();
         }
     }
@@ -230,6 +394,18 @@ impl Drop for Inside {
         let Self(Visitor { door, inside, .. }) = self;
         door.0.inside.fetch_sub(1, Ordering::Relaxed);
         inside.send_modify(|inside| *inside -= 1);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut peers = lock(&self.door.0.peers);
+        if let Some(count) = peers.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                peers.remove(&self.peer);
+            }
+        }
     }
 }
 
@@ -273,4 +449,8 @@ impl AsyncWrite for Guarded {
         ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
         Poll::Ready(Ok(()))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -43,7 +43,7 @@ impl<S: Store> endpoints_server::Endpoints for Endpoints<S> {
         &self,
         request: Request<wire::RegisterRequest>,
     ) -> Result<Response<wire::RegisterResponse>, Status> {
-        let caller = caller(&self.controller, request.metadata()).await?;
+        let caller = caller(&request)?;
         let wire::RegisterRequest { versions, endpoint, name, group, session, host, replaces } = request.into_inner();
         let versions = required("versions", versions).map_err(invalid)?;
         let version = version::negotiate("endpoint", &versions)
@@ -70,7 +70,7 @@ impl<S: Store> endpoints_server::Endpoints for Endpoints<S> {
         &self,
         request: Request<Streaming<wire::FromEndpoint>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let caller = caller(&self.controller, request.metadata()).await?;
+        let caller = caller(&request)?;
         let mut messages = request.into_inner();
         let first = messages.message().await?.and_then(|first| first.message);
         let Some(wire::from_endpoint::Message::Hello(hello)) = first else {
@@ -83,7 +83,7 @@ impl<S: Store> endpoints_server::Endpoints for Endpoints<S> {
         let endpoint = named("hello.endpoint", endpoint).map_err(invalid)?;
         let session = named("hello.session", session).map_err(invalid)?;
         let controller = Arc::clone(&self.controller);
-        let opened = Session::open(controller, &caller, endpoint, session, host_name(&host)).await;
+        let opened = Session::open(Arc::clone(&controller), &caller, endpoint, session, host_name(&host)).await;
         let (session, records) = opened.map_err(refusal)?;
         let (send, receive) = mpsc::channel(ANSWERS);
         // ends with the stream, or when the controller stops
@@ -94,6 +94,12 @@ impl<S: Store> endpoints_server::Endpoints for Endpoints<S> {
                 () = converse(session, messages, send.clone(), stopping) => {}
                 // a session without a store is over
                 () = acknowledge(records, send.clone()) => {}
+                // what it had begun with the store takes effect
+                denied = controller.until_denied(&caller) => {
+                    tracing::info!(%endpoint, error = &denied as &dyn std::error::Error, "a session is ended");
+                    // an endpoint that reads slowly hears the end without the reason
+                    let _slow = send.try_send(Err(refusal(denied)));
+                }
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receive))))

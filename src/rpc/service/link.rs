@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{self, Server, ServerTlsConfig};
 
 use super::door::Door;
+use super::limits::{DoorLimits, LARGEST_HEADERS, WINDOW};
 use super::workers::{Entrance, WorkerService};
 use super::{KEEPALIVE, KEEPALIVE_TIMEOUT, LARGEST_MESSAGE, ServeError};
 use crate::config::endpoint::WorkerOptions;
@@ -21,16 +22,11 @@ use crate::endpoint::state_dir::{StateDir, StateDirError};
 use crate::endpoint::status::LinkStatus;
 use crate::rpc::certificate::{self, Authority, CertificateError, ServerIdentity};
 use crate::rpc::wire::workers_server::WorkersServer;
+use crate::runtime::files::most_open;
 use crate::runtime::network;
 
 /// Calls at once on a connection: a worker has one, and another for a moment when it connects anew.
 const CALLS: u32 = 4;
-
-/// Bytes of a call's headers: a secret, and what gRPC adds.
-const LARGEST_HEADERS: u32 = 8 << 10;
-
-/// Bytes that a connection may send ahead of what is read.
-const WINDOW: u32 = 256 << 10;
 
 /// Why there is no door for workers of other computers.
 #[derive(Debug, Error)]
@@ -118,7 +114,11 @@ impl LinkListener {
             .map_err(LinkError::Tls)?;
         let address = LinkAddress { hosts, port: local.port(), ca };
         let blocks = BlockFiles::new(state_dir.clone(), address, worker, remembered)?;
-        Ok(Self { link: Link { blocks, listen: local, door: Door::default() }, listener, server })
+        Ok(Self {
+            link: Link { blocks, listen: local, door: Door::new(DoorLimits::workers(most_open())) },
+            listener,
+            server,
+        })
     }
 
     /// For those who open and end blocks.

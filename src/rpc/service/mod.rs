@@ -2,7 +2,13 @@
 
 mod door;
 mod endpoints;
+#[cfg(test)]
+mod flood;
+mod gate;
+mod limits;
 pub mod link;
+#[cfg(test)]
+mod revoked;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -14,17 +20,19 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::metadata::MetadataMap;
-use tonic::transport::server::TcpIncoming;
 use tonic::transport::{self, Server, ServerTlsConfig};
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
+use self::door::Door;
+use self::gate::{Admitted, Callers, Gate};
+use self::limits::{CALLS_OF_CONNECTION, DoorLimits, LARGEST_HEADERS, WINDOW};
 use super::certificate::ServerIdentity;
 use super::convert::WireError;
 use super::wire::endpoints_server::EndpointsServer;
 use super::wire::tasks_server::TasksServer;
 use crate::controller::access::{Caller, Denied};
 use crate::controller::{Controller, ControllerError};
+use crate::runtime::files::most_open;
 use crate::store::{Store, StoreError};
 use crate::task::failure::chain;
 
@@ -59,7 +67,10 @@ pub enum ServeError {
 
 /// The services, before anybody can connect.
 #[derive(Debug)]
-pub struct Services(Server);
+pub struct Services {
+    server: Server,
+    door: Door,
+}
 
 impl Services {
     /// With TLS, or on a loopback without.
@@ -67,18 +78,28 @@ impl Services {
     /// # Errors
     /// An unusable certificate.
     pub fn new(tls: Option<Tls>) -> Result<Self, ServeError> {
+        Self::with(tls, DoorLimits::controller(most_open()))
+    }
+
+    fn with(tls: Option<Tls>, limits: DoorLimits) -> Result<Self, ServeError> {
+        let door = Door::new(limits);
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .http2_max_header_list_size(LARGEST_HEADERS)
+            .initial_connection_window_size(WINDOW)
+            .initial_stream_window_size(WINDOW)
+            .max_concurrent_streams(CALLS_OF_CONNECTION);
         let Some(Tls { identity: ServerIdentity { certificates, key }, client_ca }) = tls else {
-            return Ok(Self(server));
+            return Ok(Self { server, door });
         };
         let tls = ServerTlsConfig::new().identity(transport::Identity::from_pem(certificates, key));
         let tls = match client_ca {
             Some(ca) => tls.client_ca_root(transport::Certificate::from_pem(ca)),
             None => tls,
         };
-        server.tls_config(tls).map(Self).map_err(ServeError::ServerIdentity)
+        let server = server.tls_config(tls).map_err(ServeError::ServerIdentity)?;
+        Ok(Self { server, door })
     }
 
     /// Serves until it is told to stop, and ends when the calls in flight have.
@@ -92,32 +113,33 @@ impl Services {
         stopping: CancellationToken,
     ) -> Result<(), ServeError> {
         let tasks = tasks::TaskService { controller: Arc::clone(&controller), stopping: stopping.clone() };
-        let endpoints = endpoints::Endpoints { controller, stopping: stopping.clone() };
-        // an answer is not to wait for the acknowledgement of the one before
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let Self(mut server) = self;
+        let endpoints = endpoints::Endpoints { controller: Arc::clone(&controller), stopping: stopping.clone() };
+        let tasks = TasksServer::new(tasks).max_decoding_message_size(LARGEST_MESSAGE);
+        let endpoints = EndpointsServer::new(endpoints).max_decoding_message_size(LARGEST_MESSAGE);
+        let callers = Callers::default();
+        let Self { mut server, door } = self;
+        let accepted = door.accept(listener, stopping.clone());
         server
-            .add_service(TasksServer::new(tasks).max_decoding_message_size(LARGEST_MESSAGE))
-            .add_service(EndpointsServer::new(endpoints).max_decoding_message_size(LARGEST_MESSAGE))
-            .serve_with_incoming_shutdown(incoming, stopping.cancelled_owned())
+            .add_service(Gate { service: tasks, controller: Arc::clone(&controller), callers: callers.clone() })
+            .add_service(Gate { service: endpoints, controller, callers })
+            .serve_with_incoming_shutdown(accepted, stopping.cancelled_owned())
             .await
             .map_err(ServeError::Serve)
     }
 }
 
-/// Who asks, by the bearer token of the call.
-async fn caller<S: Store>(controller: &Controller<S>, metadata: &MetadataMap) -> Result<Caller, Status> {
-    let header = metadata.get("authorization").and_then(|value| value.to_str().ok());
-    let token = header.and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(|| {
-        Status::unauthenticated("the call has no token; give one with --token-file or SPECKLED_TOKEN")
-    })?;
-    controller.caller(token).await.map_err(refusal)
+/// Who asks: the gate has found it out.
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    let call: Option<&Admitted> = request.extensions().get();
+    call.map(|call| call.caller().clone()).ok_or_else(|| Status::internal("the call came by no gate"))
 }
 
 /// A refusal as the caller reads it.
 fn refusal(error: ControllerError) -> Status {
     let code = match &error {
         ControllerError::Denied(Denied::Unknown | Denied::Revoked(_) | Denied::Expired(_)) => Code::Unauthenticated,
+        // as whatever may be otherwise when it is asked again
+        ControllerError::Denied(Denied::Changed(_)) => Code::Unavailable,
         ControllerError::Denied(Denied::Role { .. } | Denied::Group { .. }) => Code::PermissionDenied,
         ControllerError::ForeignEndpoint { .. } | ControllerError::ForeignAction(_) => Code::PermissionDenied,
         ControllerError::NoEndpoint(_) => Code::NotFound,

@@ -22,20 +22,25 @@ use crate::task::time::Moment;
 mod forging;
 
 /// A controller that listens.
-struct World {
-    controller: Arc<Controller<SqliteStore>>,
-    url: String,
+pub(super) struct World {
+    pub(super) controller: Arc<Controller<SqliteStore>>,
+    pub(super) url: String,
+    pub(super) door: Door,
     stopping: CancellationToken,
     served: tokio::task::JoinHandle<Result<(), ServeError>>,
     tasks: Tasks,
-    tokens: Vec<(TokenId, String)>,
+    pub(super) tokens: Vec<(TokenId, String)>,
     dir: tempfile::TempDir,
 }
 
 const ALL: [Role; 4] = [Role::Submit, Role::View, Role::Operate, Role::Endpoint];
 
 impl World {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
+        Self::with(DoorLimits::controller(1024), Policy::default()).await
+    }
+
+    pub(super) async fn with(limits: DoorLimits, policy: Policy) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let store = open_sqlite(&dir.path().join("controller.db"), Clock::start()).await.expect("a store");
         let mut tokens = Vec::new();
@@ -55,18 +60,19 @@ impl World {
             tokens.push((id, secret.reveal()));
         }
         let controller =
-            Arc::new(Controller::start(store, Arc::new(LocalBus::default()), Policy::default()).await.expect("starts"));
+            Arc::new(Controller::start(store, Arc::new(LocalBus::default()), policy).await.expect("starts"));
         let tasks = Tasks::default();
         controller.run(&tasks);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         let stopping = CancellationToken::new();
-        let services = Services::new(None).expect("nothing can be wrong");
+        let services = Services::with(None, limits).expect("nothing can be wrong");
+        let door = services.door.clone();
         let served = spawn("server", services.serve(Arc::clone(&controller), listener, stopping.clone()));
-        Self { controller, url, stopping, served, tasks, tokens, dir }
+        Self { controller, url, door, stopping, served, tasks, tokens, dir }
     }
 
-    async fn client(&self, token: &str) -> Client {
+    pub(super) async fn client(&self, token: &str) -> Client {
         let target = Target { url: self.url.clone(), ca: None, token: token.into(), identity: None };
         Client::connect(&target).await.expect("it listens")
     }
@@ -76,12 +82,31 @@ impl World {
         self.client(&self.tokens[2].1).await
     }
 
-    async fn ada(&self) -> Client {
+    pub(super) async fn ada(&self) -> Client {
         self.client(&self.tokens[0].1).await
     }
 
+    /// A further token of ada, that sees.
+    pub(super) async fn add_token(&self, expires: Option<Moment>) -> String {
+        let store = open_sqlite(&self.dir.path().join("controller.db"), Clock::start()).await.expect("a store");
+        let secret = Secret::generate().expect("random numbers");
+        let record = TokenRecord {
+            id: ids::token(),
+            digest: secret.digest(),
+            subject: "ada".parse().expect("a subject"),
+            roles: vec![Role::View],
+            groups: Vec::new(),
+            made: Moment::START,
+            expires,
+            revoked: None,
+        };
+        store.add_token(record).await.expect("kept");
+        store.close().await;
+        secret.reveal()
+    }
+
     /// Ends the server as a signal does: what is in flight is finished.
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.stopping.cancel();
         self.served.await.expect("does not panic").expect("serves to the end");
         self.tasks.stop();
@@ -91,11 +116,11 @@ impl World {
 }
 
 /// An endpoint as it talks.
-struct Talker {
+pub(super) struct Talker {
     endpoint: EndpointId,
     session: SessionId,
     send: tokio::sync::mpsc::Sender<wire::FromEndpoint>,
-    answers: Streaming<wire::ToEndpoint>,
+    pub(super) answers: Streaming<wire::ToEndpoint>,
 }
 
 fn register(endpoint: EndpointId, session: SessionId) -> wire::RegisterRequest {
@@ -111,7 +136,7 @@ fn register(endpoint: EndpointId, session: SessionId) -> wire::RegisterRequest {
 }
 
 impl Talker {
-    async fn new(client: &mut Client) -> Self {
+    pub(super) async fn new(client: &mut Client) -> Self {
         Self::named(client, "polaris").await
     }
 
@@ -163,12 +188,12 @@ fn credit(slots: u64) -> wire::from_endpoint::Message {
     })
 }
 
-fn order(endpoint: &str, tasks: usize) -> Submission {
+pub(super) fn order(endpoint: &str, tasks: usize) -> Submission {
     let tasks = vec![SubmissionTask::new(TaskSpec::Nothing); tasks];
     Submission::new(endpoint.into(), tasks)
 }
 
-fn status(error: ClientError) -> Status {
+pub(super) fn status(error: ClientError) -> Status {
     match error {
         ClientError::Refused(status) => status,
         other @ (ClientError::Url { .. }
@@ -178,7 +203,11 @@ fn status(error: ClientError) -> Status {
         | ClientError::NoCertificate
         | ClientError::Certificate
         | ClientError::Broken(_)
-        | ClientError::Connect { .. }
+        | ClientError::Unanswered(_)
+        | ClientError::Unwell(_)
+        | ClientError::Files(_)
+        | ClientError::Socket { .. }
+        | ClientError::Dial(_)
         | ClientError::Answer(_)) => panic!("not refused: {other}"),
     }
 }

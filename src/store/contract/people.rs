@@ -68,7 +68,12 @@ pub(in super::super) async fn an_endpoint_keeps_its_first_owner<S: Store>(store:
         ..renamed
     };
     let first = EndpointRecord { session: Some(session(3, 50)), seen: at(10), ..endpoint(1) };
-    assert_eq!(store.endpoints().await.expect("reads"), [second, first], "by name");
+    assert_eq!(store.endpoints().await.expect("reads"), [second.clone(), first.clone()], "by name");
+    for group in [Some("aps-9id".parse().expect("a group")), None] {
+        let regrouped = EndpointRecord { group, ..second.clone() };
+        store.claim(regrouped.clone(), session(2, 80), Vec::new(), at(60)).await.expect("claims");
+        assert_eq!(store.endpoints().await.expect("reads"), [regrouped, first.clone()], "its owner's newest group");
+    }
 }
 
 fn token(number: u8, made: u64) -> TokenRecord {

@@ -43,7 +43,10 @@ pub(super) fn claim(
          VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?)
          ON CONFLICT (id) DO UPDATE SET name = excluded.name, session = excluded.session, host = excluded.host,
              -- what spoke for the session before does not any more
-             epoch = epoch + 1, session_until = excluded.session_until, status = excluded.status, seen = excluded.seen",
+             epoch = epoch + 1,
+             -- the owner says who else may see it
+             group_name = CASE WHEN owner = excluded.owner THEN excluded.group_name ELSE group_name END,
+             session_until = excluded.session_until, status = excluded.status, seen = excluded.seen",
         row,
     )?;
     Ok(Claim::Granted)
