@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 /// A text that is no identifier.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{text:?} is not the id of any {kind}; give it as 00000000-0000-0000-0000-000000000000")]
+#[error("{kind} id {text:?} is malformed; give it as 00000000-0000-0000-0000-000000000000")]
 pub struct IdError {
     kind: &'static str,
     text: String,
@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(TaskId::from_bytes(id.uuid().as_bytes()), Ok(id));
         for other in ["", "0190163d8694739baea5966c26f8ad91", "{0190163d-8694-739b-aea5-966c26f8ad91}", &text[1..]] {
             let error = other.parse::<TaskId>().expect_err("no id").to_string();
-            assert!(error.contains("not a task id"), "{error}");
+            assert!(error.starts_with("task id ") && error.contains("is malformed"), "{error}");
         }
         assert!(TaskId::from_bytes(&[1, 2]).is_err());
     }
