@@ -213,6 +213,10 @@ pub(super) async fn dial(url: &str, endpoint: Endpoint) -> Result<Channel, DialE
         Ok(Ok(channel)) => match heard.first[..] {
             [0, 0, _, SETTINGS] => Ok(channel),
             [TLS_ALERT, ..] => Err(DialError::SpeaksTls { url: url.to_owned() }),
+            [] => Err(DialError::Broken {
+                url: url.to_owned(),
+                source: io::Error::from(io::ErrorKind::UnexpectedEof).into(),
+            }),
             _ => Err(DialError::NoController { url: url.to_owned() }),
         },
         Ok(Err(error)) => match DialError::of(url, &error) {

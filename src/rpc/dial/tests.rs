@@ -66,10 +66,9 @@ async fn secured(host: &str, port: u16, ca: &str) -> Result<Channel, DialError> 
 }
 
 fn fault(answer: Result<Channel, DialError>) -> CertificateFault {
-    match answer.expect_err("not trusted") {
-        DialError::Certificate { fault, .. } => fault,
-        other => panic!("not the certificate: {}", chain(&other)),
-    }
+    let error = answer.expect_err("not trusted");
+    let DialError::Certificate { fault, .. } = error else { panic!("not the certificate: {}", chain(&error)) };
+    fault
 }
 
 #[tokio::test]
@@ -128,9 +127,9 @@ async fn another_program_is_no_controller() {
     assert!(matches!(wrong, DialError::NoController { .. }), "{wrong:?}");
     let wrong = secured("127.0.0.1", port, &made(&["127.0.0.1"]).ca).await.expect_err("it is none");
     assert!(matches!(wrong, DialError::SpeaksNoTls { .. }), "{wrong:?}");
-    // without a word
-    let wrong = plain(port).await.expect_err("it is none");
-    assert!(matches!(wrong, DialError::NoController { .. }), "{wrong:?}");
+    // without a word: it may be a controller that has no room
+    let ended = plain(port).await.expect_err("it ends");
+    assert!(matches!(ended, DialError::Broken { .. }) && ended.is_passing(), "{ended:?}");
     served.await.expect("does not panic");
 }
 

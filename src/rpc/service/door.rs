@@ -109,13 +109,6 @@ pub(super) struct Inside(Visitor);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Full;
 
-/// Whether anybody has shown a secret on a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Acquaintance {
-    Stranger,
-    Known,
-}
-
 impl Door {
     /// One that lets in as many as the limits say.
     pub(super) fn new(limits: DoorLimits) -> Self {
@@ -204,32 +197,27 @@ impl Door {
         let _unset = stream.set_nodelay(true);
         let end = CancellationToken::new();
         let (inside, seen) = watch::channel(0);
+        // in the order in which they came, whichever task runs first
+        let number = self.number();
+        self.crowd_out(number, Outsider { peer: neighbourhood(peer.ip()), end: end.clone() });
         // ends with the connection, or when the door's grace is over
-        spawn("visitor", mind(self.clone(), peer, seen, end.clone(), stopping.clone()));
+        spawn("visitor", mind(self.clone(), peer, number, seen, end.clone(), stopping.clone()));
         let visitor = Visitor { door: self.clone(), peer, inside, tries: Arc::default(), end: end.clone() };
         Guarded { stream, visitor, ended: Box::pin(end.cancelled_owned()), _place: place }
     }
 
-    /// Waits until somebody is inside; or returns why nobody will be.
+    fn number(&self) -> u64 {
+        self.0.connections.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Waits until somebody is inside of a connection that is noted as outside; or returns why nobody will be.
     async fn wait(
         &self,
-        peer: IpAddr,
+        number: u64,
+        patience: Duration,
         inside: &mut watch::Receiver<usize>,
         end: &CancellationToken,
-        known: Acquaintance,
     ) -> Option<&'static str> {
-        let number = self.0.connections.fetch_add(1, Ordering::Relaxed);
-        let outsider = Outsider { peer, end: end.clone() };
-        let patience = match known {
-            Acquaintance::Stranger => {
-                self.crowd_out(number, outsider);
-                self.0.limits.patience
-            }
-            Acquaintance::Known => {
-                lock(&self.0.outside).idle.insert(number, outsider);
-                self.0.limits.idle
-            }
-        };
         let why = tokio::select! {
             // nothing is lost with the others: what is looked at stays
             seen = inside.wait_for(|inside| *inside > 0) => seen.is_err().then_some("it ended before it showed a secret"),
@@ -330,6 +318,7 @@ fn neighbourhood(address: IpAddr) -> IpAddr {
 async fn mind(
     door: Door,
     peer: SocketAddr,
+    number: u64,
     mut inside: watch::Receiver<usize>,
     end: CancellationToken,
     stopping: CancellationToken,
@@ -337,7 +326,7 @@ async fn mind(
     let grace = door.0.limits.grace;
     tokio::select! {
         // who waits for nothing any more is ended below
-        () = watch_over(&door, peer, &mut inside, &end, &stopping) => {}
+        () = watch_over(&door, peer, number, &mut inside, &end, &stopping) => {}
         () = async { stopping.cancelled().await; tokio::time::sleep(grace).await } => {}
     }
     end.cancel();
@@ -346,20 +335,23 @@ async fn mind(
 async fn watch_over(
     door: &Door,
     peer: SocketAddr,
+    number: u64,
     inside: &mut watch::Receiver<usize>,
     end: &CancellationToken,
     stopping: &CancellationToken,
 ) {
-    let mut known = Acquaintance::Stranger;
-    loop {
-        if let Some(why) = door.wait(neighbourhood(peer.ip()), inside, end, known).await {
-            if known == Acquaintance::Stranger && !stopping.is_cancelled() {
-                door.turn_away(peer, why);
-            }
-            return;
+    let DoorLimits { patience, idle, .. } = door.0.limits;
+    if let Some(why) = door.wait(number, patience, inside, end).await {
+        if !stopping.is_cancelled() {
+            door.turn_away(peer, why);
         }
-        known = Acquaintance::Known;
-        if inside.wait_for(|inside| *inside == 0).await.is_err() {
+        return;
+    }
+    while inside.wait_for(|inside| *inside == 0).await.is_ok() {
+        let number = door.number();
+        let outsider = Outsider { peer: neighbourhood(peer.ip()), end: end.clone() };
+        lock(&door.0.outside).idle.insert(number, outsider);
+        if door.wait(number, idle, inside, end).await.is_some() {
             return;
         }
     }
