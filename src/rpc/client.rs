@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 use super::certificate::ServerIdentity;
 use super::client_error::{Called, certificate_refused};
-use super::dial::{CONNECT, DialError, dial};
+use super::dial::{CONNECT_AGAIN, DialError, dial};
 use super::service::{KEEPALIVE, KEEPALIVE_TIMEOUT, LARGEST_MESSAGE};
 use super::view::{ActionView, EndpointView, EventView, TaskView};
 use super::wire;
@@ -281,7 +281,10 @@ fn endpoint(url: &str, ca: Option<&[u8]>, identity: Option<&ServerIdentity>) -> 
         (Some("http"), _) => return Err(ClientError::Plain { url: url.to_owned() }),
         (Some(_) | None, _) => return Err(wrong()),
     };
-    Ok(endpoint.connect_timeout(CONNECT).http2_keep_alive_interval(KEEPALIVE).keep_alive_timeout(KEEPALIVE_TIMEOUT))
+    Ok(endpoint
+        .connect_timeout(CONNECT_AGAIN)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT))
 }
 
 fn loopback(host: &str) -> bool {

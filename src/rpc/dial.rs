@@ -19,7 +19,10 @@ use tonic::codegen::{BoxFuture, Service, http::Uri};
 use tonic::transport::{self, Channel, Endpoint};
 
 /// Until a controller is given up that cannot be reached, or does not begin to speak: name, TCP and TLS together.
-pub(super) const CONNECT: Duration = Duration::from_secs(10);
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Until a channel that connects again gives up by itself: later than [`dial`], which tells why.
+pub(super) const CONNECT_AGAIN: Duration = Duration::from_secs(12);
 
 /// What a connection begins with is told by so many bytes.
 const FIRST: usize = 4;

@@ -234,11 +234,16 @@ impl Told {
         Self { child, lines }
     }
 
-    /// Connections that it has.
-    fn sockets(&self) -> usize {
+    /// Whether it has a connection by TCP.
+    fn is_connected(&self) -> bool {
         let files = fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it lives");
-        let links = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
-        links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
+        let links =
+            files.filter_map(|file| Some(fs::read_link(file.ok()?.path()).ok()?.to_string_lossy().into_owned()));
+        let its: Vec<String> = links.filter(|link| link.starts_with("socket:[")).collect();
+        let all = fs::read_to_string("/proc/net/tcp").expect("a file system");
+        let mut open = all.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        // 01 = established
+        open.any(|fields| fields[3] == "01" && its.contains(&format!("socket:[{}]", fields[9])))
     }
 
     fn next(&mut self) -> String {
@@ -272,7 +277,7 @@ async fn who_follows_tasks_follows_them_on_when_the_controller_was_killed() {
     };
     tokio::task::block_in_place(|| (0..2).for_each(|_| before.push(told(&watch.next()))));
     // the other is silent: it has connected, and while a task travels through all processes it has asked
-    tokio::time::timeout(LONG, async { while wait.sockets() == 0 {} }).await.expect("it connects");
+    tokio::time::timeout(LONG, async { while !wait.is_connected() {} }).await.expect("it connects");
     let other = site.submit(vec![TaskSpec::Nothing]).await[0];
     site.until_over(&[other]).await;
     let ended = (other.to_string(), StateName::Succeeded.name().to_owned());
@@ -300,5 +305,6 @@ async fn who_follows_tasks_follows_them_on_when_the_controller_was_killed() {
     let lines: Vec<&str> = log.lines().collect();
     assert!(lines.len() == 2 && lines[0].contains("connecting again") && lines[1].contains("connected again"), "{log}");
     let waited = tokio::task::block_in_place(|| wait.child.wait()).expect("it ends");
-    assert!(waited.success() && wait.next().contains("succeeded"), "{waited}");
+    let log = fs::read_to_string(site.at("task.log")).expect("made");
+    assert!(waited.success() && wait.next().contains("succeeded"), "{waited} {log}");
 }

@@ -119,8 +119,12 @@ async fn another_program_is_no_controller() {
     let served = spawn("web server", async move {
         for answer in ["HTTP/1.1 400 Bad Request\r\n\r\n", "HTTP/1.1 400 Bad Request\r\n\r\n", ""] {
             let (mut stream, _) = listener.accept().await.expect("comes");
-            let _heard = stream.read(&mut [0; 16]).await.expect("it speaks first");
+            let mut heard = [0; 4096];
+            assert!(stream.read(&mut heard).await.expect("it listens") > 0, "it speaks first");
             stream.write_all(answer.as_bytes()).await.expect("it listens");
+            stream.shutdown().await.expect("it listens");
+            // what is not read would take the answer with it
+            while let Ok(1..) = stream.read(&mut heard).await {}
         }
     });
     let wrong = plain(port).await.expect_err("it is none");
