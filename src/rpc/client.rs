@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 use super::certificate::ServerIdentity;
 use super::client_error::{Called, certificate_refused};
-use super::dial::{CONNECT, DialError, dial};
+use super::dial::{CONNECT_AGAIN, DialError, dial};
 use super::service::{KEEPALIVE, KEEPALIVE_TIMEOUT, LARGEST_MESSAGE};
 use super::view::{ActionView, EndpointView, EventView, TaskView};
 use super::wire;
@@ -78,18 +78,18 @@ pub struct Client {
 #[derive(Debug)]
 struct CalledController {
     url: String,
-    /// Whether a certificate may be asked for yet that was not shown.
-    may_ask_certificate: AtomicBool,
+    /// Whether the other side may refuse for a certificate: until its first answer.
+    may_concern_certificate: AtomicBool,
 }
 
 impl CalledController {
     /// What was answered.
     fn told<T>(&self, answer: Result<T, Status>, deadline: Duration) -> Result<T, ClientError> {
-        let may_ask_certificate = self.may_ask_certificate.load(Ordering::Relaxed);
+        let may_concern_certificate = self.may_concern_certificate.load(Ordering::Relaxed);
         if answer.as_ref().err().is_none_or(|status| status.source().is_none()) {
-            self.may_ask_certificate.store(false, Ordering::Relaxed);
+            self.may_concern_certificate.store(false, Ordering::Relaxed);
         }
-        answer.map_err(|status| ClientError::of(status, Called { url: &self.url, deadline, may_ask_certificate }))
+        answer.map_err(|status| ClientError::of(status, Called { url: &self.url, deadline, may_concern_certificate }))
     }
 
     fn answered<T>(&self, answer: Result<Response<T>, Status>, deadline: Duration) -> Result<T, ClientError> {
@@ -106,12 +106,13 @@ impl Client {
         let Target { url, ca, token, identity } = target;
         let bearer = MetadataValue::try_from(format!("Bearer {token}")).map_err(|_| ClientError::Token)?;
         let endpoint = endpoint(url, ca.as_deref(), identity.as_ref())?;
-        let may_ask_certificate = endpoint.uri().scheme_str() == Some("https") && identity.is_none();
+        let may_concern_certificate = endpoint.uri().scheme_str() == Some("https");
         let channel = dial(url, endpoint).await.map_err(|error| {
             // the other side may refuse in the middle of the handshake
             certificate_refused(&error).unwrap_or_else(|| error.into())
         })?;
-        let called = CalledController { url: url.clone(), may_ask_certificate: AtomicBool::new(may_ask_certificate) };
+        let called =
+            CalledController { url: url.clone(), may_concern_certificate: AtomicBool::new(may_concern_certificate) };
         let service = InterceptedService::new(channel, Bearer(bearer));
         Ok(Self {
             tasks: TasksClient::new(service.clone()).max_decoding_message_size(LARGEST_MESSAGE),
@@ -280,7 +281,10 @@ fn endpoint(url: &str, ca: Option<&[u8]>, identity: Option<&ServerIdentity>) -> 
         (Some("http"), _) => return Err(ClientError::Plain { url: url.to_owned() }),
         (Some(_) | None, _) => return Err(wrong()),
     };
-    Ok(endpoint.connect_timeout(CONNECT).http2_keep_alive_interval(KEEPALIVE).keep_alive_timeout(KEEPALIVE_TIMEOUT))
+    Ok(endpoint
+        .connect_timeout(CONNECT_AGAIN)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT))
 }
 
 fn loopback(host: &str) -> bool {

@@ -60,10 +60,10 @@ pub enum ClientError {
     /// It does not believe who connects.
     #[error("the controller does not accept the certificate; `speckled controller certify` makes one of its own CA")]
     Certificate,
-    /// The connection ended before the first answer, and no certificate was shown.
+    /// The connection ended before the first answer: with TLS one that is refused for its certificate ends so, too.
     #[error(
-        "the connection broke before the first answer; try again, with a certificate if the controller asks for one \
-         (--certificate, --key)"
+        "the connection broke before the first answer; try again, and if the controller asks for certificates, with one \
+         of its CA (--certificate, --key)"
     )]
     Unanswered(#[source] BrokenCall),
     /// The connection ended in the middle of a call.
@@ -103,8 +103,8 @@ pub(super) struct Called<'a> {
     pub(super) url: &'a str,
     /// The call's time.
     pub(super) deadline: Duration,
-    /// Whether a certificate might be asked for that was not shown: until the first answer.
-    pub(super) may_ask_certificate: bool,
+    /// Whether the other side may refuse for a certificate: until its first answer.
+    pub(super) may_concern_certificate: bool,
 }
 
 impl ClientError {
@@ -128,7 +128,7 @@ impl ClientError {
 
     /// What became of a call.
     pub(super) fn of(status: Status, called: Called<'_>) -> Self {
-        let Called { url, deadline, may_ask_certificate } = called;
+        let Called { url, deadline, may_concern_certificate } = called;
         if let Some(error) = certificate_refused(&status) {
             return error;
         }
@@ -139,7 +139,7 @@ impl ClientError {
         match DialError::of(url, source) {
             // the channel made a new connection for the call, or tried to
             Some(error) => error.into(),
-            None if may_ask_certificate => Self::Unanswered(BrokenCall(status)),
+            None if may_concern_certificate => Self::Unanswered(BrokenCall(status)),
             None => Self::Broken(BrokenCall(status)),
         }
     }

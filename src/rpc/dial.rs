@@ -19,7 +19,10 @@ use tonic::codegen::{BoxFuture, Service, http::Uri};
 use tonic::transport::{self, Channel, Endpoint};
 
 /// Until a controller is given up that cannot be reached, or does not begin to speak: name, TCP and TLS together.
-pub(super) const CONNECT: Duration = Duration::from_secs(10);
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Until a channel that connects again gives up by itself: later than [`dial`], which tells why.
+pub(super) const CONNECT_AGAIN: Duration = Duration::from_secs(12);
 
 /// What a connection begins with is told by so many bytes.
 const FIRST: usize = 4;
@@ -213,6 +216,10 @@ pub(super) async fn dial(url: &str, endpoint: Endpoint) -> Result<Channel, DialE
         Ok(Ok(channel)) => match heard.first[..] {
             [0, 0, _, SETTINGS] => Ok(channel),
             [TLS_ALERT, ..] => Err(DialError::SpeaksTls { url: url.to_owned() }),
+            [] => Err(DialError::Broken {
+                url: url.to_owned(),
+                source: io::Error::from(io::ErrorKind::UnexpectedEof).into(),
+            }),
             _ => Err(DialError::NoController { url: url.to_owned() }),
         },
         Ok(Err(error)) => match DialError::of(url, &error) {

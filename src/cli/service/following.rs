@@ -45,7 +45,8 @@ pub(super) struct Following {
     filter: TaskFilter,
     patience: Patience,
     client: Client,
-    changes: Changes,
+    /// None while the connection is broken.
+    changes: Option<Changes>,
     /// Changed while the connection was broken, and not shown yet.
     missed: VecDeque<TaskView>,
     shown: Shown,
@@ -70,10 +71,21 @@ struct Seen {
 impl Following {
     /// Connects, and listens from now on.
     pub(super) async fn start(remote: RemoteArgs, filter: TaskFilter) -> Result<Self, ServiceError> {
-        let mut client = remote.connect().await?;
-        let changes = client.watch(&filter).await?;
+        let client = remote.connect().await?;
+        Self::over(client, remote, filter).await
+    }
+
+    /// Listens from now on to a controller that has answered before.
+    pub(super) async fn over(mut client: Client, remote: RemoteArgs, filter: TaskFilter) -> Result<Self, ServiceError> {
+        let begun = client.watch(&filter).await;
         let (missed, shown) = (VecDeque::new(), Shown::default());
-        Ok(Self { remote, filter, patience: Patience::default(), client, changes, missed, shown })
+        let mut following =
+            Self { remote, filter, patience: Patience::default(), client, changes: None, missed, shown };
+        match begun {
+            Ok(changes) => following.changes = Some(changes),
+            Err(error) => following.come_back(error.into()).await?,
+        }
+        Ok(following)
     }
 
     /// For further questions.
@@ -84,19 +96,21 @@ impl Following {
     /// The next task that changed.
     pub(super) async fn next(&mut self) -> Result<TaskView, ServiceError> {
         loop {
-            let task = match self.missed.pop_front() {
-                Some(task) => task,
-                None => match self.changes.next().await {
-                    Ok(Some(task)) => task,
-                    Ok(None) => {
-                        self.come_back(ServiceError::Ended).await?;
-                        continue;
-                    }
-                    Err(error) => {
-                        self.come_back(error.into()).await?;
-                        continue;
-                    }
-                },
+            let heard = match (self.missed.pop_front(), &mut self.changes) {
+                (Some(task), _) => Ok(Some(task)),
+                (None, Some(changes)) => changes.next().await,
+                (None, None) => Ok(None),
+            };
+            let task = match heard {
+                Ok(Some(task)) => task,
+                Ok(None) => {
+                    self.come_back(ServiceError::Ended).await?;
+                    continue;
+                }
+                Err(error) => {
+                    self.come_back(error.into()).await?;
+                    continue;
+                }
             };
             if self.shown.is_news(&task) {
                 return Ok(task);
@@ -138,7 +152,7 @@ impl Following {
         let now = client.list(&self.filter, MOST).await?;
         let missed = now.into_iter().rev().filter(|task| self.shown.may_have_missed(task));
         self.missed.extend(missed);
-        (self.client, self.changes) = (client, changes);
+        (self.client, self.changes) = (client, Some(changes));
         Ok(())
     }
 }

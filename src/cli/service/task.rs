@@ -130,10 +130,11 @@ async fn cancel(TasksArgs { tasks, form, remote }: TasksArgs) -> Result<Exit, Fa
 }
 
 async fn follow(TasksArgs { tasks, form, remote }: TasksArgs) -> Result<Exit, Failure> {
-    let action = one_action(&all(&mut remote.connect().await?, &tasks).await?);
+    let mut client = remote.connect().await?;
+    let action = one_action(&all(&mut client, &tasks).await?);
     let filter = TaskFilter { action, states: StateName::ENDS.into(), ..TaskFilter::default() };
     // first listen, then look: a change in between is heard
-    let mut following = Following::start(remote, filter).await?;
+    let mut following = Following::over(client, remote, filter).await?;
     loop {
         let now = match all(following.client(), &tasks).await {
             Ok(now) => now,

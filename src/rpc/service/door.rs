@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -51,14 +51,28 @@ struct DoorShared {
     limits: DoorLimits,
     /// A permit for each connection that there may be.
     room: Arc<Semaphore>,
-    /// How many connections each address has.
-    peers: Mutex<HashMap<IpAddr, usize>>,
+    present: Mutex<Present>,
     outside: Mutex<Outside>,
     connections: AtomicU64,
     inside: AtomicUsize,
     refused: AtomicU64,
     /// When the log was last told of somebody who was refused, and of what the system refuses.
     said: Mutex<(Option<Instant>, Option<Instant>)>,
+}
+
+/// Connections that there are.
+#[derive(Debug, Default)]
+struct Present {
+    of: HashMap<IpAddr, PeerCount>,
+    /// Those that were ended for others, and are not gone yet: their places are as good as free.
+    ending: usize,
+}
+
+/// Of one address.
+#[derive(Debug, Default)]
+struct PeerCount {
+    all: usize,
+    ending: usize,
 }
 
 /// Connections that nobody is inside of, the oldest first.
@@ -74,7 +88,11 @@ struct Outside {
 struct Outsider {
     peer: IpAddr,
     end: CancellationToken,
+    leaving: Leaving,
 }
+
+/// Whether a connection is gone, or was ended for others: whatever is first counts.
+type Leaving = Arc<AtomicBool>;
 
 /// A connection that was accepted. Reads and writes fail once its time is over.
 pub(super) struct Guarded {
@@ -88,6 +106,7 @@ pub(super) struct Guarded {
 struct Place {
     door: Door,
     peer: IpAddr,
+    leaving: Leaving,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -109,20 +128,13 @@ pub(super) struct Inside(Visitor);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Full;
 
-/// Whether anybody has shown a secret on a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Acquaintance {
-    Stranger,
-    Known,
-}
-
 impl Door {
     /// One that lets in as many as the limits say.
     pub(super) fn new(limits: DoorLimits) -> Self {
         Self(Arc::new(DoorShared {
             room: Arc::new(Semaphore::new(limits.connections)),
             limits,
-            peers: Mutex::default(),
+            present: Mutex::default(),
             outside: Mutex::default(),
             connections: AtomicU64::new(0),
             inside: AtomicUsize::new(0),
@@ -177,15 +189,18 @@ impl Door {
     async fn admit(&self, stream: TcpStream, peer: SocketAddr, stopping: &CancellationToken) -> Option<Guarded> {
         let DoorShared { limits, room, .. } = &*self.0;
         let address = neighbourhood(peer.ip());
-        let is_crowd = lock(&self.0.peers).get(&address).is_some_and(|count| *count >= limits.of_peer);
+        let is_crowd = {
+            let present = lock(&self.0.present);
+            present.of.get(&address).is_some_and(|PeerCount { all, ending }| all - ending >= limits.of_peer)
+        };
         if is_crowd && !self.end_oldest(Some(address)) {
             self.turn_away(peer, "its address has as many connections as one may have");
             return None;
         }
         let permit = match Arc::clone(room).try_acquire_owned() {
             Ok(permit) => Some(permit),
-            Err(_) if self.end_oldest(None) => {
-                // whoever is ended is so at once; should it not be, this one is not let in
+            Err(_) if lock(&self.0.present).ending > 0 || self.end_oldest(None) => {
+                // whoever is ended is gone at once; should it not be, this one is not let in
                 tokio::time::timeout(ROOM, Arc::clone(room).acquire_owned()).await.ok().and_then(Result::ok)
             }
             Err(_) => None,
@@ -194,8 +209,8 @@ impl Door {
             self.turn_away(peer, "there are as many connections as there may be");
             return None;
         };
-        *lock(&self.0.peers).entry(address).or_default() += 1;
-        let place = Place { door: self.clone(), peer: address, _permit: permit };
+        lock(&self.0.present).of.entry(address).or_default().all += 1;
+        let place = Place { door: self.clone(), peer: address, leaving: Leaving::default(), _permit: permit };
         Some(self.guard(stream, peer, place, stopping))
     }
 
@@ -204,32 +219,29 @@ impl Door {
         let _unset = stream.set_nodelay(true);
         let end = CancellationToken::new();
         let (inside, seen) = watch::channel(0);
+        // in the order in which they came, whichever task runs first
+        let number = self.number();
+        let outsider = Outsider { peer: place.peer, end: end.clone(), leaving: Arc::clone(&place.leaving) };
+        let leaving = Arc::clone(&place.leaving);
+        self.crowd_out(number, outsider);
         // ends with the connection, or when the door's grace is over
-        spawn("visitor", mind(self.clone(), peer, seen, end.clone(), stopping.clone()));
+        spawn("visitor", mind(self.clone(), peer, number, seen, end.clone(), leaving, stopping.clone()));
         let visitor = Visitor { door: self.clone(), peer, inside, tries: Arc::default(), end: end.clone() };
         Guarded { stream, visitor, ended: Box::pin(end.cancelled_owned()), _place: place }
     }
 
-    /// Waits until somebody is inside; or returns why nobody will be.
+    fn number(&self) -> u64 {
+        self.0.connections.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Waits until somebody is inside of a connection that is noted as outside; or returns why nobody will be.
     async fn wait(
         &self,
-        peer: IpAddr,
+        number: u64,
+        patience: Duration,
         inside: &mut watch::Receiver<usize>,
         end: &CancellationToken,
-        known: Acquaintance,
     ) -> Option<&'static str> {
-        let number = self.0.connections.fetch_add(1, Ordering::Relaxed);
-        let outsider = Outsider { peer, end: end.clone() };
-        let patience = match known {
-            Acquaintance::Stranger => {
-                self.crowd_out(number, outsider);
-                self.0.limits.patience
-            }
-            Acquaintance::Known => {
-                lock(&self.0.outside).idle.insert(number, outsider);
-                self.0.limits.idle
-            }
-        };
         let why = tokio::select! {
             // nothing is lost with the others: what is looked at stays
             seen = inside.wait_for(|inside| *inside > 0) => seen.is_err().then_some("it ended before it showed a secret"),
@@ -255,10 +267,20 @@ impl Door {
             (false, false) => None,
         };
         if let Some(oldest) = oldest.map(|(number, _)| *number)
-            && let Some(Outsider { end, .. }) = outside.waiting.remove(&oldest)
+            && let Some(outsider) = outside.waiting.remove(&oldest)
         {
-            end.cancel();
+            self.end(&outsider);
         }
+    }
+
+    /// Ends a connection for others' sake.
+    fn end(&self, Outsider { peer, end, leaving }: &Outsider) {
+        let mut present = lock(&self.0.present);
+        if !leaving.swap(true, Ordering::Relaxed) {
+            present.ending += 1;
+            present.of.entry(*peer).or_default().ending += 1;
+        }
+        end.cancel();
     }
 
     /// Ends the connection that has shown nothing for longest, else the one that is idle for longest, of an address or
@@ -269,9 +291,9 @@ impl Door {
         for connections in [waiting, idle] {
             let oldest = connections.iter().find(|(_, other)| of.is_none_or(|peer| other.peer == peer));
             if let Some(oldest) = oldest.map(|(number, _)| *number)
-                && let Some(Outsider { end, .. }) = connections.remove(&oldest)
+                && let Some(outsider) = connections.remove(&oldest)
             {
-                end.cancel();
+                self.end(&outsider);
                 return true;
             }
         }
@@ -330,14 +352,16 @@ fn neighbourhood(address: IpAddr) -> IpAddr {
 async fn mind(
     door: Door,
     peer: SocketAddr,
+    number: u64,
     mut inside: watch::Receiver<usize>,
     end: CancellationToken,
+    leaving: Leaving,
     stopping: CancellationToken,
 ) {
     let grace = door.0.limits.grace;
     tokio::select! {
         // who waits for nothing any more is ended below
-        () = watch_over(&door, peer, &mut inside, &end, &stopping) => {}
+        () = watch_over(&door, peer, number, &mut inside, (&end, &leaving), &stopping) => {}
         () = async { stopping.cancelled().await; tokio::time::sleep(grace).await } => {}
     }
     end.cancel();
@@ -346,20 +370,24 @@ async fn mind(
 async fn watch_over(
     door: &Door,
     peer: SocketAddr,
+    number: u64,
     inside: &mut watch::Receiver<usize>,
-    end: &CancellationToken,
+    (end, leaving): (&CancellationToken, &Leaving),
     stopping: &CancellationToken,
 ) {
-    let mut known = Acquaintance::Stranger;
-    loop {
-        if let Some(why) = door.wait(neighbourhood(peer.ip()), inside, end, known).await {
-            if known == Acquaintance::Stranger && !stopping.is_cancelled() {
-                door.turn_away(peer, why);
-            }
-            return;
+    let DoorLimits { patience, idle, .. } = door.0.limits;
+    if let Some(why) = door.wait(number, patience, inside, end).await {
+        if !stopping.is_cancelled() {
+            door.turn_away(peer, why);
         }
-        known = Acquaintance::Known;
-        if inside.wait_for(|inside| *inside == 0).await.is_err() {
+        return;
+    }
+    while inside.wait_for(|inside| *inside == 0).await.is_ok() {
+        let number = door.number();
+        let (peer, leaving) = (neighbourhood(peer.ip()), Arc::clone(leaving));
+        let outsider = Outsider { peer, end: end.clone(), leaving };
+        lock(&door.0.outside).idle.insert(number, outsider);
+        if door.wait(number, idle, inside, end).await.is_some() {
             return;
         }
     }
@@ -399,11 +427,14 @@ impl Drop for Inside {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut peers = lock(&self.door.0.peers);
-        if let Some(count) = peers.get_mut(&self.peer) {
-            *count -= 1;
-            if *count == 0 {
-                peers.remove(&self.peer);
+        let mut present = lock(&self.door.0.present);
+        let was_ended = self.leaving.swap(true, Ordering::Relaxed);
+        present.ending -= usize::from(was_ended);
+        if let Some(count) = present.of.get_mut(&self.peer) {
+            count.all -= 1;
+            count.ending -= usize::from(was_ended);
+            if count.all == 0 {
+                present.of.remove(&self.peer);
             }
         }
     }
