@@ -194,6 +194,9 @@ async fn no_reference_of_a_file_leads_out_of_the_roots() {
     }
 }
 
+/// Spoils the input of a task.
+type Spoil<'s> = &'s dyn Fn(&mut World);
+
 /// Groups, the files themselves, and siblings.
 #[tokio::test]
 async fn no_other_link_leads_out_of_the_roots() {
@@ -202,7 +205,7 @@ async fn no_other_link_leads_out_of_the_roots() {
         fs::remove_file(path).expect("removed");
         symlink(target, path).expect("a link");
     };
-    let cases: [(&str, &dyn Fn(&mut World)); 5] = [
+    let cases: [(&str, Spoil<'_>); 5] = [
         ("a linked group of a raw file", &|world| {
             let path = world.at("data/hostile.h5");
             File::create(&path)

@@ -67,10 +67,13 @@ impl Assembly {
             what: format!("there is neither {FRAMES} nor {GROUP}/{NUMBERED}000001"),
             remedy: "name the file with the frames",
         };
-        let (path, group) = locate_group(opener, path, GROUP).map_err(|error| match error {
-            DatasetError::Hdf5 { action, .. } if action == format!("open {GROUP}") => absent(),
-            other => other,
-        })?;
+        let found = locate_group(opener, path, GROUP);
+        if let Err(DatasetError::Hdf5 { action, .. }) = &found
+            && *action == format!("open {GROUP}")
+        {
+            return Err(absent());
+        }
+        let (path, group) = found?;
         let path = path.as_path();
         let name = group.name();
         if group.link_exists("data") {

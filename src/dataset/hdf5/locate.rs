@@ -1,6 +1,7 @@
 //! Finds an object and the file that really holds it, through external links.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use hdf5::{Dataset, Group};
@@ -102,17 +103,17 @@ pub(super) fn resolve(opener: &Opener, holder: &Path, target: &Path, object: &st
     if let Some(beside) = beside.filter(|beside| *beside != named && opener.open(beside).is_ok()) {
         return Ok(beside);
     }
-    Err(match refusal {
-        DatasetError::Outside { .. } => {
-            let link = Some(opener::OutsideLink { holder: holder.to_owned(), object: object.to_owned() });
-            DatasetError::Outside { path: named, link }
-        }
-        DatasetError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => DatasetError::Raw {
-            path: holder.to_owned(),
-            place: object.to_owned(),
-            what: format!("links to {}, which does not exist", named.display()),
-            remedy: "copy the linked file beside this one",
-        },
-        other => other,
+    if matches!(refusal, DatasetError::Outside { .. }) {
+        let link = Some(opener::OutsideLink { holder: holder.to_owned(), object: object.to_owned() });
+        return Err(DatasetError::Outside { path: named, link });
+    }
+    if !matches!(&refusal, DatasetError::Io { source, .. } if source.kind() == ErrorKind::NotFound) {
+        return Err(refusal);
+    }
+    Err(DatasetError::Raw {
+        path: holder.to_owned(),
+        place: object.to_owned(),
+        what: format!("links to {}, which does not exist", named.display()),
+        remedy: "copy the linked file beside this one",
     })
 }
