@@ -387,7 +387,12 @@ mod tests {
         let empty = wire::NewTask { spec: Some(wire::TaskSpec { kind: None }), ..new_task() };
         assert_eq!(refused(empty), "spec.kind: is missing");
         let filter = wire::Filter { action: "7".into(), ..Default::default() };
-        assert!(TaskFilter::try_from(filter).expect_err("no id").to_string().starts_with("action: action id \"7\" is malformed"));
+        assert!(
+            TaskFilter::try_from(filter)
+                .expect_err("no id")
+                .to_string()
+                .starts_with("action: action id \"7\" is malformed")
+        );
         let filter = wire::Filter { states: vec![0], ..Default::default() };
         assert!(TaskFilter::try_from(filter).is_err());
     }
