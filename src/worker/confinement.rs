@@ -1,6 +1,7 @@
 //! What an executor's process may use: the roots, its own directory, what programs run on, and what CUDA opens. Confines
 //! nothing itself but for [`confine`], which hands the list to `runtime::sandbox`.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,9 @@ const SYSTEM: [&str; 12] = [
 
 /// Devices that any program uses.
 const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/shm"];
+
+/// How the names of the driver's libraries begin.
+const DRIVER_LIBRARIES: [&str; 2] = ["libcuda", "libnvidia"];
 
 /// How NVIDIA's device files and directories are named in `/dev`.
 const GPU_DEVICES: &str = "nvidia";
@@ -66,11 +70,26 @@ fn confinement(assignment: &Assignment, roots: Option<&Roots>) -> Confinement {
         write.extend_from_slice(roots.write());
     }
     if assignment.gpu.is_some() {
+        read.extend(driver_places());
         write.extend(gpu_devices());
         write.extend(gpu_cache());
         write.push(variable("CUDA_MPS_PIPE_DIRECTORY").unwrap_or_else(|| GPU_SHARING.into()));
     }
     Confinement { read, write }
+}
+
+/// Where the driver's libraries are that a site's own directories link to.
+fn driver_places() -> Vec<PathBuf> {
+    let directories: Vec<PathBuf> =
+        env::var_os("LD_LIBRARY_PATH").iter().flat_map(env::split_paths).filter(|path| path.is_absolute()).collect();
+    let is_driver = |path: &Path| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        DRIVER_LIBRARIES.iter().any(|beginning| name.starts_with(beginning))
+    };
+    let entries = directories.iter().filter_map(|directory| std::fs::read_dir(directory).ok()).flatten();
+    let libraries = entries.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| is_driver(path));
+    let places = libraries.filter_map(|library| library.canonicalize().ok()?.parent().map(Path::to_owned));
+    places.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn gpu_devices() -> Vec<PathBuf> {
