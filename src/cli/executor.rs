@@ -14,7 +14,6 @@ use crate::worker::assignment::{Assignment, Conclusion, ExecutorLine};
 use crate::worker::confinement::confine;
 use crate::worker::execute::execute;
 use crate::worker::naming::WorkerNaming;
-use crate::worker::paths::opened;
 use crate::worker::reporter::{Reporter, say};
 use crate::worker::watchdog::Watchdog;
 
@@ -23,8 +22,8 @@ pub(super) fn run() -> Result<Exit, Failure> {
     logging::init(true, Form::Quiet);
     let interrupt = Interrupt::install().map_err(ProcessError::Signals)?;
     let assignment = Assignment::read(io::stdin().lock())?;
-    // before any thread starts; roots that cannot be used are told when the work asks for them
-    confine(&assignment, opened(&assignment.roots).ok().as_ref());
+    // before any thread starts
+    confine(&assignment);
     let watchdog = Watchdog::start(endless).map_err(ProcessError::Watchdog)?;
     let reporter = Reporter::new(io::stdout(), || interrupt.signal().is_some());
     say(&mut io::stdout(), &ExecutorLine::Ready).map_err(ProcessError::Stdout)?;

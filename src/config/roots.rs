@@ -183,16 +183,6 @@ impl Roots {
         &self.mounts
     }
 
-    /// Directories below which tasks may read; those below which they may write are besides.
-    pub fn read(&self) -> &[PathBuf] {
-        &self.read
-    }
-
-    /// Directories below which tasks may write.
-    pub fn write(&self) -> &[PathBuf] {
-        &self.write
-    }
-
     /// Makes a directory below a root that may be written, and those between them.
     ///
     /// # Errors

@@ -6,7 +6,6 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use super::assignment::{Assignment, Computation};
-use crate::config::roots::Roots;
 use crate::runtime::sandbox::{self, Confinement, ConfinementLevel};
 
 /// Programs and libraries with what they read of the system: nothing of it is secret. Of `/proc`, the kernel shows a
@@ -43,11 +42,11 @@ const GPU_SHARING: &str = "/tmp/nvidia-mps";
 
 /// Confines this process to what its assignment needs, and tells how far that went. Before its threads start: they are
 /// confined with it. Nothing to do needs nothing.
-pub fn confine(assignment: &Assignment, roots: Option<&Roots>) {
+pub fn confine(assignment: &Assignment) {
     if assignment.work == Computation::Nothing {
         return;
     }
-    let confinement = confinement(assignment, roots);
+    let confinement = confinement(assignment);
     match sandbox::confine(&confinement) {
         Ok(level @ ConfinementLevel::Full) => tracing::info!("this process is {level}"),
         Ok(level @ (ConfinementLevel::Partial | ConfinementLevel::None)) => tracing::warn!("this process is {level}"),
@@ -58,17 +57,16 @@ pub fn confine(assignment: &Assignment, roots: Option<&Roots>) {
     }
 }
 
-fn confinement(assignment: &Assignment, roots: Option<&Roots>) -> Confinement {
+fn confinement(assignment: &Assignment) -> Confinement {
     let named = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
     let mut read = named(&SYSTEM);
     let mut write = named(&DEVICES);
     read.extend(env::current_exe());
     read.extend(env::var_os("LD_LIBRARY_PATH").iter().flat_map(env::split_paths).filter(|path| path.is_absolute()));
     write.extend(env::current_dir());
-    if let Some(roots) = roots {
-        read.extend_from_slice(roots.read());
-        write.extend_from_slice(roots.write());
-    }
+    // as they are configured: what is wrong with one is told by whoever asks for it, and not as a lack of rights
+    read.extend_from_slice(&assignment.roots.raw.read);
+    write.extend_from_slice(&assignment.roots.raw.write);
     if assignment.gpu.is_some() {
         read.extend(driver_places());
         write.extend(gpu_devices());
