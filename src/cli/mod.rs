@@ -14,6 +14,8 @@ use clap_complete::Shell;
 
 use exit::{Exit, Failure};
 
+use crate::runtime::process::close_inherited;
+
 mod argv;
 mod corr;
 mod executor;
@@ -91,11 +93,37 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(code.code());
         }
     };
+    if cli.command.is_lasting() {
+        // SAFETY: nothing has been opened by this program yet; the arguments were read from memory.
+        unsafe { close_inherited() };
+    }
     let exit = run(cli.command).unwrap_or_else(|failure| {
         output::error(&failure);
         failure.exit()
     });
     ExitCode::from(exit.code())
+}
+
+impl Command {
+    /// Whether it runs on when whoever started it has gone, or starts what does.
+    fn is_lasting(&self) -> bool {
+        match self {
+            Self::Controller(command) => command.is_lasting(),
+            Self::Endpoint(command) => command.is_lasting(),
+            Self::Worker(_) | Self::Executor => true,
+            Self::Corr(_)
+            | Self::Info(_)
+            | Self::Simulate(_)
+            | Self::Token(_)
+            | Self::Submit(_)
+            | Self::Status(_)
+            | Self::Watch(_)
+            | Self::Explain(_)
+            | Self::Task(_)
+            | Self::Bench(_)
+            | Self::Completions { .. } => false,
+        }
+    }
 }
 
 fn run(command: Command) -> Result<Exit, Failure> {

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::{BlockRequest, JobId, JobSight, JobState, Provider, ProviderError, SoughtBlock, SubmitAnswer};
 use crate::config::endpoint::WorkerOptions;
 use crate::ids::{BlockId, WorkerId};
+use crate::runtime::contain;
 use crate::runtime::ids;
 use crate::runtime::process::{Launch, MARK, Process, ProcessName, argument_after, find_with_arguments, kill_marked};
 use crate::runtime::tasks::spawn;
@@ -246,7 +247,12 @@ fn find_by_tag(block: BlockId) -> Option<LocalJobName> {
 /// Ends what a dead worker's attempts have left: their leaders died with it, what those had started may run on. Its
 /// tasks are given out anew after that.
 async fn clear_away(worker: WorkerId) {
-    match tokio::task::spawn_blocking(move || kill_marked(MARK, &worker.to_string())).await {
+    let clear = move || {
+        let owner = worker.to_string();
+        contain::clear(&owner);
+        kill_marked(MARK, &owner)
+    };
+    match tokio::task::spawn_blocking(clear).await {
         Ok(0) => {}
         Ok(processes) => tracing::warn!(%worker, processes, "a worker's processes were left, and are killed"),
         Err(error) => tracing::error!(%worker, %error, "looking for what a worker has left failed"),

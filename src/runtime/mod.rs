@@ -5,6 +5,7 @@
 #![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
 
 pub mod clock;
+pub mod contain;
 pub mod files;
 pub mod ids;
 pub mod lease;

@@ -20,6 +20,9 @@ use crate::task::ending::{Ending, Exit};
 /// A variable that all processes of a worker's attempts have; its value is the worker's id.
 pub const MARK: &str = "SPECKLED_WORKER";
 
+/// The first descriptor behind the three streams.
+const FIRST_DESCRIPTOR: libc::c_uint = 3;
+
 /// How often processes are looked for that start others as fast as they are killed.
 const ROUNDS: usize = 100;
 
@@ -184,16 +187,52 @@ fn processes() -> impl Iterator<Item = ProcessName> {
     entries.filter_map(|entry| ProcessName::of(entry.file_name().to_str()?.parse().ok()?))
 }
 
-/// Whether a process has a variable; those of other users do not tell.
-fn carries(pid: u32, mark: &[u8]) -> bool {
+/// Whether a process began with a variable of a value, `NAME=VALUE`; those of other users do not tell.
+pub(super) fn carries(pid: u32, mark: &[u8]) -> bool {
+    began_with(pid, |variable| variable == mark)
+}
+
+/// Whether a process began with a variable, whatever its value.
+pub(super) fn carries_any(pid: u32, name: &str) -> bool {
+    let name = name.as_bytes();
+    began_with(pid, |variable| variable.strip_prefix(name).is_some_and(|rest| rest.starts_with(b"=")))
+}
+
+fn began_with(pid: u32, wanted: impl Fn(&[u8]) -> bool) -> bool {
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    environment.split(|byte| *byte == 0).any(|variable| variable == mark)
+    environment.split(|byte| *byte == 0).any(wanted)
+}
+
+/// Whose child a process is.
+pub(super) fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn open(pid: u32, flags: PidfdFlags) -> io::Result<OwnedFd> {
     let none = || io::Error::from(io::ErrorKind::NotFound);
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(none)?;
     Ok(pidfd_open(pid, flags)?)
+}
+
+/// Closes what whoever started this process had open, beyond the three streams: neither this process nor what it starts
+/// keeps a file from being deleted or a pipe from ending.
+///
+/// # Safety
+/// To be called before this program has opened anything: a descriptor that somebody owns would be closed under it.
+pub unsafe fn close_inherited() {
+    // SAFETY: a system call without pointers; nobody owns what it closes, as the caller says. One that is not there (Linux
+    // 5.9) closes nothing.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, FIRST_DESCRIPTOR, libc::c_uint::MAX, 0) };
+    if closed == 0 {
+        return;
+    }
+    let open = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let numbers: Vec<i32> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for number in numbers.into_iter().filter(|number| *number >= FIRST_DESCRIPTOR.cast_signed()) {
+        // SAFETY: as above; that of the directory, which was closed with it, is not open any more.
+        unsafe { libc::close(number) };
+    }
 }
 
 /// Has a command start in a session of its own: it does not end with this process, nor by its terminal's Ctrl-C.

@@ -17,7 +17,7 @@ use speckled::store::{StateName, TaskFilter};
 use speckled::task::spec::TaskSpec;
 
 use crate::proxy::Proxy;
-use crate::unfit::until_shown;
+use crate::unfit::{namespaces, until_shown};
 use crate::world::{Controller, Daemon, Site, done, order};
 
 /// Rounds of the random test where nobody says: one kill each.
@@ -88,7 +88,7 @@ async fn nothing_that_an_attempt_started_outlives_its_worker() {
     let first = site.let_go("mark");
     let sleepers = loop {
         let sleepers = site.processes("sleep");
-        if sleepers.len() == 2 {
+        if sleepers.len() == 3 {
             break sleepers;
         }
         tokio::task::yield_now().await;
@@ -104,9 +104,47 @@ async fn nothing_that_an_attempt_started_outlives_its_worker() {
     drop(second);
     let over = site.until_over(&[task]).await;
     assert_eq!(over[0].state, StateName::Succeeded, "{over:?}");
-    // what the second left went with its group, but for the one that has left that
-    while site.processes("sleep").len() > 1 {
-        tokio::task::yield_now().await;
+    assert_eq!(site.processes("sleep"), BTreeSet::new(), "what the second left went with it");
+}
+
+/// With control groups where the tester may make them, and without.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_cancelled_command_started_is_gone_when_it_is_over() {
+    for script in [r#"exec "$@""#, r#"mount -t tmpfs tmpfs /sys/fs/cgroup; exec "$@""#] {
+        let mut site = Site::new(60, 1);
+        site.start_endpoint_within(&[namespaces()], script);
+        let task = site.submit(vec![site.leaving("mark")]).await[0];
+        let _held = site.let_go("mark");
+        while site.processes("sleep").len() < 3 {
+            tokio::task::yield_now().await;
+        }
+        site.client().await.cancel(&[task]).await.expect("may");
+        let over = site.until_over(&[task]).await;
+        assert_eq!(over[0].state, StateName::Cancelled, "{over:?}");
+        assert_eq!(site.processes("sleep"), BTreeSet::new(), "{script}");
+    }
+}
+
+/// Neither daemons nor tasks hold what their starter had open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_starter_had_open_is_closed() {
+    let mut site = Site::new(60, 1);
+    let kept = site.text("data/kept");
+    fs::write(&kept, "").expect("written");
+    site.controller.kill();
+    let open = format!(r#"exec 7<{kept}; exec "$@""#);
+    site.restart_controller_within(&open);
+    site.start_endpoint_within(&[], &open);
+    let task = site.submit(vec![Site::open("mark")]).await[0];
+    site.until_over(&[task]).await;
+    let of_task = site.marks("mark");
+    assert!(of_task.contains("pipe:") && !of_task.contains(&kept), "{of_task}");
+    let [controller, endpoint] = [site.controller.daemon.pid(), site.endpoint.as_ref().expect("runs").pid()];
+    let worker = *site.processes("worker").first().expect("runs");
+    for process in [controller, endpoint, worker.cast_unsigned()] {
+        let all = fs::read_dir(format!("/proc/{process}/fd")).expect("runs").flatten();
+        let open: Vec<_> = all.filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
+        assert!(open.len() > 3 && !open.contains(&PathBuf::from(&kept)), "{open:?}");
     }
 }
 

@@ -65,7 +65,7 @@ impl Drop for Node {
     }
 }
 
-fn namespaces() -> &'static str {
+pub(crate) fn namespaces() -> &'static str {
     if rustix::process::geteuid().is_root() { "-m" } else { "-rm" }
 }
 

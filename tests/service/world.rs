@@ -28,6 +28,13 @@ pub(crate) fn speckled(args: &[&str]) -> Command {
     command
 }
 
+/// A command of the program by a shell's script, which ends with `exec "$@"`, among options of unshare(1).
+fn within(options: &[&str], script: &str, args: &[&str]) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(options).args(["sh", "-ec", script, "sh", env!("CARGO_BIN_EXE_speckled")]).args(args);
+    command
+}
+
 /// What a command that succeeds prints.
 pub(crate) fn done(output: Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -87,12 +94,20 @@ impl Controller {
 
     /// With these variables.
     pub(crate) fn launch_in(directory: &Path, options: &[&str], variables: &[(&str, String)]) -> Self {
+        Self::launch_by(directory, options, |args| {
+            let mut command = speckled(args);
+            command.envs(variables.iter().cloned());
+            command
+        })
+    }
+
+    fn launch_by(directory: &Path, options: &[&str], command: impl FnOnce(&[&str]) -> Command) -> Self {
         let mut args = vec!["controller", "serve", directory.to_str().expect("text")];
         if !options.contains(&"--listen") {
             args.extend(["--listen", "127.0.0.1:0"]);
         }
         args.extend(options);
-        let daemon = Daemon::start(speckled(&args).envs(variables.iter().cloned()));
+        let daemon = Daemon::start(&mut command(&args));
         let url = daemon.said.clone();
         assert!(url.starts_with("http"), "it says where it listens: {url:?}");
         Self { daemon, url }
@@ -162,7 +177,9 @@ impl Site {
         let step =
             r#"echo begin $$ >> "$1/$2"; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo end $$ >> "$1/$2""#;
         let held = r#"echo begin $$ >> "$1/$2"; read line < "$1/$2.go"; echo end $$ >> "$1/$2""#;
-        let leaving = r#"sleep 600 & setsid sleep 600 & echo begin $$ >> "$1/$2"; read line < "$1/$2.go"; echo end $$ >> "$1/$2""#;
+        // one of its group, one of another session, and one that hides where it comes from
+        let leaving = r#"sleep 600 & setsid sleep 600 & env -i setsid sleep 600 & echo begin $$ >> "$1/$2"; read line < "$1/$2.go"; echo end $$ >> "$1/$2""#;
+        let open = r#"readlink /proc/$$/fd/* > "$1/$2""#;
         let seated = r#"echo "$SPECKLED_GPU $CUDA_VISIBLE_DEVICES" >> "$1/$2"; read line < "$1/$2.go"; true"#;
         let command = |script: &str| {
             serde_json::json!({
@@ -176,7 +193,7 @@ impl Site {
             "controller": { "url": url, "token_file": token },
             "roots": { "read": [data], "write": [out] },
             "workers": { "slots": slots, "threads": 1, "memory": "512 MiB" },
-            "commands": { "step": command(step), "held": command(held), "leaving": command(leaving), "seated": command(seated) },
+            "commands": { "step": command(step), "held": command(held), "leaving": command(leaving), "open": command(open), "seated": command(seated) },
         });
         fs::write(home.join("config.yaml"), config.to_string()).expect("written");
     }
@@ -187,10 +204,20 @@ impl Site {
 
     /// With these variables.
     pub(crate) fn start_endpoint_in(&mut self, variables: &[(&str, String)]) {
-        let home = self.text("home/site");
+        let mut command = speckled(&["endpoint", "start", "site", "--directory", &self.text("home/site")]);
+        command.envs(variables.iter().cloned());
+        self.start_endpoint_by(command);
+    }
+
+    /// By a shell's script, which ends with `exec "$@"`, among `options` of unshare(1).
+    pub(crate) fn start_endpoint_within(&mut self, options: &[&str], script: &str) {
+        let args = ["endpoint", "start", "site", "--directory", &self.text("home/site")];
+        self.start_endpoint_by(within(options, script, &args));
+    }
+
+    fn start_endpoint_by(&mut self, mut command: Command) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.at("endpoint.log")).expect("opens");
-        let mut command = speckled(&["endpoint", "start", "site", "--directory", &home]);
-        let daemon = Daemon::start(command.stderr(log).envs(variables.iter().cloned()));
+        let daemon = Daemon::start(command.stderr(log));
         assert!(daemon.said.contains("is ready"), "{}", daemon.said);
         self.endpoint = Some(daemon);
     }
@@ -209,11 +236,23 @@ impl Site {
 
     /// With these variables.
     pub(crate) fn restart_controller_in(&mut self, variables: &[(&str, String)]) {
+        self.restart_controller_by(|args| {
+            let mut command = speckled(args);
+            command.envs(variables.iter().cloned());
+            command
+        });
+    }
+
+    /// As [`Self::start_endpoint_within`] starts an endpoint.
+    pub(crate) fn restart_controller_within(&mut self, script: &str) {
+        self.restart_controller_by(|args| within(&[], script, args));
+    }
+
+    fn restart_controller_by(&mut self, command: impl FnOnce(&[&str]) -> Command) {
         let address = self.controller.url.trim_start_matches("http://").to_owned();
         let lease = self.lease_s.to_string();
-        let directory = self.at("controller");
         let options = ["--plain", "--lease", &lease, "--listen", &address];
-        self.controller = Controller::launch_in(&directory, &options, variables);
+        self.controller = Controller::launch_by(&self.at("controller"), &options, command);
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -272,6 +311,11 @@ impl Site {
     pub(crate) fn leaving(&self, mark: &str) -> TaskSpec {
         self.held(mark);
         Self::command("leaving", mark)
+    }
+
+    /// A command that leaves what it has open as a mark.
+    pub(crate) fn open(mark: &str) -> TaskSpec {
+        Self::command("open", mark)
     }
 
     /// A command that leaves the GPU of its slot as a mark, and ends once it is let go.

@@ -56,6 +56,13 @@ pub(in crate::cli) enum ControllerCommand {
     Certify(CertifyArgs),
 }
 
+impl ControllerCommand {
+    /// Whether it runs on when whoever started it has gone.
+    pub(in crate::cli) fn is_lasting(&self) -> bool {
+        matches!(self, Self::Serve(_))
+    }
+}
+
 #[derive(Debug, Args)]
 pub(in crate::cli) struct CertifyArgs {
     /// The controller's directory

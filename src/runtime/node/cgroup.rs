@@ -60,6 +60,13 @@ pub(super) fn limits(cgroup: &str, mountinfo: &str, read: &dyn Fn(&Path) -> Opti
     found
 }
 
+/// The directory of a process's own group of version 2, as far as it is seen here.
+pub(super) fn own_group(cgroup: &str, mountinfo: &str) -> Option<PathBuf> {
+    let member = cgroup.lines().filter_map(membership).find(|member| member.controllers.is_empty())?;
+    let mount = mountinfo.lines().filter_map(mount).find(|mount| mount.is_of(&member))?;
+    mount.groups(member.path).into_iter().next()
+}
+
 impl GroupLimits {
     /// The tighter of both.
     fn and(self, other: Self) -> Self {
@@ -283,6 +290,17 @@ mod tests {
         assert_eq!(found("0::/\n", V2_MOUNT, &files), all);
         // a process that was moved out of its namespace
         assert_eq!(found("0::/../../other\n", V2_MOUNT, &files), all);
+    }
+
+    #[test]
+    fn the_own_group_is_the_innermost_that_is_seen() {
+        let own = |cgroup, mounts| own_group(cgroup, mounts).map(|path| path.display().to_string());
+        assert_eq!(own("0::/user.slice/a\n", V2_MOUNT), Some("/sys/fs/cgroup/user.slice/a".to_owned()));
+        assert_eq!(own("0::/../../other\n", V2_MOUNT), Some("/sys/fs/cgroup".to_owned()));
+        assert_eq!(own(V1_GROUP, V1_MOUNTS), None);
+        let mounts =
+            format!("{V1_MOUNTS}40 25 0:33 / /sys/fs/cgroup/unified rw,nosuid shared:20 - cgroup2 cgroup2 rw\n");
+        assert_eq!(own(&format!("{V1_GROUP}0::/\n"), &mounts), Some("/sys/fs/cgroup/unified".to_owned()));
     }
 
     #[test]

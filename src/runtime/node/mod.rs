@@ -3,12 +3,12 @@
 
 use std::fs;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
 mod cgroup;
 
-use cgroup::{GroupLimits, limits};
+use cgroup::{GroupLimits, limits, own_group};
 
 /// Processors and memory of a computer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,12 @@ pub fn measure() -> NodeResources {
     let groups = limits(&text("/proc/self/cgroup"), &text("/proc/self/mountinfo"), &file);
     // the affinity, and those quotas that the standard library knows
     together(available_parallelism().unwrap_or(NonZeroUsize::MIN), &text("/proc/meminfo"), groups)
+}
+
+/// The directory of this process's control group of version 2; None where there is none.
+pub(super) fn control_group() -> Option<PathBuf> {
+    let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    own_group(&text("/proc/self/cgroup"), &text("/proc/self/mountinfo"))
 }
 
 fn together(affinity: NonZeroUsize, meminfo: &str, groups: GroupLimits) -> NodeResources {

@@ -161,7 +161,7 @@ impl Executors {
             tracing::warn!(path = %setup.logs.display(), %error, "a directory of this worker cannot be made");
         }
         let scratch = Arc::new(Scratch::claim(&setup.scratch, setup.worker));
-        let spawner = Spawner::start().map_err(ExecutorError::Thread)?;
+        let spawner = Spawner::start(setup.worker).map_err(ExecutorError::Thread)?;
         Ok(Self { setup: Arc::new(setup), spawner: Arc::new(spawner), scratch })
     }
 
@@ -263,7 +263,7 @@ impl Remains {
         let Self(mut process) = self;
         // how it ended was told
         let _status = process.wait().await;
-        process.end();
+        process.end().await;
     }
 }
 

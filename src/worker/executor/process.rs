@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -20,6 +20,7 @@ use super::spawn::{Start, Started, Starter};
 use super::supervise::Watched;
 use super::{Slot, scratch};
 use crate::ids::WorkerId;
+use crate::runtime::contain::{Containment, Fence, WORK_MARK};
 use crate::runtime::process::{Handle, MARK};
 use crate::task::template::Rendered;
 use crate::worker::assignment::{Assignment, SlotGpu, line};
@@ -46,6 +47,16 @@ pub(super) struct Process {
     cwd: PathBuf,
     memory: u64,
     input: Option<Vec<u8>>,
+    reach: Reach,
+}
+
+/// How far what a process starts may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// It starts nothing that leaves its group.
+    Group,
+    /// Anywhere.
+    Anywhere,
 }
 
 /// A process that was started. Dropping it kills its group.
@@ -53,6 +64,7 @@ pub(super) struct Process {
 pub(super) struct Running {
     handle: Handle,
     group: Group,
+    fence: Fence,
     pub(super) input: Option<(Sender, Vec<u8>)>,
     output: Option<(Receiver, Receiver)>,
 }
@@ -79,6 +91,7 @@ impl Process {
             cwd,
             memory: limit(assignment.memory, assignment.gpu.as_ref()),
             input: Some(line(assignment)?),
+            reach: Reach::Group,
         })
     }
 
@@ -101,12 +114,20 @@ impl Process {
             cwd,
             memory: limit(slot.memory, slot.gpu.as_ref()),
             input: None,
+            reach: Reach::Anywhere,
         }
     }
 
     fn spawn(self, tools: &mut Tools) -> Result<Running, StartError> {
-        let Self { program, arguments, environment, cwd, memory, input } = self;
+        let Self { program, arguments, mut environment, cwd, memory, input, reach } = self;
         fs::create_dir_all(&cwd).map_err(|source| StartError::Directory { path: cwd.clone(), source })?;
+        let work = cwd.file_name().unwrap_or_default();
+        environment.insert(WORK_MARK.into(), work.to_owned());
+        let work = work.to_string_lossy();
+        let mut fence = match reach {
+            Reach::Group => tools.containment.unfenced(&work),
+            Reach::Anywhere => tools.containment.fence(&work),
+        };
         let start = || {
             let (stdout, written) = pipe_with(PipeFlags::CLOEXEC)?;
             let (stderr, told) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -116,13 +137,17 @@ impl Process {
             };
             let streams = [read.as_ref().map_or(tools.nothing.as_fd(), OwnedFd::as_fd), written.as_fd(), told.as_fd()];
             let (program, arguments, environment) = (&program, &arguments, &environment);
-            let start = Start { program, arguments, environment, cwd: &cwd, memory, streams };
-            let Started { pid, handle } = tools.starter.start(&start)?;
+            let start = |group: Option<BorrowedFd<'_>>| {
+                let start = Start { program, arguments, environment, cwd: &cwd, memory, group, streams };
+                tools.starter.start(&start)
+            };
+            let Started { pid, handle } = fence.start(start, |started| started.pid)?;
             let group = Group(Pid::from_raw(pid));
             let stdin = stdin.map(Sender::from_owned_fd).transpose()?;
             Ok(Running {
                 handle: Handle::new(handle)?,
                 group,
+                fence,
                 input: stdin.zip(input),
                 output: Some((Receiver::from_owned_fd(stdout)?, Receiver::from_owned_fd(stderr)?)),
             })
@@ -146,12 +171,13 @@ impl Running {
         self.output.take()
     }
 
-    /// Kills what is left of the group once its leader was reaped. The leader's number stays the group's as long as
-    /// one of it lives; that it was given to somebody else since the reaping, a moment ago, would take the whole range
-    /// of numbers.
-    pub(super) fn end(mut self) {
+    /// Kills what is left of the group once its leader was reaped, and what has left the group. The leader's number
+    /// stays the group's as long as one of it lives; that it was given to somebody else since the reaping, a moment ago,
+    /// would take the whole range of numbers.
+    pub(super) async fn end(mut self) {
         self.group.signal(Signal::KILL);
         self.group.0 = None;
+        self.fence.end().await;
     }
 }
 
@@ -210,15 +236,17 @@ pub(super) enum StartError {
 /// What the thread has.
 struct Tools {
     starter: Starter,
+    containment: Arc<Containment>,
     nothing: File,
 }
 
 impl Spawner {
     /// Starts the thread, which ends when this is dropped.
-    pub(super) fn start() -> io::Result<Self> {
+    pub(super) fn start(worker: WorkerId) -> io::Result<Self> {
         let (orders, queue) = mpsc::channel::<Order>();
         let runtime = Runtime::current();
-        let mut tools = Tools { starter: Starter::new(), nothing: File::open("/dev/null")? };
+        let containment = Containment::of(&worker.to_string());
+        let mut tools = Tools { starter: Starter::new(), containment, nothing: File::open("/dev/null")? };
         thread::Builder::new().name("spawner".to_owned()).spawn(move || {
             let _within = runtime.enter();
             for order in queue {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::dataset::result::remove_unfinished;
 use crate::ids::WorkerId;
+use crate::runtime::contain;
 use crate::runtime::lock::Lock;
 
 /// The lock of a worker's directory.
@@ -118,6 +119,10 @@ fn sweep(place: &Path, own: &Path) {
         match Lock::take(&directory.join(LOCK)) {
             Ok(_lock) => {
                 tracing::info!(directory = %directory.display(), "removes what a worker that has gone left");
+                let owner = directory.file_name().and_then(|name| name.to_str()?.parse::<WorkerId>().ok());
+                if let Some(owner) = owner {
+                    contain::clear(&owner.to_string());
+                }
                 clear(&directory);
             }
             Err(error) => {

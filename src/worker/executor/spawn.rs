@@ -28,6 +28,8 @@ pub(super) struct Start<'s> {
     pub(super) cwd: &'s Path,
     /// Bytes of data that it may have (RLIMIT_DATA).
     pub(super) memory: u64,
+    /// Where it writes `0` to be in a control group (cgroup.procs of cgroups(7)).
+    pub(super) group: Option<BorrowedFd<'s>>,
     /// Its input, output and error output; none of them is one of this process's own three.
     pub(super) streams: [BorrowedFd<'s>; 3],
 }
@@ -52,6 +54,8 @@ struct Orders {
     argv: *const *const c_char,
     envp: *const *const c_char,
     cwd: *const c_char,
+    /// -1 for none.
+    group: c_int,
     streams: [c_int; 3],
     memory: libc::rlimit,
     parent: libc::pid_t,
@@ -93,6 +97,7 @@ impl Starter {
             argv: argv.as_ptr(),
             envp: envp.as_ptr(),
             cwd: cwd.as_ptr(),
+            group: start.group.map_or(-1, |group| group.as_raw_fd()),
             streams: start.streams.map(|stream| stream.as_raw_fd()),
             memory: limit(start.memory),
             parent: getpid().as_raw_nonzero().get(),
@@ -165,6 +170,10 @@ unsafe fn become_program(orders: &Orders) -> c_int {
         for signal in 1..=orders.last_signal {
             libc::sigaction(signal, &raw const default, ptr::null_mut());
         }
+        // before it can start anything itself
+        if orders.group != -1 && libc::write(orders.group, c"0".as_ptr().cast(), 1) == -1 {
+            return errno();
+        }
         if libc::setpgid(0, 0) == -1 || libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == -1 {
             return errno();
         }
@@ -232,7 +241,8 @@ mod tests {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
         let streams = [nothing.as_fd(), write.as_fd(), write.as_fd()];
         let (program, cwd, memory) = (Path::new(program), Path::new("/tmp"), MEMORY);
-        let start = Start { program, arguments: &arguments, environment: &environment, cwd, memory, streams };
+        let (arguments, environment) = (&arguments, &environment);
+        let start = Start { program, arguments, environment, cwd, memory, group: None, streams };
         let Started { pid, handle } = Starter::new().start(&start)?;
         drop(write);
         let mut said = String::new();

@@ -1,11 +1,11 @@
-//! Watches over one process from its start until nothing of its group is left.
+//! Watches over one process from its start until nothing of what it started is left.
 //!
 //! ```text
 //!   runs ── stop, time limit ──▶ SIGTERM to the group ── grace ──▶ SIGKILL to the group
 //!    │ └─── over ─────────────▶ ends by itself ───────── grace ──▶        "
 //!    │ └─── nonsense ─────────────────────────────────────────────▶        "
 //!    │                                                                     └─ does not end ──▶ left to whoever asked
-//!    └─ exits ──▶ reaped ──▶ SIGKILL to what is left of the group ──▶ its output to the end
+//!    └─ exits ──▶ reaped ──▶ SIGKILL to what is left of the group, and has left it ──▶ its output to the end
 //! ```
 //!
 //! A process that waits in the kernel, as for a driver that hangs, ends by no signal. Once it was killed it runs none of
@@ -28,8 +28,7 @@ use super::process::Running;
 use super::streams::{Heard, Streams};
 use crate::worker::assignment::{ExecutorOrder, line};
 
-/// Time for the rest of the output once the whole group is dead: only a process that left the group can still hold
-/// the pipes.
+/// Time for the rest of the output once all of it is dead: only a process that was not found can still hold the pipes.
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// Time between SIGKILL and the end: what takes longer is no matter of the process. With the usual grace it is less than
@@ -105,9 +104,9 @@ pub(super) async fn supervise(
     match ended.0.status {
         Status::Remains => (ended.0, Some(running)),
         Status::Told(_) | Status::Untold(_) => {
-            running.end();
+            running.end().await;
             if ended.1 == Piping::GoesOn && timeout(DRAIN, piping).await.is_err() {
-                tracing::warn!("a process that left its group still holds an attempt's output, the rest of it is lost");
+                tracing::warn!("a process that was not found still holds an attempt's output, the rest of it is lost");
             }
             (ended.0, None)
         }

@@ -53,6 +53,13 @@ pub(in crate::cli) enum EndpointCommand {
     Block(block::BlockCommand),
 }
 
+impl EndpointCommand {
+    /// Whether it runs on when whoever started it has gone, or starts what does.
+    pub(in crate::cli) fn is_lasting(&self) -> bool {
+        matches!(self, Self::Start(_) | Self::Restart(_))
+    }
+}
+
 /// Which endpoint of this computer.
 #[derive(Debug, Clone, Args)]
 struct StateDirArgs {
