@@ -1,4 +1,4 @@
-//! What goes to stdout and stderr, and in which form.
+//! What goes to stdout and stderr, and in which form: the one door for text, which writes out what would act on a terminal.
 //!
 //! A reader that has gone away (a closed pipe) is no error: the work is done all the same.
 
@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal, Write};
 use serde_json::Value;
 
 use super::exit::{Failure, ProcessError};
+use crate::task::names::harmless;
 
 /// Form of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,8 +23,9 @@ pub(super) enum Form {
 
 /// Writes text to stdout, with a newline.
 pub(super) fn stdout(text: impl Display) -> Result<(), Failure> {
+    let text = text.to_string();
     let mut out = io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+    match writeln!(out, "{}", harmless(&text)).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(ProcessError::Stdout(error).into()),
         _ => Ok(()),
     }
@@ -37,13 +39,13 @@ pub(super) fn json(document: &Value) -> Result<(), Failure> {
 /// Tells people something that no program reads.
 pub(super) fn note(text: impl Display) {
     // If stderr is gone there is nobody to tell.
-    let _ = writeln!(io::stderr(), "speckled: {text}");
+    let _ = writeln!(io::stderr(), "speckled: {}", harmless(&text.to_string()));
 }
 
 /// Does so on a line of its own, where a bar may have begun one.
 pub(super) fn note_below(text: impl Display) {
     let end = if io::stderr().is_terminal() { "\n" } else { "" };
-    let _ = writeln!(io::stderr(), "{end}speckled: {text}");
+    let _ = writeln!(io::stderr(), "{end}speckled: {}", harmless(&text.to_string()));
 }
 
 /// Warns.

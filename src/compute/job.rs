@@ -22,7 +22,6 @@ use crate::dataset::qmap::{Qmap, check_shape};
 use crate::dataset::result::{
     OwnNaming, Parents, Provenance, PublishError, ResultNaming, ResultTarget, ResultWriter, host_name,
 };
-use crate::dataset::stem::raw_stem;
 use crate::dataset::{DatasetError, Source, metadata};
 use crate::engine::{Engine, EngineError, MultiTauRequest, Observer, Request, TwoTimeRequest};
 use crate::task::bins::{ChosenBins, SelectionError};
@@ -305,13 +304,7 @@ fn two_time(job: &CorrelateSpec, qmap: &Qmap, warnings: &mut Vec<String>) -> Res
 }
 
 fn target(job: &CorrelateSpec, Placing { parents, naming }: Placing<'_>) -> ResultTarget {
-    let mut stem = raw_stem(&job.raw);
-    if let Some(prefix) = &job.prefix {
-        stem = format!("{}_{stem}", prefix.trim_end_matches('_'));
-    }
-    if let Some(suffix) = &job.suffix {
-        stem = format!("{stem}_{}", suffix.trim_start_matches('_'));
-    }
+    let stem = job.result_stem();
     let note = naming.note().map(Path::to_owned);
     ResultTarget { directory: job.output.clone(), stem, overwrite: job.overwrite, parents, note }
 }

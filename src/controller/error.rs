@@ -5,6 +5,7 @@ use thiserror::Error;
 use super::access::Denied;
 use crate::ids::{ActionId, EndpointId, SessionId};
 use crate::store::{EndpointSession, StoreError};
+use crate::task::correlate::SameResult;
 
 /// Why the controller does not do what it is asked. The caller reads it.
 #[derive(Debug, Error)]
@@ -16,7 +17,7 @@ pub enum ControllerError {
     #[error("there is no endpoint {0}; `speckled endpoint list` shows those that you may use")]
     NoEndpoint(String),
     /// Several have the name.
-    #[error("{} endpoints are called {name}; give the id of one: {}", ids.len(), listed(ids))]
+    #[error("{} endpoints called {name} are online; give the id of one: {}", ids.len(), listed(ids))]
     SeveralEndpoints {
         /// The name.
         name: String,
@@ -59,6 +60,40 @@ pub enum ControllerError {
         found: usize,
         /// The most.
         most: usize,
+    },
+    /// A task would replace another's result.
+    #[error(transparent)]
+    SameResult(#[from] SameResult),
+    /// Another's endpoint has the name.
+    #[error(
+        "endpoint {name} of group {group} is {owner}'s; take another name, or have that endpoint forgotten (`speckled endpoint \
+         forget`)"
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// The group.
+        group: String,
+        /// Whose it is.
+        owner: String,
+    },
+    /// The endpoint is not to be forgotten.
+    #[error("endpoint {name} is online on {host}; stop it first")]
+    Online {
+        /// Its name.
+        name: String,
+        /// Where it runs.
+        host: String,
+    },
+    /// It has work.
+    #[error(
+        "endpoint {name} has {tasks} tasks that have not ended; cancel them first, or start it so that it can end them"
+    )]
+    HasTasks {
+        /// Its name.
+        name: String,
+        /// So many.
+        tasks: u64,
     },
     /// Nothing was submitted.
     #[error("the submission has no task")]

@@ -114,7 +114,8 @@ impl<S: Store> Controller<S> {
         let owner = caller.subject().clone();
         let entry = Entry { name: name.clone(), owner: owner.clone(), group: group.clone() };
         let (status, shown) = (String::new(), name.to_string());
-        let record = EndpointRecord { id: endpoint, name, owner, group, session: None, status, seen: now };
+        let record =
+            EndpointRecord { id: endpoint, name, owner, group, registered: now, session: None, status, seen: now };
         match self.store.claim(record, holder, replaces, now).await? {
             Claim::Granted => {
                 self.directory.set(endpoint, entry);
@@ -123,6 +124,10 @@ impl<S: Store> Controller<S> {
             }
             Claim::Held(held) => Err(ControllerError::EndpointHeld { name: shown, held }),
             Claim::Open => Err(ControllerError::NoSession { endpoint, session }),
+            Claim::NameTaken { owner } => {
+                let group = entry.group.map(String::from).unwrap_or_default();
+                Err(ControllerError::NameTaken { name: shown, group, owner: owner.into() })
+            }
         }
     }
 }
@@ -297,7 +302,8 @@ impl<S: Store> Session<S> {
             if !leased.is_empty() {
                 self.known.extend(leased.iter().map(|lease| lease.attempt));
                 self.controller.bus.publish(Signal::Events);
-                answers.push(ToEndpoint::Leases(leased));
+                let now = self.controller.store.now();
+                answers.push(ToEndpoint::Leases(leased.into_iter().map(|lease| lease.offer(now)).collect()));
             }
         }
     }
@@ -336,7 +342,8 @@ impl<S: Store> Session<S> {
         match self.controller.store.beat(self.holder, self.process.clone(), status, now).await? {
             Claim::Granted => {}
             Claim::Held(held) => return Ok(vec![ToEndpoint::Replaced { session: held.id, host: held.host }]),
-            Claim::Open => {
+            // nobody answers a heartbeat so
+            Claim::Open | Claim::NameTaken { .. } => {
                 return Err(ControllerError::NoSession { endpoint: self.holder.endpoint, session: self.process.id });
             }
         }
@@ -349,7 +356,7 @@ impl<S: Store> Session<S> {
         let renewed = std::iter::zip(&attempts, &changes).filter(|(_, changed)| changed.is_ok());
         self.known = renewed.map(|(attempt, _)| *attempt).collect();
         let mut answers = stops(&attempts, &changes);
-        answers.push(ToEndpoint::Renewed { number, until });
+        answers.push(ToEndpoint::Renewed { number });
         // what was put off, or nudged while no session was open
         self.empty.clear();
         answers.extend(self.lease().await?);

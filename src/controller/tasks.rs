@@ -6,15 +6,16 @@ use std::time::Duration;
 use super::access::Caller;
 use super::bus::Signal;
 use super::watch::OtherTasks;
-use super::{Controller, ControllerError, Watched, Watcher};
-use crate::ids::{ActionId, AttemptId, TaskId};
+use super::{Controller, ControllerError, Watched, Watcher, directory};
+use crate::ids::{ActionId, AttemptId, EndpointId, SessionId, TaskId};
 use crate::protocol::session::{Progress, Stop, StopReason};
 use crate::runtime::ids;
 use crate::store::{
-    ActionRecord, AddsTo, EndpointRecord, EventRecord, NewAction, NewSubmission, NewTask, Page, Role, StateName, Store,
-    Submitted, TaskFilter, TaskRecord,
+    ActionRecord, AddsTo, EndpointForgotten, EndpointRecord, EventRecord, NewAction, NewSubmission, NewTask, Page,
+    Role, StateName, Store, Submitted, TaskFilter, TaskRecord,
 };
 use crate::task::action::OnDatasetFailure;
+use crate::task::correlate::check_results;
 use crate::task::life::{Limits, Wish};
 use crate::task::names::{Group, Label, RequestId};
 use crate::task::pool::Pool;
@@ -121,7 +122,8 @@ impl<S: Store> Controller<S> {
         if let Some(group) = &group {
             caller.member_of(group)?;
         }
-        let endpoint = self.directory.find(caller, &endpoint)?;
+        check_results(tasks.iter().filter_map(|task| task.spec.correlation()))?;
+        let endpoint = self.find(caller, &endpoint).await?;
         let (action, submitted) = (action.unwrap_or_else(ids::action), self.store.now());
         let owner = caller.subject().clone();
         let new =
@@ -246,14 +248,69 @@ impl<S: Store> Controller<S> {
         Ok(after)
     }
 
+    /// The endpoint that a caller means by an id or a name. Of several with a name it is one that is online, then one's own,
+    /// then the one that had the name first.
+    pub(super) async fn find(&self, caller: &Caller, text: &str) -> Result<EndpointId, ControllerError> {
+        let named = self.directory.find(caller, text)?;
+        match named[..] {
+            [endpoint] => Ok(endpoint),
+            // seldom: where each is asked for its session
+            [..] => {
+                let mut records = self.store.endpoints().await?;
+                records.retain(|record| named.contains(&record.id));
+                directory::choose(caller, text, records, self.store.now())
+            }
+        }
+    }
+
+    /// Forgets an endpoint that is offline, but for sessions that are dead, and has no work, by id or name; a process of it that registers again is known
+    /// again. Returns which it was.
+    ///
+    /// # Errors
+    /// The caller may not, there is none, it is online or has work.
+    pub async fn forget_endpoint(
+        &self,
+        caller: &Caller,
+        text: &str,
+        dead: Vec<SessionId>,
+    ) -> Result<EndpointId, ControllerError> {
+        let endpoint = self.find(caller, text).await?;
+        let entry = self.directory.entry(endpoint).filter(|entry| entry.owner != *caller.subject());
+        if entry.is_some() {
+            caller.needs(Role::Operate)?;
+        } else if caller.needs(Role::Operate).is_err() {
+            caller.needs(Role::Endpoint)?;
+        }
+        let name = self.directory.entry(endpoint).map(|entry| entry.name.to_string()).unwrap_or_default();
+        match self.store.forget_endpoint(endpoint, dead, self.store.now()).await? {
+            EndpointForgotten::Done | EndpointForgotten::Absent => {
+                self.directory.remove(endpoint);
+                self.bus.publish(Signal::Events);
+                Ok(endpoint)
+            }
+            EndpointForgotten::Online { host } => Err(ControllerError::Online { name, host }),
+            EndpointForgotten::HasTasks(tasks) => Err(ControllerError::HasTasks { name, tasks }),
+        }
+    }
+
     /// Endpoints that the caller may know of, by name.
     ///
     /// # Errors
     /// The caller may not.
     pub async fn endpoints(&self, caller: &Caller) -> Result<Vec<EndpointRecord>, ControllerError> {
-        caller.needs(Role::View)?;
+        let all = caller.needs(Role::View);
+        if let Err(denied) = &all
+            && caller.needs(Role::Endpoint).is_err()
+        {
+            return Err(denied.clone().into());
+        }
         let records = self.store.endpoints().await?.into_iter();
-        Ok(records.filter(|record| caller.sees(&record.owner, record.group.as_ref())).collect())
+        // an endpoint's token is for its own, and shows nobody else's
+        let shown = |record: &EndpointRecord| match all {
+            Ok(()) => caller.sees(&record.owner, record.group.as_ref()),
+            Err(_) => record.owner == *caller.subject(),
+        };
+        Ok(records.filter(shown).collect())
     }
 
     pub(super) fn watched(&self, record: TaskRecord) -> Watched {

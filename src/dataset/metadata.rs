@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use hdf5::File;
 
-use super::stem::raw_stem;
 use super::{DatasetError, Opener, values};
+use crate::task::stem::raw_stem;
 
 /// What marks a file as one of the 8-ID schema.
 const SCHEMA: &str = "/entry/schema_version";

@@ -23,7 +23,6 @@ mod plain;
 pub mod qmap;
 pub mod result;
 pub mod rigaku;
-pub mod stem;
 pub mod stitch;
 mod values;
 pub mod write;

@@ -24,7 +24,9 @@ use super::blocks::Blocks;
 use super::ledger::{AttemptStage, Entry, HeldBlock, Ledger, Worker};
 use super::workers::{ConnectionId, Workers};
 use crate::ids::{AttemptId, BlockId, SessionId, WorkerId};
-use crate::protocol::session::{Account, FromEndpoint, Leased, PoolBacklog, Reported, Stop, StopReason, ToEndpoint};
+use crate::protocol::session::{
+    Account, FromEndpoint, Leased, Offer, PoolBacklog, Reported, Stop, StopReason, ToEndpoint,
+};
 use crate::protocol::worker::{FromWorker, Handout, Joining, ToWorker};
 use crate::runtime::lease::Lease;
 use crate::runtime::process::ProcessName;
@@ -244,8 +246,11 @@ impl Scheduler {
     /// The controller said something; of what it says only that another process is the endpoint is left to others.
     pub(super) fn on_controller_message(&mut self, said: ToEndpoint, now: Instant) {
         match said {
-            ToEndpoint::Leases(leases) => leases.into_iter().for_each(|leased| self.take(leased)),
-            ToEndpoint::Renewed { number, until: _ } => {
+            ToEndpoint::Leases(offers) => {
+                let moment = self.moment(now);
+                offers.into_iter().for_each(|offer| self.take(offer.taken(moment)));
+            }
+            ToEndpoint::Renewed { number } => {
                 self.lease.renewed(number, self.lasts);
                 self.answer_beats(now);
             }
@@ -290,7 +295,7 @@ impl Scheduler {
         }
         // those that it does not know of never reached it
         let missed = placed.into_iter().filter(|leased| !attempts.contains(&leased.attempt));
-        let missed = missed.map(|leased| self.handout(leased)).collect();
+        let missed = missed.map(|leased| self.handout(leased, now)).collect();
         self.send_unless_empty(worker, stops, ToWorker::Stop);
         self.send_unless_empty(worker, missed, ToWorker::Work);
     }
@@ -382,6 +387,7 @@ impl Scheduler {
 
     /// What is to be written and said now.
     pub(super) fn turn(&mut self, now: Instant) -> Turn {
+        self.end_late(now);
         self.hand_out(now);
         // what has a slot now needs no other one
         self.scale(now);
@@ -544,14 +550,23 @@ impl Scheduler {
             for (_, leased) in group {
                 self.enter(Entry::Handed { attempt: leased.attempt, worker });
             }
-            let work = group.iter().map(|(_, leased)| self.handout(leased.clone())).collect();
+            let work = group.iter().map(|(_, leased)| self.handout(leased.clone(), now)).collect();
             self.turn.after_write.push(Outgoing::ToWorker(worker, ToWorker::Work(work)));
         }
     }
 
-    fn handout(&self, leased: Leased) -> Handout {
-        let Leased { attempt, spec, .. } = leased;
-        Handout { attempt, spec, earlier: self.ledger.earlier(attempt.task).cloned() }
+    fn handout(&self, leased: Leased, now: Instant) -> Handout {
+        let Offer { attempt, spec, time_left, .. } = leased.offer(self.moment(now));
+        Handout { attempt, spec, earlier: self.ledger.earlier(attempt.task).cloned(), time_left }
+    }
+
+    /// What must be over and has not begun does not begin, whoever can be asked.
+    fn end_late(&mut self, now: Instant) {
+        let moment = self.moment(now);
+        let late = self.ledger.waiting().filter(|leased| leased.is_late(moment)).map(|leased| leased.attempt);
+        for attempt in late.collect::<Vec<_>>() {
+            self.end(attempt, Outcome::Failed(Failure::deadline()));
+        }
     }
 
     /// What a worker has not begun, and has no room for any more, is for others: it gives that back as lost, which uses up

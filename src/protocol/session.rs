@@ -1,6 +1,7 @@
 //! What endpoint and controller say to each other in a session: as values, whatever carries them. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,29 @@ pub struct Registration {
     pub replaces: Vec<SessionId>,
 }
 
+/// A task that is leased to an endpoint, as it is told so: clocks of two computers differ.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Offer {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// What is to be done.
+    pub spec: TaskSpec,
+    /// On what kind of block.
+    pub pool: PoolKey,
+    /// In what time it must be over.
+    pub time_left: Option<Duration>,
+    /// How often it began before: an endpoint is careful with tasks that crashed.
+    pub crashes: u32,
+}
+
+impl Offer {
+    /// The task by the clock of who was told.
+    pub fn taken(self, now: Moment) -> Leased {
+        let Self { attempt, spec, pool, time_left, crashes } = self;
+        Leased { attempt, spec, pool, deadline: time_left.map(|left| now.after(left)), crashes }
+    }
+}
+
 /// A task that was leased.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,10 +64,8 @@ pub struct Leased {
     /// On what kind of block.
     #[serde(default = "default_pool", skip_serializing_if = "PoolKey::is_default")]
     pub pool: PoolKey,
-    /// When it must be over.
+    /// When it must be over, by the clock of who has it.
     pub deadline: Option<Moment>,
-    /// The lease's end.
-    pub until: Moment,
     /// How often it began before: an endpoint is careful with tasks that crashed.
     pub crashes: u32,
 }
@@ -54,6 +76,17 @@ fn default_pool() -> PoolKey {
 }
 
 impl Leased {
+    /// As an endpoint is told at a moment.
+    pub fn offer(self, now: Moment) -> Offer {
+        let Self { attempt, spec, pool, deadline, crashes } = self;
+        Offer { attempt, spec, pool, time_left: deadline.map(|deadline| deadline.since(now)), crashes }
+    }
+
+    /// Whether it must be over.
+    pub fn is_late(&self, now: Moment) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
     /// The lane that it was leased from.
     pub fn lane(&self) -> Lane {
         Lane::of(self.spec.kind().place(), self.pool)
@@ -187,14 +220,12 @@ pub enum FromEndpoint {
 #[derive(Debug, Clone, PartialEq)]
 pub enum ToEndpoint {
     /// Leases, which are on its disk.
-    Leases(Vec<Leased>),
-    /// Answer to a heartbeat: leases of the attempts that it named last until then, but for those that are told to
-    /// stop.
+    Leases(Vec<Offer>),
+    /// Answer to a heartbeat: leases of the attempts that it named last as long as was agreed, from when it was sent, but
+    /// for those that are told to stop.
     Renewed {
         /// The message that it answers.
         number: u64,
-        /// The leases' end.
-        until: Moment,
     },
     /// Answer to reports: they are on its disk, or will never be wanted.
     Recorded {

@@ -50,6 +50,8 @@ pub struct Handout {
     pub spec: TaskSpec,
     /// What earlier attempts of the task have named: it replaces what they published.
     pub earlier: Option<EarlierResult>,
+    /// In what time it must be over.
+    pub time_left: Option<Duration>,
 }
 
 /// What a worker says.

@@ -149,12 +149,7 @@ impl Provider for LocalProvider {
         let mut found = Vec::with_capacity(blocks.len());
         for SoughtBlock { block, job } in blocks {
             if !self.jobs().by_block.contains_key(&block) {
-                let known = job.as_ref().and_then(LocalJobName::of);
-                let name = match known {
-                    Some(name) => Some(name),
-                    None => tokio::task::spawn_blocking(move || find_by_tag(block)).await.ok().flatten(),
-                };
-                let Some(name) = name else { continue };
+                let Some(name) = name_of(block, job.as_ref()).await else { continue };
                 self.adopt(block, name).await;
             }
             let Some(LocalJob { name, ending }) = self.jobs().by_block.get(&block).cloned() else { continue };
@@ -235,6 +230,24 @@ impl LocalLaunch {
         let log: PathBuf = logs.join(format!("worker-{worker}.log"));
         Ok(Launch { program: std::env::current_exe()?, arguments, log, without: CREDENTIALS.into() })
     }
+}
+
+/// The worker of a block, by its job's id or, where nobody noted that, by its tag.
+async fn name_of(block: BlockId, job: Option<&JobId>) -> Option<LocalJobName> {
+    match job.and_then(LocalJobName::of) {
+        Some(name) => Some(name),
+        None => tokio::task::spawn_blocking(move || find_by_tag(block)).await.ok().flatten(),
+    }
+}
+
+/// Ends the worker of a block, with what its attempts have started: nobody will take it over.
+pub async fn end_left(block: BlockId, job: Option<&JobId>) {
+    let Some(name) = name_of(block, job).await else { return };
+    if let Some(mut process) = Process::find(&name.process) {
+        name.process.kill();
+        process.ended().await;
+    }
+    clear_away(name.worker).await;
 }
 
 /// The worker of a block whose job nobody noted. Blocks.

@@ -2,10 +2,12 @@
 
 use std::error::Error;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use thiserror::Error;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -14,14 +16,16 @@ use tonic::{Request, Response, Status};
 
 use super::certificate::ServerIdentity;
 use super::client_error::{Called, certificate_refused};
+use super::convert::named;
 use super::dial::{CONNECT_AGAIN, DialError, dial};
 use super::service::{KEEPALIVE, KEEPALIVE_TIMEOUT, LARGEST_MESSAGE};
 use super::view::{ActionView, EndpointView, EventView, TaskView};
 use super::wire;
 use super::wire::endpoints_client::EndpointsClient;
 use super::wire::tasks_client::TasksClient;
+use crate::config::endpoint::ControllerAddress;
 use crate::controller::{Receipt, Submission};
-use crate::ids::{ActionId, TaskId};
+use crate::ids::{ActionId, EndpointId, SessionId, TaskId};
 use crate::store::{StateName, TaskFilter};
 
 pub use super::client_error::ClientError;
@@ -44,6 +48,34 @@ pub struct Target {
     pub token: String,
     /// What is shown to a controller that asks for a certificate.
     pub identity: Option<ServerIdentity>,
+}
+
+/// A file that says who asks cannot be read.
+#[derive(Debug, Error)]
+#[error("cannot read {}", path.display())]
+pub struct TargetError {
+    /// The file.
+    pub path: PathBuf,
+    /// Why.
+    #[source]
+    pub source: std::io::Error,
+}
+
+impl Target {
+    /// As an endpoint's configuration has it. Blocks on the file system.
+    ///
+    /// # Errors
+    /// A file that it names cannot be read.
+    pub fn read(address: &ControllerAddress) -> Result<Self, TargetError> {
+        let ControllerAddress { url, ca, token_file, identity } = address;
+        let read = |path: &PathBuf| std::fs::read(path).map_err(|source| TargetError { path: path.clone(), source });
+        let token = String::from_utf8_lossy(&read(token_file)?).trim().to_owned();
+        let identity = match identity {
+            Some(files) => Some(ServerIdentity { certificates: read(&files.certificate)?, key: read(&files.key)? }),
+            None => None,
+        };
+        Ok(Self { url: url.clone(), ca: ca.as_ref().map(read).transpose()?, token, identity })
+    }
 }
 
 impl fmt::Debug for Target {
@@ -224,6 +256,18 @@ impl Client {
         let answer = self.tasks.list_endpoints(timed(wire::ListEndpointsRequest {}, QUESTION)).await;
         let answer = self.called.answered(answer, QUESTION)?;
         answer.endpoints.into_iter().map(|endpoint| Ok(endpoint.try_into()?)).collect()
+    }
+
+    /// Has an endpoint forgotten, by id or name, that is offline but for sessions that are known to be dead; returns which it
+    /// was.
+    ///
+    /// # Errors
+    /// The controller refuses or cannot be asked.
+    pub async fn forget_endpoint(&mut self, endpoint: &str, dead: &[SessionId]) -> Result<EndpointId, ClientError> {
+        let dead = dead.iter().map(ToString::to_string).collect();
+        let request = wire::ForgetEndpointRequest { endpoint: endpoint.to_owned(), dead };
+        let answer = self.tasks.forget_endpoint(timed(request, QUESTION)).await;
+        Ok(named("endpoint", self.called.answered(answer, QUESTION)?.endpoint)?)
     }
 
     /// The calls of an endpoint.

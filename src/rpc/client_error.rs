@@ -126,6 +126,16 @@ impl ClientError {
         }
     }
 
+    /// Whether there is no such thing.
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code() == Code::NotFound)
+    }
+
+    /// Whether something has to be done first.
+    pub fn is_precondition(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code() == Code::FailedPrecondition)
+    }
+
     /// What became of a call.
     pub(super) fn of(status: Status, called: Called<'_>) -> Self {
         let Called { url, deadline, may_concern_certificate } = called;

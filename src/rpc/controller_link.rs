@@ -1,5 +1,6 @@
 //! An endpoint's session with its controller over the wire: registration, then one stream each way.
 
+use std::error::Error;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -7,8 +8,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
-use super::client::{Client, ClientError, Target};
+use super::client::{Client, ClientError, Target, TargetError};
 use super::{parts, refuses, version, wire};
+use crate::config::endpoint::ControllerAddress;
 use crate::endpoint::controller_link::{ControllerConnection, ControllerLinkError, DialController, MESSAGES};
 use crate::protocol::session::{FromEndpoint, Registration, ToEndpoint};
 use crate::runtime::tasks::spawn;
@@ -24,12 +26,38 @@ const GOODBYE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct ControllerDial {
     /// Where it is, and who asks.
-    pub target: Target,
+    pub controller: ControllerSource,
+}
+
+/// What says where a controller is and who asks.
+#[derive(Debug, Clone)]
+pub enum ControllerSource {
+    /// Files, read anew each time: a token that is replaced there is used from then on.
+    Files(ControllerAddress),
+    /// This.
+    Known(Target),
+}
+
+impl ControllerSource {
+    /// What it says now. Blocks on the file system.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn target(&self) -> Result<Target, TargetError> {
+        match self {
+            Self::Files(address) => Target::read(address),
+            Self::Known(target) => Ok(target.clone()),
+        }
+    }
 }
 
 impl DialController for ControllerDial {
     async fn dial(&self, registration: &Registration) -> Result<ControllerConnection, ControllerLinkError> {
-        let mut client = Client::connect(&self.target).await.map_err(of_client)?;
+        let source = self.controller.clone();
+        let unread = |error: Box<dyn Error + Send + Sync>| ControllerLinkError::Unreachable(error);
+        let target = tokio::task::spawn_blocking(move || source.target());
+        let target = target.await.map_err(|error| unread(error.into()))?.map_err(|error| unread(error.into()))?;
+        let mut client = Client::connect(&target).await.map_err(of_client)?;
         let Registration { endpoint, name, group, session, host, replaces } = registration;
         let mut request = tonic::Request::new(wire::RegisterRequest {
             versions: Some(version::own()),

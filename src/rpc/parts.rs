@@ -213,7 +213,7 @@ mod tests {
             ToWorker::Work(
                 attempts(10_000)
                     .into_iter()
-                    .map(|attempt| Handout { attempt, spec: TaskSpec::Nothing, earlier: None })
+                    .map(|attempt| Handout { attempt, spec: TaskSpec::Nothing, earlier: None, time_left: None })
                     .collect(),
             ),
             ToWorker::Stop(attempts(10_000).into_iter().map(stop).collect()),

@@ -43,6 +43,30 @@ pub struct TaskView {
     pub failure: Option<Failure>,
     pub result: Option<TaskResult>,
     pub progress: Option<ProgressView>,
+    /// Until then it waits before it is tried again.
+    pub not_before: Option<Moment>,
+    /// What its attempt was asked to stop for.
+    pub stopping: Option<Stopping>,
+}
+
+/// What an attempt is to stop for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stopping {
+    /// Somebody cancelled the task.
+    Cancel,
+    /// The deadline has passed.
+    Deadline,
+}
+
+impl Stopping {
+    /// For people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel requested, its endpoint has not confirmed it yet",
+            Self::Deadline => "deadline passed, its endpoint has not stopped it yet",
+        }
+    }
 }
 
 /// How far a task is.
@@ -129,6 +153,8 @@ impl TaskView {
             failure: None,
             result: None,
             progress: None,
+            not_before: None,
+            stopping: None,
         }
     }
 }
@@ -152,6 +178,8 @@ impl TryFrom<wire::Task> for TaskView {
             result,
             progress,
             user_endpoint_config,
+            not_before_ms,
+            stopping,
         } = task;
         let wire::NewTask { spec, label, priority, deadline_in_ms, retries } = required("task", task)?;
         let submitted = Moment::from_millis(submitted_ms);
@@ -174,6 +202,12 @@ impl TryFrom<wire::Task> for TaskView {
             failure: failure.map(TryInto::try_into).transpose()?,
             result: result.map(TryInto::try_into).transpose()?,
             progress: progress.map(|wire::Progress { step, done, total }| ProgressView { step, done, total }),
+            not_before: moment(not_before_ms),
+            stopping: match known::<wire::Stopping>("stopping", stopping)? {
+                wire::Stopping::Unspecified => None,
+                wire::Stopping::Cancel => Some(Stopping::Cancel),
+                wire::Stopping::Deadline => Some(Stopping::Deadline),
+            },
         })
     }
 }

@@ -36,7 +36,7 @@ const MEMBERS: &str = "cgroup.procs";
 
 /// By what means processes are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hold {
+pub enum HoldMeans {
     /// Control groups.
     Groups,
     /// Orphans come to this process.
@@ -66,7 +66,7 @@ pub struct Fence {
 #[derive(Debug)]
 struct ControlGroup(PathBuf);
 
-impl fmt::Display for Hold {
+impl fmt::Display for HoldMeans {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Groups => "in control groups",
@@ -76,13 +76,13 @@ impl fmt::Display for Hold {
 }
 
 /// By what means this process would hold others.
-pub fn hold() -> Hold {
+pub fn means() -> HoldMeans {
     match ControlGroup::of_owner(&format!("check-{}", std::process::id())) {
         Some(group) => {
             group.remove();
-            Hold::Groups
+            HoldMeans::Groups
         }
-        None => Hold::Orphans,
+        None => HoldMeans::Orphans,
     }
 }
 

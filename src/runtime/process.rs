@@ -306,6 +306,28 @@ enum State {
     Unburied,
 }
 
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// It runs, or waits for something that comes by itself.
+    Lives,
+    /// A signal or a debugger stopped it.
+    Stopped,
+    /// It waits in the kernel, where no signal reaches it.
+    Waits,
+}
+
+/// What a process does; None when there is none.
+pub fn activity(pid: u32) -> Option<Activity> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    match stat.rsplit_once(')')?.1.split_whitespace().next()? {
+        "Z" | "X" => None,
+        "T" | "t" => Some(Activity::Stopped),
+        "D" => Some(Activity::Waits),
+        _ => Some(Activity::Lives),
+    }
+}
+
 /// Fields 3 and 22 of a process; the name before them may have spaces and brackets.
 fn state(stat: &str) -> Option<(State, u64)> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();

@@ -178,7 +178,6 @@ pub(super) fn lease(waiting: Vec<WaitingTask>, request: &LeaseRequest) -> Decide
             spec,
             pool,
             deadline: current.deadline,
-            until: hold.until,
             crashes: life.crashes,
         });
         decided.note(task, &mut current, &event, life, Some(now));

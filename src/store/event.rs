@@ -132,6 +132,8 @@ pub enum StoreEvent {
     },
     /// The process gave the endpoint's name back.
     EndpointReleased,
+    /// The endpoint is forgotten: its name is free.
+    EndpointForgotten,
 }
 
 impl StoreEvent {
@@ -190,7 +192,8 @@ impl StoreEvent {
             | Self::Ended { .. }
             | Self::ActionEnded
             | Self::EndpointConnected { .. }
-            | Self::EndpointReleased => None,
+            | Self::EndpointReleased
+            | Self::EndpointForgotten => None,
         }
     }
 
@@ -205,7 +208,8 @@ impl StoreEvent {
             | Self::DeadlinePassed
             | Self::ActionEnded
             | Self::EndpointConnected { .. }
-            | Self::EndpointReleased => None,
+            | Self::EndpointReleased
+            | Self::EndpointForgotten => None,
         }
     }
 }
@@ -229,6 +233,7 @@ impl fmt::Display for StoreEvent {
                 write!(formatter, "the endpoint connected from {}", printable(host, 255))
             }
             Self::EndpointReleased => formatter.write_str("the endpoint stopped"),
+            Self::EndpointForgotten => formatter.write_str("the endpoint was forgotten"),
         }
     }
 }

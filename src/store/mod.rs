@@ -37,7 +37,7 @@ use crate::task::time::Moment;
 
 pub use event::{EventId, EventRecord, StoreEvent};
 pub use filter::{Page, StateName, TaskFilter};
-pub use people::{Claim, EndpointRecord, EndpointSession, Role, TokenRecord};
+pub use people::{Claim, EndpointForgotten, EndpointRecord, EndpointSession, Role, TokenRecord};
 pub use sqlite::SqliteStore;
 pub use tasks::{
     ActionRecord, AddsTo, Artifact, ArtifactInfo, NewAction, NewSubmission, NewTask, Submitted, TaskRecord,
@@ -338,7 +338,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Registers an endpoint and claims its name for a session, until the session's moment; from another session only
     /// if that has run out or is one of those that are replaced. The owner stays the one of the first
-    /// registration, the group is what the owner said last.
+    /// registration, the group is what the owner said last. In a group a name is the first owner's who took it.
     fn claim(
         &self,
         endpoint: EndpointRecord,
@@ -374,7 +374,15 @@ pub trait Store: Send + Sync + 'static {
         now: Moment,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// All endpoints, by name.
+    /// Takes an endpoint's name from processes that are dead, and forgets it if no process holds it then and that has no task which has not ended: its name is free.
+    fn forget_endpoint(
+        &self,
+        endpoint: EndpointId,
+        dead: Vec<SessionId>,
+        now: Moment,
+    ) -> impl Future<Output = Result<EndpointForgotten, StoreError>> + Send;
+
+    /// All endpoints that are not forgotten, by name.
     fn endpoints(&self) -> impl Future<Output = Result<Vec<EndpointRecord>, StoreError>> + Send;
 
     /// Keeps a token.

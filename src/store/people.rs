@@ -17,6 +17,8 @@ pub struct EndpointRecord {
     pub owner: Subject,
     /// Who may see it and submit to it.
     pub group: Option<Group>,
+    /// When it took its name in its group.
+    pub registered: Moment,
     /// The process that holds its name.
     pub session: Option<EndpointSession>,
     /// What it last said of itself: a JSON document.
@@ -45,6 +47,27 @@ pub enum Claim {
     Held(EndpointSession),
     /// Nobody is: a process that believed it was claims the name again. Never the answer to a claim.
     Open,
+    /// Somebody else's endpoint of the group has the name.
+    NameTaken {
+        /// Whose it is.
+        owner: Subject,
+    },
+}
+
+/// What became of an endpoint that was to be forgotten.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndpointForgotten {
+    /// It is.
+    Done,
+    /// There is none.
+    Absent,
+    /// A process holds its name.
+    Online {
+        /// Where it runs.
+        host: String,
+    },
+    /// So many of its tasks have not ended.
+    HasTasks(u64),
 }
 
 /// A token as it is remembered; its secret is not.

@@ -2,13 +2,16 @@
 //!
 //! Paths are as they were asked for, not yet held against anybody's roots.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use super::bins::BinSelection;
 use super::spec::TaskPath;
+use super::stem::raw_stem;
 use super::template::Access;
 use crate::correlate::twotime::Smoothing;
 use crate::correlate::window::FrameWindow;
@@ -90,7 +93,50 @@ impl Default for Recorded {
     }
 }
 
+/// Two correlations that are to have one result, where one of them replaces what is there.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "{} and {} would have the same result in {}, and the second would replace the first; give each an output directory or \
+     a suffix of its own, or do not overwrite",
+    raws[0].display(),
+    raws[1].display(),
+    output.display()
+)]
+pub struct SameResult {
+    /// The raw datasets, in their order.
+    pub raws: [PathBuf; 2],
+    /// The directory of the result.
+    pub output: PathBuf,
+}
+
+/// Finds correlations of which one would replace another's result.
+///
+/// # Errors
+/// The first two.
+pub fn check_results<'s>(specs: impl IntoIterator<Item = &'s CorrelateSpec>) -> Result<(), SameResult> {
+    let mut results: BTreeMap<(&PathBuf, String), &CorrelateSpec> = BTreeMap::new();
+    for spec in specs {
+        let Some(other) = results.insert((&spec.output, spec.result_stem()), spec) else { continue };
+        if [spec, other].iter().any(|one| one.overwrite == Overwrite::Replace) {
+            return Err(SameResult { raws: [other.raw.clone(), spec.raw.clone()], output: spec.output.clone() });
+        }
+    }
+    Ok(())
+}
+
 impl CorrelateSpec {
+    /// What its result's name begins with: the raw dataset's name with prefix and suffix.
+    pub fn result_stem(&self) -> String {
+        let mut stem = raw_stem(&self.raw);
+        if let Some(prefix) = &self.prefix {
+            stem = format!("{}_{stem}", prefix.trim_end_matches('_'));
+        }
+        if let Some(suffix) = &self.suffix {
+            stem = format!("{stem}_{}", suffix.trim_start_matches('_'));
+        }
+        stem
+    }
+
     /// Its paths: raw data, qmap and metadata are read, the output's directory is written.
     pub fn paths(&self) -> Vec<TaskPath<'_>> {
         let path = |what, path, access| TaskPath { what, path, access };
@@ -222,6 +268,22 @@ mod tests {
         assert_eq!(spec, CorrelateSpec::new("a.bin", "q.hdf", "results"));
         let text = serde_json::to_string(&spec).expect("json");
         assert_eq!(serde_json::from_str::<CorrelateSpec>(&text).expect("a spec"), spec);
+    }
+
+    #[test]
+    fn what_would_replace_another_result_is_found() {
+        let spec = |raw: &str, overwrite| CorrelateSpec { overwrite, ..CorrelateSpec::new(raw, "q.hdf", "results") };
+        let (replace, number) = (Overwrite::Replace, Overwrite::Number);
+        let found = |specs: &[CorrelateSpec]| check_results(specs);
+        let one = [spec("d1/sim.bin", replace), spec("d2/sim.h5", replace)];
+        let same = found(&one).expect_err("one result");
+        assert_eq!(same.raws, [PathBuf::from("d1/sim.bin"), "d2/sim.h5".into()]);
+        assert!(same.to_string().contains("d1/sim.bin and d2/sim.h5") && same.to_string().contains("suffix"), "{same}");
+        assert!(found(&[spec("d1/a.bin", number), spec("d2/a.bin", replace)]).is_err(), "it replaces the numbered one");
+        assert!(found(&[spec("d1/a.bin", number), spec("d2/a.bin", number)]).is_ok(), "both are kept");
+        let suffixed = CorrelateSpec { suffix: Some("_x".into()), ..spec("d2/a.bin", replace) };
+        let elsewhere = CorrelateSpec { output: "others".into(), ..spec("d2/a.bin", replace) };
+        assert!(found(&[spec("d1/a.bin", replace), suffixed, elsewhere, spec("d1/b.bin", replace)]).is_ok());
     }
 
     #[test]

@@ -15,5 +15,6 @@ pub mod pool;
 pub mod result;
 pub mod retry;
 pub mod spec;
+pub mod stem;
 pub mod template;
 pub mod time;

@@ -1,5 +1,6 @@
 //! Texts from outside that name things: checked once, here, so that they can be shown and stored everywhere.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -41,9 +42,34 @@ pub enum NameError {
     },
 }
 
-/// A text from outside that names nothing here, fit to be shown: without control characters, at most `most` others.
+/// A text from outside that names nothing here, fit to be shown: without characters that act on a terminal, at most `most`
+/// others.
 pub fn printable(text: &str, most: usize) -> String {
-    text.chars().filter(|c| !c.is_control()).take(most).collect()
+    text.chars().filter(|&c| !acts(c)).take(most).collect()
+}
+
+/// A text with what acts on a terminal or on the order of other characters written as `\\u001b`, as JSON has it; lines and
+/// tabs stay.
+pub fn harmless(text: &str) -> Cow<'_, str> {
+    let is_harmful = |c: char| acts(c) && !matches!(c, '\n' | '\t');
+    if !text.contains(is_harmful) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match is_harmful(c) {
+            true => shown.extend(format!("\\u{:04x}", u32::from(c)).chars()),
+            false => shown.push(c),
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// Whether a character does something to the text around it instead of showing: it moves a cursor, ends a line, or turns
+/// the order of what follows (Unicode Standard Annex 9, the explicit formatting characters; two line separators).
+fn acts(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 macro_rules! name {
@@ -96,8 +122,8 @@ name!(
     RequestId, "request id", 256, "printable ASCII is allowed", |c| c.is_ascii_graphic() || c == ' '
 );
 name!(
-    /// What people call a task or action. Any language, but nothing that moves a terminal's cursor.
-    Label, "label", 128, "control characters are not allowed", |c| !c.is_control()
+    /// What people call a task or action. Any language, but nothing that moves a terminal's cursor or turns the order of text.
+    Label, "label", 128, "characters that control how text is shown are not allowed", |c| !acts(c)
 );
 name!(
     /// An endpoint's name: also a file name, so that it begins with a letter or digit and has no slash.
@@ -157,6 +183,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_acts_is_shown_as_what_it_is() {
+        let text = "a\u{1b}[2Jb\u{9b}\u{202e}c\u{2069}\n\td\r\u{7f}é漢\u{200d}";
+        assert_eq!(harmless(text), "a\\u001b[2Jb\\u009b\\u202ec\\u2069\n\td\\u000d\\u007fé漢\u{200d}");
+        assert_eq!(printable(text, usize::MAX), "a[2Jbcdé漢\u{200d}");
+        assert!(matches!(harmless("one\ntwo\té"), Cow::Borrowed(_)));
+        let json = serde_json::json!({ "path": "/a\u{9b}\u{202e}" }).to_string();
+        let read: serde_json::Value = serde_json::from_str(&harmless(&json)).expect("the same document");
+        assert_eq!(read["path"], "/a\u{9b}\u{202e}");
+    }
+
+    #[test]
     fn what_could_mislead_is_refused() {
         for text in ["", ".hidden", "-x", "a/b", "a b", "ä", &"a".repeat(65)] {
             let error = text.parse::<EndpointName>().expect_err(text).to_string();
@@ -168,6 +205,7 @@ mod tests {
             "text/html; charset=utf-8".parse::<MediaType>().is_err() && "image/svg+xml".parse::<MediaType>().is_ok()
         );
         assert!("two\nlines".parse::<Label>().is_err() && "\x1b[2J".parse::<Label>().is_err());
+        assert!("\u{202e}gnp.exe".parse::<Label>().is_err(), "right to left");
         assert!("Probe 7, größer".parse::<Label>().is_ok());
         let error = serde_json::from_str::<Label>("\"\"").expect_err("an empty label").to_string();
         assert!(error.contains("the label is empty"), "{error}");

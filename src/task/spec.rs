@@ -133,6 +133,14 @@ pub struct TaskPath<'a> {
 }
 
 impl TaskSpec {
+    /// What it correlates, if it does.
+    pub fn correlation(&self) -> Option<&CorrelateSpec> {
+        match self {
+            Self::Correlate(spec) => Some(spec),
+            Self::BatchSetup(_) | Self::Command(_) | Self::Nothing => None,
+        }
+    }
+
     /// What runs it.
     pub fn needs(&self) -> Needs {
         match self {

@@ -21,7 +21,7 @@ use crate::ids::AttemptId;
 use crate::protocol::session::{Progress, Reported, Stop};
 use crate::protocol::worker::{FromWorker, GpuState, Handout, Room, ToWorker, WorkerFacts};
 use crate::runtime::lease::Lease;
-use crate::task::failure::{Loss, Unfit};
+use crate::task::failure::{Failure, Loss, Unfit};
 use crate::task::life::Outcome;
 use crate::task::result::{EarlierResult, NamedResult, TaskResult};
 use crate::task::retry::doubled;
@@ -95,6 +95,8 @@ pub(super) struct Launch {
     pub(super) attempt: AttemptId,
     pub(super) spec: TaskSpec,
     pub(super) earlier: Option<EarlierResult>,
+    /// When it must be over.
+    pub(super) deadline: Option<Instant>,
     pub(super) place: Place,
     pub(super) slot: AssignedSlot,
 }
@@ -134,8 +136,17 @@ pub(super) struct Core {
 /// Attempts that wait for a slot, in their order.
 #[derive(Debug, Default)]
 struct Waiting {
-    slots: VecDeque<Handout>,
-    login: VecDeque<Handout>,
+    slots: VecDeque<WaitingAttempt>,
+    login: VecDeque<WaitingAttempt>,
+}
+
+#[derive(Debug)]
+struct WaitingAttempt {
+    attempt: AttemptId,
+    spec: TaskSpec,
+    earlier: Option<EarlierResult>,
+    /// When it must be over.
+    deadline: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -485,7 +496,9 @@ impl Core {
             let last = self.lease.last_asked().map(|at| at + PAUSE);
             self.beats.next = self.beats.next.min(last.unwrap_or(now));
         }
-        self.waiting.of(handout.spec.kind().place()).push_back(handout);
+        let Handout { attempt, spec, earlier, time_left } = handout;
+        let deadline = time_left.and_then(|left| now.checked_add(left));
+        self.waiting.of(spec.kind().place()).push_back(WaitingAttempt { attempt, spec, earlier, deadline });
     }
 
     fn has(&self, attempt: AttemptId) -> bool {
@@ -574,7 +587,12 @@ impl Core {
         }
         for place in [Place::Slot, Place::Login] {
             while self.has_room(place, slots) {
-                let Some(Handout { attempt, spec, earlier }) = self.waiting.of(place).pop_front() else { break };
+                let Some(next) = self.waiting.of(place).pop_front() else { break };
+                let WaitingAttempt { attempt, spec, earlier, deadline } = next;
+                if deadline.is_some_and(|deadline| deadline <= now) {
+                    self.report(attempt, Outcome::Failed(Failure::deadline()), TaskResult::default());
+                    continue;
+                }
                 if spec.needs() == Needs::Nothing {
                     self.report(attempt, Outcome::Succeeded, TaskResult::default());
                     continue;
@@ -584,13 +602,13 @@ impl Core {
                     Place::Login => Some(AssignedSlot { gpu: None }),
                 };
                 let Some(slot) = slot else {
-                    self.waiting.of(place).push_front(Handout { attempt, spec, earlier });
+                    self.waiting.of(place).push_front(WaitingAttempt { attempt, spec, earlier, deadline });
                     break;
                 };
                 self.running.insert(attempt, Running { place, lost: None, naming: None });
                 *self.used.at(place) += 1;
                 self.outbox.started.push(attempt);
-                self.actions.push(Action::Launch(Launch { attempt, spec, earlier, place, slot }));
+                self.actions.push(Action::Launch(Launch { attempt, spec, earlier, deadline, place, slot }));
             }
         }
     }
@@ -650,18 +668,18 @@ impl Outbox {
 }
 
 impl Waiting {
-    fn of(&mut self, place: Place) -> &mut VecDeque<Handout> {
+    fn of(&mut self, place: Place) -> &mut VecDeque<WaitingAttempt> {
         match place {
             Place::Slot => &mut self.slots,
             Place::Login => &mut self.login,
         }
     }
 
-    fn all(&self) -> impl Iterator<Item = &Handout> {
+    fn all(&self) -> impl Iterator<Item = &WaitingAttempt> {
         self.slots.iter().chain(&self.login)
     }
 
-    fn take(&mut self) -> Vec<Handout> {
+    fn take(&mut self) -> Vec<WaitingAttempt> {
         self.slots.drain(..).chain(self.login.drain(..)).collect()
     }
 

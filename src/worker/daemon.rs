@@ -421,7 +421,7 @@ impl<D: DialEndpoint> Daemon<D> {
     ) -> impl Future<Output = Finished> + Send + use<D> {
         let roots = self.roots.as_ref().map(|roots| roots.node.clone()).unwrap_or_default();
         let (work, earlier) = (Work::Computation(work), None);
-        let attempt = Attempt { id, work, roots, earlier, time_limit: Some(limit) };
+        let attempt = Attempt { id, work, roots, earlier, time_limit: Some(limit), deadline: None };
         let executors = self.executors.clone();
         async move {
             let watch = AttemptWatch::unheard(CancellationToken::new());
@@ -435,7 +435,7 @@ impl<D: DialEndpoint> Daemon<D> {
     }
 
     fn launch(&mut self, launch: Launch) {
-        let Launch { attempt, spec, earlier, place, slot: AssignedSlot { gpu } } = launch;
+        let Launch { attempt, spec, earlier, deadline, place, slot: AssignedSlot { gpu } } = launch;
         let orders = AttemptOrders { stop: CancellationToken::new(), publish: Arc::new(Semaphore::new(0)) };
         self.started.insert(attempt, StartedAttempt { place, orders: orders.clone() });
         let templates = Arc::clone(&self.templates);
@@ -446,7 +446,7 @@ impl<D: DialEndpoint> Daemon<D> {
         spawn("attempt", async move {
             let finished = match prepared(spec, templates, roots.clone()).await {
                 Ok(work) => {
-                    let attempt = Attempt { id: attempt, work, roots, earlier, time_limit: None };
+                    let attempt = Attempt { id: attempt, work, roots, earlier, time_limit: None, deadline };
                     watched(executors, attempt, slot, orders, &tell).await
                 }
                 Err(outcome) => Finished::without_process(outcome),

@@ -1,7 +1,7 @@
 //! Holds the paths of a task's work against the roots of its endpoint, on the computer that will open them, and what they
 //! lead to once it is open. Blocks on the file system; opens nothing.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -31,6 +31,14 @@ pub enum PathError {
         #[source]
         source: RootError,
     },
+    /// A path of the task leads to one that cannot be told to others.
+    #[error("{what} leads to {}, which is not UTF-8; rename it", path.display())]
+    NotText {
+        /// Which.
+        what: String,
+        /// Where it leads.
+        path: PathBuf,
+    },
     /// The command's values do not fit it.
     #[error(transparent)]
     Render(#[from] RenderError),
@@ -46,7 +54,7 @@ impl PathError {
             Self::Path { source: RootError::Look { source, .. } | RootError::Make { source, .. }, .. } => {
                 fault::of_system(source)
             }
-            Self::Path { .. } | Self::Render(_) => Fault::Input,
+            Self::Path { .. } | Self::NotText { .. } | Self::Render(_) => Fault::Input,
         };
         Outcome::Failed(Failure::of(fault, self))
     }
@@ -112,6 +120,7 @@ fn held(paths: &[TaskPath<'_>], roots: &Roots) -> Result<Vec<(&'static str, Allo
     let mut written = Vec::new();
     for TaskPath { what, path, access } in paths {
         let allowed = check(roots, what, path, *access)?;
+        text(what, allowed.as_path())?;
         match access {
             Access::Read => {}
             Access::Write => written.push((*what, allowed)),
@@ -137,10 +146,15 @@ fn command(spec: CommandSpec, roots: &NodeRoots, templates: &Templates) -> Resul
         let path = roots
             .check(Path::new(value.as_str()), *access)
             .map_err(|source| PathError::Path { what: what(), source })?;
-        // from text, through links whose targets may be none
-        *value = path.as_path().to_string_lossy().into_owned();
+        *value = text(&what(), path.as_path())?;
     }
     Ok(CommandSpec { values, ..spec })
+}
+
+/// What a path is, as text: it came from text, but links lead anywhere.
+fn text(what: &str, path: &Path) -> Result<String, PathError> {
+    let not_text = || PathError::NotText { what: what.to_owned(), path: path.to_owned() };
+    path.to_str().map(str::to_owned).ok_or_else(not_text)
 }
 
 /// A command's template, if it has paths.

@@ -21,6 +21,7 @@ use speckled::worker::assignment::{Computation, Work};
 use speckled::worker::executor::{Attempt, AttemptWatch, Executors, Finished, Setup, Slot};
 use tempfile::TempDir;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// The program that is tested.
@@ -78,6 +79,13 @@ impl Site {
         self.run_attempt(work, everywhere(), time_limit, watch).await
     }
 
+    /// Runs an attempt that must be over in a time.
+    pub(crate) async fn run_in(&self, work: Work, left: Duration) -> Finished {
+        let (roots, deadline) = (everywhere(), Some(Instant::now() + left));
+        let attempt = Attempt { id: id(), work, roots, earlier: None, time_limit: Some(LONG), deadline };
+        self.run_to_end(attempt, watched().0).await
+    }
+
     async fn run_attempt(
         &self,
         work: Work,
@@ -85,8 +93,10 @@ impl Site {
         time_limit: Option<Duration>,
         watch: AttemptWatch,
     ) -> Finished {
-        let id = AttemptId { task: ids::task(), number: AttemptNumber::FIRST };
-        let attempt = Attempt { id, work, roots, earlier: None, time_limit };
+        self.run_to_end(Attempt { id: id(), work, roots, earlier: None, time_limit, deadline: None }, watch).await
+    }
+
+    async fn run_to_end(&self, attempt: Attempt, watch: AttemptWatch) -> Finished {
         let finished = self.executors.run(attempt, &slot(), watch).await;
         // the attempt's directory goes with it, a moment later
         while self.attempts_left() > 0 {
@@ -229,4 +239,8 @@ impl Lifeline {
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.expect("it ends")
+}
+
+fn id() -> AttemptId {
+    AttemptId { task: ids::task(), number: AttemptNumber::FIRST }
 }

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use speckled::task::failure::{Fault, Loss};
+use speckled::task::failure::{Failure, Fault, Loss};
 use speckled::task::life::Outcome;
 use speckled::worker::assignment::{Computation, Work};
 use speckled::worker::executor::AttemptWatch;
@@ -124,6 +124,18 @@ async fn the_time_limit_ends_executors_and_commands() {
     let site = Site::of(SHORT, |dir| script(dir, "trap '' TERM; sleep 1000 & wait; wait"));
     let finished = site.run_watched(Work::Computation(Computation::Nothing), limit, watched().0).await;
     assert_eq!(failure(&finished).message(), "the task ran longer than its limit of 0.1 s and was stopped");
+}
+
+#[tokio::test]
+async fn the_tasks_deadline_ends_executors_and_commands() {
+    let site = Site::new(SHORT);
+    let left = Duration::from_millis(100);
+    let finished = site.run_in(shell("exec sleep 1000", ""), left).await;
+    assert_eq!(finished.outcome, Outcome::Failed(Failure::deadline()));
+    let site = Site::of(SHORT, |dir| script(dir, "trap '' TERM; sleep 1000 & wait; wait"));
+    let finished = site.run_in(Work::Computation(Computation::Nothing), left).await;
+    assert_eq!(finished.outcome, Outcome::Failed(Failure::deadline()));
+    assert!(tail(&finished).contains("stopped at the task's deadline"), "{finished:?}");
 }
 
 #[tokio::test]

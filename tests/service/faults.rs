@@ -1,32 +1,23 @@
 //! Processes are killed and stopped, connections cut: every accepted task ends exactly once, no result is partial, no
 //! attempt runs on beside a later one.
-//!
-//! `SPECKLED_FAULT_ROUNDS` sets the rounds of the random test.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rand::seq::IteratorRandom;
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use rustix::process::{Pid, Signal, kill_process};
-use speckled::ids::TaskId;
 use speckled::rpc::client::Client;
 use speckled::store::{StateName, TaskFilter};
 use speckled::task::spec::TaskSpec;
 
 use crate::proxy::Proxy;
-use crate::unfit::{namespaces, until_shown};
+use crate::unfit::namespaces;
 use crate::world::{Controller, Daemon, Site, done, order};
-
-/// Rounds of the random test where nobody says: one kill each.
-const ROUNDS: usize = 8;
 
 /// A lease that tests can wait for the end of.
 const SHORT_S: u32 = 3;
 
-fn signal(pid: i32, signal: Signal) {
+pub(crate) fn signal(pid: i32, signal: Signal) {
     let _gone = kill_process(Pid::from_raw(pid).expect("a process"), signal);
 }
 
@@ -271,9 +262,8 @@ async fn a_controller_whose_disk_is_full_refuses_and_goes_on_when_there_is_room(
     fs::create_dir(&small).expect("made");
     let program = env!("CARGO_BIN_EXE_speckled");
     let script = r#"mount -t tmpfs -o size=8m none "$2" && cp -a "$1"/. "$2" && exec "$3" controller serve "$2" --plain --listen 127.0.0.1:0"#;
-    let namespaces = if rustix::process::geteuid().is_root() { "-m" } else { "-rm" };
     let mut command = std::process::Command::new("unshare");
-    command.args([namespaces, "sh", "-c", script, "sh", &state, &small, program]);
+    command.args([namespaces(), "sh", "-c", script, "sh", &state, &small, program]);
     let controller = Daemon::start(&mut command);
     site.controller = Controller { url: controller.said.clone(), daemon: controller };
     site.configure(&site.controller.url, 1);
@@ -300,77 +290,8 @@ async fn a_controller_whose_disk_is_full_refuses_and_goes_on_when_there_is_room(
     }
 }
 
-/// What is killed in a round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Victim {
-    Controller,
-    Endpoint,
-    Worker,
-    Executor,
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_is_killed_every_task_ends_once() {
-    let rounds = std::env::var("SPECKLED_FAULT_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
-    let seed = rand::rng().random();
-    println!("seed {seed}, {rounds} rounds");
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut site = Site::running(SHORT_S, 2);
-    let mut accepted: Vec<(TaskId, String)> = Vec::new();
-    for round in 0..rounds {
-        let mut specs = Vec::new();
-        let mut names = Vec::new();
-        for index in 0..4 {
-            let name = format!("r{round}-{index}");
-            specs.push(match index % 2 {
-                0 => Site::step(&name),
-                _ => TaskSpec::Correlate(Box::new(site.correlation(&name))),
-            });
-            names.push(name);
-        }
-        let ids = site.submit(specs).await;
-        accepted.extend(ids.into_iter().zip(names));
-        let victim = [Victim::Controller, Victim::Endpoint, Victim::Worker, Victim::Executor][round % 4];
-        // at a random moment: after so many changes of tasks
-        let mut client = site.client().await;
-        changes(&mut client, random.random_range(0..8)).await;
-        if victim == Victim::Worker {
-            // of one that never connected the next is started a minute later
-            until_shown(&site, |worker| worker.connected).await;
-        }
-        kill(&mut site, victim, &mut random);
-    }
-    let ids: Vec<TaskId> = accepted.iter().map(|(id, _)| *id).collect();
-    let over = site.until_over(&ids).await;
-    for (task, (_, name)) in over.iter().zip(&accepted) {
-        assert_eq!(task.state, StateName::Succeeded, "seed {seed}: {name}: {task:?}");
-        match &task.spec {
-            TaskSpec::Correlate(spec) => {
-                let file = &task.result.as_ref().expect("a result").files[0];
-                speckled::dataset::result::verify(file, spec.analyses).expect("whole");
-            }
-            TaskSpec::Command(_) => site.expect_one_after_the_other(name),
-            other @ (TaskSpec::BatchSetup(_) | TaskSpec::Nothing) => panic!("{other:?}"),
-        }
-    }
-    println!(
-        "{} of {} tasks took more than one attempt",
-        over.iter().filter(|task| task.attempt > 1).count(),
-        over.len()
-    );
-    // an attempt whose report was lost has left nothing beside the task's result
-    let results = over.iter().filter(|task| matches!(task.spec, TaskSpec::Correlate(_)));
-    let results: BTreeSet<PathBuf> =
-        results.map(|task| task.result.as_ref().expect("a result").files[0].clone()).collect();
-    assert_eq!(published(&site), results, "seed {seed}");
-    let mut client = site.client().await;
-    let counts = client.count(&TaskFilter::default()).await.expect("may");
-    assert_eq!(counts, [(StateName::Succeeded, ids.len() as u64)], "no task came from nowhere");
-    assert_eq!(site.processes("executor"), [].into(), "nothing runs on");
-}
-
 /// Result files in the directory of results.
-fn published(site: &Site) -> BTreeSet<PathBuf> {
+pub(crate) fn published(site: &Site) -> BTreeSet<PathBuf> {
     let entries = fs::read_dir(site.at("out")).expect("a directory");
     let paths = entries.map(|entry| entry.expect("an entry").path());
     paths.filter(|path| !path.file_name().expect("a name").to_string_lossy().starts_with('.')).collect()
@@ -404,32 +325,13 @@ async fn a_result_whose_report_was_lost_is_replaced_not_joined() {
 }
 
 /// Waits for so many changes of tasks, or for their end.
-async fn changes(client: &mut Client, number: usize) {
+pub(crate) async fn changes(client: &mut Client, number: usize) {
     let mut changes = client.watch(&TaskFilter::default()).await.expect("may");
     for _ in 0..number {
         let counts = client.count(&TaskFilter::default()).await.expect("may");
         let open = counts.iter().any(|(state, tasks)| !state.is_over() && *tasks > 0);
         if !open || changes.next().await.is_err() {
             return;
-        }
-    }
-}
-
-fn kill(site: &mut Site, victim: Victim, random: &mut ChaCha8Rng) {
-    match victim {
-        Victim::Controller => {
-            site.controller.kill();
-            site.restart_controller();
-        }
-        Victim::Endpoint => {
-            site.endpoint.as_mut().expect("runs").kill();
-            site.start_endpoint();
-        }
-        Victim::Worker => {
-            site.processes("worker").into_iter().choose(random).into_iter().for_each(|pid| signal(pid, Signal::KILL))
-        }
-        Victim::Executor => {
-            site.processes("executor").into_iter().choose(random).into_iter().for_each(|pid| signal(pid, Signal::KILL));
         }
     }
 }

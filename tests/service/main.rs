@@ -11,6 +11,8 @@ mod link;
 mod node;
 mod proxy;
 mod site;
+mod states;
+mod storm;
 mod strangers;
 mod unfit;
 mod world;

@@ -49,7 +49,7 @@ async fn what_a_task_may_not_do_is_refused_with_the_reason() {
         (with("data/../controller/controller.db"), "lies outside"),
         (with("data/way/passwd"), "lies outside"),
         (TaskSpec::BatchSetup(BatchSetupSpec { directories: vec![site.at("data/new")] }), "directory: "),
-        (unknown, "there is no command \"rm\" at this endpoint; known are: held, leaving, seated, step"),
+        (unknown, "there is no command \"rm\" at this endpoint; known are: held, leaving, open, seated, step, stray"),
     ];
     let tasks = site.submit(cases.iter().map(|(spec, _)| spec.clone()).collect()).await;
     let over = site.until_over(&tasks).await;
@@ -106,8 +106,13 @@ async fn an_endpoint_is_started_asked_stopped_and_deleted() {
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).expect("JSON");
     assert_eq!(status["controller"]["online"], false);
     assert_eq!(status["disagreements"], serde_json::json!([]));
+    let refused = site.on_endpoint(&["delete", "site"]);
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(77) && error.contains("has 1 tasks that have not ended"), "{error}");
+    site.client().await.cancel(&[task]).await.expect("may");
     done(site.on_endpoint(&["delete", "site"]));
     assert!(!site.at("home/site").exists());
+    assert_eq!(site.client().await.list_endpoints().await.expect("may"), [], "it said goodbye");
     site.endpoint = None;
 }
 

@@ -179,6 +179,7 @@ impl Site {
         let held = r#"echo begin $$ >> "$1/$2"; read line < "$1/$2.go"; echo end $$ >> "$1/$2""#;
         // one of its group, one of another session, and one that hides where it comes from
         let leaving = r#"sleep 600 & setsid sleep 600 & env -i setsid sleep 600 & echo begin $$ >> "$1/$2"; read line < "$1/$2.go"; echo end $$ >> "$1/$2""#;
+        let stray = r#"setsid sleep 600 & echo begin $$ >> "$1/$2"; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo end $$ >> "$1/$2""#;
         let open = r#"readlink /proc/$$/fd/* > "$1/$2""#;
         let seated = r#"echo "$SPECKLED_GPU $CUDA_VISIBLE_DEVICES" >> "$1/$2"; read line < "$1/$2.go"; true"#;
         let command = |script: &str| {
@@ -193,7 +194,7 @@ impl Site {
             "controller": { "url": url, "token_file": token },
             "roots": { "read": [data], "write": [out] },
             "workers": { "slots": slots, "threads": 1, "memory": "512 MiB" },
-            "commands": { "step": command(step), "held": command(held), "leaving": command(leaving), "open": command(open), "seated": command(seated) },
+            "commands": { "step": command(step), "held": command(held), "leaving": command(leaving), "open": command(open), "stray": command(stray), "seated": command(seated) },
         });
         fs::write(home.join("config.yaml"), config.to_string()).expect("written");
     }
@@ -298,6 +299,11 @@ impl Site {
     /// A command that leaves marks while it computes.
     pub(crate) fn step(mark: &str) -> TaskSpec {
         Self::command("step", mark)
+    }
+
+    /// A command that leaves marks while it computes, and a process in another session.
+    pub(crate) fn stray(mark: &str) -> TaskSpec {
+        Self::command("stray", mark)
     }
 
     /// A command that leaves a mark, and another once it is let go.

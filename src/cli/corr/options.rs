@@ -16,7 +16,9 @@ use crate::compute::names::{ANALYSES, BIT_ORDERS, Names, POLICIES, SMOOTHINGS, v
 use crate::compute::settings::GB;
 use crate::correlate::window::FrameWindow;
 use crate::task::bins::SelectionError;
-use crate::task::correlate::{Analyses, CorrelateSpec, Normalization, Overwrite, PixelG2Output, Recorded};
+use crate::task::correlate::{
+    Analyses, CorrelateSpec, Normalization, Overwrite, PixelG2Output, Recorded, SameResult, check_results,
+};
 
 /// An option that cannot be used.
 #[derive(Debug, Error)]
@@ -33,6 +35,12 @@ pub(in crate::cli) enum OptionError {
     /// Two names of one option that disagree.
     #[error("--num-partial-g2 {partial} and --num-segments {segments} mean the same; give one of them")]
     Parts { partial: u32, segments: u32 },
+    /// A path that cannot be told to others.
+    #[error("{option} {} is not UTF-8; rename it, since results and JSON documents could not name it", path.display())]
+    NotText { option: &'static str, path: PathBuf },
+    /// Two of the inputs.
+    #[error(transparent)]
+    SameResult(#[from] SameResult),
     /// The dq selection.
     #[error(transparent)]
     Selection(#[from] SelectionError),
@@ -43,7 +51,11 @@ impl CommandError for OptionError {
         match self {
             Self::NoRaw => Exit::Usage,
             Self::NoQmap => Exit::Qmap,
-            Self::Value { .. } | Self::Parts { .. } | Self::Selection(_) => Exit::Input,
+            Self::Value { .. }
+            | Self::Parts { .. }
+            | Self::Selection(_)
+            | Self::NotText { .. }
+            | Self::SameResult(_) => Exit::Input,
         }
     }
 }
@@ -77,7 +89,7 @@ impl Plan {
             (false, true) => Form::Quiet,
             (false, false) => Form::Human,
         };
-        Ok(Self {
+        let plan = Self {
             template,
             form,
             verbose: args.verbose,
@@ -85,7 +97,10 @@ impl Plan {
             inert,
             timepix: (args.bin_time_s.unwrap_or(1e-6), args.run_config_path),
             raws: args.raw,
-        })
+        };
+        check_text(&plan)?;
+        check_results(&plan.jobs().collect::<Vec<_>>())?;
+        Ok(plan)
     }
 
     /// One job for each raw file.
@@ -127,6 +142,17 @@ impl Plan {
             "threads": job.threads,
             "verbose": self.verbose,
         })
+    }
+}
+
+fn check_text(plan: &Plan) -> Result<(), OptionError> {
+    let CorrelateSpec { qmap, output, metadata, .. } = &plan.template;
+    let raws = plan.raws.iter().map(|raw| ("--raw", raw));
+    let others = [("--qmap", qmap), ("--output", output)].into_iter();
+    let mut all = raws.chain(others).chain(metadata.iter().map(|metadata| ("--meta-fname", metadata)));
+    match all.find(|(_, path)| path.to_str().is_none()) {
+        Some((option, path)) => Err(OptionError::NotText { option, path: path.clone() }),
+        None => Ok(()),
     }
 }
 
@@ -293,6 +319,29 @@ mod tests {
         ] {
             let error = refusal(args);
             assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn inputs_that_would_have_one_result_are_refused() {
+        let raw: Vec<PathBuf> = vec!["d1/sim.bin".into(), "d2/sim.bin".into()];
+        let error = refusal(CorrArgs { raw: raw.clone(), overwrite: true, ..args() });
+        assert!(error.contains("d1/sim.bin and d2/sim.bin would have the same result"), "{error}");
+        assert_eq!(Plan::new(CorrArgs { raw, ..args() }).expect("numbered").jobs().count(), 2);
+    }
+
+    #[test]
+    fn paths_that_are_no_text_are_refused() {
+        use std::os::unix::ffi::OsStringExt;
+        let odd = || PathBuf::from(std::ffi::OsString::from_vec(b"/a\xff.bin".to_vec()));
+        for (args, option) in [
+            (CorrArgs { raw: vec!["a.bin".into(), odd()], ..args() }, "--raw"),
+            (CorrArgs { qmap: Some(odd()), ..args() }, "--qmap"),
+            (CorrArgs { output: Some(odd()), ..args() }, "--output"),
+            (CorrArgs { meta_fname: Some(odd()), ..args() }, "--meta-fname"),
+        ] {
+            let error = refusal(args);
+            assert!(error.starts_with(option) && error.contains("is not UTF-8"), "{error}");
         }
     }
 

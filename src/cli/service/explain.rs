@@ -95,7 +95,14 @@ fn reasons(task: &TaskView, endpoint: Option<&EndpointView>, ahead: usize, now: 
         StateName::Queued => vec![format!("it is the next that endpoint {} takes", endpoint.name)],
     };
     if task.state == StateName::Queued && task.attempt > 0 {
-        reasons.push(format!("attempt {} ended without a result {since}; it is tried again", task.attempt));
+        let pause = task.not_before.filter(|moment| *moment > now);
+        let pause = pause.map(|moment| format!(" in {} s", moment.since(now).as_secs_f64().ceil())).unwrap_or_default();
+        let words = format!("attempt {} ended without a result {since}; it is tried again{pause}", task.attempt);
+        // nothing else keeps it while it waits for that
+        reasons.insert(if pause.is_empty() { reasons.len() } else { 0 }, words);
+    }
+    if let Some(stopping) = task.stopping {
+        reasons.insert(0, stopping.words().to_owned());
     }
     if !endpoint.online {
         let heard = now.since(endpoint.seen).as_secs();
@@ -145,6 +152,7 @@ mod tests {
     use super::*;
     use crate::endpoint::status::{ControllerStatus, JournalStatus, TaskCounts, WorkerStatus};
     use crate::ids::{BlockId, EndpointId, SessionId, WorkerId};
+    use crate::rpc::view::Stopping;
 
     fn task(state: StateName) -> TaskView {
         TaskView::testing(5, state, 7_000)
@@ -220,6 +228,11 @@ mod tests {
         let again = TaskView { attempt: 2, deadline: Some(Moment::from_millis(19_000)), ..queued };
         let again = told(&again, true, &status(0), 0);
         assert!(again.contains("attempt 2 ended without a result 2 s ago") && again.contains("deadline is in 10 s"));
+        let pausing = TaskView { attempt: 2, not_before: Some(Moment::from_millis(12_500)), ..task(StateName::Queued) };
+        let pausing = told(&pausing, true, &status(0), 0);
+        assert!(pausing.starts_with("attempt 2 ended without a result 2 s ago; it is tried again in 4 s"), "{pausing}");
+        let cancelled = TaskView { stopping: Some(Stopping::Cancel), ..task(StateName::Running) };
+        assert!(told(&cancelled, true, &status(2), 0).starts_with("cancel requested, "));
         assert_eq!(told(&task(StateName::Running), true, &status(2), 0), "attempt 0 began 2 s ago");
         assert_eq!(told(&task(StateName::Succeeded), true, &status(2), 0), "it ended 2 s ago");
     }

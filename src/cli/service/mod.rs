@@ -14,7 +14,7 @@ use super::exit::{CommandError, Exit, Failure};
 use crate::controller::token::NoRandomness;
 use crate::ids::{ActionId, TaskId, TokenId};
 use crate::rpc::certificate::{CertificateError, ServerIdentity};
-use crate::rpc::client::{Client, ClientError, Target};
+use crate::rpc::client::{Client, ClientError, Target, TargetError};
 use crate::rpc::dial::{CertificateFault, DialError};
 use crate::rpc::service::ServeError;
 use crate::store::StoreError;
@@ -98,6 +98,9 @@ pub(super) enum ServiceError {
         #[source]
         source: std::io::Error,
     },
+    /// What says who asks.
+    #[error(transparent)]
+    Target(#[from] TargetError),
     /// It is there already.
     #[error("{} is there already; choose another directory, or start it with `speckled controller serve`", path.display())]
     Exists {
@@ -214,7 +217,7 @@ impl CommandError for ServiceError {
             | Self::Random(_)
             | Self::Runtime(_)
             | Self::Bench(_) => Exit::Processing,
-            Self::File { .. } | Self::Store(_) | Self::Locked { .. } => Exit::Saving,
+            Self::File { .. } | Self::Target(_) | Self::Store(_) | Self::Locked { .. } => Exit::Saving,
         }
     }
 }
@@ -243,6 +246,7 @@ impl ServiceError {
             Self::Ended => true,
             Self::NoToken
             | Self::File { .. }
+            | Self::Target(_)
             | Self::Exists { .. }
             | Self::Locked { .. }
             | Self::Plain { .. }

@@ -74,7 +74,17 @@ fn lines((endpoint, counts): &Row, now: Moment) -> Vec<String> {
         lines.push("  it has not said how it is".to_owned());
         return lines;
     };
-    let said = format!("(endpoint, {heard} s ago)");
+    if !online {
+        // what it had when it was last heard of is over
+        return lines;
+    }
+    let open = |state: &StateName| !matches!(state, StateName::Queued) && !state.is_over();
+    let held: u64 = counts.iter().filter(|(state, _)| open(state)).map(|(_, tasks)| tasks).sum();
+    let busy: u64 =
+        status.workers.iter().map(|worker| u64::from(worker.slots.1) + u64::from(worker.login_slots.1)).sum();
+    // its latest reports came after it said this
+    let since = if busy > held { ", before its latest reports" } else { "" };
+    let said = format!("(endpoint, {heard} s ago{since})");
     for worker in &status.workers {
         let connected = if worker.connected { "" } else { ", not connected" };
         let (all, busy) = worker.slots;

@@ -12,7 +12,6 @@ use crate::ids::{ActionId, EndpointId, TaskId};
 use crate::rpc::client::Client;
 use crate::rpc::view::{EventView, ProgressView, TaskView};
 use crate::store::{StateName, TaskFilter};
-use crate::task::names::printable;
 
 /// What became of tasks
 #[derive(Debug, Subcommand)]
@@ -157,19 +156,12 @@ async fn follow(TasksArgs { tasks, form, remote }: TasksArgs) -> Result<Exit, Fa
     }
 }
 
-/// The whole file where it can be read, as on the endpoint's own computer; else its end, which came with the result.
+/// The end, which came with the result: what an endpoint names is not opened here, where it is another file.
 async fn logs(LogsArgs { task, remote }: LogsArgs) -> Result<Exit, Failure> {
     let found = all(&mut remote.connect().await?, &[task]).await?;
     let log = found.into_iter().next().and_then(|task| task.result?.log).ok_or(ServiceError::NoLog(task))?;
-    let text = match std::fs::read(&log.file) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(_) => {
-            output::note(format_args!("the end of {} on the endpoint's file system:", log.file.display()));
-            log.lines
-        }
-    };
-    // an endpoint's output is not trusted on a terminal
-    text.lines().try_for_each(|line| output::stdout(printable(line, usize::MAX)))?;
+    output::note(format_args!("the end of {} on the endpoint's file system:", log.file.display()));
+    log.lines.lines().try_for_each(output::stdout)?;
     Ok(Exit::Success)
 }
 
@@ -221,7 +213,8 @@ pub(super) fn line(task: &TaskView) -> String {
     let label = task.label.as_ref().map(ToString::to_string).unwrap_or_default();
     let failure = task.failure.as_ref().map(|failure| failure.message().to_owned());
     let progress = task.progress.as_ref().and_then(ProgressView::words);
-    let note = failure.or(progress).unwrap_or_default();
+    let stopping = task.stopping.map(|stopping| stopping.words().to_owned());
+    let note = failure.or(stopping).or(progress).unwrap_or_default();
     format!("{}  {:<9} {:<11} {label:<20} {note}", task.id, task.state.name(), task.spec.kind().name())
         .trim_end()
         .to_owned()
@@ -242,8 +235,7 @@ fn described(task: &TaskView) -> String {
         );
         if let Some(log) = &result.log {
             lines.push(format!("  output in {}, its end:", log.file.display()));
-            // an endpoint's output is not trusted on a terminal
-            lines.extend(log.lines.lines().map(|line| format!("    {}", printable(line, usize::MAX))));
+            lines.extend(log.lines.lines().map(|line| format!("    {line}")));
         }
     }
     lines.join("\n")

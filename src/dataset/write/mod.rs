@@ -9,10 +9,10 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use super::hdf5::write::{FrameFilter, FrameLayout};
-use super::stem::raw_stem;
 use super::{DatasetError, PhotonEvent, PixelType, stitch};
 use crate::correlate::bins::Shape;
 use crate::simulate::{Layout, Modules, Saturation, Scene, Simulation, Window};
+use crate::task::stem::raw_stem;
 
 mod ftf;
 mod hdf5_frames;

@@ -175,7 +175,7 @@ mod tests {
     /// needs another number in [`HEADER`], and a way to read this one.
     const FIRST_FORM: &str = concat!(
         r#"{"taken":{"attempt":{"task":"00000000-0000-0000-0000-000000000001","number":1},"#,
-        r#""spec":{"kind":"nothing"},"deadline":null,"until":7,"crashes":0}}"#,
+        r#""spec":{"kind":"nothing"},"deadline":null,"crashes":0}}"#,
         "\n",
         r#"{"handed":{"attempt":{"task":"00000000-0000-0000-0000-000000000001","number":1},"#,
         r#""worker":"00000000-0000-0000-0000-000000000002"}}"#,

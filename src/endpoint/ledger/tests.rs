@@ -18,7 +18,7 @@ pub(in crate::endpoint) fn attempt(task: u128, number: u32) -> AttemptId {
 
 pub(in crate::endpoint) fn leased(attempt: AttemptId) -> Leased {
     let (spec, pool) = (TaskSpec::Nothing, PoolKey::DEFAULT);
-    Leased { attempt, spec, pool, deadline: None, until: Moment::from_millis(7), crashes: 0 }
+    Leased { attempt, spec, pool, deadline: None, crashes: 0 }
 }
 
 pub(in crate::endpoint) fn taken(task: u128, number: u32) -> Entry {

@@ -50,7 +50,7 @@ impl World {
         let mut world = Self { scheduler, now, written: Vec::new() };
         world.scheduler.session_opened(SessionId::new(Uuid::from_u128(7)), LEASE, "{}".into(), now);
         let number = world.scheduler.number;
-        world.scheduler.on_controller_message(ToEndpoint::Renewed { number, until: Moment::START }, now);
+        world.scheduler.on_controller_message(ToEndpoint::Renewed { number }, now);
         world
     }
 
@@ -134,7 +134,9 @@ fn a_worker_without_work_is_told_to_leave_and_not_before_its_time() {
     world.later(IDLE - Duration::from_secs(2));
     assert_eq!(world.turn().at_once, []);
     // a task comes and goes: the time begins anew
-    world.scheduler.on_controller_message(ToEndpoint::Leases(vec![leased(attempt(1, 1))]), world.now);
+    world
+        .scheduler
+        .on_controller_message(ToEndpoint::Leases(vec![leased(attempt(1, 1)).offer(Moment::START)]), world.now);
     world.turn();
     world.later(Duration::from_secs(5));
     let over = crate::endpoint::ledger::tests::reported(attempt(1, 1), "{}");
@@ -146,7 +148,9 @@ fn a_worker_without_work_is_told_to_leave_and_not_before_its_time() {
     let turn = world.turn();
     assert!(turn.at_once.contains(&Outgoing::ToWorker(worker(1), ToWorker::Leave)), "{turn:?}");
     // what comes now is not for this worker
-    world.scheduler.on_controller_message(ToEndpoint::Leases(vec![leased(attempt(2, 1))]), world.now);
+    world
+        .scheduler
+        .on_controller_message(ToEndpoint::Leases(vec![leased(attempt(2, 1)).offer(Moment::START)]), world.now);
     let turn = world.turn();
     assert!(turn.after_write.is_empty(), "{turn:?}");
     let itself = Ending::Itself(Exit::Code(0));
@@ -229,7 +233,9 @@ fn a_worker_of_a_block_that_others_started_works_and_is_left_alone() {
     world.join(2, foreign);
     let turn = world.turn();
     assert!(turn.entries.iter().all(|entry| matches!(entry, Entry::Joined(_))), "{turn:?}");
-    world.scheduler.on_controller_message(ToEndpoint::Leases(vec![leased(attempt(1, 1))]), world.now);
+    world
+        .scheduler
+        .on_controller_message(ToEndpoint::Leases(vec![leased(attempt(1, 1)).offer(Moment::START)]), world.now);
     assert_eq!(world.turn().after_write.len(), 1, "it gets the task");
     world.later(100 * IDLE);
     let turn = world.turn();
@@ -261,7 +267,10 @@ fn a_long_task_waits_for_a_block_that_lives_long_enough() {
     let (mut world, block) = World::running(1);
     // five measures make an estimate
     for number in 1..=5 {
-        world.scheduler.on_controller_message(ToEndpoint::Leases(vec![leased(attempt(number, 1))]), world.now);
+        world.scheduler.on_controller_message(
+            ToEndpoint::Leases(vec![leased(attempt(number, 1)).offer(Moment::START)]),
+            world.now,
+        );
         world.turn();
         let mut over = crate::endpoint::ledger::tests::reported(attempt(number, 1), "{}");
         over.result.measure = Some(Measure { bytes: 1 << 30, frames: 0, millis: 600_000 });
@@ -270,7 +279,9 @@ fn a_long_task_waits_for_a_block_that_lives_long_enough() {
     }
     let ends = world.scheduler.moment(world.now).after(Duration::from_secs(599));
     world.see(block, JobState::Running { ends: Some(ends) });
-    world.scheduler.on_controller_message(ToEndpoint::Leases(vec![leased(attempt(9, 1))]), world.now);
+    world
+        .scheduler
+        .on_controller_message(ToEndpoint::Leases(vec![leased(attempt(9, 1)).offer(Moment::START)]), world.now);
     let turn = world.turn();
     assert!(turn.after_write.is_empty(), "it takes ten minutes: {turn:?}");
     world.see(block, JobState::Running { ends: Some(ends.after(Duration::from_secs(2))) });

@@ -20,6 +20,19 @@ use crate::task::spec::{BatchSetupSpec, TaskSpec};
 /// How a worker ends that somebody killed.
 const KILLED: Ending = Ending::Itself(Exit::Signal(9));
 
+fn offer(task: u128, number: u32) -> Offer {
+    leased(attempt(task, number)).offer(Moment::START)
+}
+
+fn said_to_workers(turn: &Turn) -> Vec<(WorkerId, ToWorker)> {
+    let all = turn.at_once.iter().chain(&turn.after_write).chain(&turn.after_sync);
+    let said = all.filter_map(|outgoing| match outgoing {
+        Outgoing::ToWorker(worker, said) => Some((*worker, said.clone())),
+        Outgoing::ToController(..) | Outgoing::BlockRecorded(_) => None,
+    });
+    said.collect()
+}
+
 /// This process's session.
 fn own() -> SessionId {
     SessionId::new(Uuid::from_u128(77))
@@ -76,7 +89,7 @@ impl World {
         let [Outgoing::ToController(number, FromEndpoint::Heartbeat { .. })] = beat.at_once[..] else {
             panic!("{beat:?}")
         };
-        world.hear(ToEndpoint::Renewed { number, until: leased(attempt(1, 1)).until });
+        world.hear(ToEndpoint::Renewed { number });
         world.join(1, slots, vec![]);
         let credit = world.turn();
         let wanted = FromEndpoint::Credit(credits(slots.into(), 1));
@@ -97,7 +110,7 @@ impl World {
     }
 
     fn take(&mut self, tasks: &[(u128, u32)]) {
-        self.hear(ToEndpoint::Leases(tasks.iter().map(|&(task, number)| leased(attempt(task, number))).collect()));
+        self.hear(ToEndpoint::Leases(tasks.iter().map(|&(task, number)| offer(task, number)).collect()));
     }
 
     fn over(&mut self, by: u128, task: u128, number: u32) {
@@ -249,7 +262,7 @@ fn nothing_is_handed_out_without_a_lease() {
         Outgoing::ToController(..) | Outgoing::ToWorker(..) | Outgoing::BlockRecorded(_) => None,
     });
     let number = number.expect("a heartbeat");
-    world.hear(ToEndpoint::Renewed { number, until: leased(attempt(1, 1)).until });
+    world.hear(ToEndpoint::Renewed { number });
     assert_eq!(handed(&world.turn()), [(worker(1), attempt(1, 1))]);
 }
 
@@ -499,10 +512,30 @@ fn who_leaves_gives_back_what_it_has() {
 fn places_have_slots_of_their_own() {
     let mut world = World::open(1);
     let setup = TaskSpec::BatchSetup(BatchSetupSpec { directories: vec!["/a".into()] });
-    let login = Leased { spec: setup, ..leased(attempt(5, 1)) };
-    world.hear(ToEndpoint::Leases(vec![leased(attempt(1, 1)), leased(attempt(2, 1)), login]));
+    let login = Offer { spec: setup, ..offer(5, 1) };
+    world.hear(ToEndpoint::Leases(vec![offer(1, 1), offer(2, 1), login]));
     let handed: BTreeSet<AttemptId> = handed(&world.turn()).into_iter().map(|(_, attempt)| attempt).collect();
     assert_eq!(handed, [attempt(1, 1), attempt(5, 1)].into());
+}
+
+#[test]
+fn what_must_be_over_does_not_begin() {
+    let mut world = World::open(1);
+    let late = |task, seconds| Offer { time_left: Some(Duration::from_secs(seconds)), ..offer(task, 1) };
+    world.hear(ToEndpoint::Leases(vec![late(1, 30), late(2, 30), late(3, 100)]));
+    let told: Vec<_> = said_to_workers(&world.turn());
+    let [(_, ToWorker::Work(work))] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(work[0].time_left, Some(Duration::from_secs(30)), "{work:?}");
+    // nobody answers, and the slot is not free
+    world.now += Duration::from_secs(30);
+    let turn = world.turn();
+    let ended = turn.at_once.iter().chain(&turn.after_write).find_map(|outgoing| match outgoing {
+        Outgoing::ToController(_, FromEndpoint::Reports(reports)) => Some(reports.clone()),
+        Outgoing::ToController(..) | Outgoing::ToWorker(..) | Outgoing::BlockRecorded(_) => None,
+    });
+    let ended = ended.expect("it is told");
+    assert_eq!((ended.len(), ended[0].attempt), (1, attempt(2, 1)), "{ended:?}");
+    assert_eq!(ended[0].outcome, Outcome::Failed(Failure::deadline()));
 }
 
 #[test]
@@ -599,7 +632,7 @@ fn apply(world: &mut World, step: &Step) {
         Step::Open => world.scheduler.session_opened(own(), LEASE, "{}".into(), now),
         Step::Close => world.scheduler.session_closed(),
         Step::Heartbeat => world.scheduler.beat("{}".into(), now),
-        Step::Renew => world.hear(ToEndpoint::Renewed { number: world.number, until: leased(attempt(1, 1)).until }),
+        Step::Renew => world.hear(ToEndpoint::Renewed { number: world.number }),
         Step::Later(seconds) => world.later(seconds),
         Step::Turn => {}
     }
@@ -689,7 +722,7 @@ fn tasks_of_a_pool_that_is_not_served_are_refused_and_nobody_waits_for_them() {
     let mut wanted = credits(4, 1);
     wanted.insert(Lane::Pool(pool.key()), REFUSED_AT_ONCE);
     assert_eq!(credit(&world.turn()), Some(wanted), "its own pool's is as before");
-    world.hear(ToEndpoint::Leases(vec![Leased { pool: pool.key(), ..leased(attempt(1, 1)) }]));
+    world.hear(ToEndpoint::Leases(vec![Offer { pool: pool.key(), ..offer(1, 1) }]));
     let turn = world.turn();
     assert_eq!(handed(&turn), []);
     let reports = turn.at_once.iter().filter_map(|outgoing| match outgoing {

@@ -1,15 +1,17 @@
 //! Attempts: their ids, how they end, what they leave, the leases that begin them.
 
+use std::time::Duration;
+
 use super::{WireError, known, named, required};
 use crate::ids::{AttemptId, AttemptNumber};
-use crate::protocol::session::{Leased, Reported};
+use crate::protocol::session::{Offer, Reported};
 use crate::rpc::wire;
 use crate::task::estimate::Measure;
 use crate::task::failure::{Failure, Fault, Lack, Loss, Unfit};
 use crate::task::life::Outcome;
 use crate::task::pool::PoolKey;
 use crate::task::result::{LARGEST_DOCUMENT, LogTail, TaskResult};
-use crate::task::time::Moment;
+use crate::task::time::whole_millis;
 
 /// Bytes of a log's tail: some screens.
 const LONGEST_TAIL: usize = 64 << 10;
@@ -206,11 +208,21 @@ impl From<TaskResult> for wire::TaskResult {
     }
 }
 
-impl TryFrom<wire::Lease> for Leased {
+/// What is left of a time, on the wire: 0 stands for no limit, so that one that is over is a millisecond.
+pub(super) fn time_left_ms(left: Option<Duration>) -> u64 {
+    left.map_or(0, |left| whole_millis(left).max(1))
+}
+
+/// The same from the wire.
+pub(super) fn time_left(millis: u64) -> Option<Duration> {
+    (millis > 0).then(|| Duration::from_millis(millis))
+}
+
+impl TryFrom<wire::Lease> for Offer {
     type Error = WireError;
 
     fn try_from(lease: wire::Lease) -> Result<Self, WireError> {
-        let wire::Lease { attempt, spec, until_ms, deadline_ms, crashes, pool } = lease;
+        let wire::Lease { attempt, spec, time_left_ms, crashes, pool } = lease;
         Ok(Self {
             pool: if pool.is_empty() {
                 PoolKey::DEFAULT
@@ -219,22 +231,20 @@ impl TryFrom<wire::Lease> for Leased {
             },
             attempt: required("attempt", attempt)?.try_into().map_err(|error: WireError| error.within("attempt"))?,
             spec: required("spec", spec)?.try_into().map_err(|error: WireError| error.within("spec"))?,
-            deadline: (deadline_ms > 0).then(|| Moment::from_millis(deadline_ms)),
-            until: Moment::from_millis(until_ms),
+            time_left: time_left(time_left_ms),
             crashes,
         })
     }
 }
 
-impl From<Leased> for wire::Lease {
-    fn from(lease: Leased) -> Self {
-        let Leased { attempt, spec, pool, deadline, until, crashes } = lease;
+impl From<Offer> for wire::Lease {
+    fn from(offer: Offer) -> Self {
+        let Offer { attempt, spec, pool, time_left, crashes } = offer;
         Self {
             pool: if pool.is_default() { Vec::new() } else { pool.bytes().to_vec() },
             attempt: Some(attempt.into()),
             spec: Some(spec.into()),
-            until_ms: until.millis(),
-            deadline_ms: deadline.map_or(0, Moment::millis),
+            time_left_ms: time_left_ms(time_left),
             crashes,
         }
     }
@@ -287,15 +297,18 @@ mod tests {
 
     #[test]
     fn leases_survive_the_wire() {
-        let lease = Leased {
+        let lease = |time_left| Offer {
             pool: PoolKey::DEFAULT,
             attempt: attempt(),
             spec: TaskSpec::Nothing,
-            deadline: Some(Moment::from_millis(9)),
-            until: Moment::from_millis(8),
+            time_left,
             crashes: 2,
         };
-        assert_eq!(Leased::try_from(wire::Lease::from(lease.clone())).expect("our own"), lease);
+        for left in [None, Some(Duration::from_millis(9))] {
+            assert_eq!(Offer::try_from(wire::Lease::from(lease(left))).expect("our own"), lease(left));
+        }
+        let over = Offer::try_from(wire::Lease::from(lease(Some(Duration::ZERO)))).expect("our own");
+        assert_eq!(over.time_left, Some(Duration::from_millis(1)), "not without a limit");
     }
 
     #[test]

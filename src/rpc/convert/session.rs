@@ -3,12 +3,11 @@
 use super::{WireError, known, named, required};
 use crate::ids::AttemptId;
 use crate::protocol::session::{
-    Credit, FromEndpoint, Leased, PoolBacklog, Progress, Reported, Stop, StopReason, ToEndpoint,
+    Credit, FromEndpoint, Offer, PoolBacklog, Progress, Reported, Stop, StopReason, ToEndpoint,
 };
 use crate::rpc::wire;
 use crate::task::names::printable;
 use crate::task::pool::{Lane, PoolKey};
-use crate::task::time::Moment;
 
 /// The longest name of a step that is kept.
 const LONGEST_STEP: usize = 100;
@@ -60,12 +59,10 @@ impl TryFrom<wire::ToEndpoint> for ToEndpoint {
         use wire::to_endpoint::Message as Wire;
         Ok(match required("message", message.message)? {
             Wire::Leases(wire::Leases { leases }) => {
-                let leases = leases.into_iter().map(Leased::try_from).collect::<Result<_, _>>();
+                let leases = leases.into_iter().map(Offer::try_from).collect::<Result<_, _>>();
                 Self::Leases(leases.map_err(|error| error.within("leases"))?)
             }
-            Wire::Renewed(wire::Renewed { number, until_ms }) => {
-                Self::Renewed { number, until: Moment::from_millis(until_ms) }
-            }
+            Wire::Renewed(wire::Renewed { number }) => Self::Renewed { number },
             Wire::Recorded(wire::Recorded { number, attempts: ids }) => {
                 Self::Recorded { number, attempts: attempts("recorded.attempts", ids)? }
             }
@@ -87,7 +84,7 @@ impl From<ToEndpoint> for wire::ToEndpoint {
             ToEndpoint::Leases(leases) => {
                 Wire::Leases(wire::Leases { leases: leases.into_iter().map(Into::into).collect() })
             }
-            ToEndpoint::Renewed { number, until } => Wire::Renewed(wire::Renewed { number, until_ms: until.millis() }),
+            ToEndpoint::Renewed { number } => Wire::Renewed(wire::Renewed { number }),
             ToEndpoint::Recorded { number, attempts } => {
                 Wire::Recorded(wire::Recorded { number, attempts: wired(attempts) })
             }
@@ -217,21 +214,15 @@ mod tests {
 
     #[test]
     fn what_a_controller_says_survives_the_wire() {
-        let lease = Leased {
-            attempt: attempt(),
-            spec: TaskSpec::Nothing,
-            pool: PoolKey::DEFAULT,
-            deadline: None,
-            until: Moment::from_millis(8),
-            crashes: 0,
-        };
+        let (spec, pool) = (TaskSpec::Nothing, PoolKey::DEFAULT);
+        let lease = Offer { attempt: attempt(), spec, pool, time_left: None, crashes: 0 };
         let pool: Pool = r#"{"queue":"demand"}"#.parse().expect("a pool");
-        let elsewhere = Leased { pool: pool.key(), ..lease.clone() };
+        let elsewhere = Offer { pool: pool.key(), ..lease.clone() };
         let stops = [StopReason::Cancelled, StopReason::Deadline, StopReason::Fenced];
         for message in [
             ToEndpoint::Leases(vec![lease, elsewhere]),
             ToEndpoint::Backlog(vec![PoolBacklog { pool, tasks: 7 }]),
-            ToEndpoint::Renewed { number: 4, until: Moment::from_millis(9) },
+            ToEndpoint::Renewed { number: 4 },
             ToEndpoint::Recorded { number: 5, attempts: vec![attempt()] },
             ToEndpoint::Stop(stops.map(|reason| Stop { attempt: attempt(), reason }).into()),
             ToEndpoint::Replaced { session: SessionId::new(Uuid::from_u128(1)), host: "login2".into() },

@@ -11,7 +11,7 @@ use crate::store::{
     ActionRecord, EndpointRecord, EndpointSession, EventRecord, NewAction, NewTask, StateName, TaskFilter, TaskRecord,
 };
 use crate::task::action::{ActionCounts, ActionState, OnDatasetFailure};
-use crate::task::life::{End, Limits};
+use crate::task::life::{End, Limits, Phase, Wish};
 use crate::task::time::{Moment, whole_millis};
 
 impl TryFrom<wire::SubmitRequest> for Submission {
@@ -130,6 +130,11 @@ impl From<Watched> for wire::Task {
             Some(End::Failed(failure)) => Some(failure.clone().into()),
             Some(End::Succeeded | End::Cancelled) | None => None,
         };
+        let stopping = match life.hold().map(|hold| hold.wish) {
+            Some(Wish::Cancel) => wire::Stopping::Cancel,
+            Some(Wish::Deadline) => wire::Stopping::Deadline,
+            Some(Wish::Finish) | None => wire::Stopping::Unspecified,
+        };
         let NewTask {
             id,
             action,
@@ -144,7 +149,13 @@ impl From<Watched> for wire::Task {
             limits: Limits { retries, crashes: _ },
             submitted,
         } = task;
+        let not_before_ms = match life.phase {
+            Phase::Queued { not_before } if not_before > submitted => not_before.millis(),
+            Phase::Queued { .. } | Phase::Held(_) | Phase::Ended(_) => 0,
+        };
         Self {
+            not_before_ms,
+            stopping: stopping.into(),
             id: id.to_string(),
             action: action.to_string(),
             endpoint: endpoint.to_string(),
@@ -281,7 +292,7 @@ pub fn task_ids(ids: Vec<String>) -> Result<Vec<TaskId>, WireError> {
 
 /// An endpoint as it is listed at a moment.
 pub(in crate::rpc) fn endpoint(record: EndpointRecord, now: Moment) -> wire::Endpoint {
-    let EndpointRecord { id, name, owner, group, session, status, seen } = record;
+    let EndpointRecord { id, name, owner, group, registered: _, session, status, seen } = record;
     let online = session.as_ref().is_some_and(|session| session.until > now);
     wire::Endpoint {
         id: id.to_string(),
@@ -406,6 +417,7 @@ mod tests {
             name: "polaris".parse().expect("a name"),
             owner: "ada".parse().expect("a subject"),
             group: None,
+            registered: Moment::START,
             session: Some(EndpointSession { id: session, host: "login1".into(), until }),
             status: "{}".into(),
             seen: Moment::from_millis(90),

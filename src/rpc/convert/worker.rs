@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::attempt::{time_left, time_left_ms};
 use super::session::{attempts, progress, stops, wired, wired_progress};
 use super::spec::{checked_path, path_text};
 use super::{WireError, host_name, named, required};
@@ -229,17 +230,23 @@ impl TryFrom<wire::Handout> for Handout {
     type Error = WireError;
 
     fn try_from(handout: wire::Handout) -> Result<Self, WireError> {
-        let wire::Handout { attempt, spec, earlier } = handout;
+        let wire::Handout { attempt, spec, earlier, time_left_ms } = handout;
         let spec = required("spec", spec)?.try_into().map_err(|error: WireError| error.within("spec"))?;
         let earlier = earlier.map(EarlierResult::try_from).transpose().map_err(|error| error.within("earlier"))?;
-        Ok(Self { attempt: required("attempt", attempt)?.try_into()?, spec, earlier })
+        let attempt = required("attempt", attempt)?.try_into()?;
+        Ok(Self { attempt, spec, earlier, time_left: time_left(time_left_ms) })
     }
 }
 
 impl From<Handout> for wire::Handout {
     fn from(handout: Handout) -> Self {
-        let Handout { attempt, spec, earlier } = handout;
-        Self { attempt: Some(attempt.into()), spec: Some(spec.into()), earlier: earlier.map(Into::into) }
+        let Handout { attempt, spec, earlier, time_left } = handout;
+        Self {
+            attempt: Some(attempt.into()),
+            spec: Some(spec.into()),
+            earlier: earlier.map(Into::into),
+            time_left_ms: time_left_ms(time_left),
+        }
     }
 }
 
@@ -371,11 +378,17 @@ mod tests {
     #[test]
     fn what_an_endpoint_says_survives_the_wire() {
         for message in [
-            ToWorker::Work(vec![Handout { attempt: attempt(), spec: TaskSpec::Nothing, earlier: None }]),
+            ToWorker::Work(vec![Handout {
+                attempt: attempt(),
+                spec: TaskSpec::Nothing,
+                earlier: None,
+                time_left: None,
+            }]),
             ToWorker::Work(vec![Handout {
                 attempt: attempt(),
                 spec: TaskSpec::Nothing,
                 earlier: Some(EarlierResult::new(result())),
+                time_left: Some(Duration::from_millis(7)),
             }]),
             ToWorker::Named(vec![attempt()]),
             ToWorker::Stop(vec![Stop { attempt: attempt(), reason: StopReason::Fenced }]),

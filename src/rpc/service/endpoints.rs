@@ -54,7 +54,7 @@ impl<S: Store> endpoints_server::Endpoints for Endpoints<S> {
             group: optional("group", group).map_err(invalid)?,
             session: named("session", session).map_err(invalid)?,
             host: host_name(&host),
-            replaces: earlier(replaces).map_err(invalid)?,
+            replaces: dead_sessions("replaces", replaces).map_err(invalid)?,
         };
         self.controller.register(&caller, registration).await.map_err(refusal)?;
         let policy = self.controller.policy();
@@ -107,11 +107,11 @@ impl<S: Store> endpoints_server::Endpoints for Endpoints<S> {
 }
 
 /// The endpoint's dead processes.
-fn earlier(sessions: Vec<String>) -> Result<Vec<SessionId>, WireError> {
+pub(super) fn dead_sessions(field: &'static str, sessions: Vec<String>) -> Result<Vec<SessionId>, WireError> {
     if sessions.len() > MOST_SESSIONS {
-        return Err(WireError::new("replaces", format!("has more than {MOST_SESSIONS} sessions")));
+        return Err(WireError::new(field, format!("has more than {MOST_SESSIONS} sessions")));
     }
-    sessions.into_iter().map(|session| named("replaces", session)).collect()
+    sessions.into_iter().map(|session| named(field, session)).collect()
 }
 
 type Answers = mpsc::Sender<Result<wire::ToEndpoint, Status>>;

@@ -141,13 +141,18 @@ fn refusal(error: ControllerError) -> Status {
         // as whatever may be otherwise when it is asked again
         ControllerError::Denied(Denied::Changed(_)) => Code::Unavailable,
         ControllerError::Denied(Denied::Role { .. } | Denied::Group { .. }) => Code::PermissionDenied,
-        ControllerError::ForeignEndpoint { .. } | ControllerError::ForeignAction(_) => Code::PermissionDenied,
+        ControllerError::ForeignEndpoint { .. }
+        | ControllerError::ForeignAction(_)
+        | ControllerError::NameTaken { .. } => Code::PermissionDenied,
         ControllerError::NoEndpoint(_) => Code::NotFound,
-        ControllerError::SeveralEndpoints { .. } | ControllerError::TooMany { .. } | ControllerError::NoTasks => {
-            Code::InvalidArgument
-        }
+        ControllerError::SeveralEndpoints { .. }
+        | ControllerError::TooMany { .. }
+        | ControllerError::SameResult(_)
+        | ControllerError::NoTasks => Code::InvalidArgument,
         ControllerError::EndpointHeld { .. } | ControllerError::RequestConflict { .. } => Code::AlreadyExists,
-        ControllerError::NoSession { .. } => Code::FailedPrecondition,
+        ControllerError::NoSession { .. } | ControllerError::Online { .. } | ControllerError::HasTasks { .. } => {
+            Code::FailedPrecondition
+        }
         ControllerError::Store(StoreError::Full { .. }) => Code::ResourceExhausted,
         ControllerError::Store(StoreError::Database { .. } | StoreError::Unsynced { .. } | StoreError::Closed) => {
             Code::Unavailable

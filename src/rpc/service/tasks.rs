@@ -9,6 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::endpoints::dead_sessions;
 use super::{caller, invalid, refusal};
 use crate::controller::{Controller, Submission, Watched, Watcher};
 use crate::ids::TaskId;
@@ -121,6 +122,17 @@ impl<S: Store> tasks_server::Tasks for TaskService<S> {
         let endpoints = self.controller.endpoints(&caller).await.map_err(refusal)?;
         let endpoints = endpoints.into_iter().map(|record| task::endpoint(record, now)).collect();
         Ok(Response::new(wire::ListEndpointsResponse { endpoints }))
+    }
+
+    async fn forget_endpoint(
+        &self,
+        request: Request<wire::ForgetEndpointRequest>,
+    ) -> Answer<wire::ForgetEndpointResponse> {
+        let caller = caller(&request)?;
+        let wire::ForgetEndpointRequest { endpoint, dead } = request.into_inner();
+        let dead = dead_sessions("dead", dead).map_err(invalid)?;
+        let forgotten = self.controller.forget_endpoint(&caller, &endpoint, dead).await.map_err(refusal)?;
+        Ok(Response::new(wire::ForgetEndpointResponse { endpoint: forgotten.to_string() }))
     }
 }
 

@@ -113,6 +113,7 @@ pub(super) fn endpoint(number: u128) -> EndpointRecord {
         name: format!("polaris{number}").parse().expect("a name"),
         owner: "ops".parse().expect("a subject"),
         group: Some("aps-8id".parse().expect("a group")),
+        registered: at(1),
         session: None,
         status: "{}".to_owned(),
         seen: at(1),

@@ -129,7 +129,7 @@ impl Model {
         events.into_iter().map(apply).collect()
     }
 
-    fn lease(&mut self, request: &LeaseRequest) -> Vec<(AttemptId, Moment)> {
+    fn lease(&mut self, request: &LeaseRequest) -> Vec<AttemptId> {
         let LeaseRequest { holder: Holder { endpoint, epoch }, ref lanes, until, now } = *request;
         if epoch != Epoch::new(self.epochs[&endpoint.uuid().as_u128()]) {
             return Vec::new();
@@ -149,7 +149,7 @@ impl Model {
                 record.life.after(&LifeEvent::Lease { endpoint, until, now }, record.task.limits).expect("waits");
             record.changed = now;
             let number = record.life.attempt.expect("was leased");
-            (AttemptId { task: record.task.id, number }, until)
+            AttemptId { task: record.task.id, number }
         };
         waiting.into_iter().take(usize::try_from(most).expect("small")).map(lease).collect()
     }
@@ -289,7 +289,7 @@ async fn take<S: Store>(store: &S, model: &mut Model, next: &mut u128, call: Cal
             let until = at(now.millis() + lasts);
             let request = LeaseRequest { holder: model.holder(by), until, now, ..request(most) };
             let leased = store.lease(request.clone()).await.expect("leases");
-            let given: Vec<_> = leased.iter().map(|leased| (leased.attempt, leased.until)).collect();
+            let given: Vec<_> = leased.iter().map(|leased| leased.attempt).collect();
             assert_eq!(given, model.lease(&request));
         }
         Call::Start(by, attempts) => {

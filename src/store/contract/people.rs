@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::ids::TokenId;
-use crate::store::{Claim, Role, TokenRecord};
+use crate::store::{Claim, EndpointForgotten, Role, TokenRecord};
 
 pub(in super::super) async fn one_session_holds_a_name<S: Store>(store: &S) {
     let claim = |number, until, now| store.claim(endpoint(1), session(number, until), Vec::new(), at(now));
@@ -74,6 +74,59 @@ pub(in super::super) async fn an_endpoint_keeps_its_first_owner<S: Store>(store:
         store.claim(regrouped.clone(), session(2, 80), Vec::new(), at(60)).await.expect("claims");
         assert_eq!(store.endpoints().await.expect("reads"), [regrouped, first.clone()], "its owner's newest group");
     }
+}
+
+pub(in super::super) async fn a_name_of_a_group_is_its_first_owners<S: Store>(store: &S) {
+    let of = |number, owner: &str, group: Option<&str>| EndpointRecord {
+        name: "polaris".parse().expect("a name"),
+        owner: owner.parse().expect("a subject"),
+        group: group.map(|group| group.parse().expect("a group")),
+        registered: at(number),
+        ..endpoint(u128::from(number))
+    };
+    let claim = |record: EndpointRecord| store.claim(record, session(1, 50), Vec::new(), at(10));
+    assert_eq!(claim(of(1, "ann", Some("8id"))).await.expect("claims"), Claim::Granted);
+    let taken = Claim::NameTaken { owner: "ann".parse().expect("a subject") };
+    assert_eq!(claim(of(2, "eve", Some("8id"))).await.expect("answers"), taken);
+    assert_eq!(store.endpoints().await.expect("reads").len(), 1, "nothing of it is kept");
+    for free in [of(3, "eve", Some("9id")), of(4, "eve", None), of(5, "ann", Some("8id")), of(1, "ann", Some("8id"))] {
+        assert_eq!(claim(free).await.expect("claims"), Claim::Granted);
+    }
+    assert_eq!(claim(of(3, "eve", Some("8id"))).await.expect("answers"), taken, "it comes into the group with it");
+    let first = store.endpoints().await.expect("reads").into_iter().find(|found| found.id == endpoint_id(1));
+    assert_eq!(first.expect("is there").registered, at(1), "since it had the name");
+    let renamed =
+        EndpointRecord { name: "crux".parse().expect("a name"), registered: at(9), ..of(1, "ann", Some("8id")) };
+    claim(renamed).await.expect("claims");
+    let first = store.endpoints().await.expect("reads").into_iter().find(|found| found.id == endpoint_id(1));
+    assert_eq!(first.expect("is there").registered, at(9), "another name");
+}
+
+pub(in super::super) async fn an_endpoint_without_process_and_work_is_forgotten<S: Store>(store: &S) {
+    let forget = |dead, now| store.forget_endpoint(endpoint_id(1), dead, at(now));
+    assert_eq!(forget(Vec::new(), 1).await.expect("answers"), EndpointForgotten::Absent);
+    store.claim(endpoint(1), session(1, 50), Vec::new(), at(10)).await.expect("claims");
+    let online = EndpointForgotten::Online { host: "login1".to_owned() };
+    assert_eq!(forget(vec![session_id(2)], 20).await.expect("answers"), online);
+    store.claim(endpoint(2), session(5, 50), Vec::new(), at(10)).await.expect("claims");
+    submit(store, vec![NewTask { endpoint: endpoint_id(2), action: action_id(2), ..task(8) }]).await;
+    let busy = store.forget_endpoint(endpoint_id(2), vec![session_id(5)], at(20)).await;
+    assert_eq!(busy.expect("answers"), EndpointForgotten::HasTasks(1));
+    assert_eq!(store.endpoints().await.expect("reads")[1].session, None, "its process is dead all the same");
+    submit(store, vec![task(7)]).await;
+    assert_eq!(forget(Vec::new(), 60).await.expect("answers"), EndpointForgotten::HasTasks(1));
+    store.cancel(vec![task_id(7)], at(61)).await.expect("cancels");
+    assert_eq!(forget(vec![session_id(1)], 20).await.expect("answers"), EndpointForgotten::Done, "its process is dead");
+    assert_eq!(store.endpoints().await.expect("reads").len(), 1, "the other one");
+    assert_eq!(forget(Vec::new(), 62).await.expect("answers"), EndpointForgotten::Absent);
+    assert_eq!(store.connect(endpoint_id(1), session_id(1), at(63)).await.expect("answers"), None);
+    // somebody else's from now on, and what spoke for it before does not
+    let other = EndpointRecord { owner: "eve".parse().expect("a subject"), group: None, ..endpoint(1) };
+    store.claim(other.clone(), session(3, 90), Vec::new(), at(70)).await.expect("claims");
+    let found = store.endpoints().await.expect("reads").remove(0);
+    assert_eq!(found, EndpointRecord { session: Some(session(3, 90)), seen: at(70), ..other });
+    let beat = store.beat(holder(1), session(3, 99), String::new(), at(71)).await;
+    assert_eq!(beat.expect("answers"), Claim::Open, "an old connection");
 }
 
 fn token(number: u8, made: u64) -> TokenRecord {

@@ -2,14 +2,15 @@
 
 use rusqlite::{Connection, Row};
 
+use super::counts;
 use super::fault::Fault;
 use super::outbox;
 use super::query::{self, execute, one};
 use super::rows::{self, column, id_column, moment_column, name_column};
 use super::writing::Writing;
 use crate::ids::{EndpointId, Epoch, SessionId};
-use crate::store::{Claim, EndpointRecord, EndpointSession, Holder, StoreEvent, decide};
-use crate::task::names::Group;
+use crate::store::{Claim, EndpointForgotten, EndpointRecord, EndpointSession, Holder, StoreEvent, decide};
+use crate::task::names::{Group, Subject};
 use crate::task::time::Moment;
 
 /// Registers an endpoint and gives its name to a session, unless another has it.
@@ -23,14 +24,18 @@ pub(super) fn claim(
     let holder = holder(connection, endpoint.id)?.map(|(holder, _)| holder);
     match decide::claim(holder, &session, replaces, now) {
         Claim::Granted => {}
-        refused @ (Claim::Held(_) | Claim::Open) => return Ok(refused),
+        refused @ (Claim::Held(_) | Claim::Open | Claim::NameTaken { .. }) => return Ok(refused),
     }
-    let EndpointRecord { id, name, owner, group, session: _, status, seen: _ } = endpoint;
+    if let Some(owner) = other_owner(connection, &endpoint)? {
+        return Ok(Claim::NameTaken { owner });
+    }
+    let EndpointRecord { id, name, owner, group, registered, session: _, status, seen: _ } = endpoint;
     let row = (
         id.uuid().into_bytes(),
         name.as_str(),
         owner.as_str(),
         group.as_ref().map(Group::as_str),
+        rows::millis(registered),
         session.id.uuid().into_bytes(),
         session.host,
         rows::millis(session.until),
@@ -39,17 +44,67 @@ pub(super) fn claim(
     );
     execute(
         connection,
-        "INSERT INTO endpoints (id, name, owner, group_name, session, epoch, host, session_until, status, seen)
-         VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?)
+        "INSERT INTO endpoints (id, name, owner, group_name, registered, session, epoch, host, session_until, status, seen)
+         VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?)
          ON CONFLICT (id) DO UPDATE SET name = excluded.name, session = excluded.session, host = excluded.host,
              -- what spoke for the session before does not any more
              epoch = epoch + 1,
+             owner = CASE WHEN forgotten IS NULL THEN owner ELSE excluded.owner END,
              -- the owner says who else may see it
-             group_name = CASE WHEN owner = excluded.owner THEN excluded.group_name ELSE group_name END,
+             group_name = CASE WHEN owner = excluded.owner OR forgotten IS NOT NULL
+                 THEN excluded.group_name ELSE group_name END,
+             registered = CASE WHEN forgotten IS NULL AND name = excluded.name AND group_name IS excluded.group_name
+                 THEN registered ELSE excluded.registered END,
+             forgotten = NULL,
              session_until = excluded.session_until, status = excluded.status, seen = excluded.seen",
         row,
     )?;
     Ok(Claim::Granted)
+}
+
+/// Who else has an endpoint of the name in the group, unless this one had both before.
+fn other_owner(connection: &Connection, endpoint: &EndpointRecord) -> Result<Option<Subject>, Fault> {
+    let Some(group) = &endpoint.group else { return Ok(None) };
+    let asked = "SELECT id, owner FROM endpoints AS other
+        WHERE name = ?1 AND group_name = ?2 AND owner <> ?3 AND id <> ?4 AND forgotten IS NULL AND NOT EXISTS (
+            SELECT 1 FROM endpoints WHERE id = ?4 AND name = ?1 AND group_name = ?2 AND forgotten IS NULL)
+        ORDER BY registered LIMIT 1";
+    let (name, owner) = (endpoint.name.as_str(), endpoint.owner.as_str());
+    let values = (name, group.as_str(), owner, endpoint.id.uuid().into_bytes());
+    one(connection, asked, values, |row| name_column(row, "owner"))
+}
+
+/// Forgets an endpoint that nobody needs.
+pub(super) fn forget(
+    writing: &Writing,
+    endpoint: EndpointId,
+    dead: &[SessionId],
+    now: Moment,
+) -> Result<EndpointForgotten, Fault> {
+    let id = endpoint.uuid().into_bytes();
+    let known = one(writing, "SELECT id FROM endpoints WHERE id = ? AND forgotten IS NULL", (id,), |_| Ok(()))?;
+    if known.is_none() {
+        return Ok(EndpointForgotten::Absent);
+    }
+    for session in dead {
+        // whatever becomes of the endpoint: nobody waits for its lease to run out
+        release(writing, endpoint, *session, now)?;
+    }
+    if let Some((session, _)) = holder(writing, endpoint)?.filter(|(session, _)| session.until > now) {
+        return Ok(EndpointForgotten::Online { host: session.host });
+    }
+    let asked = "SELECT state, SUM(tasks) AS number FROM task_counts WHERE endpoint = ? GROUP BY state";
+    let counts = counts::read(writing, asked, vec![id.to_vec().into()])?;
+    let open: u64 = counts.iter().filter(|(state, _)| !state.is_over()).map(|(_, tasks)| tasks).sum();
+    if open > 0 {
+        return Ok(EndpointForgotten::HasTasks(open));
+    }
+    outbox::of_endpoint(writing, endpoint, now, StoreEvent::EndpointForgotten)?;
+    let forgotten =
+        "UPDATE endpoints SET forgotten = ?, session = NULL, host = NULL, session_until = NULL, epoch = epoch + 1
+        WHERE id = ?";
+    execute(writing, forgotten, (rows::millis(now), id))?;
+    Ok(EndpointForgotten::Done)
 }
 
 /// Opens a connection of the session that holds the name.
@@ -85,7 +140,7 @@ pub(super) fn beat(
 ) -> Result<Claim, Fault> {
     match decide::beat(holder(connection, by.endpoint)?, by, session.id) {
         Claim::Granted => {}
-        refused @ (Claim::Held(_) | Claim::Open) => return Ok(refused),
+        refused @ (Claim::Held(_) | Claim::Open | Claim::NameTaken { .. }) => return Ok(refused),
     }
     let row = (session.host, rows::millis(session.until), status, rows::millis(now), by.endpoint.uuid().into_bytes());
     execute(connection, "UPDATE endpoints SET host = ?, session_until = ?, status = ?, seen = ? WHERE id = ?", row)?;
@@ -105,9 +160,9 @@ pub(super) fn release(writing: &Writing, endpoint: EndpointId, session: SessionI
     }
 }
 
-/// All endpoints, by name.
+/// All endpoints that are not forgotten, by name.
 pub(super) fn all(connection: &Connection) -> Result<Vec<EndpointRecord>, Fault> {
-    query::all(connection, "SELECT * FROM endpoints ORDER BY name, id", (), record)
+    query::all(connection, "SELECT * FROM endpoints WHERE forgotten IS NULL ORDER BY name, id", (), record)
 }
 
 /// The session that has the name, however old, and its newest connection.
@@ -134,6 +189,7 @@ fn record(row: &Row<'_>) -> Result<EndpointRecord, Fault> {
         name: name_column(row, "name")?,
         owner: name_column(row, "owner")?,
         group: rows::optional_name(row, "group_name")?,
+        registered: rows::required_moment(row, "registered")?,
         session: session(row)?,
         status: column(row, "status")?,
         seen: rows::required_moment(row, "seen")?,

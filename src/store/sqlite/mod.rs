@@ -36,9 +36,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::{
-    ActionRecord, Artifact, ArtifactInfo, Changed, Claim, CommitMark, EndpointRecord, EndpointSession, EventId,
-    EventRecord, Forgotten, Holder, LeaseRequest, Leased, NewSubmission, Overdue, Page, Report, StateName, Store,
-    StoreError, Submitted, TaskFilter, TaskRecord, TokenRecord,
+    ActionRecord, Artifact, ArtifactInfo, Changed, Claim, CommitMark, EndpointForgotten, EndpointRecord,
+    EndpointSession, EventId, EventRecord, Forgotten, Holder, LeaseRequest, Leased, NewSubmission, Overdue, Page,
+    Report, StateName, Store, StoreError, Submitted, TaskFilter, TaskRecord, TokenRecord,
 };
 use crate::ids::{ActionId, AttemptId, EndpointId, Epoch, SessionId, TaskId, TokenId};
 use crate::protocol::session::PoolBacklog;
@@ -336,6 +336,16 @@ impl Store for SqliteStore {
     async fn release(&self, endpoint: EndpointId, session: SessionId, now: Moment) -> Result<(), StoreError> {
         let work = move |writing: &Writing| endpoints::release(writing, endpoint, session, now);
         self.write("releasing an endpoint's name", ONE, work).await
+    }
+
+    async fn forget_endpoint(
+        &self,
+        endpoint: EndpointId,
+        dead: Vec<SessionId>,
+        now: Moment,
+    ) -> Result<EndpointForgotten, StoreError> {
+        let work = move |writing: &Writing| endpoints::forget(writing, endpoint, &dead, now);
+        self.write("forgetting an endpoint", ONE, work).await
     }
 
     async fn endpoints(&self) -> Result<Vec<EndpointRecord>, StoreError> {

@@ -125,6 +125,10 @@ CREATE TABLE endpoints (
     name TEXT NOT NULL,
     owner TEXT NOT NULL,
     group_name TEXT,
+    -- when it took its name in its group
+    registered INTEGER NOT NULL,
+    -- one that is forgotten stays, so that no epoch is given twice
+    forgotten INTEGER,
     session BLOB,
     -- of its newest connection
     epoch INTEGER NOT NULL,

@@ -46,6 +46,8 @@ contract::contract! { fresh:
     a_beat_renews_only_the_holder,
     a_name_is_given_back_by_its_holder,
     an_endpoint_keeps_its_first_owner,
+    a_name_of_a_group_is_its_first_owners,
+    an_endpoint_without_process_and_work_is_forgotten,
     reports_come_to_the_disk,
     tokens_are_found_by_digest_and_revoked,
     an_action_counts_its_tasks_and_ends_with_the_last,

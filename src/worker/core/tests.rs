@@ -153,6 +153,19 @@ fn id(number: u128) -> AttemptId {
     AttemptId { task: TaskId::new(Uuid::from_u128(number)), number: AttemptNumber::FIRST }
 }
 
+#[test]
+fn what_must_be_over_when_a_slot_is_free_does_not_begin() {
+    let mut played = Played::ready(1);
+    let late = Handout { time_left: Some(Duration::from_secs(1)), ..handout(4) };
+    played.core.on_message(ToWorker::Work(vec![handout(2), late, handout(6)]), played.now);
+    played.turn();
+    assert_eq!(played.running, [id(2)].into());
+    played.now += Duration::from_secs(1);
+    played.finish(id(2), Outcome::Succeeded);
+    assert_eq!(played.running, [id(6)].into(), "{:?}", played.said);
+    assert!(played.reported().contains(&(id(4), Outcome::Failed(Failure::deadline()))), "{:?}", played.said);
+}
+
 /// Even ones compute, odd ones do not.
 fn handout(number: u128) -> Handout {
     let spec = if number.is_multiple_of(2) {
@@ -160,7 +173,7 @@ fn handout(number: u128) -> Handout {
     } else {
         TaskSpec::BatchSetup(BatchSetupSpec { directories: Vec::new() })
     };
-    Handout { attempt: id(number), spec, earlier: None }
+    Handout { attempt: id(number), spec, earlier: None, time_left: None }
 }
 
 fn unfit() -> Outcome {

@@ -81,7 +81,7 @@ fn worker(slots: u32, directory: &std::path::Path) -> (impl Future<Output = Resu
 
 fn handout(task: u128) -> Handout {
     let attempt = AttemptId { task: TaskId::new(uuid::Uuid::from_u128(task)), number: AttemptNumber::FIRST };
-    Handout { attempt, spec: TaskSpec::Nothing, earlier: None }
+    Handout { attempt, spec: TaskSpec::Nothing, earlier: None, time_left: None }
 }
 
 #[tokio::test(start_paused = true)]

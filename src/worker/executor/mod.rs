@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::assignment::{Assignment, SlotGpu, Work};
@@ -85,6 +86,8 @@ pub struct Attempt {
     pub earlier: Option<EarlierResult>,
     /// The longest that it may take; a command has its own limit besides.
     pub time_limit: Option<Duration>,
+    /// When it must be over.
+    pub deadline: Option<Instant>,
 }
 
 /// How a running attempt is watched and stopped.
@@ -182,7 +185,7 @@ impl Executors {
 
     async fn run_in(&self, cwd: PathBuf, attempt: Attempt, slot: &Slot, watch: AttemptWatch, mut log: Log) -> Finished {
         let id = attempt.id;
-        let attempt_limit = attempt.time_limit;
+        let (attempt_limit, deadline) = (attempt.time_limit, attempt.deadline);
         let (process, form, time_limit) = match attempt.work {
             Work::Computation(work) => {
                 let Slot { threads, memory, gpu } = slot.clone();
@@ -216,7 +219,7 @@ impl Executors {
         };
         tracing::debug!(task = %id.task, attempt = %id.number, pid = running.pid(), "executor started");
         let mut streams = Streams::new(form, log);
-        let limits = supervise::Limits { time: time_limit, grace: self.setup.grace };
+        let limits = supervise::Limits { time: time_limit, deadline, grace: self.setup.grace };
         let (ended, remains) = supervise::supervise(running, &mut streams, &watch.stop, &watch.publish, limits).await;
         let Streams { form, mut log } = streams;
         let (outcome, result, words) = outcome::decide(&ended, form);

@@ -40,6 +40,9 @@ fn executor(ended: &Ended, protocol: Protocol) -> (Outcome, TaskResult, Option<S
                 let words = failure.message().to_owned();
                 (Outcome::Failed(failure), over.result, Some(words))
             }
+            (Outcome::Cancelled, Some(Cause::Deadline)) => {
+                (Outcome::Failed(Failure::deadline()), over.result, Some("stopped at the task's deadline".to_owned()))
+            }
             (Outcome::Cancelled, None) => {
                 let words = "the executor was told to stop by somebody else than its worker".to_owned();
                 (Outcome::Lost(Loss::Stopped), over.result, Some(words))
@@ -50,6 +53,10 @@ fn executor(ended: &Ended, protocol: Protocol) -> (Outcome, TaskResult, Option<S
     let has_code = matches!(&ended.status, Status::Told(status) if status.code().is_some());
     let (outcome, words) = match (protocol.nonsense, ended.cause) {
         (_, Some(Cause::Stop)) => (Outcome::Cancelled, format!("stopped on request; the executor {}", end(ended))),
+        (_, Some(Cause::Deadline)) => {
+            let words = format!("stopped at the task's deadline; the executor {}", end(ended));
+            (Outcome::Failed(Failure::deadline()), words)
+        }
         (_, Some(Cause::TimeLimit(limit))) => {
             let failure = too_long("the task", limit);
             let words = format!("{}; the executor {}", failure.message(), end(ended));
@@ -75,6 +82,7 @@ fn command(ended: &Ended, words: Words) -> (Outcome, TaskResult, Option<String>)
     let name = &words.name;
     let outcome = match (ended.cause, &ended.status) {
         (Some(Cause::Stop), _) => Outcome::Cancelled,
+        (Some(Cause::Deadline), _) => Outcome::Failed(Failure::deadline()),
         (Some(Cause::TimeLimit(limit)), _) => Outcome::Failed(too_long(&format!("command {name}"), limit)),
         (None, Status::Told(status)) if status.success() => {
             let document = words.stdout.whole().and_then(document);

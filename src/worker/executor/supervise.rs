@@ -1,7 +1,7 @@
 //! Watches over one process from its start until nothing of what it started is left.
 //!
 //! ```text
-//!   runs ── stop, time limit ──▶ SIGTERM to the group ── grace ──▶ SIGKILL to the group
+//!   runs ── stop, time limit, deadline ──▶ SIGTERM to the group ── grace ──▶ SIGKILL to the group
 //!    │ └─── over ─────────────▶ ends by itself ───────── grace ──▶        "
 //!    │ └─── nonsense ─────────────────────────────────────────────▶        "
 //!    │                                                                     └─ does not end ──▶ left to whoever asked
@@ -49,6 +49,8 @@ pub(super) trait Watched {
 pub(super) struct Limits {
     /// From its start.
     pub(super) time: Option<Duration>,
+    /// Whenever it started.
+    pub(super) deadline: Option<Instant>,
     /// From SIGTERM to SIGKILL.
     pub(super) grace: Duration,
 }
@@ -80,6 +82,8 @@ pub(super) enum Cause {
     Stop,
     /// It took too long.
     TimeLimit(Duration),
+    /// Its task must be over.
+    Deadline,
 }
 
 /// Sees a process to its end; gives it back if it does not end though it was killed.
@@ -138,6 +142,10 @@ async fn until_ended(
             () = &mut piping, if piped == Piping::GoesOn => piped = Piping::Done,
             () = stop.cancelled(), if cause.is_none() => {
                 cause = Some(Cause::Stop);
+                kill_at = kill_at.or(Some(terminate(process, limits.grace)));
+            }
+            () = at(limits.deadline), if cause.is_none() => {
+                cause = Some(Cause::Deadline);
                 kill_at = kill_at.or(Some(terminate(process, limits.grace)));
             }
             () = at(time_is_up), if cause.is_none() => {
@@ -207,7 +215,8 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { time: Some(Duration::from_secs(60)), grace: Duration::from_secs(10) };
+    const LIMITS: Limits =
+        Limits { time: Some(Duration::from_secs(60)), deadline: None, grace: Duration::from_secs(10) };
 
     /// By the clock of the test.
     const HOUR: Duration = Duration::from_secs(3600);

@@ -10,7 +10,7 @@ use crate::cli::exit::Failure;
 use crate::cli::service::ServiceError;
 use crate::endpoint::controller_link::{ControllerConnection, DialController};
 use crate::protocol::session::{FromEndpoint, Registration};
-use crate::rpc::controller_link::ControllerDial;
+use crate::rpc::controller_link::{ControllerDial, ControllerSource};
 use crate::runtime::files::open_as_many_as_allowed;
 use crate::runtime::ids;
 use crate::runtime::tasks::Tasks;
@@ -21,7 +21,7 @@ use crate::task::pool::{Lane, PoolKey};
 /// that were not started together.
 pub(super) async fn cores(site: &Site, endpoints: usize, time: Duration) -> Result<Option<f64>, Failure> {
     open_as_many_as_allowed();
-    let dial = ControllerDial { target: site.target.clone() };
+    let dial = ControllerDial { controller: ControllerSource::Known(site.target.clone()) };
     let tasks = Tasks::default();
     let begun = Instant::now();
     for number in 0..endpoints {

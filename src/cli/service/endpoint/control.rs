@@ -8,7 +8,8 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::start::{detach, target};
+use super::process::{self, NoProcess};
+use super::start::detach;
 use super::{StateDirArgs, StateDirFailure};
 use crate::cli::exit::{Exit, Failure, chain};
 use crate::cli::output;
@@ -20,7 +21,9 @@ use crate::endpoint::journal;
 use crate::endpoint::ledger::{AttemptStage, Ledger};
 use crate::endpoint::state_dir::StateDir;
 use crate::endpoint::status::{EndpointStatus, LinkStatus, ServiceStatus, TaskCounts, WorkerStatus};
-use crate::rpc::client::Client;
+use crate::ids::{EndpointId, SessionId};
+use crate::provider::local;
+use crate::rpc::client::{Client, ClientError, Target};
 use crate::rpc::endpoint_link::EndpointControl;
 use crate::task::names::EndpointName;
 use crate::task::names::printable;
@@ -116,10 +119,11 @@ pub(super) fn restart(args: &RestartArgs) -> Result<Exit, Failure> {
     let state_dir = args.state_dir.state_dir()?;
     EndpointConfig::read(state_dir.directory()).map_err(StateDirFailure::Config)?;
     single(async {
-        match EndpointControl::connect(&state_dir.socket().map_err(StateDirFailure::StateDir)?).await {
-            Ok(running) => ended(running, &args.state_dir.name, &state_dir, LeaveMode::KeepWorkers, RESTART).await,
-            // it does not run
-            Err(_) => Ok(()),
+        match process::look(&args.state_dir, &state_dir).await {
+            Ok((running, _)) => ended(running, &args.state_dir.name, &state_dir, LeaveMode::KeepWorkers, RESTART).await,
+            Err(NoProcess::Dead { .. }) => Ok(()),
+            // another one beside it would wait for its lock in vain
+            Err(reason) => Err(StateDirFailure::Process(reason).into()),
         }
     })?;
     detach(&args.state_dir)
@@ -135,7 +139,7 @@ async fn ended(
 ) -> Result<(), Failure> {
     running.leave(mode).await.map_err(ServiceError::Client)?;
     let begun = Instant::now();
-    while holder(state_dir)?.is_some() {
+    while process::holder(name, state_dir).map_err(StateDirFailure::Process)?.is_some() {
         if begun.elapsed() >= wait {
             return Err(StateDirFailure::NotEnded { name: name.clone(), waited_s: wait.as_secs() }.into());
         }
@@ -145,42 +149,33 @@ async fn ended(
 }
 
 pub(super) async fn connect(args: &StateDirArgs, state_dir: &StateDir) -> Result<EndpointControl, StateDirFailure> {
-    let none = || StateDirFailure::NotRunning { name: args.name.clone() };
-    EndpointControl::connect(&state_dir.socket()?).await.map_err(|_| none())
-}
-
-fn holder(state_dir: &StateDir) -> Result<Option<String>, ServiceError> {
-    journal::held_by(state_dir.directory()).map_err(|error| file("look at the lock in", state_dir.directory(), error))
+    Ok(process::look(args, state_dir).await?.0)
 }
 
 /// Tells how it is.
 pub(super) fn status(args: &StatusArgs) -> Result<Exit, Failure> {
     single(async {
         let state_dir = args.state_dir.state_dir()?;
-        let told = Told::gather(&state_dir, Duration::from_millis(args.patience)).await?;
+        let told = Told::gather(&args.state_dir, &state_dir, Duration::from_millis(args.patience)).await?;
         match args.form.output {
             OutputForm::Json => output::json(&told.document())?,
-            OutputForm::Quiet => output::stdout(if told.process.is_ok() { "running" } else { "stopped" })?,
-            OutputForm::Human => told.lines(args).iter().try_for_each(output::stdout)?,
+            OutputForm::Quiet => output::stdout(told.process.as_ref().map_or_else(NoProcess::state, |_| "running"))?,
+            OutputForm::Human => told.lines().iter().try_for_each(output::stdout)?,
         }
-        Ok(if told.process.is_ok() { Exit::Success } else { Exit::Unavailable })
+        Ok(told.process.as_ref().map_or_else(NoProcess::exit, |_| Exit::Success))
     })
 }
 
 /// What each source says.
 struct Told {
-    process: Result<EndpointStatus, String>,
+    process: Result<EndpointStatus, NoProcess>,
     journal: Result<Ledger, String>,
     controller: Result<Value, String>,
 }
 
 impl Told {
-    async fn gather(state_dir: &StateDir, patience: Duration) -> Result<Self, Failure> {
-        let process = async {
-            let socket = state_dir.socket().map_err(|error| chain(&error))?;
-            let mut line = EndpointControl::connect(&socket).await.map_err(|_| "no process".to_owned())?;
-            line.status().await.map_err(|error| chain(&error))
-        };
+    async fn gather(args: &StateDirArgs, state_dir: &StateDir, patience: Duration) -> Result<Self, Failure> {
+        let process = async { process::look(args, state_dir).await.map(|(_, status)| status) };
         let controller = async {
             match tokio::time::timeout(patience, of_controller(state_dir)).await {
                 Ok(answer) => answer,
@@ -195,18 +190,20 @@ impl Told {
     fn document(&self) -> Value {
         let journal = self.journal.as_ref().map(TaskCounts::of);
         json!({
-            "process": of(&self.process),
+            "process": match &self.process {
+                Ok(status) => json!(status),
+                Err(reason) => json!({ "state": reason.state(), "error": chain(reason) }),
+            },
             "journal": of(&journal),
             "controller": of(&self.controller),
             "disagreements": self.disagreements(),
         })
     }
 
-    fn lines(&self, args: &StatusArgs) -> Vec<String> {
-        let name = &args.state_dir.name;
+    fn lines(&self) -> Vec<String> {
         let mut lines = match &self.process {
             Ok(status) => described(status),
-            Err(reason) => vec![format!("{name} does not run on this computer ({reason})")],
+            Err(reason) => vec![chain(reason)],
         };
         lines.push(match &self.journal {
             Ok(book) => format!("journal     {}", counted(TaskCounts::of(book))),
@@ -231,7 +228,7 @@ impl Told {
             (Ok(status), Some(false)) if status.controller.connected => {
                 found.push("the process has a session, the controller says that the endpoint is offline".to_owned());
             }
-            (Err(_), Some(true)) => found.push(
+            (Err(NoProcess::Dead { .. }), Some(true)) => found.push(
                 "no process runs here, the controller says that the endpoint is online: on another computer, or it died \
                  and its lease has not run out yet"
                     .to_owned(),
@@ -247,7 +244,7 @@ async fn of_controller(state_dir: &StateDir) -> Result<Value, String> {
     let told = |error: &dyn std::error::Error| chain(error);
     let config = EndpointConfig::read(state_dir.directory()).map_err(|error| told(&error))?;
     let id = state_dir.id().map_err(|error| told(&error))?;
-    let target = target(&config.controller).map_err(|error| told(&error))?;
+    let target = Target::read(&config.controller).map_err(|error| told(&error))?;
     let mut client = Client::connect(&target).await.map_err(|error| told(&error))?;
     let endpoints = client.list_endpoints().await.map_err(|error| told(&error))?;
     match endpoints.iter().find(|endpoint| endpoint.id == id) {
@@ -386,22 +383,64 @@ fn word(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
+/// Why a controller has not forgotten an endpoint.
+enum Goodbye {
+    /// It does not want to: the endpoint has tasks there.
+    Refused(ClientError),
+    /// It could not be asked, or the endpoint's token does not allow it.
+    Unsaid(String),
+}
+
+/// Has the controller forget the endpoint, whose processes have all died.
+async fn goodbye(state_dir: &StateDir, sessions: &[SessionId]) -> Result<EndpointId, Goodbye> {
+    let unsaid = |error: &dyn std::error::Error| Goodbye::Unsaid(chain(error));
+    let config = EndpointConfig::read(state_dir.directory()).map_err(|error| unsaid(&error))?;
+    let id = state_dir.id().map_err(|error| unsaid(&error))?;
+    let target = Target::read(&config.controller).map_err(|error| unsaid(&error))?;
+    let mut client = Client::connect(&target).await.map_err(|error| unsaid(&error))?;
+    match client.forget_endpoint(&id.to_string(), sessions).await {
+        Ok(id) => Ok(id),
+        Err(error) if error.is_precondition() => Err(Goodbye::Refused(error)),
+        // it never came there
+        Err(error) if error.is_absent() => Ok(id),
+        Err(error) => Err(unsaid(&error)),
+    }
+}
+
 /// Deletes it.
 pub(super) fn delete(args: &DeleteArgs) -> Result<Exit, Failure> {
     let state_dir = args.state_dir.state_dir()?;
     let name = args.state_dir.name.clone();
     // the configuration is what makes a directory an endpoint's: nothing else is ever deleted
     EndpointConfig::read(state_dir.directory()).map_err(StateDirFailure::Config)?;
-    if let Some(holder) = holder(&state_dir)? {
+    if let Some(holder) = process::holder(&name, &state_dir).map_err(StateDirFailure::Process)? {
         return Err(StateDirFailure::Running { name, holder }.into());
     }
-    let tasks = match journal::read(state_dir.directory()) {
-        Ok((book, _)) => book.len(),
-        Err(_) => 0,
-    };
-    if tasks > 0 && !args.force {
-        return Err(StateDirFailure::Tasks { name, tasks }.into());
+    let book = journal::read(state_dir.directory()).map(|(book, _)| book).unwrap_or_default();
+    if !book.is_empty() && !args.force {
+        return Err(StateDirFailure::Tasks { name, tasks: book.len() }.into());
     }
+    single(async {
+        // before the controller gives its tasks to others
+        for (block, held) in book.blocks() {
+            local::end_left(block, held.job.as_ref()).await;
+        }
+        let sessions: Vec<_> = book.sessions().iter().map(|own| own.session).collect();
+        match (goodbye(&state_dir, &sessions).await, args.force) {
+            (Ok(_), _) => Ok(()),
+            (Err(Goodbye::Refused(error)), false) => Err(Failure::from(ServiceError::Client(error))),
+            (Err(Goodbye::Refused(error)), true) => {
+                output::warn(format_args!("the controller still knows it: {}", chain(&error)));
+                Ok(())
+            }
+            (Err(Goodbye::Unsaid(reason)), _) => {
+                output::warn(format_args!(
+                    "the controller was not told: {reason}; `speckled endpoint forget` tells it"
+                ));
+                Ok(())
+            }
+        }
+    })?;
     fs::remove_dir_all(state_dir.directory()).map_err(|error| file("delete", state_dir.directory(), error))?;
     output::note(format_args!("{} was deleted", state_dir.directory().display()));
     Ok(Exit::Success)

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
-use super::start::target;
+use super::process::{self, NoProcess};
 use super::{StateDirArgs, StateDirFailure};
 use crate::cli::exit::{Exit, Failure, chain};
 use crate::cli::output;
@@ -20,8 +20,9 @@ use crate::dataset::result::host_name;
 use crate::endpoint::block_files;
 use crate::endpoint::journal;
 use crate::endpoint::state_dir::StateDir;
-use crate::rpc::client::Client;
+use crate::rpc::client::{Client, Target};
 use crate::rpc::service::link::advertised;
+use crate::runtime::contain;
 use crate::runtime::node;
 use crate::runtime::sandbox::{self, ConfinementLevel};
 
@@ -45,7 +46,7 @@ type Finding = (&'static str, Result<String, String>);
 /// Looks.
 pub(super) fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
     let state_dir = args.state_dir.state_dir()?;
-    let findings = single(async { Ok::<_, Failure>(look(&state_dir).await) })?;
+    let findings = single(async { Ok::<_, Failure>(look(&args.state_dir, &state_dir).await) })?;
     let failed = findings.iter().filter(|(_, found)| found.is_err()).count();
     match args.form.output {
         OutputForm::Json => {
@@ -70,8 +71,8 @@ pub(super) fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-async fn look(state_dir: &StateDir) -> Vec<Finding> {
-    let mut findings = vec![("directory", directory(state_dir))];
+async fn look(args: &StateDirArgs, state_dir: &StateDir) -> Vec<Finding> {
+    let mut findings = vec![("directory", directory(state_dir)), ("process", process(args, state_dir).await)];
     let config = match EndpointConfig::read(state_dir.directory()) {
         Ok(config) => config,
         Err(error) => {
@@ -86,6 +87,7 @@ async fn look(state_dir: &StateDir) -> Vec<Finding> {
     findings.push(("configuration", Ok(slots)));
     findings.push(("roots", roots(&config)));
     findings.push(("confinement", confinement()));
+    findings.push(("containment", Ok(format!("what tasks start is held {}", contain::means()))));
     findings.push(("commands", commands(&config)));
     findings.push(("token", token(&config.controller.token_file)));
     findings.push(("journal", recovered(state_dir)));
@@ -93,6 +95,20 @@ async fn look(state_dir: &StateDir) -> Vec<Finding> {
     findings.push(("worker link", worker_link(state_dir, &config).await));
     findings.push(("controller", controller(&config).await));
     findings
+}
+
+/// One that does not run is well, unless it has left work behind.
+async fn process(args: &StateDirArgs, state_dir: &StateDir) -> Result<String, String> {
+    match process::look(args, state_dir).await {
+        Ok((_, status)) => Ok(format!("process {} answers", status.pid)),
+        Err(dead @ NoProcess::Dead { .. }) => match journal::read(state_dir.directory()) {
+            Ok((book, _)) if !book.is_empty() => {
+                Err(format!("it has died with {} tasks, which are not lost; {}", book.len(), chain(&dead)))
+            }
+            Ok(_) | Err(_) => Ok(chain(&dead)),
+        },
+        Err(reason) => Err(chain(&reason)),
+    }
 }
 
 fn directory(state_dir: &StateDir) -> Result<String, String> {
@@ -198,7 +214,7 @@ async fn worker_link(state_dir: &StateDir, config: &EndpointConfig) -> Result<St
 }
 
 async fn controller(config: &EndpointConfig) -> Result<String, String> {
-    let target = target(&config.controller).map_err(|error| chain(&error))?;
+    let target = Target::read(&config.controller).map_err(|error| chain(&error))?;
     let asked = async {
         let mut client = Client::connect(&target).await?;
         client.list_endpoints().await

@@ -5,13 +5,17 @@ mod block;
 mod configure;
 mod control;
 mod doctor;
+mod forget;
 mod list;
+mod process;
 mod start;
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use thiserror::Error;
+
+use process::NoProcess;
 
 use super::wait;
 use crate::cli::exit::{CommandError, Exit, Failure};
@@ -44,8 +48,10 @@ pub(in crate::cli) enum EndpointCommand {
     Logs(control::LogsArgs),
     /// List the tasks that an endpoint has, from its journal
     Tasks(control::TasksArgs),
-    /// Delete an endpoint's directory, if nothing in it is needed any more
+    /// Delete an endpoint: its directory, what its workers left, and its entry at the controller
     Delete(control::DeleteArgs),
+    /// Have the controller forget an endpoint that is offline and has no tasks: its name is free
+    Forget(forget::ForgetArgs),
     /// Check an endpoint and say what is wrong
     Doctor(doctor::DoctorArgs),
     /// Open and end blocks by hand, whose workers connect from other computers
@@ -91,12 +97,9 @@ pub(in crate::cli) enum StateDirFailure {
     /// Its door for workers of other computers.
     #[error(transparent)]
     Link(#[from] LinkError),
-    /// It does not run.
-    #[error("endpoint {name} does not run on this computer; `speckled endpoint start {name}` starts it")]
-    NotRunning {
-        /// Which.
-        name: EndpointName,
-    },
+    /// Its process does not answer.
+    #[error(transparent)]
+    Process(#[from] NoProcess),
     /// It runs.
     #[error("endpoint {name} runs (process {holder}); `speckled endpoint stop {name}` ends it")]
     Running {
@@ -157,7 +160,8 @@ impl CommandError for StateDirFailure {
             Self::Link(LinkError::Ca { .. } | LinkError::StateDir(_) | LinkError::Blocks(_)) => Exit::Saving,
             Self::Link(LinkError::Certificate(_) | LinkError::Tls(_)) => Exit::Processing,
             Self::Endpoint(EndpointError::Part) | Self::NotEnded { .. } | Self::Unwell { .. } => Exit::Processing,
-            Self::NotRunning { .. } | Self::NotStarted { .. } => Exit::Unavailable,
+            Self::Process(reason) => reason.exit(),
+            Self::NotStarted { .. } => Exit::Unavailable,
         }
     }
 }
@@ -174,6 +178,7 @@ pub(in crate::cli) fn run(command: EndpointCommand) -> Result<Exit, Failure> {
         EndpointCommand::Logs(args) => control::logs(&args),
         EndpointCommand::Tasks(args) => control::tasks(&args),
         EndpointCommand::Delete(args) => control::delete(&args),
+        EndpointCommand::Forget(args) => wait(forget::forget(args)),
         EndpointCommand::Doctor(args) => doctor::run(&args),
         EndpointCommand::Block(command) => block::run(command),
     }

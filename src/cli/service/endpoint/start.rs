@@ -11,13 +11,12 @@ use super::{StateDirArgs, StateDirFailure};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::logging;
 use crate::cli::output::{self, Form};
-use crate::cli::service::{ServiceError, file, identity, read, single, text, until_signalled};
-use crate::config::endpoint::{ControllerAddress, EndpointConfig};
+use crate::cli::service::{ServiceError, file, single, until_signalled};
+use crate::config::endpoint::EndpointConfig;
 use crate::dataset::result::host_name;
 use crate::endpoint::daemon::Endpoint;
 use crate::endpoint::state_dir::StateDir;
-use crate::rpc::client::Target;
-use crate::rpc::controller_link::ControllerDial;
+use crate::rpc::controller_link::{ControllerDial, ControllerSource};
 use crate::rpc::service::link::LinkListener;
 use crate::rpc::service::workers::{listen, serve};
 use crate::runtime::memory::give_back_what_is_free;
@@ -49,7 +48,9 @@ pub(super) fn run(args: StartArgs) -> Result<Exit, Failure> {
 async fn start(args: StateDirArgs) -> Result<Exit, Failure> {
     let state_dir = args.state_dir()?;
     let config = EndpointConfig::read(state_dir.directory()).map_err(StateDirFailure::Config)?;
-    let target = target(&config.controller)?;
+    let dial = ControllerDial { controller: ControllerSource::Files(config.controller.clone()) };
+    // one that cannot even be asked is a mistake of the configuration
+    dial.controller.target().map_err(ServiceError::Target)?;
     let socket = state_dir.socket().map_err(StateDirFailure::StateDir)?;
     let (name, configured, worker) = (config.name.clone(), config.worker_link.clone(), config.local);
     let endpoint = Endpoint::open(state_dir.clone(), config, host_name()).map_err(StateDirFailure::Endpoint)?;
@@ -66,7 +67,6 @@ async fn start(args: StateDirArgs) -> Result<Exit, Failure> {
         None => None,
     };
     let link = link.transpose().map_err(StateDirFailure::Link)?;
-    let dial = ControllerDial { target };
     let line = endpoint.introduce(&dial).await.map_err(StateDirFailure::Endpoint)?;
     let services = Tasks::default();
     services.spawn("services", {
@@ -100,14 +100,6 @@ async fn start(args: StateDirArgs) -> Result<Exit, Failure> {
     // the socket's file stays: the endpoint's next process, which may be there already, has put its own in its place
     ended.map_err(StateDirFailure::Endpoint)?;
     Ok(Exit::Success)
-}
-
-/// The controller as the configuration has it.
-pub(super) fn target(address: &ControllerAddress) -> Result<Target, ServiceError> {
-    let ControllerAddress { url, ca, token_file, identity: shown } = address;
-    let ca = ca.as_deref().map(read).transpose()?;
-    let shown = shown.as_ref().map(|files| identity(&files.certificate, &files.key)).transpose()?;
-    Ok(Target { url: url.clone(), ca, token: text(token_file)?.trim().to_owned(), identity: shown })
 }
 
 /// Starts it in a session of its own, and waits until it is ready.
