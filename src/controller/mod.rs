@@ -76,6 +76,14 @@ impl<S: Store> Controller<S> {
         Ok(Self { store, policy, directory, bus, hints, outbox_start })
     }
 
+    /// The newest event of the store.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn newest_event(&self) -> Result<EventId, StoreError> {
+        self.store.newest_event().await
+    }
+
     /// What holds for all.
     pub fn policy(&self) -> &Policy {
         &self.policy

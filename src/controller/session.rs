@@ -404,6 +404,25 @@ impl<S: Store> Session<S> {
                 false
             }
         };
+        let unborn = |changed: &Changed| match changed {
+            Err(ChangeError::Refused(Refusal::Fenced { reported, newest })) => Some(*reported) > *newest,
+            Ok(_)
+            | Err(
+                ChangeError::Unknown
+                | ChangeError::OldEpoch
+                | ChangeError::Refused(_)
+                | ChangeError::LargeResult { .. }
+                | ChangeError::LargeArtifacts { .. },
+            ) => false,
+        };
+        if let Some((attempt, _)) = std::iter::zip(attempts, changes).find(|(_, changed)| unborn(changed)) {
+            let endpoint = self.holder.endpoint;
+            tracing::error!(
+                %endpoint, %attempt,
+                "the endpoint knows an attempt that this store has not given out: the store was restored from a backup; what \
+                 was done since is done again"
+            );
+        }
         let mut refused = std::iter::zip(attempts, changes).filter(|(_, changed)| foreign(changed));
         if let Some((attempt, _)) = refused.next() {
             let (endpoint, others) = (self.holder.endpoint, refused.count());

@@ -1,14 +1,15 @@
 //! An endpoint's directory: which file is where, who the endpoint is.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 
 use crate::ids::{EndpointId, IdError};
+use crate::runtime::files::replace;
 use crate::runtime::ids;
 
 /// The longest path of a socket (unix(7): 108 bytes with the NUL at its end).
@@ -146,21 +147,8 @@ impl StateDir {
     /// # Errors
     /// The file system refuses.
     pub fn replace(&self, path: &Path, content: &[u8]) -> Result<(), StateDirError> {
-        let mut new = path.as_os_str().to_owned();
-        new.push(".new");
-        let written = || {
-            // one that a killed process left may have another mode
-            match fs::remove_file(&new) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                Ok(()) | Err(_) => {}
-            }
-            let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&new)?;
-            file.write_all(content)?;
-            file.sync_all()?;
-            fs::rename(&new, path)?;
-            fs::File::open(path.parent().unwrap_or(&self.0))?.sync_all()
-        };
-        written().map_err(|source| StateDirError::Io { action: "write", path: path.to_owned(), source })
+        let written = replace(path, content);
+        written.map_err(|source| StateDirError::Io { action: "write", path: path.to_owned(), source })
     }
 }
 

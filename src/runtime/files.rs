@@ -1,4 +1,9 @@
-//! How many files a process may have open: each connection is one.
+//! Files of daemons: how many a process may have open, and how one is written so that it is always whole.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -16,6 +21,26 @@ pub fn most_open() -> usize {
     let Rlimit { current, .. } = getrlimit(Resource::Nofile);
     // None = without a limit
     current.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX))
+}
+
+/// Writes a file for its owner alone; it is whole, with its old or its new content, whenever the process or the machine
+/// dies. Blocks.
+///
+/// # Errors
+/// The file system refuses.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    // one that a killed process left may have another mode
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&new)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)?;
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
 #[cfg(test)]

@@ -216,3 +216,44 @@ async fn a_token_that_is_replaced_in_its_file_is_used() {
     let task = site.client().await.submit(order).await.expect("accepted").tasks[0].0;
     assert_eq!(site.until_over(&[task]).await[0].state, StateName::Succeeded);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_was_restored_from_a_backup_is_told() {
+    let mut site = Site::running(60, 1);
+    let first = site.submit(vec![Site::step("first")]).await;
+    site.until_over(&first).await;
+    site.controller.kill();
+    let copy = |from: &str, to: &str| {
+        fs::create_dir_all(site.at(to)).expect("made");
+        for entry in fs::read_dir(site.at(from)).expect("there").flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with("controller.db") {
+                fs::copy(entry.path(), site.at(to).join(name)).expect("copied");
+            }
+        }
+    };
+    copy("controller", "backup");
+    site.restart_controller();
+    let second = site.submit(vec![Site::step("second")]).await;
+    site.until_over(&second).await;
+    let log = site.text("controller.log");
+    let script = format!(r#"exec "$@" 2>{log}"#);
+    site.controller.kill();
+    site.restart_controller_within(&script);
+    assert!(!fs::read_to_string(&log).expect("written").contains("restored"), "nothing was");
+    site.controller.kill();
+    for entry in fs::read_dir(site.at("controller")).expect("there").flatten() {
+        if entry.file_name().to_string_lossy().starts_with("controller.db") {
+            fs::remove_file(entry.path()).expect("ours");
+        }
+    }
+    let (from, to) = (site.at("backup"), site.at("controller"));
+    for entry in fs::read_dir(from).expect("there").flatten() {
+        fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");
+    }
+    site.restart_controller_within(&script);
+    let told = fs::read_to_string(&log).expect("written");
+    assert!(told.contains("the store lacks the newest") && told.contains("restored from a backup"), "{told}");
+    let third = site.submit(vec![Site::step("third")]).await;
+    assert_eq!(site.until_over(&third).await[0].state, StateName::Succeeded, "it goes on");
+}

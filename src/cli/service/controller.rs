@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use tokio::net::TcpListener;
 
+use super::store_mark::StoreMark;
 use super::{PORT, ServiceError, file, identity, read, several, text, token, until_signalled, wait};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::logging;
@@ -170,6 +171,9 @@ async fn serving(args: &ServeArgs) -> Result<Exit, Failure> {
         return Err(ServiceError::Plain { address: args.listen.to_string() }.into());
     }
     let made = |name: &str| args.directory.join(name);
+    if !made(STORE).exists() {
+        return Err(ServiceError::NoDirectory { path: args.directory.clone() }.into());
+    }
     let tls = if args.plain {
         None
     } else {
@@ -183,11 +187,17 @@ async fn serving(args: &ServeArgs) -> Result<Exit, Failure> {
     let policy = Policy::default().with_lease(Duration::from_secs(args.lease));
     let controller = Controller::start(open_store(&args.directory).await?, Arc::new(LocalBus::default()), policy);
     let controller = Arc::new(controller.await.map_err(ServiceError::Store)?);
+    let mark = StoreMark::of(&args.directory);
+    let newest = controller.newest_event().await.map_err(ServiceError::Store)?;
+    if let Err(error) = mark.renew(newest) {
+        tracing::warn!(%error, "how far the store has come is not noted");
+    }
     let refused = |e| file("listen on", Path::new(&args.listen.to_string()), e);
     let listener = TcpListener::bind(args.listen).await.map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
     let tasks = Tasks::default();
     controller.run(&tasks);
+    tasks.spawn("store mark", mark.keep(Arc::clone(&controller), tasks.stopping()));
     let stopping = tasks.stopping();
     tasks.spawn("signals", async move { until_signalled("controller", &stopping).await });
     output::stdout(format_args!("{scheme}://{address}"))?;

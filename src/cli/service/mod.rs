@@ -27,6 +27,7 @@ pub(super) mod explain;
 mod following;
 mod gpu;
 pub(super) mod status;
+mod store_mark;
 pub(super) mod submit;
 pub(super) mod task;
 pub(super) mod token;
@@ -104,6 +105,12 @@ pub(super) enum ServiceError {
     /// It is there already.
     #[error("{} is there already; choose another directory, or start it with `speckled controller serve`", path.display())]
     Exists {
+        /// Which.
+        path: PathBuf,
+    },
+    /// It is not one of a controller.
+    #[error("{} is no controller's directory; `speckled controller init {}` makes one", path.display(), path.display())]
+    NoDirectory {
         /// Which.
         path: PathBuf,
     },
@@ -211,6 +218,7 @@ impl CommandError for ServiceError {
             | Self::Plain { .. }
             | Self::Relative { .. }
             | Self::NotOver(_)
+            | Self::NoDirectory { .. }
             | Self::Exists { .. } => Exit::Input,
             Self::Client(ClientError::Answer(_))
             | Self::Serve(_)
@@ -248,6 +256,7 @@ impl ServiceError {
             | Self::File { .. }
             | Self::Target(_)
             | Self::Exists { .. }
+            | Self::NoDirectory { .. }
             | Self::Locked { .. }
             | Self::Plain { .. }
             | Self::Store(_)

@@ -19,14 +19,14 @@ pub(super) struct Readers {
     path: PathBuf,
     short: Mutex<Connection>,
     idle: Arc<Mutex<Vec<Connection>>>,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
 }
 
 impl Readers {
     /// Of a file that the writer has open.
     pub(super) fn open(path: PathBuf) -> Result<Self, Fault> {
         let short = Mutex::new(connect(&path)?);
-        Ok(Self { path, short, idle: Arc::default(), permits: Semaphore::new(LONG) })
+        Ok(Self { path, short, idle: Arc::default(), permits: Arc::new(Semaphore::new(LONG)) })
     }
 
     /// Reads a few rows, here and now.
@@ -40,13 +40,15 @@ impl Readers {
         T: Send + 'static,
         R: FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     {
-        let _permit = self.permits.acquire().await.map_err(|_| Fault::Closed)?;
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| Fault::Closed)?;
         let (path, idle) = (self.path.clone(), Arc::clone(&self.idle));
         let work = move || {
             let kept = lock(&idle).pop();
             let connection = kept.map_or_else(|| connect(&path), Ok)?;
             let found = read(&connection);
             lock(&idle).push(connection);
+            // not when the caller goes, who may have no time: the connection is in use until here
+            drop(permit);
             found
         };
         // an error is a panic of the read
@@ -59,4 +61,35 @@ fn connect(path: &std::path::Path) -> Result<Connection, Fault> {
     let connection = Connection::open_with_flags(path, flags)?;
     super::prepare(&connection)?;
     Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn callers_that_go_leave_no_connections_behind() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("store.db");
+        Connection::open(&path).expect("opens").execute("CREATE TABLE a (b)", ()).expect("made");
+        let readers = Readers::open(path).expect("opens");
+        let mut held = Vec::new();
+        // each reads until it is let go, and nobody waits for it
+        for _ in 0..LONG {
+            let (let_go, held_back) = mpsc::channel::<()>();
+            let reading = readers.long(move |_| Ok(held_back.recv().is_ok()));
+            let gone = tokio::time::timeout(std::time::Duration::from_millis(1), reading).await;
+            assert!(gone.is_err(), "it reads");
+            held.push(let_go);
+        }
+        let refused = readers.permits.try_acquire().is_err();
+        assert!(refused, "as many as may be are reading, whoever waits for them");
+        drop(held);
+        for _ in 0..3 * LONG {
+            readers.long(|_| Ok(())).await.expect("reads");
+        }
+        assert!(lock(&readers.idle).len() <= LONG);
+    }
 }

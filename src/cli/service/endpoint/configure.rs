@@ -41,6 +41,12 @@ pub(super) fn run(args: &ConfigureArgs) -> Result<Exit, Failure> {
     if path.exists() {
         return Err(StateDirFailure::Configured { path }.into());
     }
+    let files = [args.remote.ca(), args.remote.token_file()];
+    let shown = args.remote.identity().into_iter().flat_map(|(certificate, key)| [certificate, key]);
+    let mut paths = args.read.iter().chain(&args.write).cloned().chain(files.into_iter().flatten()).chain(shown);
+    if let Some(path) = paths.find(|path| path.to_str().is_none()) {
+        return Err(StateDirFailure::NotText { path }.into());
+    }
     let text = text(args);
     // nothing is left behind of a configuration that cannot be used
     EndpointConfig::parse(&text, &path).map_err(StateDirFailure::Config)?;
@@ -51,10 +57,19 @@ pub(super) fn run(args: &ConfigureArgs) -> Result<Exit, Failure> {
         file.sync_all()
     };
     written().map_err(|error| file("write", &path, error))?;
+    if args.remote.token_file().is_none() {
+        output::note(format_args!(
+            "put a token with the role endpoint into {}",
+            state_dir.directory().join("token").display()
+        ));
+    }
+    if args.read.is_empty() && args.write.is_empty() {
+        output::note("it has no roots yet: tasks can read and write nothing until there are some");
+    }
     output::note(format_args!(
         "look at {}, then start it with `speckled endpoint start {}`",
         path.display(),
-        args.state_dir.name
+        args.state_dir
     ));
     output::stdout(state_dir.directory().display())?;
     Ok(Exit::Success)

@@ -25,7 +25,6 @@ use crate::ids::{EndpointId, SessionId};
 use crate::provider::local;
 use crate::rpc::client::{Client, ClientError, Target};
 use crate::rpc::endpoint_link::EndpointControl;
-use crate::task::names::EndpointName;
 use crate::task::names::printable;
 
 /// A process that leaves its workers running ends within a second; its disk may be slow.
@@ -105,9 +104,9 @@ pub(in crate::cli) struct DeleteArgs {
 pub(super) fn stop(args: &StopArgs) -> Result<Exit, Failure> {
     let mode = if args.drain { LeaveMode::Drain } else { LeaveMode::Now };
     single(async {
-        let (name, state_dir) = (&args.state_dir.name, args.state_dir.state_dir()?);
+        let state_dir = args.state_dir.state_dir()?;
         let running = connect(&args.state_dir, &state_dir).await?;
-        ended(running, name, &state_dir, mode, Duration::from_secs(args.wait)).await
+        ended(running, &args.state_dir, &state_dir, mode, Duration::from_secs(args.wait)).await
     })?;
     output::note(format_args!("endpoint {} has ended", args.state_dir.name));
     Ok(Exit::Success)
@@ -120,7 +119,7 @@ pub(super) fn restart(args: &RestartArgs) -> Result<Exit, Failure> {
     EndpointConfig::read(state_dir.directory()).map_err(StateDirFailure::Config)?;
     single(async {
         match process::look(&args.state_dir, &state_dir).await {
-            Ok((running, _)) => ended(running, &args.state_dir.name, &state_dir, LeaveMode::KeepWorkers, RESTART).await,
+            Ok((running, _)) => ended(running, &args.state_dir, &state_dir, LeaveMode::KeepWorkers, RESTART).await,
             Err(NoProcess::Dead { .. }) => Ok(()),
             // another one beside it would wait for its lock in vain
             Err(reason) => Err(StateDirFailure::Process(reason).into()),
@@ -132,16 +131,16 @@ pub(super) fn restart(args: &RestartArgs) -> Result<Exit, Failure> {
 /// Has it end, and waits until it has.
 async fn ended(
     mut running: EndpointControl,
-    name: &EndpointName,
+    at: &StateDirArgs,
     state_dir: &StateDir,
     mode: LeaveMode,
     wait: Duration,
 ) -> Result<(), Failure> {
     running.leave(mode).await.map_err(ServiceError::Client)?;
     let begun = Instant::now();
-    while process::holder(name, state_dir).map_err(StateDirFailure::Process)?.is_some() {
+    while process::holder(at, state_dir).map_err(StateDirFailure::Process)?.is_some() {
         if begun.elapsed() >= wait {
-            return Err(StateDirFailure::NotEnded { name: name.clone(), waited_s: wait.as_secs() }.into());
+            return Err(StateDirFailure::NotEnded { at: at.clone(), waited_s: wait.as_secs() }.into());
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -413,8 +412,8 @@ pub(super) fn delete(args: &DeleteArgs) -> Result<Exit, Failure> {
     let name = args.state_dir.name.clone();
     // the configuration is what makes a directory an endpoint's: nothing else is ever deleted
     EndpointConfig::read(state_dir.directory()).map_err(StateDirFailure::Config)?;
-    if let Some(holder) = process::holder(&name, &state_dir).map_err(StateDirFailure::Process)? {
-        return Err(StateDirFailure::Running { name, holder }.into());
+    if let Some(holder) = process::holder(&args.state_dir, &state_dir).map_err(StateDirFailure::Process)? {
+        return Err(StateDirFailure::Running { at: args.state_dir.clone(), holder }.into());
     }
     let book = journal::read(state_dir.directory()).map(|(book, _)| book).unwrap_or_default();
     if !book.is_empty() && !args.force {

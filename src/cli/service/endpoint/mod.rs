@@ -10,6 +10,7 @@ mod list;
 mod process;
 mod start;
 
+use std::fmt;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -66,9 +67,9 @@ impl EndpointCommand {
     }
 }
 
-/// Which endpoint of this computer.
+/// Which endpoint of this computer. Shown as it is given to a command.
 #[derive(Debug, Clone, Args)]
-struct StateDirArgs {
+pub(in crate::cli) struct StateDirArgs {
     /// The endpoint's name; its directory is ~/.speckled/NAME [env: SPECKLED_HOME in place of ~/.speckled]
     name: EndpointName,
     /// Its directory, if it is another
@@ -101,10 +102,10 @@ pub(in crate::cli) enum StateDirFailure {
     #[error(transparent)]
     Process(#[from] NoProcess),
     /// It runs.
-    #[error("endpoint {name} runs (process {holder}); `speckled endpoint stop {name}` ends it")]
+    #[error("endpoint {} runs (process {holder}); `speckled endpoint stop {at}` ends it", at.name)]
     Running {
         /// Which.
-        name: EndpointName,
+        at: StateDirArgs,
         /// The process.
         holder: String,
     },
@@ -112,6 +113,12 @@ pub(in crate::cli) enum StateDirFailure {
     #[error("{} is there already; edit it, or give another name", path.display())]
     Configured {
         /// The configuration.
+        path: PathBuf,
+    },
+    /// A path that the configuration cannot name.
+    #[error("{} is not UTF-8, so that the configuration cannot name it; rename it", path.display())]
+    NotText {
+        /// The path.
         path: PathBuf,
     },
     /// It did not become ready.
@@ -123,10 +130,10 @@ pub(in crate::cli) enum StateDirFailure {
         reason: String,
     },
     /// It did not end.
-    #[error("endpoint {name} has not ended after {waited_s} s; see `speckled endpoint logs {name}`")]
+    #[error("endpoint {} has not ended after {waited_s} s; see `speckled endpoint logs {at}`", at.name)]
     NotEnded {
         /// Which.
-        name: EndpointName,
+        at: StateDirArgs,
         /// So long was waited.
         waited_s: u64,
     },
@@ -152,7 +159,11 @@ impl CommandError for StateDirFailure {
     fn exit(&self) -> Exit {
         match self {
             Self::Config(_) => Exit::Configuration,
-            Self::NoHome | Self::Configured { .. } | Self::Running { .. } | Self::Tasks { .. } => Exit::Input,
+            Self::NoHome
+            | Self::NotText { .. }
+            | Self::Configured { .. }
+            | Self::Running { .. }
+            | Self::Tasks { .. } => Exit::Input,
             Self::StateDir(_) | Self::Journal(_) => Exit::Saving,
             Self::Endpoint(EndpointError::StateDir(_) | EndpointError::Journal(_)) => Exit::Saving,
             Self::Endpoint(EndpointError::Link(_) | EndpointError::Replaced { .. }) => Exit::Refused,
@@ -181,6 +192,15 @@ pub(in crate::cli) fn run(command: EndpointCommand) -> Result<Exit, Failure> {
         EndpointCommand::Forget(args) => wait(forget::forget(args)),
         EndpointCommand::Doctor(args) => doctor::run(&args),
         EndpointCommand::Block(command) => block::run(command),
+    }
+}
+
+impl fmt::Display for StateDirArgs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.directory {
+            Some(directory) => write!(f, "{} --directory {}", self.name, directory.display()),
+            None => self.name.fmt(f),
+        }
     }
 }
 

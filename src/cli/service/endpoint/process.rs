@@ -17,7 +17,6 @@ use crate::endpoint::state_dir::StateDir;
 use crate::endpoint::status::EndpointStatus;
 use crate::rpc::endpoint_link::EndpointControl;
 use crate::runtime::process::{Activity, activity};
-use crate::task::names::EndpointName;
 
 /// Until a process that does not answer is said to hang: one that is busy answers within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -26,8 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 #[derive(Debug, Error)]
 pub(in crate::cli) enum NoProcess {
     /// There is no such endpoint.
-    #[error("there is no endpoint {name}: {} is missing; `speckled endpoint configure {name}` makes it", path.display())]
-    NotConfigured { name: EndpointName, path: PathBuf },
+    #[error("there is no endpoint {}: {} is missing; `speckled endpoint configure {at}` makes it", at.name, path.display())]
+    NotConfigured { at: StateDirArgs, path: PathBuf },
     /// Its directory is somebody else's.
     #[error("you may not look into {}, which belongs to user {owner}; run this as that user", path.display())]
     Forbidden { path: PathBuf, owner: String },
@@ -39,27 +38,29 @@ pub(in crate::cli) enum NoProcess {
         source: io::Error,
     },
     /// Nobody holds its lock.
-    #[error("endpoint {name} does not run on this computer; `speckled endpoint start {name}` starts it")]
-    Dead { name: EndpointName },
+    #[error("endpoint {} does not run on this computer; `speckled endpoint start {at}` starts it", at.name)]
+    Dead { at: StateDirArgs },
     /// It runs on another computer.
-    #[error("endpoint {name} runs elsewhere, as process {holder}; ask there")]
-    Elsewhere { name: EndpointName, holder: String },
+    #[error("endpoint {} runs elsewhere, as process {holder}; ask there", at.name)]
+    Elsewhere { at: StateDirArgs, holder: String },
     /// A signal stopped it.
     #[error(
-        "endpoint {name} (process {pid}) was stopped by a signal; `kill -CONT {pid}` lets it go on, `kill -9 {pid}` ends it \
-         and loses nothing"
+        "endpoint {} (process {pid}) was stopped by a signal; `kill -CONT {pid}` lets it go on, `kill -9 {pid}` ends it \
+         and loses nothing",
+        at.name
     )]
-    Stopped { name: EndpointName, pid: u32 },
+    Stopped { at: StateDirArgs, pid: u32 },
     /// It waits for a disk or the like.
-    #[error("endpoint {name} (process {pid}) waits in the kernel, most often for a file system that does not answer")]
-    Waits { name: EndpointName, pid: u32 },
+    #[error("endpoint {} (process {pid}) waits in the kernel, most often for a file system that does not answer", at.name)]
+    Waits { at: StateDirArgs, pid: u32 },
     /// It runs and says nothing.
     #[error(
-        "endpoint {name} (process {pid}) has not answered for {} s; see `speckled endpoint logs {name}`, `kill -9 {pid}` \
+        "endpoint {} (process {pid}) has not answered for {} s; see `speckled endpoint logs {at}`, `kill -9 {pid}` \
          ends it and loses nothing",
+        at.name,
         PATIENCE.as_secs()
     )]
-    Silent { name: EndpointName, pid: u32 },
+    Silent { at: StateDirArgs, pid: u32 },
 }
 
 impl NoProcess {
@@ -97,9 +98,9 @@ pub(super) async fn look(
     args: &StateDirArgs,
     state_dir: &StateDir,
 ) -> Result<(EndpointControl, EndpointStatus), NoProcess> {
-    let name = || args.name.clone();
-    let holder = holder(&args.name, state_dir)?;
-    let Some(holder) = holder else { return Err(NoProcess::Dead { name: name() }) };
+    let at = || args.clone();
+    let holder = holder(args, state_dir)?;
+    let Some(holder) = holder else { return Err(NoProcess::Dead { at: at() }) };
     let asked = async {
         let mut control = EndpointControl::connect(&state_dir.socket().ok()?).await.ok()?;
         let status = control.status().await.ok()?;
@@ -110,24 +111,24 @@ pub(super) async fn look(
     }
     let here = holder.split_once(" on ").filter(|(_, host)| *host == host_name());
     let Some(pid) = here.and_then(|(pid, _)| pid.parse().ok()) else {
-        return Err(NoProcess::Elsewhere { name: name(), holder });
+        return Err(NoProcess::Elsewhere { at: at(), holder });
     };
     Err(match activity(pid) {
-        Some(Activity::Stopped) => NoProcess::Stopped { name: name(), pid },
-        Some(Activity::Waits) => NoProcess::Waits { name: name(), pid },
-        Some(Activity::Lives) => NoProcess::Silent { name: name(), pid },
+        Some(Activity::Stopped) => NoProcess::Stopped { at: at(), pid },
+        Some(Activity::Waits) => NoProcess::Waits { at: at(), pid },
+        Some(Activity::Lives) => NoProcess::Silent { at: at(), pid },
         // it has ended since
-        None => NoProcess::Dead { name: name() },
+        None => NoProcess::Dead { at: at() },
     })
 }
 
 /// The process that has the endpoint's lock.
-pub(super) fn holder(name: &EndpointName, state_dir: &StateDir) -> Result<Option<String>, NoProcess> {
+pub(super) fn holder(args: &StateDirArgs, state_dir: &StateDir) -> Result<Option<String>, NoProcess> {
     let directory = state_dir.directory();
     let of = |path: &Path, source: io::Error| {
         let path = path.to_owned();
         if source.kind() == ErrorKind::NotFound {
-            NoProcess::NotConfigured { name: name.clone(), path }
+            NoProcess::NotConfigured { at: args.clone(), path }
         } else if source.kind() == ErrorKind::PermissionDenied {
             NoProcess::Forbidden { path: directory.to_owned(), owner: owner(directory) }
         } else {

@@ -105,6 +105,8 @@ async fn start(args: StateDirArgs) -> Result<Exit, Failure> {
 /// Starts it in a session of its own, and waits until it is ready.
 pub(super) fn detach(args: &StateDirArgs) -> Result<Exit, Failure> {
     let state_dir = args.state_dir()?;
+    // nothing is made for one that there is not
+    EndpointConfig::read(state_dir.directory()).map_err(StateDirFailure::Config)?;
     let log = state_dir.log();
     state_dir.make().map_err(StateDirFailure::StateDir)?;
     set_aside(&log);
