@@ -63,7 +63,7 @@ pub fn find(opener: &Opener, raw: &Path, explicit: Option<&Path>) -> Result<Meta
     let mut refused = Vec::new();
     for path in named {
         match Metadata::open(opener, &path) {
-            Ok(_) => return Metadata::read(opener, &path).map(|found| found.with_warnings(&refused)),
+            Ok(file) => return Metadata::of(&file, &path).map(|found| found.with_warnings(&refused)),
             Err(refusal) => refused.push(refusal.to_string()),
         }
     }
@@ -94,15 +94,18 @@ impl Metadata {
     /// # Errors
     /// As [`find`], for this file.
     pub fn read(opener: &Opener, path: &Path) -> Result<Self, DatasetError> {
-        let file = Self::open(opener, path)?;
-        let absent: Vec<_> = REQUIRED.into_iter().filter(|name| values::dataset(&file, name).is_none()).collect();
+        Self::of(&Self::open(opener, path)?, path)
+    }
+
+    fn of(file: &File, path: &Path) -> Result<Self, DatasetError> {
+        let absent: Vec<_> = REQUIRED.into_iter().filter(|name| values::dataset(file, name).is_none()).collect();
         if !absent.is_empty() {
             let what = format!("{} missing, so that viewers could not open the result", absent.join(", "));
             return Err(bad(path, what, "add what is missing or name another file with --meta-fname"));
         }
         let mut warnings = Vec::new();
         let mut positive = |name: &str| {
-            let dataset = values::dataset(&file, name)?;
+            let dataset = values::dataset(file, name)?;
             match values::number(&dataset) {
                 Ok(value) if value.is_finite() && value > 0.0 => return Some(value),
                 Ok(value) => warnings.push(format!("{}: {name} is {value}", path.display())),
@@ -112,7 +115,7 @@ impl Metadata {
         };
         let (frame_time, count_time) = (positive(FRAME_TIME), positive(COUNT_TIME));
         let incident_energy = positive(ENERGY);
-        let text = |name| values::dataset(&file, name).and_then(|dataset| values::string(&dataset).ok());
+        let text = |name| values::dataset(file, name).and_then(|dataset| values::string(&dataset).ok());
         Ok(Self {
             path: path.to_owned(),
             frame_time,

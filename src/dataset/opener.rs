@@ -134,7 +134,7 @@ fn open(path: &Path) -> Result<(File, u64), Error> {
     Ok((file, found.len()))
 }
 
-/// What the kernel says of an open file, and opens anew.
+/// The name by which the kernel tells where an open file lies, and opens it again.
 fn entry(file: &File) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }

@@ -105,6 +105,34 @@ pub struct EndpointView {
     pub status: serde_json::Value,
 }
 
+#[cfg(test)]
+impl TaskView {
+    /// A task that does nothing, in a state since a moment, of which nothing else is known.
+    pub(crate) fn testing(number: u128, state: StateName, changed: u64) -> Self {
+        use uuid::Uuid;
+        Self {
+            id: TaskId::new(Uuid::from_u128(number)),
+            action: ActionId::new(Uuid::from_u128(1)),
+            endpoint: EndpointId::new(Uuid::from_u128(2)),
+            owner: "ada".parse().expect("a subject"),
+            group: None,
+            label: None,
+            pool: Pool::default(),
+            spec: TaskSpec::Nothing,
+            priority: 0,
+            deadline: None,
+            retries: None,
+            state,
+            attempt: 0,
+            submitted: Moment::START,
+            changed: Moment::from_millis(changed),
+            failure: None,
+            result: None,
+            progress: None,
+        }
+    }
+}
+
 impl TryFrom<wire::Task> for TaskView {
     type Error = WireError;
 

@@ -8,7 +8,12 @@ use crate::task::retry::doubled;
 
 /// The pause after `failed` further failures: `first`, doubled with each, up to `longest`; between half and all of it.
 pub fn pause(first: Duration, failed: u32, longest: Duration) -> Duration {
-    doubled(first, failed, longest).mul_f64(0.5 + rand::rng().random::<f64>() / 2.0)
+    by_chance(doubled(first, failed, longest))
+}
+
+/// Between half and all of a pause.
+pub fn by_chance(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + rand::rng().random::<f64>() / 2.0)
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ fn confinement(assignment: &Assignment) -> Confinement {
     let mut read = named(&SYSTEM);
     let mut write = named(&DEVICES);
     read.extend(env::current_exe());
-    read.extend(env::var_os("LD_LIBRARY_PATH").iter().flat_map(env::split_paths).filter(|path| path.is_absolute()));
+    read.extend(library_directories());
     write.extend(env::current_dir());
     // as they are configured: what is wrong with one is told by whoever asks for it, and not as a lack of rights
     read.extend_from_slice(&assignment.roots.raw.read);
@@ -76,15 +76,19 @@ fn confinement(assignment: &Assignment) -> Confinement {
     Confinement { read, write }
 }
 
+/// Where a site has libraries of its own.
+fn library_directories() -> Vec<PathBuf> {
+    let named = env::var_os("LD_LIBRARY_PATH");
+    named.iter().flat_map(env::split_paths).filter(|path| path.is_absolute()).collect()
+}
+
 /// Where the driver's libraries are that a site's own directories link to.
 fn driver_places() -> Vec<PathBuf> {
-    let directories: Vec<PathBuf> =
-        env::var_os("LD_LIBRARY_PATH").iter().flat_map(env::split_paths).filter(|path| path.is_absolute()).collect();
     let is_driver = |path: &Path| {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         DRIVER_LIBRARIES.iter().any(|beginning| name.starts_with(beginning))
     };
-    let entries = directories.iter().filter_map(|directory| std::fs::read_dir(directory).ok()).flatten();
+    let entries = library_directories().into_iter().filter_map(|directory| std::fs::read_dir(directory).ok()).flatten();
     let libraries = entries.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| is_driver(path));
     let places = libraries.filter_map(|library| library.canonicalize().ok()?.parent().map(Path::to_owned));
     places.collect::<BTreeSet<_>>().into_iter().collect()

@@ -9,7 +9,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::Rng;
 use thiserror::Error;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::Instant;
@@ -26,6 +25,7 @@ use crate::gpu::health;
 use crate::ids::{AttemptId, AttemptNumber, BlockId, TaskId, WorkerId};
 use crate::protocol::session::Progress;
 use crate::protocol::worker::{FromWorker, Joining, Room, ToWorker, WorkerFacts};
+use crate::runtime::pause::by_chance;
 use crate::runtime::tasks::spawn;
 use crate::task::failure::{Failure, Fault, Loss, chain};
 use crate::task::life::Outcome;
@@ -260,7 +260,7 @@ impl<D: DialEndpoint> Daemon<D> {
         let joining = Joining { worker, block, host, pid: std::process::id(), room, attempts };
         let (dial, tell) = (Arc::clone(&self.dial), self.tell.clone());
         // half of it by chance: workers that lost the same endpoint do not come back together
-        let pause = pause.mul_f64(0.5 + rand::rng().random::<f64>() / 2.0);
+        let pause = by_chance(pause);
         // ends with the try
         spawn("endpoint link", async move {
             tokio::time::sleep(pause).await;

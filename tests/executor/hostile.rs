@@ -13,7 +13,7 @@ use speckled::engine::Unobserved;
 use speckled::ids::{AttemptId, AttemptNumber};
 use speckled::runtime::ids;
 use speckled::task::correlate::CorrelateSpec;
-use speckled::task::failure::{Failure, Fault};
+use speckled::task::failure::Fault;
 use speckled::task::life::Outcome;
 use speckled::worker::assignment::{Assignment, Computation};
 use speckled::worker::execute::execute;
@@ -171,9 +171,9 @@ fn spoil(world: &mut World, spoilt: Spoilt, reference: Reference, way: &str) {
 }
 
 fn refused(outcome: &Outcome, case: &str) {
-    let Outcome::Failed(Failure { fault: Fault::Input, .. }) = outcome else { panic!("{case}: {outcome:?}") };
-    let Outcome::Failed(failure) = outcome else { unreachable!("seen above") };
+    let Outcome::Failed(failure) = outcome else { panic!("{case}: {outcome:?}") };
     let message = failure.message();
+    assert_eq!(failure.fault, Fault::Input, "{case}: {message}");
     let words = ["lies outside", "external", "virtual", "another file"];
     assert!(words.iter().any(|word| message.contains(word)), "{case}: {message}");
 }

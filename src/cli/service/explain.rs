@@ -144,31 +144,10 @@ mod tests {
 
     use super::*;
     use crate::endpoint::status::{ControllerStatus, JournalStatus, TaskCounts, WorkerStatus};
-    use crate::ids::{ActionId, BlockId, EndpointId, SessionId, WorkerId};
-    use crate::task::pool::Pool;
-    use crate::task::spec::TaskSpec;
+    use crate::ids::{BlockId, EndpointId, SessionId, WorkerId};
 
     fn task(state: StateName) -> TaskView {
-        TaskView {
-            id: TaskId::new(Uuid::from_u128(5)),
-            action: ActionId::new(Uuid::from_u128(1)),
-            endpoint: EndpointId::new(Uuid::from_u128(2)),
-            owner: "ada".parse().expect("a subject"),
-            group: None,
-            label: None,
-            pool: Pool::default(),
-            spec: TaskSpec::Nothing,
-            priority: 0,
-            deadline: None,
-            retries: None,
-            state,
-            attempt: 0,
-            submitted: Moment::from_millis(0),
-            changed: Moment::from_millis(7_000),
-            failure: None,
-            result: None,
-            progress: None,
-        }
+        TaskView::testing(5, state, 7_000)
     }
 
     fn status(busy: u32) -> EndpointStatus {

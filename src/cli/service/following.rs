@@ -29,7 +29,7 @@ pub(super) struct Patience {
     first: Duration,
     /// The longest: somebody waits at a terminal.
     longest: Duration,
-    /// After that it is given up: a controller's computer has started anew meanwhile.
+    /// After that it is given up: a controller's computer has restarted by then.
     whole: Duration,
 }
 
@@ -184,7 +184,7 @@ impl Shown {
 impl Seen {
     fn is_news_after(&self, before: &Self) -> bool {
         let Self { state, attempt, changed, progress } = self;
-        // a controller that was started anew does not know yet how far a task is
+        // a controller that was restarted does not know yet how far a task is
         let is_further = progress.is_some() && *progress != before.progress;
         (*state, *attempt, *changed) != (before.state, before.attempt, before.changed) || is_further
     }
@@ -196,40 +196,17 @@ mod tests {
 
     use tokio::net::TcpListener;
     use tokio_util::sync::CancellationToken;
-    use uuid::Uuid;
 
     use super::*;
     use crate::controller::bus::LocalBus;
     use crate::controller::{Controller, Policy};
-    use crate::ids::{ActionId, EndpointId};
     use crate::rpc::service::Services;
     use crate::runtime::clock::Clock;
     use crate::runtime::tasks::spawn;
     use crate::store::{Role, open_sqlite};
-    use crate::task::pool::Pool;
-    use crate::task::spec::TaskSpec;
 
     fn task(number: u128, state: StateName, changed: u64) -> TaskView {
-        TaskView {
-            id: TaskId::new(Uuid::from_u128(number)),
-            action: ActionId::new(Uuid::from_u128(1)),
-            endpoint: EndpointId::new(Uuid::from_u128(2)),
-            owner: "ada".parse().expect("a subject"),
-            group: None,
-            label: None,
-            pool: Pool::default(),
-            spec: TaskSpec::Nothing,
-            priority: 0,
-            deadline: None,
-            retries: None,
-            state,
-            attempt: 0,
-            submitted: Moment::from_millis(0),
-            changed: Moment::from_millis(changed),
-            failure: None,
-            result: None,
-            progress: None,
-        }
+        TaskView::testing(number, state, changed)
     }
 
     #[test]

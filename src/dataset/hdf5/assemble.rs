@@ -134,10 +134,15 @@ impl Assembly {
     fn of_virtual(opener: &Opener, path: &Path, frames: Frames, maps: &[VirtualMap]) -> Result<Self, DatasetError> {
         let mut sources = Vec::<Dense>::new();
         let mut known = BTreeMap::<(PathBuf, String), usize>::new();
+        // each is resolved once: many maps take from few files
+        let mut files = BTreeMap::from([(Path::new("."), path.to_owned())]);
         let mut slabs = Vec::new();
         for map in maps {
-            let file =
-                if map.file == Path::new(".") { path.to_owned() } else { resolve(opener, path, &map.file, FRAMES)? };
+            let file = match files.get(map.file.as_path()) {
+                Some(file) => PathBuf::clone(file),
+                None => resolve(opener, path, &map.file, FRAMES)?.path,
+            };
+            files.insert(&map.file, file.clone());
             let key = (file, map.dataset.clone());
             let source = match known.get(&key) {
                 Some(&source) => source,

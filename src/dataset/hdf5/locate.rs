@@ -67,21 +67,20 @@ struct Reached {
 }
 
 fn reach(opener: &Opener, path: &Path, object: &str) -> Result<Reached, DatasetError> {
-    let (mut path, mut object) = (path.to_owned(), object.to_owned());
+    let (mut opened, mut object) = (opener.open(path)?, object.to_owned());
     for _ in 0..MAX_LINKS {
-        let opened = opener.open(&path)?;
-        let file = opened.hdf5().map_err(|source| DatasetError::hdf5("open it as HDF5", &path, source))?;
+        let file = opened.hdf5().map_err(|source| DatasetError::hdf5("open it as HDF5", &opened.path, source))?;
         let named = follow(&file, &object);
-        match named.map_err(|source| DatasetError::hdf5(format!("open {object}"), &path, source))? {
+        match named.map_err(|source| DatasetError::hdf5(format!("open {object}"), &opened.path, source))? {
             Named::Here { group, name } => return Ok(Reached { opened, group, name, object }),
             Named::Elsewhere { file: target, object: there } => {
-                path = resolve(opener, &path, &target, &object)?;
+                opened = resolve(opener, &opened.path, &target, &object)?;
                 object = there;
             }
         }
     }
     Err(DatasetError::Unsupported {
-        path,
+        path: opened.path,
         what: format!("{object} is behind more than {MAX_LINKS} external links"),
         remedy: "name the file that holds the frames",
     })
@@ -91,17 +90,18 @@ fn reach(opener: &Opener, path: &Path, object: &str) -> Result<Reached, DatasetE
 ///
 /// # Errors
 /// A file that is missing, by its name, or may not be read.
-pub(super) fn resolve(opener: &Opener, holder: &Path, target: &Path, object: &str) -> Result<PathBuf, DatasetError> {
+pub(super) fn resolve(opener: &Opener, holder: &Path, target: &Path, object: &str) -> Result<Opened, DatasetError> {
     let directory = holder.parent().unwrap_or(Path::new(""));
     let named = directory.join(target);
     let refusal = match opener.open(&named) {
-        Ok(_) => return Ok(named),
+        Ok(opened) => return Ok(opened),
         Err(refusal) => refusal,
     };
     // An absolute name is that of the computer where the file was written; files that were moved stay together.
     let beside = target.file_name().map(|name| directory.join(name));
-    if let Some(beside) = beside.filter(|beside| *beside != named && opener.open(beside).is_ok()) {
-        return Ok(beside);
+    let beside = beside.filter(|beside| *beside != named).and_then(|beside| opener.open(&beside).ok());
+    if let Some(opened) = beside {
+        return Ok(opened);
     }
     if matches!(refusal, DatasetError::Outside { .. }) {
         let link = Some(opener::OutsideLink { holder: holder.to_owned(), object: object.to_owned() });

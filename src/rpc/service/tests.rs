@@ -135,6 +135,17 @@ fn register(endpoint: EndpointId, session: SessionId) -> wire::RegisterRequest {
     }
 }
 
+/// What a connection of a session begins with.
+fn hello(endpoint: EndpointId, session: SessionId) -> wire::FromEndpoint {
+    let hello = wire::Hello {
+        endpoint: endpoint.to_string(),
+        session: session.to_string(),
+        version: version::NEWEST,
+        host: "login1".into(),
+    };
+    message(0, wire::from_endpoint::Message::Hello(hello))
+}
+
 impl Talker {
     pub(super) async fn new(client: &mut Client) -> Self {
         Self::named(client, "polaris").await
@@ -150,13 +161,7 @@ impl Talker {
     /// Opens a connection of a session that has registered.
     async fn again(client: &mut Client, endpoint: EndpointId, session: SessionId) -> Self {
         let (send, receive) = tokio::sync::mpsc::channel(8);
-        let hello = wire::Hello {
-            endpoint: endpoint.to_string(),
-            session: session.to_string(),
-            version: version::NEWEST,
-            host: "login1".into(),
-        };
-        send.send(message(0, wire::from_endpoint::Message::Hello(hello))).await.expect("room");
+        send.send(hello(endpoint, session)).await.expect("room");
         let answers = client.endpoints().session(ReceiverStream::new(receive)).await.expect("opens").into_inner();
         Self { endpoint, session, send, answers }
     }

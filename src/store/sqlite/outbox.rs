@@ -149,7 +149,7 @@ pub(super) fn timeline(connection: &Connection, task: TaskId, most: u32) -> Resu
     Ok(found.into())
 }
 
-/// Forgets events that are older than a moment, at most so many.
+/// Forgets at most `most` events that are older than a moment.
 pub(super) fn forget(connection: &Connection, before: Moment, most: u32) -> Result<u64, Fault> {
     Ok(execute(connection, FORGET, (rows::millis(before), most))? as u64)
 }

@@ -93,13 +93,7 @@ async fn a_foreign_endpoint_is_not_believed() {
     let taken = eve.endpoints().register(register(holder.endpoint, ids::session())).await.expect_err("refused");
     assert_eq!(taken.code(), Code::PermissionDenied, "{taken}");
     let (send, receive) = tokio::sync::mpsc::channel(8);
-    let hello = wire::Hello {
-        endpoint: holder.endpoint.to_string(),
-        session: holder.session.to_string(),
-        version: version::NEWEST,
-        host: "login1".into(),
-    };
-    send.send(message(0, wire::from_endpoint::Message::Hello(hello))).await.expect("room");
+    send.send(hello(holder.endpoint, holder.session)).await.expect("room");
     eve.endpoints().session(ReceiverStream::new(receive)).await.expect_err("not hers");
     // the holder goes on
     holder.say(2, wire::from_endpoint::Message::Started(wire::Started { attempts: vec![attempt] })).await;
