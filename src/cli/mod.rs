@@ -18,6 +18,7 @@ mod argv;
 mod corr;
 mod executor;
 mod exit;
+mod hdf5_reader;
 mod info;
 mod interrupt;
 mod logging;
@@ -73,6 +74,9 @@ enum Command {
     /// Run one attempt of a task for a worker
     #[command(hide = true)]
     Executor,
+    /// Read the structure of HDF5 files for another process of this program
+    #[command(hide = true)]
+    Hdf5Reader,
     /// Print the script that completes these commands in a shell
     Completions {
         /// bash, zsh, fish, ...
@@ -114,6 +118,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Bench(command) => service::bench::run(&command),
         Command::Worker(args) => worker::run(*args),
         Command::Executor => executor::run(),
+        Command::Hdf5Reader => hdf5_reader::run(),
         Command::Completions { shell } => completions(shell),
     }
 }
