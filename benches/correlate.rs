@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 
-use speckled::compute::job::run;
+use speckled::compute::job::{Placing, run};
 use speckled::correlate::bins::{Labels, Shape};
 use speckled::correlate::twotime::Smoothing;
 use speckled::correlate::window::FrameSelection;
 use speckled::dataset::hdf5::write::FrameFilter;
+use speckled::dataset::result::{OwnNaming, Parents};
 use speckled::dataset::write::{Dataset, Format, write_dataset};
-use speckled::dataset::{DatasetError, FrameSource, PixelType, Scratch, Source, SourceInfo, Unstored};
+use speckled::dataset::{DatasetError, FrameSource, Opener, PixelType, Scratch, Source, SourceInfo, Unstored};
 use speckled::engine::cpu::CpuEngine;
 use speckled::engine::{Engine, MultiTauRequest, Request, TwoTimeRequest, Unobserved};
 use speckled::simulate::{Dynamics, Scene};
@@ -57,7 +58,9 @@ fn file_to_result(c: &mut Criterion, name: &str, mut scene: Scene, format: Forma
     let mut group = c.benchmark_group("file-to-result");
     slow(&mut group);
     group.throughput(Throughput::ElementsAndBytes { elements: scene.frames, bytes });
-    group.bench_function(name, |b| b.iter(|| run(&job, &engine, &Unobserved).expect("the job succeeds")));
+    let (opener, placing) = (Opener::anywhere(), Placing { parents: Parents::Made, naming: &OwnNaming });
+    let correlate = || run(&opener, &job, &engine, &Unobserved, placing).expect("the job succeeds");
+    group.bench_function(name, |b| b.iter(correlate));
 }
 
 /// Multi-tau of frames that are decoded already, in pixel-frames.

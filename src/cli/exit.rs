@@ -8,6 +8,7 @@ use thiserror::Error as ThisError;
 
 use crate::compute::job::JobError;
 use crate::dataset::DatasetError;
+use crate::dataset::reader::ServeError;
 use crate::engine::EngineError;
 use crate::engine::cuda::NoGpu;
 use crate::worker::assignment::AssignmentError;
@@ -85,9 +86,6 @@ pub(super) enum ProcessError {
     /// The GPU that was asked for.
     #[error("-i asks for a GPU; take -i -1 for the CPU")]
     Gpu(#[source] NoGpu),
-    /// The thread that watches the reading of inputs could not be started.
-    #[error("cannot start a thread")]
-    Watchdog(#[source] std::io::Error),
     /// Standard output is broken in another way than by a reader that has left.
     #[error("cannot write to standard output")]
     Stdout(#[source] std::io::Error),
@@ -115,7 +113,7 @@ impl CommandError for ProcessError {
     fn exit(&self) -> Exit {
         match self {
             Self::Gpu(_) => Exit::Device,
-            Self::Signals(_) | Self::Watchdog(_) => Exit::Processing,
+            Self::Signals(_) => Exit::Processing,
             Self::Stdout(_) => Exit::Saving,
         }
     }
@@ -125,6 +123,15 @@ impl CommandError for AssignmentError {
     fn exit(&self) -> Exit {
         match self {
             Self::Read(_) | Self::Parse(_) => Exit::Input,
+        }
+    }
+}
+
+impl CommandError for ServeError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Limit(_) => Exit::Processing,
+            Self::Socket(_) => Exit::Input,
         }
     }
 }
@@ -148,8 +155,10 @@ impl CommandError for DatasetError {
             Self::Qmap { .. } => Exit::Qmap,
             Self::Save { .. } => Exit::Saving,
             Self::Scene { .. } => Exit::Input,
+            Self::Reader { .. } => Exit::Processing,
             Self::Io { .. }
             | Self::Outside { .. }
+            | Self::Damaged { .. }
             | Self::Hdf5 { .. }
             | Self::Raw { .. }
             | Self::Unsupported { .. }
@@ -178,6 +187,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::dataset::reader::ReaderEnd;
 
     #[test]
     fn the_chain_is_one_line() {
@@ -185,6 +195,19 @@ mod tests {
         let error = Failure::from(DatasetError::io("open", Path::new("/a"), io));
         assert_eq!(error.words(), "cannot open /a: first second");
         assert_eq!(error.exit().code(), 73);
+    }
+
+    #[test]
+    fn a_file_that_kills_its_reader_is_told_by_what_it_is() {
+        let damaged = || DatasetError::Damaged { path: "/a".into(), end: ReaderEnd::Signal(11) };
+        let codes = [
+            Failure::from(damaged()).exit(),
+            Failure::from(JobError::Raw(damaged())).exit(),
+            Failure::from(JobError::Qmap(damaged())).exit(),
+        ];
+        assert_eq!(codes.map(Exit::code), [73, 73, 72]);
+        let killed = DatasetError::Reader { path: "/a".into(), source: std::io::Error::other("killed") };
+        assert_eq!(Failure::from(killed).exit().code(), 75);
     }
 
     #[test]

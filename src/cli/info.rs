@@ -2,6 +2,7 @@
 //!
 //! Reads headers and, of event files, the first block; never a whole dataset.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -32,13 +33,16 @@ pub(super) struct InfoArgs {
 }
 
 /// Facts in the order in which people read them.
-type Facts = Vec<(&'static str, Value)>;
+type Facts = Vec<(Cow<'static, str>, Value)>;
+
+/// Those of raw data.
+type RawFacts = Vec<(&'static str, Value)>;
 
 /// Runs the command.
 pub(super) fn run(args: &InfoArgs) -> Result<Exit, Failure> {
     let facts = facts(args)?;
     if args.json {
-        let document: Map<String, Value> = facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let document: Map<String, Value> = facts.into_iter().map(|(name, value)| (name.into_owned(), value)).collect();
         output::json(&document.into())?;
     } else {
         let shown = facts.iter().filter(|(_, value)| !value.is_null());
@@ -51,21 +55,25 @@ pub(super) fn run(args: &InfoArgs) -> Result<Exit, Failure> {
 
 /// A file of none of the kinds that tell themselves is a raw file, or the raw reader says what is wrong with it.
 fn facts(args: &InfoArgs) -> Result<Facts, DatasetError> {
-    match describe(&Opener::anywhere(), &args.file) {
+    let opener = Opener::anywhere().reading_apart();
+    match describe(&opener, &args.file) {
         Ok(description) => {
-            let kind = ("kind", description.kind.name().into());
+            let kind = ("kind".into(), description.kind.name().into());
             Ok(std::iter::once(kind).chain(description.fields).collect())
         }
-        Err(DatasetError::Unsupported { .. }) => raw_facts(&args.file, args.qmap.as_deref()),
+        Err(DatasetError::Unsupported { .. }) => {
+            let facts = raw_facts(&opener, &args.file, args.qmap.as_deref())?;
+            Ok(facts.into_iter().map(|(name, value)| (name.into(), value)).collect())
+        }
         Err(error) => Err(error),
     }
 }
 
-fn raw_facts(path: &Path, qmap: Option<&Path>) -> Result<Facts, DatasetError> {
-    let qmap = qmap.map(|qmap| Qmap::read(&Opener::anywhere(), qmap)).transpose()?;
+fn raw_facts(opener: &Opener, path: &Path, qmap: Option<&Path>) -> Result<RawFacts, DatasetError> {
+    let qmap = qmap.map(|qmap| Qmap::read(opener, qmap)).transpose()?;
     // Without a qmap an event file is taken for what most are, one module.
     let shape = qmap.as_ref().map_or(stitch::MODULE, |qmap| qmap.labels.shape);
-    let source = open_raw(&Opener::anywhere(), path, &OpenHint { shape: Some(shape), ftf_bits: BitOrder::default() })?;
+    let source = open_raw(opener, path, &OpenHint { shape: Some(shape), ftf_bits: BitOrder::default() })?;
     let info = source.info();
     if let Some(qmap) = &qmap {
         check_shape(qmap, info)?;
@@ -86,7 +94,7 @@ fn raw_facts(path: &Path, qmap: Option<&Path>) -> Result<Facts, DatasetError> {
     Ok(facts)
 }
 
-fn event_facts(source: &dyn EventSource) -> Result<Facts, DatasetError> {
+fn event_facts(source: &dyn EventSource) -> Result<RawFacts, DatasetError> {
     let mut block = Vec::new();
     if source.blocks() > 0 {
         source.read_block(0, &mut Scratch::default(), &mut block)?;
@@ -101,7 +109,7 @@ fn event_facts(source: &dyn EventSource) -> Result<Facts, DatasetError> {
     ])
 }
 
-fn frame_facts(source: &dyn FrameSource) -> Facts {
+fn frame_facts(source: &dyn FrameSource) -> RawFacts {
     vec![
         ("pixel_bytes", source.pixel_type().size().into()),
         ("frames_per_chunk", source.frames_per_chunk().into()),

@@ -20,6 +20,7 @@ mod argv;
 mod corr;
 mod executor;
 mod exit;
+mod hdf5_reader;
 mod info;
 mod interrupt;
 mod logging;
@@ -75,6 +76,9 @@ enum Command {
     /// Run one attempt of a task for a worker
     #[command(hide = true)]
     Executor,
+    /// Read the structure of HDF5 files for another process of this program
+    #[command(hide = true)]
+    Hdf5Reader,
     /// Print the script that completes these commands in a shell
     Completions {
         /// bash, zsh, fish, ...
@@ -110,7 +114,7 @@ impl Command {
         match self {
             Self::Controller(command) => command.is_lasting(),
             Self::Endpoint(command) => command.is_lasting(),
-            Self::Worker(_) | Self::Executor => true,
+            Self::Worker(_) | Self::Executor | Self::Hdf5Reader => true,
             Self::Corr(_)
             | Self::Info(_)
             | Self::Simulate(_)
@@ -142,6 +146,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Bench(command) => service::bench::run(&command),
         Command::Worker(args) => worker::run(*args),
         Command::Executor => executor::run(),
+        Command::Hdf5Reader => hdf5_reader::run(),
         Command::Completions { shell } => completions(shell),
     }
 }

@@ -185,7 +185,7 @@ pub(super) fn run(args: &SimulateArgs) -> Result<Vec<PathBuf>, DatasetError> {
     if let Some(path) = all.find(|path| !args.overwrite && path.exists()) {
         let what = "the file exists".to_owned();
         let remedy = "choose another --name or add --overwrite";
-        return Err(DatasetError::Unsupported { path: path.clone(), what, remedy });
+        return Err(DatasetError::Unsupported { path: path.clone(), what, remedy: remedy.into() });
     }
     let made = write_dataset(&scene, format, &args.output, &args.name)?;
     Ok(vec![made.raw, made.qmap, made.metadata])
@@ -206,7 +206,11 @@ impl SimulateArgs {
         if let Some((option, _)) = given[applying..].iter().find(|(_, given)| *given) {
             let what = format!("{option} does not apply to this format");
             let path = self.output.join(&self.name);
-            return Err(DatasetError::Unsupported { path, what, remedy: "leave it out or choose eiger or hdf5" });
+            return Err(DatasetError::Unsupported {
+                path,
+                what,
+                remedy: "leave it out or choose eiger or hdf5".into(),
+            });
         }
         let pixel = self.dtype.map_or(PixelType::U16, Dtype::pixel_type);
         let filter = match self.compression {

@@ -79,9 +79,10 @@ fn of_dataset(error: &DatasetError) -> Fault {
         | DatasetError::Unsupported { .. }
         | DatasetError::Qmap { .. }
         | DatasetError::Metadata { .. }
+        | DatasetError::Damaged { .. }
         | DatasetError::Scene { .. } => Fault::Input,
-        // a full disk may have room later
-        DatasetError::Save { .. } => Fault::Program,
+        // a full disk may have room later; a process that was killed is not killed each time
+        DatasetError::Save { .. } | DatasetError::Reader { .. } => Fault::Program,
     }
 }
 
@@ -90,6 +91,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::dataset::reader::ReaderEnd;
 
     fn failure(error: &JobError) -> Failure {
         match outcome(error) {
@@ -106,10 +108,22 @@ mod tests {
         assert_eq!(failure.message(), "reading the qmap failed: cannot open /data/q.hdf: entity not found");
     }
 
+    /// Once: a file that kills its reader kills the next one, too. What killed the reader from outside is gone by then.
+    #[test]
+    fn a_file_that_kills_its_reader_is_the_tasks_fault() {
+        let damaged = DatasetError::Damaged { path: "/raw".into(), end: ReaderEnd::Signal(11) };
+        let failed = failure(&JobError::Raw(damaged));
+        assert_eq!(failed.fault, Fault::Input);
+        assert!(failed.message().contains("/raw: the HDF5 library died by signal 11"), "{}", failed.message());
+        let killed =
+            || DatasetError::Reader { path: "/raw".into(), source: io::Error::other("the process was killed") };
+        assert_eq!(failure(&JobError::Qmap(killed())).fault, Fault::Program);
+    }
+
     #[test]
     fn what_may_pass_is_tried_again() {
         let system = |kind| DatasetError::io("read", Path::new("/raw"), io::Error::from(kind));
-        let correlate = |source| JobError::Correlate { raw: "/raw".into(), source };
+        let correlate = |source| JobError::Correlate { raw: "/raw".into(), source: Box::new(source) };
         let read = |kind| correlate(EngineError::Read(system(kind)));
         assert_eq!(failure(&read(io::ErrorKind::TimedOut)).fault, Fault::Program);
         assert_eq!(failure(&read(io::ErrorKind::UnexpectedEof)).fault, Fault::Input);

@@ -19,9 +19,7 @@ use crate::correlate::window::{EmptyWindow, FrameSelection};
 use crate::dataset::Opener;
 use crate::dataset::open::{OpenHint, open_raw};
 use crate::dataset::qmap::{Qmap, check_shape};
-use crate::dataset::result::{
-    OwnNaming, Parents, Provenance, PublishError, ResultNaming, ResultTarget, ResultWriter, host_name,
-};
+use crate::dataset::result::{Parents, Provenance, PublishError, ResultNaming, ResultTarget, ResultWriter, host_name};
 use crate::dataset::{DatasetError, Source, metadata};
 use crate::engine::{Engine, EngineError, MultiTauRequest, Observer, Request, TwoTimeRequest};
 use crate::task::bins::{ChosenBins, SelectionError};
@@ -119,7 +117,7 @@ pub enum JobError {
         raw: PathBuf,
         /// Why.
         #[source]
-        source: EngineError,
+        source: Box<EngineError>,
     },
     /// The result could not be stored.
     #[error("saving the result failed")]
@@ -127,40 +125,6 @@ pub enum JobError {
     /// The job was to stop when its result was whole.
     #[error("the job was stopped before its result was published")]
     Stopped,
-}
-
-/// An input that only the HDF5 library reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Input {
-    /// The qmap.
-    Qmap(PathBuf),
-    /// The metadata file or, where it is looked for, the raw file that it belongs to.
-    Metadata(PathBuf),
-}
-
-/// Is told when such an input is being read, so that it can see to it when that does not end.
-pub trait InputWatch {
-    /// The reading begins.
-    fn begin(&self, input: Input);
-
-    /// It has ended.
-    fn end(&self);
-}
-
-/// Lets inputs take as long as they do.
-pub struct Unwatched;
-
-impl InputWatch for Unwatched {
-    fn begin(&self, _input: Input) {}
-
-    fn end(&self) {}
-}
-
-fn watched<T>(watch: &dyn InputWatch, input: Input, read: impl FnOnce() -> T) -> T {
-    watch.begin(input);
-    let done = read();
-    watch.end();
-    done
 }
 
 /// Where a job's result goes, beyond what the job says.
@@ -176,34 +140,18 @@ pub struct Placing<'p> {
 ///
 /// # Errors
 /// [`JobError`]; no result file is left then.
-pub fn run(job: &CorrelateSpec, engine: &dyn Engine, observer: &dyn Observer) -> Result<JobOutput, JobError> {
-    run_watched(
-        &Opener::anywhere(),
-        job,
-        engine,
-        observer,
-        &Unwatched,
-        Placing { parents: Parents::Made, naming: &OwnNaming },
-    )
-}
-
-/// Runs a job whose inputs are watched.
-///
-/// # Errors
-/// As [`run`].
-pub fn run_watched(
+pub fn run(
     opener: &Opener,
     job: &CorrelateSpec,
     engine: &dyn Engine,
     observer: &dyn Observer,
-    watch: &dyn InputWatch,
     placing: Placing<'_>,
 ) -> Result<JobOutput, JobError> {
     let (begun, started) = (Instant::now(), SystemTime::now());
-    let Ready { source, request, metadata, mut warnings, mut writer } = prepare(opener, job, watch, placing)?;
+    let Ready { source, request, metadata, mut warnings, mut writer } = prepare(opener, job, placing)?;
     let (correlation, partition) = engine
         .correlate(&request, &source, observer, &mut writer)
-        .map_err(|source| JobError::Correlate { raw: job.raw.clone(), source })?;
+        .map_err(|source| JobError::Correlate { raw: job.raw.clone(), source: Box::new(source) })?;
     let place = |s: &SaturatedPixel| {
         let (row, col) = partition.shape().place(s.pixel);
         (row, col, s.frame)
@@ -242,19 +190,11 @@ struct Ready {
     writer: ResultWriter,
 }
 
-fn prepare(
-    opener: &Opener,
-    job: &CorrelateSpec,
-    watch: &dyn InputWatch,
-    placing: Placing<'_>,
-) -> Result<Ready, JobError> {
+fn prepare(opener: &Opener, job: &CorrelateSpec, placing: Placing<'_>) -> Result<Ready, JobError> {
     let memory = job.memory.unwrap_or_else(memory::default_limit);
-    let input = Input::Metadata(job.metadata.as_ref().unwrap_or(&job.raw).clone());
-    let find = || metadata::find(opener, &job.raw, job.metadata.as_deref());
-    let metadata = watched(watch, input, find).map_err(JobError::Metadata)?;
+    let metadata = metadata::find(opener, &job.raw, job.metadata.as_deref()).map_err(JobError::Metadata)?;
     tracing::info!(metadata = %metadata.path.display(), "metadata found");
-    let input = Input::Qmap(job.qmap.clone());
-    let qmap = watched(watch, input.clone(), || Qmap::read(opener, &job.qmap)).map_err(JobError::Qmap)?;
+    let qmap = Qmap::read(opener, &job.qmap).map_err(JobError::Qmap)?;
     tracing::info!(qmap = %job.qmap.display(), shape = %qmap.labels.shape, "qmap read");
     let hint = OpenHint { shape: Some(qmap.labels.shape), ftf_bits: job.ftf_bits };
     let source = open_raw(opener, &job.raw, &hint).map_err(JobError::Raw)?;
@@ -267,8 +207,8 @@ fn prepare(
     tracing::info!(first = selection.first(), end = selection.end(), frames = selection.outputs(), "frames chosen");
     let mut warnings = [metadata.warnings, qmap.warnings.clone()].concat();
     let two_time = two_time(job, &qmap, &mut warnings)?;
-    let begin = || ResultWriter::begin(opener, &target(job, placing), &metadata.path, &job.qmap, job.analyses);
-    let writer = watched(watch, input, begin).map_err(not_begun)?;
+    let writer = ResultWriter::begin(opener, &target(job, placing), &metadata.path, &job.qmap, job.analyses)
+        .map_err(|error| not_begun(job, error))?;
     let multi_tau = job.analyses.multi_tau().then_some(MultiTauRequest {
         normalization: job.normalization,
         parts: job.parts,
@@ -310,12 +250,17 @@ fn target(job: &CorrelateSpec, Placing { parents, naming }: Placing<'_>) -> Resu
 }
 
 /// Beginning a result reads metadata and qmap once more; a fault of theirs is not one of saving.
-fn not_begun(error: DatasetError) -> JobError {
+fn not_begun(job: &CorrelateSpec, error: DatasetError) -> JobError {
     match error {
-        DatasetError::Qmap { .. } | DatasetError::Hdf5 { .. } => JobError::Qmap(error),
-        DatasetError::Metadata { .. } | DatasetError::Io { .. } | DatasetError::Outside { .. } => {
-            JobError::Metadata(error)
+        DatasetError::Damaged { ref path, .. } | DatasetError::Reader { ref path, .. } if *path == job.qmap => {
+            JobError::Qmap(error)
         }
+        DatasetError::Qmap { .. } | DatasetError::Hdf5 { .. } => JobError::Qmap(error),
+        DatasetError::Metadata { .. }
+        | DatasetError::Io { .. }
+        | DatasetError::Outside { .. }
+        | DatasetError::Damaged { .. }
+        | DatasetError::Reader { .. } => JobError::Metadata(error),
         DatasetError::Raw { .. }
         | DatasetError::Unsupported { .. }
         | DatasetError::Scene { .. }

@@ -2,22 +2,27 @@
 //!
 //! The kind is told by the content, not by the name. Raw files describe themselves (see [`super::SourceInfo`]).
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use hdf5::types::TypeDescriptor;
 use hdf5::{Dataset, File, Group};
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::metadata::Metadata;
-use super::qmap::Qmap;
+use super::metadata::{self, Metadata};
+use super::qmap::{self, QmapForm};
+use super::reader::{BrokenAnswer, Desk, Question, Told, ask, no_nodes};
 use super::{DatasetError, Opener, values};
 
 const MULTI_TAU: &str = "/xpcs/multitau";
 const TWO_TIME: &str = "/xpcs/twotime";
 
+const WARNINGS: &str = "warnings";
+
 /// What kind of file it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FileKind {
     /// Bins of a detector's pixels.
     Qmap,
@@ -44,7 +49,7 @@ pub struct Description {
     /// What it is.
     pub kind: FileKind,
     /// What it holds; units end the names, what is absent is left out.
-    pub fields: Vec<(&'static str, Value)>,
+    pub fields: Vec<(Cow<'static, str>, Value)>,
 }
 
 impl Serialize for Description {
@@ -60,7 +65,8 @@ impl Serialize for Description {
 
 impl Description {
     fn new(kind: FileKind, fields: Vec<(&'static str, Value)>) -> Self {
-        Self { kind, fields: fields.into_iter().filter(|(_, value)| !value.is_null()).collect() }
+        let fields = fields.into_iter().filter(|(_, value)| !value.is_null());
+        Self { kind, fields: fields.map(|(name, value)| (name.into(), value)).collect() }
     }
 
     /// The value of a field.
@@ -75,38 +81,55 @@ impl Description {
 /// [`DatasetError::Unsupported`] for a file that is none of the three kinds; what the readers of qmap and metadata
 /// refuse; IO errors.
 pub fn describe(opener: &Opener, path: &Path) -> Result<Description, DatasetError> {
+    let mut found = ask(opener, &Question::Description(path.to_owned()), &mut no_nodes, |told, _| match told {
+        Told::Description(form) => Ok(Description::from(form)),
+        Told::Frames(_) | Told::Module(_) | Told::Qmap(_) | Told::Metadata(_) | Told::Tree => Err(BrokenAnswer::OTHER),
+    })?;
+    if found.kind == FileKind::Qmap {
+        let place = found.fields.iter().position(|(name, _)| name == WARNINGS).unwrap_or(found.fields.len());
+        found.fields.insert(place, ("sha256".into(), qmap::sha256(opener, path)?.into()));
+    }
+    Ok(found)
+}
+
+/// Has the library look at a file.
+///
+/// # Errors
+/// As [`describe`].
+pub(super) fn read(desk: &dyn Desk, path: &Path) -> Result<DescriptionForm, DatasetError> {
     let other = |what: String| DatasetError::Unsupported {
         path: path.to_owned(),
         what,
-        remedy: "give a raw, qmap, metadata or result file",
+        remedy: "give a raw, qmap, metadata or result file".into(),
     };
-    let file = values::open(opener, path, other)?;
-    if file.group(MULTI_TAU).is_ok() || file.group(TWO_TIME).is_ok() {
-        Ok(describe_result(&file))
-    } else if file.group("/qmap").is_ok() {
-        Qmap::read(opener, path).map(|qmap| describe_qmap(&file, &qmap))
-    } else if values::dataset(&file, "/entry/schema_version").is_some() {
-        Metadata::read(opener, path).map(|metadata| describe_metadata(&file, &metadata))
+    let file = values::open(desk, path, other)?;
+    let found = if file.group(MULTI_TAU).is_ok() || file.group(TWO_TIME).is_ok() {
+        describe_result(&file)
+    } else if file.group(qmap::GROUP).is_ok() {
+        describe_qmap(&file, &qmap::read(desk, path)?)
+    } else if values::dataset(&file, metadata::SCHEMA).is_some() {
+        describe_metadata(&file, &metadata::read(desk, path)?.into_inner()?)
     } else {
-        Err(other("neither a qmap nor a metadata nor a result file".to_owned()))
-    }
+        return Err(other("neither a qmap nor a metadata nor a result file".to_owned()));
+    };
+    Ok(DescriptionForm::from(&found))
 }
 
-fn describe_qmap(file: &File, qmap: &Qmap) -> Description {
-    let labels = &qmap.labels;
+/// All but the digest, which whoever asks makes.
+fn describe_qmap(file: &File, qmap: &QmapForm) -> Description {
     let bins = |labels: &[u32]| labels.iter().copied().max().unwrap_or(0);
     let axes: Vec<String> = std::iter::zip(&qmap.map_names, &qmap.map_units)
         .zip(&qmap.dynamic_axes.values)
         .map(|((name, unit), values)| axis(name, unit, values))
         .collect();
-    let hash = file.group("/qmap").and_then(|group| group.attr("hash")).and_then(|hash| hash.read_scalar());
+    let hash = file.group(qmap::GROUP).and_then(|group| group.attr("hash")).and_then(|hash| hash.read_scalar());
     let geometry = &qmap.geometry;
     let fields = vec![
-        ("shape", labels.shape.to_string().into()),
-        ("masked_in_pixels", labels.mask.iter().filter(|&&kept| kept).count().into()),
-        ("working_pixels", labels.blemish.iter().filter(|&&good| good).count().into()),
-        ("dynamic_bins", bins(&labels.dynamic_labels).into()),
-        ("static_bins", bins(&labels.static_labels).into()),
+        ("shape", qmap.shape.to_string().into()),
+        ("masked_in_pixels", qmap.mask.iter().filter(|&&kept| kept != 0).count().into()),
+        ("working_pixels", qmap.blemish.iter().filter(|&&good| good != 0).count().into()),
+        ("dynamic_bins", bins(&qmap.dynamic_labels).into()),
+        ("static_bins", bins(&qmap.static_labels).into()),
         ("dynamic_axes", json!(axes)),
         ("energy_kev", json!(geometry.energy)),
         ("detector_distance_m", json!(geometry.detector_distance)),
@@ -114,8 +137,7 @@ fn describe_qmap(file: &File, qmap: &Qmap) -> Description {
         ("beam_center_x_pixels", json!(geometry.beam_center_x)),
         ("beam_center_y_pixels", json!(geometry.beam_center_y)),
         ("hash", hash.ok().map_or(Value::Null, |hash: hdf5::types::VarLenUnicode| hash.as_str().into())),
-        ("sha256", qmap.sha256.clone().into()),
-        ("warnings", listed(&qmap.warnings)),
+        (WARNINGS, listed(&qmap.warnings)),
     ];
     Description::new(FileKind::Qmap, fields)
 }
@@ -141,7 +163,7 @@ fn describe_metadata(file: &File, metadata: &Metadata) -> Description {
         ("sample", at("/entry/sample/short_description")),
         ("user", at("/entry/user/name")),
         ("cycle", at("/entry/user/cycle")),
-        ("warnings", listed(&metadata.warnings)),
+        (WARNINGS, listed(&metadata.warnings)),
     ];
     Description::new(FileKind::Metadata, fields)
 }
@@ -240,9 +262,118 @@ fn value(dataset: &Dataset) -> Value {
     if dataset.is_scalar() { items.into_iter().next().unwrap_or_default() } else { items.into() }
 }
 
+/// A description in a form of bounded depth, as it comes from a process apart.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct DescriptionForm {
+    kind: FileKind,
+    fields: Vec<(String, Fact)>,
+}
+
+/// The value of a field.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum Fact {
+    Plain(PlainFact),
+    Table(Vec<(String, PlainFact)>),
+}
+
+/// A value or a list.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum PlainFact {
+    One(Scalar),
+    List(Vec<Scalar>),
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum Scalar {
+    /// None, and what is neither.
+    Null,
+    Bool(bool),
+    Int(i64),
+    Large(u64),
+    Float(f64),
+    Text(String),
+}
+
+impl From<&Description> for DescriptionForm {
+    fn from(description: &Description) -> Self {
+        let fact = |value: &Value| match value.as_object() {
+            Some(table) => Fact::Table(table.iter().map(|(name, value)| (name.clone(), value.into())).collect()),
+            None => Fact::Plain(value.into()),
+        };
+        let fields = description.fields.iter().map(|(name, value)| (name.to_string(), fact(value)));
+        Self { kind: description.kind, fields: fields.collect() }
+    }
+}
+
+impl From<DescriptionForm> for Description {
+    fn from(DescriptionForm { kind, fields }: DescriptionForm) -> Self {
+        let value = |fact| match fact {
+            Fact::Plain(fact) => Value::from(fact),
+            Fact::Table(table) => Value::Object(table.into_iter().map(|(name, fact)| (name, fact.into())).collect()),
+        };
+        Self { kind, fields: fields.into_iter().map(|(name, fact)| (name.into(), value(fact))).collect() }
+    }
+}
+
+impl From<&Value> for PlainFact {
+    fn from(value: &Value) -> Self {
+        match value.as_array() {
+            Some(items) => Self::List(items.iter().map(Scalar::from).collect()),
+            None => Self::One(value.into()),
+        }
+    }
+}
+
+impl From<PlainFact> for Value {
+    fn from(fact: PlainFact) -> Self {
+        match fact {
+            PlainFact::One(scalar) => scalar.into(),
+            PlainFact::List(items) => Self::Array(items.into_iter().map(Self::from).collect()),
+        }
+    }
+}
+
+impl From<&Value> for Scalar {
+    fn from(value: &Value) -> Self {
+        match value {
+            Value::Bool(value) => Self::Bool(*value),
+            Value::String(text) => Self::Text(text.clone()),
+            Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+                (Some(number), ..) => Self::Int(number),
+                (_, Some(number), _) => Self::Large(number),
+                (.., number) => number.map_or(Self::Null, Self::Float),
+            },
+            Value::Null | Value::Array(_) | Value::Object(_) => Self::Null,
+        }
+    }
+}
+
+impl From<Scalar> for Value {
+    fn from(scalar: Scalar) -> Self {
+        match scalar {
+            Scalar::Null => Self::Null,
+            Scalar::Bool(value) => value.into(),
+            Scalar::Int(number) => number.into(),
+            Scalar::Large(number) => number.into(),
+            Scalar::Float(number) => number.into(),
+            Scalar::Text(text) => text.into(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_description_survives_its_form() {
+        let table = json!({ "b": 0.1, "list": [1, -2, u64::MAX], "text": "Å", "yes": true });
+        let fields = vec![("one", json!(1e-300)), ("lists", json!([[1, 2], 3])), ("table", table.clone())];
+        let description = Description::new(FileKind::Result, fields);
+        let back = Description::from(DescriptionForm::from(&description));
+        assert_eq!((back.get("one"), back.get("table")), (Some(&json!(1e-300)), Some(&table)));
+        assert_eq!(back.get("lists"), Some(&json!([null, 3])), "no deeper");
+    }
 
     #[test]
     fn spread_passes_over_what_is_no_number() {

@@ -14,7 +14,7 @@ use super::hdf5::ffi::{self, LinkKind, LinkValue, ObjectKind, ObjectToken};
 const MOST_SOFT_LINKS: usize = 16;
 
 /// Objects of a file that are looked at: a result with a two-time map for each of 10 000 bins has fewer.
-const MOST_OBJECTS: usize = 100_000;
+pub(super) const MOST_OBJECTS: usize = 100_000;
 
 /// Where a name leads.
 #[derive(Debug)]

@@ -5,27 +5,30 @@
 use std::path::{Path, PathBuf};
 
 use hdf5::File;
+use serde::{Deserialize, Serialize};
 
+use super::reader::{BrokenAnswer, Desk, Question, Told, ask, no_nodes, wire};
 use super::{DatasetError, Opener, values};
 use crate::task::stem::raw_stem;
 
 /// What marks a file as one of the 8-ID schema.
-const SCHEMA: &str = "/entry/schema_version";
+pub(super) const SCHEMA: &str = "/entry/schema_version";
 const FRAME_TIME: &str = "/entry/instrument/detector_1/frame_time";
 const COUNT_TIME: &str = "/entry/instrument/detector_1/count_time";
 const ENERGY: &str = "/entry/instrument/incident_beam/incident_energy";
 const START_TIME: &str = "/entry/start_time";
 
 /// What a result must hold for viewers to open it.
-const REQUIRED: [&str; 4] = [ENERGY, FRAME_TIME, COUNT_TIME, START_TIME];
+pub(super) const REQUIRED: [&str; 4] = [ENERGY, FRAME_TIME, COUNT_TIME, START_TIME];
 
 const ENDING: &str = "_metadata.hdf";
-const GIVE: &str = "name the right one with --meta-fname";
+pub(super) const GIVE: &str = "name the right one with --meta-fname";
 
 /// A metadata file that results can be built on.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metadata {
     /// The file.
+    #[serde(with = "wire::path")]
     pub path: PathBuf,
     /// Seconds between frames; None when what is stored is no time.
     pub frame_time: Option<f64>,
@@ -62,30 +65,77 @@ pub fn find(opener: &Opener, raw: &Path, explicit: Option<&Path>) -> Result<Meta
     let (named, others) = candidates(directory, &stem)?;
     let mut refused = Vec::new();
     for path in named {
-        match Metadata::open(opener, &path) {
-            Ok(file) => return Metadata::of(&file, &path).map(|found| found.with_warnings(&refused)),
-            Err(refusal) => refused.push(refusal.to_string()),
+        match of_schema(opener, &path) {
+            Ok(found) => return found.map(|found| found.with_warnings(&refused)),
+            Err(refusal) => refused.push(passed_over(refusal)?),
         }
     }
     let mut valid = Vec::new();
     for path in others {
-        match Metadata::open(opener, &path) {
-            Ok(_) => valid.push(path),
-            Err(refusal) => refused.push(refusal.to_string()),
+        match of_schema(opener, &path) {
+            Ok(found) => valid.push((path, found)),
+            Err(refusal) => refused.push(passed_over(refusal)?),
         }
     }
-    match valid.as_slice() {
-        [] => Err(none_found(directory, &refused)),
-        [only] => {
-            refused.push(format!("{} is taken, though its name does not match {stem}", only.display()));
-            Metadata::read(opener, only).map(|found| found.with_warnings(&refused))
-        }
-        several => {
-            let names: Vec<_> = several.iter().map(|path| path.display().to_string()).collect();
-            let what = format!("{} files and none named as {stem}: {}", names.len(), names.join(", "));
-            Err(bad(directory, what, GIVE))
-        }
+    if valid.len() > 1 {
+        let names: Vec<_> = valid.iter().map(|(path, _)| path.display().to_string()).collect();
+        let what = format!("{} files and none named as {stem}: {}", names.len(), names.join(", "));
+        return Err(bad(directory, what, GIVE));
     }
+    let Some((only, found)) = valid.pop() else { return Err(none_found(directory, &refused)) };
+    refused.push(format!("{} is taken, though its name does not match {stem}", only.display()));
+    found.map(|found| found.with_warnings(&refused))
+}
+
+/// Why a file is passed over.
+///
+/// # Errors
+/// It is none of the file's: the next would meet it too.
+fn passed_over(refusal: DatasetError) -> Result<String, DatasetError> {
+    if matches!(refusal, DatasetError::Reader { .. }) { Err(refusal) } else { Ok(refusal.to_string()) }
+}
+
+/// What the library says of a file of the schema.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct MetadataForm(Result<Metadata, DatasetError>);
+
+/// Has the library read a metadata file.
+///
+/// # Errors
+/// A file that is none of the schema.
+pub(super) fn read(desk: &dyn Desk, path: &Path) -> Result<MetadataForm, DatasetError> {
+    let file = values::open(desk, path, |what| bad(path, what, GIVE))?;
+    match values::dataset(&file, SCHEMA) {
+        Some(_) => Ok(MetadataForm(Metadata::of(&file, path))),
+        None => Err(bad(path, format!("not of the 8-ID schema, it has no {SCHEMA}"), GIVE)),
+    }
+}
+
+impl MetadataForm {
+    /// What is there of the file, or lacks.
+    ///
+    /// # Errors
+    /// What needs more than is there.
+    pub(super) fn into_inner(self) -> Result<Metadata, DatasetError> {
+        self.0
+    }
+
+    /// Holds the values against what they can be again: they may come from a process that read a hostile file.
+    fn check(&self) -> Result<(), BrokenAnswer> {
+        let possible = |value: Option<f64>| value.is_none_or(|value| value.is_finite() && value > 0.0);
+        let sound =
+            |found: &Metadata| [found.frame_time, found.count_time, found.incident_energy].into_iter().all(possible);
+        if self.0.as_ref().ok().is_none_or(sound) { Ok(()) } else { Err(BrokenAnswer("a time or energy cannot be")) }
+    }
+}
+
+/// A file of the schema, and what it lacks. The outer error is that of a file of another one.
+fn of_schema(opener: &Opener, path: &Path) -> Result<Result<Metadata, DatasetError>, DatasetError> {
+    ask(opener, &Question::Metadata(path.to_owned()), &mut no_nodes, |told, _| {
+        let Told::Metadata(form) = told else { return Err(BrokenAnswer::OTHER) };
+        form.check()?;
+        Ok(form.into_inner().map(|found| Metadata { path: path.to_owned(), ..found }))
+    })
 }
 
 impl Metadata {
@@ -94,7 +144,7 @@ impl Metadata {
     /// # Errors
     /// As [`find`], for this file.
     pub fn read(opener: &Opener, path: &Path) -> Result<Self, DatasetError> {
-        Self::of(&Self::open(opener, path)?, path)
+        of_schema(opener, path)?
     }
 
     fn of(file: &File, path: &Path) -> Result<Self, DatasetError> {
@@ -127,23 +177,14 @@ impl Metadata {
         })
     }
 
-    /// Opens the file if it is one of the schema.
-    fn open(opener: &Opener, path: &Path) -> Result<File, DatasetError> {
-        let file = values::open(opener, path, |what| bad(path, what, GIVE))?;
-        match values::dataset(&file, SCHEMA) {
-            Some(_) => Ok(file),
-            None => Err(bad(path, format!("not of the 8-ID schema, it has no {SCHEMA}"), GIVE)),
-        }
-    }
-
     fn with_warnings(mut self, before: &[String]) -> Self {
         self.warnings.splice(0..0, before.iter().cloned());
         self
     }
 }
 
-fn bad(path: &Path, what: impl Into<String>, remedy: &'static str) -> DatasetError {
-    DatasetError::Metadata { path: path.to_owned(), what: what.into(), remedy }
+pub(super) fn bad(path: &Path, what: impl Into<String>, remedy: &'static str) -> DatasetError {
+    DatasetError::Metadata { path: path.to_owned(), what: what.into(), remedy: remedy.into() }
 }
 
 fn none_found(directory: &Path, refused: &[String]) -> DatasetError {

@@ -7,6 +7,8 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use crate::correlate::bins::Shape;
 use crate::correlate::result::{MapRows, PixelG2};
 
@@ -21,9 +23,11 @@ pub mod open;
 pub mod opener;
 mod plain;
 pub mod qmap;
+pub mod reader;
 pub mod result;
 pub mod rigaku;
 pub mod stitch;
+mod tree;
 mod values;
 pub mod write;
 
@@ -114,7 +118,7 @@ pub trait EventSource: Send + Sync {
 }
 
 /// Element type of dense frames, native byte order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum PixelType {
     /// Unsigned 8 bits.
     U8,

@@ -25,8 +25,9 @@ const SUPPORTED: &str = "supported are Rigaku .bin, .bin.000 and .h5.000, .imm, 
 /// module file that is not the first, and for a `.bin` without a shape; else the reader's.
 pub fn open_raw(opener: &Opener, path: &Path, hint: &OpenHint) -> Result<Source, DatasetError> {
     let opened = opener.open(path)?;
-    let unsupported =
-        |what: &str, remedy| Err(DatasetError::Unsupported { path: path.to_owned(), what: what.to_owned(), remedy });
+    let unsupported = |what: &str, remedy: &'static str| {
+        Err(DatasetError::Unsupported { path: path.to_owned(), what: what.to_owned(), remedy: remedy.into() })
+    };
     let kind = Kind::of(path);
     let signed = matches!(kind, Kind::Imm | Kind::Hdf5) && opened.is_hdf5()?;
     match kind {
@@ -56,7 +57,7 @@ fn no_signature(path: &Path, size: u64) -> DatasetError {
         path: path.to_owned(),
         place: format!("byte 0 of {size}"),
         what: "not an HDF5 file, though named as one".into(),
-        remedy: "transfer it again, or give it the name of its format",
+        remedy: "transfer it again, or give it the name of its format".into(),
     }
 }
 

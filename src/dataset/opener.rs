@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
 
+use super::reader::{Apart, LibraryPlace, wire};
 use super::{DatasetError, plain};
 
 /// Which files may be read.
@@ -22,16 +24,18 @@ pub trait ReadGate: Debug + Send + Sync {
     fn admits_name(&self, name: &Path) -> bool;
 }
 
-/// Opens files for reading: any, or those that a gate admits.
+/// Opens files for reading: any, or those that a gate admits. It knows where the HDF5 library reads them, too.
 #[derive(Debug, Clone, Default)]
 pub struct Opener {
     gate: Option<Arc<dyn ReadGate>>,
+    library: LibraryPlace,
 }
 
 /// What refers to a file that may not be read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutsideLink {
     /// The file.
+    #[serde(with = "wire::path")]
     pub holder: PathBuf,
     /// The object in it.
     pub object: String,
@@ -62,7 +66,23 @@ impl Opener {
 
     /// Opens what a gate admits: for the work of others.
     pub fn behind(gate: impl ReadGate + 'static) -> Self {
-        Self { gate: Some(Arc::new(gate)) }
+        Self { gate: Some(Arc::new(gate)), ..Self::default() }
+    }
+
+    /// Has the HDF5 library read in a process apart: for this program's own commands. Without, it reads in this process.
+    #[must_use]
+    pub fn reading_apart(self) -> Self {
+        self.reading_at(LibraryPlace::Apart(Arc::new(Apart::new())))
+    }
+
+    /// Has the HDF5 library read there.
+    pub(super) fn reading_at(self, library: LibraryPlace) -> Self {
+        Self { library, ..self }
+    }
+
+    /// Where the HDF5 library reads.
+    pub(super) fn library(&self) -> &LibraryPlace {
+        &self.library
     }
 
     /// Opens a regular file.
@@ -97,7 +117,7 @@ impl Opener {
                 path: path.to_owned(),
                 place: "byte 0".into(),
                 what: "the file is empty".into(),
-                remedy: "transfer it again or leave the dataset out",
+                remedy: "transfer it again or leave the dataset out".into(),
             });
         }
         Ok(opened)
@@ -153,7 +173,7 @@ mod tests {
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
         for path in [dir.path(), &dir.path().join("absent"), Path::new("/dev/null"), &pipe] {
             let refused = Opener::anywhere().open(path);
-            assert!(matches!(refused, Err(DatasetError::Io { action: "open", .. })), "{}", path.display());
+            assert!(matches!(refused, Err(DatasetError::Io { action, .. }) if action == "open"), "{}", path.display());
         }
     }
 

@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use hdf5::{File, Group};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::reader::{BrokenAnswer, Desk, Packed, Question, Told, ask, no_nodes};
 use super::{DatasetError, Opener, PhotonEvent, SourceInfo, values};
 use crate::correlate::bins::{Labels, Shape};
 
 /// The group that holds everything.
-const GROUP: &str = "/qmap";
+pub(super) const GROUP: &str = "/qmap";
 
 /// What the label images are called in the file.
 const MASK: &str = "mask";
@@ -62,7 +64,7 @@ pub struct Qmap {
 }
 
 /// Where one kind of bins lies on the two axes; empty lists when absent.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Axes {
     /// Values of each axis, in its unit.
     pub values: [Vec<f64>; 2],
@@ -73,7 +75,7 @@ pub struct Axes {
 }
 
 /// Geometry as the qmap states it; None where absent.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Geometry {
     /// Column of the direct beam, pixels.
     pub beam_center_x: Option<f64>,
@@ -94,23 +96,90 @@ impl Qmap {
     /// IO errors as such; everything else (not HDF5, another layout, missing or unequal images, labels that
     /// cannot be, an empty mask) as [`DatasetError::Qmap`] that names the dataset.
     pub fn read(opener: &Opener, path: &Path) -> Result<Self, DatasetError> {
-        let file = values::open(opener, path, |what| bad(path, what, REMAKE))?;
-        let group = find_group(&file, path)?;
-        let labels = read_labels(&group, path)?;
-        let text = |name| values::dataset(&group, name).and_then(|d| values::strings(&d).ok()).unwrap_or_default();
+        let form = ask(opener, &Question::Qmap(path.to_owned()), &mut no_nodes, |told, _| {
+            let Told::Qmap(form) = told else { return Err(BrokenAnswer::OTHER) };
+            form.check()?;
+            Ok(*form)
+        })?;
+        let QmapForm { shape, mask, blemish, dynamic_labels, static_labels, .. } = form;
+        let flags = |flags: Packed<u8>| flags.iter().map(|&flag| flag != 0).collect();
         Ok(Self {
             path: path.to_owned(),
             sha256: sha256(opener, path)?,
-            labels,
-            map_names: text("map_names"),
-            map_units: text("map_units"),
-            dynamic_axes: Axes::read(&group, "dynamic"),
-            static_axes: Axes::read(&group, "static"),
-            geometry: Geometry::read(&group),
-            warnings: missing(&group, &VIEWER_NEEDS)
-                .map(|name| format!("{GROUP}/{name} is missing: viewers will not open the result"))
-                .collect(),
+            labels: Labels {
+                shape,
+                mask: flags(mask),
+                blemish: flags(blemish),
+                dynamic_labels: dynamic_labels.0,
+                static_labels: static_labels.0,
+            },
+            map_names: form.map_names,
+            map_units: form.map_units,
+            dynamic_axes: form.dynamic_axes,
+            static_axes: form.static_axes,
+            geometry: form.geometry,
+            warnings: form.warnings,
         })
+    }
+}
+
+/// A qmap as the library reads it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct QmapForm {
+    pub(super) shape: Shape,
+    /// 0 is false.
+    pub(super) mask: Packed<u8>,
+    pub(super) blemish: Packed<u8>,
+    pub(super) dynamic_labels: Packed<u32>,
+    pub(super) static_labels: Packed<u32>,
+    pub(super) map_names: Vec<String>,
+    pub(super) map_units: Vec<String>,
+    pub(super) dynamic_axes: Axes,
+    static_axes: Axes,
+    pub(super) geometry: Geometry,
+    pub(super) warnings: Vec<String>,
+}
+
+/// Has the library read a qmap.
+///
+/// # Errors
+/// As [`Qmap::read`].
+pub(super) fn read(desk: &dyn Desk, path: &Path) -> Result<QmapForm, DatasetError> {
+    let file = values::open(desk, path, |what| bad(path, what, REMAKE))?;
+    let group = find_group(&file, path)?;
+    let Labels { shape, mask, blemish, dynamic_labels, static_labels } = read_labels(&group, path)?;
+    let flags = |flags: Vec<bool>| Packed(flags.into_iter().map(u8::from).collect());
+    let text = |name| values::dataset(&group, name).and_then(|d| values::strings(&d).ok()).unwrap_or_default();
+    Ok(QmapForm {
+        shape,
+        mask: flags(mask),
+        blemish: flags(blemish),
+        dynamic_labels: Packed(dynamic_labels),
+        static_labels: Packed(static_labels),
+        map_names: text("map_names"),
+        map_units: text("map_units"),
+        dynamic_axes: Axes::read(&group, "dynamic"),
+        static_axes: Axes::read(&group, "static"),
+        geometry: Geometry::read(&group),
+        warnings: missing(&group, &VIEWER_NEEDS)
+            .map(|name| format!("{GROUP}/{name} is missing: viewers will not open the result"))
+            .collect(),
+    })
+}
+
+impl QmapForm {
+    /// Holds the images against each other again: they may come from a process that read a hostile file.
+    fn check(&self) -> Result<(), BrokenAnswer> {
+        let Some(pixels) = self.shape.rows.checked_mul(self.shape.cols) else {
+            return Err(BrokenAnswer("images are of no size"));
+        };
+        let whole = [self.mask.len(), self.blemish.len(), self.dynamic_labels.len(), self.static_labels.len()];
+        let is_label = |labels: &[u32]| labels.iter().all(|&label| label as usize <= pixels);
+        let labelled = is_label(&self.dynamic_labels) && is_label(&self.static_labels);
+        match whole == [pixels; 4] && labelled && self.mask.iter().any(|&kept| kept != 0) {
+            true => Ok(()),
+            false => Err(BrokenAnswer("images of a qmap do not belong together")),
+        }
     }
 }
 
@@ -131,8 +200,8 @@ pub fn check_shape(qmap: &Qmap, source: &SourceInfo) -> Result<(), DatasetError>
     Err(bad(&qmap.path, what, "use the qmap of this detector"))
 }
 
-fn bad(path: &Path, what: impl Into<String>, remedy: &'static str) -> DatasetError {
-    DatasetError::Qmap { path: path.to_owned(), what: what.into(), remedy }
+pub(super) fn bad(path: &Path, what: impl Into<String>, remedy: &'static str) -> DatasetError {
+    DatasetError::Qmap { path: path.to_owned(), what: what.into(), remedy: remedy.into() }
 }
 
 fn missing<'a>(group: &'a Group, names: &'a [&'static str]) -> impl Iterator<Item = &'static str> + 'a {

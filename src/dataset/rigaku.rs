@@ -39,7 +39,7 @@ pub fn open_single(opener: &Opener, path: &Path, shape: Shape) -> Result<Box<dyn
         return Err(DatasetError::Unsupported {
             path: path.to_owned(),
             what: format!("an image of {shape} pixels for a Rigaku file, whose events number at most 2^21"),
-            remedy: "use the qmap of this detector",
+            remedy: "use the qmap of this detector".into(),
         });
     }
     let module = Module::open(opener, path, Placement::single(shape))?;
@@ -59,7 +59,7 @@ pub fn open_3m(opener: &Opener, path: &Path) -> Result<Box<dyn EventSource>, Dat
             path: path.to_owned(),
             place: format!("missing: {}", missing.join(", ")),
             what: format!("{} of the {MODULES} files of a Rigaku 3M are missing", missing.len()),
-            remedy: "transfer the missing files, the modules only make an image together",
+            remedy: "transfer the missing files, the modules only make an image together".into(),
         });
     }
     let modules: Result<Vec<_>, _> = paths
@@ -171,7 +171,7 @@ impl Module {
                 path: path.to_owned(),
                 place: format!("byte {}", size - size % EVENT_BYTES),
                 what: format!("{size} bytes are no whole number of 8-byte events: the file is cut off"),
-                remedy: "transfer it again",
+                remedy: "transfer it again".into(),
             });
         }
         let mut module = Self { path: path.to_owned(), file, events: size / EVENT_BYTES, last_frame: 0, placement };
@@ -254,7 +254,7 @@ impl Module {
     }
 
     fn bad(&self, place: String, what: String, remedy: &'static str) -> DatasetError {
-        DatasetError::Raw { path: self.path.clone(), place, what, remedy }
+        DatasetError::Raw { path: self.path.clone(), place, what, remedy: remedy.into() }
     }
 }
 

@@ -8,9 +8,10 @@ use std::path::Path;
 use hdf5::types::{FixedAscii, FixedUnicode, TypeDescriptor, VarLenAscii, VarLenUnicode};
 use hdf5::{Container, Dataset, File, Group};
 
+use super::DatasetError;
 use super::hdf5::ffi;
 use super::links::{self, ContainmentError};
-use super::{DatasetError, Opener};
+use super::reader::Desk;
 
 /// The most elements that [`numbers`] and [`strings`] read, so that a damaged size allocates nothing large.
 const MAX_ELEMENTS: usize = 1 << 20;
@@ -27,11 +28,11 @@ const MAX_REFERENCE_BYTES: usize = 64;
 /// # Errors
 /// IO errors as such, others by `refuse`.
 pub(super) fn open(
-    opener: &Opener,
+    desk: &dyn Desk,
     path: &Path,
     refuse: impl Fn(String) -> DatasetError,
 ) -> Result<File, DatasetError> {
-    let opened = opener.open(path)?;
+    let opened = desk.open(path)?;
     if !opened.is_hdf5()? {
         return Err(refuse("not an HDF5 file".into()));
     }
@@ -188,6 +189,8 @@ fn one<T>(values: Vec<T>) -> Result<T, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataset::Opener;
+    use crate::dataset::reader::Files;
 
     fn scratch_file() -> (tempfile::TempDir, File) {
         let dir = tempfile::tempdir().unwrap();
@@ -258,10 +261,11 @@ mod tests {
     #[test]
     fn what_is_not_hdf5_is_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let refuse = |what: String| DatasetError::Qmap { path: file.path().to_owned(), what, remedy: "" };
+        let refuse = |what: String| DatasetError::Qmap { path: file.path().to_owned(), what, remedy: "".into() };
         for (bytes, words) in [(&b"text"[..], "not an HDF5 file"), (b"\x89HDF\r\n\x1a\nrest", "damaged")] {
             std::fs::write(file.path(), bytes).unwrap();
-            let message = open(&Opener::anywhere(), file.path(), refuse).map(|_| ()).unwrap_err().to_string();
+            let opener = Opener::anywhere();
+            let message = open(&Files::new(&opener), file.path(), refuse).map(|_| ()).unwrap_err().to_string();
             assert!(message.contains(words) && !message.contains('\n'), "{message}");
         }
     }

@@ -5,8 +5,8 @@ use std::fmt;
 use std::path::PathBuf;
 
 use landlock::{
-    ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError,
-    RulesetStatus, path_beneath_rules,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError,
+    RulesetStatus, Scope, path_beneath_rules,
 };
 
 /// The rights that are asked for: with this version files cannot be moved out, nor cut. Older kernels have some of them.
@@ -62,6 +62,22 @@ pub fn confine(confinement: &Confinement) -> Result<ConfinementLevel, RulesetErr
     })
 }
 
+/// Closes the file system for writing, and TCP, and keeps signals and abstract sockets to what is confined so, as far as the
+/// kernel can: for the calling thread and all that it starts, for good.
+///
+/// # Errors
+/// As [`confine`].
+pub fn close_all_but_reading() -> Result<(), RulesetError> {
+    Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_write(RIGHTS))?
+        .handle_access(AccessNet::from_all(ABI::V4))?
+        .scope(Scope::from_all(ABI::V6))?
+        .create()?
+        .restrict_self()
+        .map(drop)
+}
+
 /// How far this kernel confines.
 pub fn level() -> ConfinementLevel {
     // a set of rules that is made and dropped confines nobody
@@ -82,6 +98,25 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn what_only_reads_writes_nothing_and_connects_to_nobody() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("a");
+        fs::write(&path, "text").expect("written");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listens");
+        let address = listener.local_addr().expect("has one");
+        let confined = std::thread::scope(|scope| {
+            let confined = scope.spawn(|| {
+                close_all_but_reading().expect("confines");
+                let writes = [fs::write(&path, "x"), fs::write(dir.path().join("b"), "x"), fs::remove_file(&path)];
+                let connects = std::net::TcpStream::connect(address).is_ok();
+                (fs::read_to_string(&path).ok(), writes.map(|done| done.is_ok()), connects)
+            });
+            confined.join().expect("ends")
+        });
+        assert_eq!(confined, (Some("text".to_owned()), [false; 3], false));
+    }
 
     #[test]
     fn what_is_not_named_is_closed() {

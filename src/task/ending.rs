@@ -83,7 +83,7 @@ impl fmt::Display for Ending {
 }
 
 /// Names of the signals that end processes in practice. The numbers are Linux's, the same on x86-64 and ARM.
-fn signal_name(signal: i32) -> Option<&'static str> {
+pub fn signal_name(signal: i32) -> Option<&'static str> {
     match signal {
         1 => Some("SIGHUP"),
         2 => Some("SIGINT"),

@@ -6,7 +6,7 @@ use super::assignment::{Assignment, Computation, Conclusion, SlotGpu};
 use super::paths::{PathError, correlation_allowed, make_directories, opened};
 use crate::compute::engines;
 use crate::compute::fault;
-use crate::compute::job::{self, InputWatch, Placing};
+use crate::compute::job::{self, Placing};
 use crate::config::roots::Roots;
 use crate::dataset::Opener;
 use crate::dataset::result::{Parents, ResultNaming, verify};
@@ -19,18 +19,18 @@ use crate::task::result::{LARGEST_DOCUMENT, TaskResult};
 /// Saturated pixels that a document lists when all of them would make it too large; the result file has them all.
 const LISTED_PIXELS: usize = 1000;
 
-/// Does the work.
+/// Does the work, for which files are opened as the opener of a gate says.
 pub fn execute(
     assignment: &Assignment,
+    behind: fn(Roots) -> Opener,
     observer: &dyn Observer,
-    watch: &dyn InputWatch,
     naming: &dyn ResultNaming,
 ) -> Conclusion {
     near(assignment.gpu.as_ref());
     let conclusion = match &assignment.work {
         Computation::Correlate(spec) => in_roots(assignment, |roots| {
             correlation_allowed(spec, roots)?;
-            Ok(correlate(&Opener::behind(roots.clone()), assignment, spec, observer, watch, naming))
+            Ok(correlate(&behind(roots.clone()), assignment, spec, observer, naming))
         }),
         Computation::BatchSetup(spec) => in_roots(assignment, |roots| {
             make_directories(spec, roots)?;
@@ -84,7 +84,6 @@ fn correlate(
     assignment: &Assignment,
     spec: &CorrelateSpec,
     observer: &dyn Observer,
-    watch: &dyn InputWatch,
     naming: &dyn ResultNaming,
 ) -> Conclusion {
     // a task may ask for less than its slot has, never for more
@@ -98,7 +97,7 @@ fn correlate(
         Err(outcome) => return Conclusion::of(outcome),
     };
     let placing = Placing { parents: Parents::Expected, naming };
-    let done = match job::run_watched(opener, &spec, engine.as_ref(), observer, watch, placing) {
+    let done = match job::run(opener, &spec, engine.as_ref(), observer, placing) {
         Ok(done) => done,
         Err(error) => return Conclusion::of(fault::outcome(&error)),
     };

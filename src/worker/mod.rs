@@ -17,4 +17,3 @@ pub mod gpus;
 pub mod naming;
 pub mod paths;
 pub mod reporter;
-pub mod watchdog;

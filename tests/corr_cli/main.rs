@@ -5,6 +5,7 @@ mod behaviour;
 mod common;
 #[path = "../fakes/cuda.rs"]
 mod cuda;
+mod damages;
 mod defects;
 mod disk;
 mod golden;

@@ -6,8 +6,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use hdf5::{File, Group};
-use speckled::compute::job::Unwatched;
 use speckled::config::roots::{NodeRoots, RawRoots};
+use speckled::dataset::Opener;
 use speckled::dataset::result::OwnNaming;
 use speckled::engine::Unobserved;
 use speckled::ids::{AttemptId, AttemptNumber};
@@ -77,7 +77,7 @@ impl World {
             gpu: None,
             earlier: None,
         };
-        execute(&assignment, &Unobserved, &Unwatched, &OwnNaming).outcome
+        execute(&assignment, Opener::behind, &Unobserved, &OwnNaming).outcome
     }
 
     /// Nothing of the secret is in any file for results.

@@ -12,14 +12,13 @@ use super::logging;
 use super::output::{self, Form};
 use super::progress::{Display, Progress};
 use crate::compute::engines::{self, Chosen};
-use crate::compute::job::{self, JobError, JobOutput, Placing};
+use crate::compute::job::{self, JobOutput, Placing};
 use crate::dataset::Opener;
 use crate::dataset::result::{OwnNaming, Parents};
 use crate::engine::Engine;
 use crate::gpu::lock::GpuLock;
 use crate::task::correlate::CorrelateSpec;
 use crate::worker::gpus;
-use crate::worker::watchdog::Watchdog;
 
 mod args;
 mod config;
@@ -42,11 +41,12 @@ pub(super) fn run(args: CorrArgs) -> Result<Exit, Failure> {
     let (engine, _lock) = engine(&plan.template)?;
     let interrupt = Interrupt::install().map_err(ProcessError::Signals)?;
     Interrupt::announce().map_err(ProcessError::Signals)?;
-    let watchdog = Watchdog::start(endless).map_err(ProcessError::Watchdog)?;
+    // one process for all files
+    let opener = Opener::anywhere().reading_apart();
     let mut exit = Exit::Success;
     let mut reports = Vec::new();
     for job in plan.jobs() {
-        let outcome = correlate(&job, engine.as_ref(), plan.form, &interrupt, &watchdog);
+        let outcome = correlate(&opener, &job, engine.as_ref(), plan.form, &interrupt);
         reports.push(report(&job.raw, &outcome, plan.form)?);
         if let (Err(failure), Exit::Success) = (&outcome, exit) {
             exit = failure.exit();
@@ -124,17 +124,17 @@ fn lock(uuid: &str) -> Option<GpuLock> {
 }
 
 fn correlate(
+    opener: &Opener,
     job: &CorrelateSpec,
     engine: &dyn Engine,
     form: Form,
     interrupt: &Interrupt,
-    watchdog: &Watchdog,
 ) -> Result<JobOutput, Failure> {
     let display = if form == Form::Human { Display::Automatic } else { Display::Off };
     let progress = Progress::new(display, interrupt.clone());
     tracing::info!(raw = %job.raw.display(), engine = engine.name(), device = engine.device(), "job begins");
     let placing = Placing { parents: Parents::Made, naming: &OwnNaming };
-    let outcome = job::run_watched(&Opener::anywhere(), job, engine, &progress, watchdog, placing);
+    let outcome = job::run(opener, job, engine, &progress, placing);
     progress.finish();
     Ok(outcome?)
 }
@@ -158,13 +158,6 @@ fn report(raw: &Path, outcome: &Result<JobOutput, Failure>, form: Form) -> Resul
             Ok(json!({ "raw": name, "error": failure.words(), "exit_code": failure.exit().code() }))
         }
     }
-}
-
-/// Tells why an input came to no end, and leaves without the HDF5 library's own clean-up, which would wait for it.
-fn endless(error: JobError) -> ! {
-    let failure = Failure::from(error);
-    output::error(&failure);
-    signal_hook::low_level::exit(failure.exit().code().into())
 }
 
 fn summary(raw: &str, outcome: &JobOutput) -> String {

@@ -6,12 +6,14 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use hdf5::dataset::Layout;
+use serde::{Deserialize, Serialize};
 
 use super::FRAMES;
-use super::dense::{Dense, Frames};
 use super::ffi::{self, Selected, VirtualMap};
+use super::form::{DenseForm, Frames};
 use super::locate::{Located, locate, locate_group, resolve};
-use crate::dataset::{DatasetError, Opener};
+use crate::dataset::DatasetError;
+use crate::dataset::reader::{BrokenAnswer, Desk};
 
 /// The group of the frames.
 const GROUP: &str = "/entry/data";
@@ -20,19 +22,19 @@ const GROUP: &str = "/entry/data";
 const NUMBERED: &str = "data_";
 
 /// The datasets of a stack of frames.
-#[derive(Debug)]
-pub(super) struct Assembly {
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::dataset) struct Assembly {
     /// What the whole stack is.
     pub(super) frames: Frames,
     /// The datasets.
-    pub(super) sources: Vec<Dense>,
+    pub(super) sources: Vec<DenseForm>,
     /// Where their frames are in the stack, ascending and apart.
     pub(super) slabs: Vec<Slab>,
 }
 
 /// Consecutive frames of one dataset in the stack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Slab {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::dataset) struct Slab {
     /// First frame in the stack.
     pub(super) first: u64,
     /// Number of frames, at least one.
@@ -56,18 +58,18 @@ impl Slab {
 }
 
 impl Assembly {
-    /// Opens whatever holds the frames of a file.
+    /// Looks for whatever holds the frames of a file.
     ///
     /// # Errors
     /// As [`super::open_frames`].
-    pub(super) fn open(opener: &Opener, path: &Path) -> Result<Self, DatasetError> {
+    pub(super) fn find(desk: &dyn Desk, path: &Path) -> Result<Self, DatasetError> {
         let absent = || DatasetError::Raw {
             path: path.to_owned(),
             place: GROUP.to_owned(),
             what: format!("there is neither {FRAMES} nor {GROUP}/{NUMBERED}000001"),
-            remedy: "name the file with the frames",
+            remedy: "name the file with the frames".into(),
         };
-        let found = locate_group(opener, path, GROUP);
+        let found = locate_group(desk, path, GROUP);
         if let Err(DatasetError::Hdf5 { action, .. }) = &found
             && *action == format!("open {GROUP}")
         {
@@ -77,7 +79,7 @@ impl Assembly {
         let path = path.as_path();
         let name = group.name();
         if group.link_exists("data") {
-            return Self::of_one(opener, locate(opener, path, &format!("{name}/data"))?);
+            return Self::of_one(desk, locate(desk, path, &format!("{name}/data"))?);
         }
         let names = group.member_names().map_err(|source| DatasetError::hdf5(format!("list {name}"), path, source))?;
         let numbered: BTreeMap<u32, String> =
@@ -85,30 +87,30 @@ impl Assembly {
         if numbered.is_empty() {
             return Err(absent());
         }
-        Self::of_numbered(opener, path, &name, &numbered)
+        Self::of_numbered(desk, path, &name, &numbered)
     }
 
-    fn of_one(opener: &Opener, located: Located) -> Result<Self, DatasetError> {
+    fn of_one(desk: &dyn Desk, located: Located) -> Result<Self, DatasetError> {
         let refused = |source| DatasetError::hdf5(format!("read the layout of {FRAMES}"), &located.path, source);
         let dcpl = located.dataset.create_plist().map_err(refused)?;
         if dcpl.get_layout().map_err(refused)? == Layout::Virtual {
             let frames = Frames::of(&located, &dcpl)?;
             let maps = ffi::virtual_maps(&dcpl).map_err(refused)?;
-            return Self::of_virtual(opener, &located.path, frames, &maps);
+            return Self::of_virtual(desk, &located.path, frames, &maps);
         }
-        let source = Dense::open(located)?;
+        let source = DenseForm::of(&located)?;
         let frames = source.frames;
         let slab = Slab { first: 0, count: frames.count, source: 0, source_first: 0 };
         Ok(Self { frames, sources: vec![source], slabs: vec![slab] })
     }
 
     fn of_numbered(
-        opener: &Opener,
+        desk: &dyn Desk,
         path: &Path,
         group: &str,
         numbered: &BTreeMap<u32, String>,
     ) -> Result<Self, DatasetError> {
-        let (mut sources, mut slabs) = (Vec::<Dense>::new(), Vec::new());
+        let (mut sources, mut slabs) = (Vec::<DenseForm>::new(), Vec::new());
         let mut next = 0_u64;
         let lowest = numbered.keys().next().copied().unwrap_or_default();
         for (expected, (&number, name)) in (lowest..).zip(numbered) {
@@ -116,7 +118,7 @@ impl Assembly {
             if number != expected {
                 return Err(mismatch(path, &name, format!("follows number {}", expected.saturating_sub(1))));
             }
-            let source = Dense::open(locate(opener, path, &name)?)?;
+            let source = DenseForm::of(&locate(desk, path, &name)?)?;
             if let Some(first) = sources.first() {
                 alike(path, &name, &first.frames, &source.frames)?;
             }
@@ -131,8 +133,8 @@ impl Assembly {
         Ok(Self { frames, sources, slabs })
     }
 
-    fn of_virtual(opener: &Opener, path: &Path, frames: Frames, maps: &[VirtualMap]) -> Result<Self, DatasetError> {
-        let mut sources = Vec::<Dense>::new();
+    fn of_virtual(desk: &dyn Desk, path: &Path, frames: Frames, maps: &[VirtualMap]) -> Result<Self, DatasetError> {
+        let mut sources = Vec::<DenseForm>::new();
         let mut known = BTreeMap::<(PathBuf, String), usize>::new();
         // each is resolved once: many maps take from few files
         let mut files = BTreeMap::from([(Path::new("."), path.to_owned())]);
@@ -140,14 +142,14 @@ impl Assembly {
         for map in maps {
             let file = match files.get(map.file.as_path()) {
                 Some(file) => PathBuf::clone(file),
-                None => resolve(opener, path, &map.file, FRAMES)?.path,
+                None => resolve(desk, path, &map.file, FRAMES)?.path.clone(),
             };
             files.insert(&map.file, file.clone());
             let key = (file, map.dataset.clone());
             let source = match known.get(&key) {
                 Some(&source) => source,
                 None => {
-                    let source = Dense::open(locate(opener, &key.0, &key.1)?)?;
+                    let source = DenseForm::of(&locate(desk, &key.0, &key.1)?)?;
                     alike(path, &format!("{} of {}", key.1, key.0.display()), &frames, &source.frames)?;
                     sources.push(source);
                     known.insert(key, sources.len() - 1);
@@ -168,6 +170,24 @@ impl Assembly {
             return Err(not_blocks(path, FRAMES));
         }
         Ok(Self { frames, sources, slabs })
+    }
+
+    /// Holds the parts against each other again: the assembly may come from a process that read a hostile file.
+    ///
+    /// # Errors
+    /// Sources of other frames, slabs that are not apart or not within their sources.
+    pub(super) fn check(&self) -> Result<(), BrokenAnswer> {
+        let Self { frames, sources, slabs } = self;
+        let same = |source: &DenseForm| source.frames.shape == frames.shape && source.frames.pixel == frames.pixel;
+        let inside = |slab: &Slab| {
+            let end = slab.source_first.checked_add(slab.count);
+            let held = sources.get(slab.source).zip(end).is_some_and(|(source, end)| end <= source.frames.count);
+            held && slab.count > 0 && slab.first.checked_add(slab.count).is_some_and(|end| end <= frames.count)
+        };
+        let apart = |pair: &[Slab]| pair[0].end() <= pair[1].first;
+        // the ends are looked at first: they must be numbers
+        let sound = sources.iter().all(same) && slabs.iter().all(inside) && slabs.windows(2).all(apart);
+        if sound { Ok(()) } else { Err(BrokenAnswer("parts of the frames do not belong together")) }
     }
 }
 
@@ -207,7 +227,7 @@ fn mismatch(path: &Path, name: &str, what: String) -> DatasetError {
         path: path.to_owned(),
         place: name.to_owned(),
         what: format!("the dataset {what}"),
-        remedy: "the files do not belong together; copy the whole measurement again",
+        remedy: "the files do not belong together; copy the whole measurement again".into(),
     }
 }
 
@@ -215,6 +235,6 @@ fn not_blocks(path: &Path, name: &str) -> DatasetError {
     DatasetError::Unsupported {
         path: path.to_owned(),
         what: format!("the virtual dataset does not take blocks of whole frames from {name}"),
-        remedy: "only consecutive whole frames are read from virtual datasets; rewrite it as a plain one",
+        remedy: "only consecutive whole frames are read from virtual datasets; rewrite it as a plain one".into(),
     }
 }

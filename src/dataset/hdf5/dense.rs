@@ -1,108 +1,25 @@
-//! One dataset of dense frames in one file: its shape and storage, checked when it is opened, and its reading.
+//! One dataset of dense frames in one file: reads them by what the library said of it, without the library. That is held
+//! against the file first.
 
-use std::fs::File;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
-use hdf5::dataset::{ChunkOpts, Layout};
-use hdf5::plist::DatasetCreate;
-
-use super::ffi::{self, ByteOrder};
 use super::filter::Pipeline;
+use super::form::{ChunkedForm, DenseForm, Frames, StorageForm, fits, grid};
 use super::index::{ChunkIndex, Grid, StoredChunk};
-use super::locate::Located;
 use crate::correlate::bins::Shape;
+use crate::dataset::opener::Opened;
+use crate::dataset::reader::{BrokenAnswer, Files};
 use crate::dataset::{DatasetError, PixelType, Scratch, plain};
-
-/// The most bytes that a decoded chunk or a frame may have: a buffer of this size is made for it.
-const MAX_BYTES: u64 = 1 << 30;
 
 /// Every filter of a pipeline skipped.
 const UNFILTERED: u32 = u32::MAX;
 
-/// What frames are, whatever file they are in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Frames {
-    /// Number of frames.
-    pub(super) count: u64,
-    /// Shape of each.
-    pub(super) shape: Shape,
-    /// Element type.
-    pub(super) pixel: PixelType,
-    /// Order of the bytes in the file.
-    pub(super) order: ByteOrder,
-    /// Bytes of an element that was never written, in the file's order.
-    pub(super) fill: [u8; 4],
-}
-
-impl Frames {
-    /// Checks rank, extents and element type.
-    ///
-    /// # Errors
-    /// Anything but at least one frame of one of the element types of [`PixelType`].
-    pub(super) fn of(located: &Located, dcpl: &DatasetCreate) -> Result<Self, DatasetError> {
-        let (path, name) = (&located.path, located.name());
-        let unsupported = |what, remedy| DatasetError::Unsupported { path: path.clone(), what, remedy };
-        let refused = |source| DatasetError::hdf5(format!("read the type of {name}"), path, source);
-        let dims = located.dataset.shape();
-        let &[count, rows, cols] = dims.as_slice() else {
-            let what = format!("{name} has shape {}, need (frames, rows, columns)", tuple(&dims));
-            return Err(unsupported(what, "write the frames as one three-dimensional dataset"));
-        };
-        if dims.contains(&0) {
-            let what = format!("{name} has shape {}: no pixels", tuple(&dims));
-            return Err(unsupported(what, "repeat the measurement or name another file"));
-        }
-        let dtype = located.dataset.dtype().map_err(refused)?;
-        let Some((pixel, order)) = ffi::pixel_type(&dtype) else {
-            let what = format!("{name} has elements of type {dtype}");
-            return Err(unsupported(what, "write u8, u16, u32, i16, i32 or f32"));
-        };
-        if !fits(&[rows as u64, cols as u64], pixel) {
-            let what = format!("{name} has frames of {rows} x {cols} pixels, more than 1 GiB");
-            return Err(unsupported(what, "write smaller frames"));
-        }
-        let fill = ffi::fill_value(dcpl, &dtype)
-            .map_err(|source| DatasetError::hdf5(format!("read the fill value of {name}"), path, source))?;
-        Ok(Self { count: count as u64, shape: Shape { rows, cols }, pixel, order, fill })
-    }
-
-    /// Bytes of a frame.
-    pub(super) fn frame_bytes(&self) -> usize {
-        self.shape.pixels() * self.pixel.size()
-    }
-
-    /// Puts the fill value everywhere, in the file's byte order.
-    pub(super) fn fill(&self, out: &mut [u8]) {
-        let value = &self.fill[..self.pixel.size()];
-        if self.fill_is_zero() {
-            out.fill(0);
-        } else {
-            out.chunks_exact_mut(value.len()).for_each(|element| element.copy_from_slice(value));
-        }
-    }
-
-    /// True when elements that were never written are zero.
-    pub(super) fn fill_is_zero(&self) -> bool {
-        self.fill == [0; 4]
-    }
-
-    /// Turns the file's byte order into the processor's.
-    pub(super) fn to_native(self, out: &mut [u8]) {
-        let native = if cfg!(target_endian = "big") { ByteOrder::Big } else { ByteOrder::Little };
-        if self.order != native && self.pixel.size() > 1 {
-            out.chunks_exact_mut(self.pixel.size()).for_each(<[u8]>::reverse);
-        }
-    }
-}
-
 /// A dataset of frames that can be read from any thread.
 #[derive(Debug)]
 pub(super) struct Dense {
-    path: PathBuf,
-    file: File,
-    /// Bytes of the file.
-    pub(super) length: u64,
+    opened: Arc<Opened>,
     name: String,
     /// What its frames are.
     pub(super) frames: Frames,
@@ -128,34 +45,41 @@ struct Chunked {
 }
 
 impl Dense {
-    /// Checks a dataset and finds where its bytes are.
+    /// Takes what the library said of a dataset.
     ///
     /// # Errors
-    /// Shapes, types, layouts and filters that cannot be read; an index that does not fit the file.
-    pub(super) fn open(located: Located) -> Result<Self, DatasetError> {
-        let refused =
-            |source| DatasetError::hdf5(format!("read the layout of {}", located.name()), &located.path, source);
-        let dcpl = located.dataset.create_plist().map_err(refused)?;
-        let frames = Frames::of(&located, &dcpl)?;
-        let storage = match dcpl.get_layout().map_err(refused)? {
-            Layout::Chunked => Storage::Chunked(Chunked::open(&located, &dcpl, &frames)?),
-            Layout::Contiguous => contiguous(&located, &dcpl, &frames)?,
-            Layout::Compact => compact(&located, &frames)?,
-            Layout::Virtual => {
-                return Err(DatasetError::Unsupported {
-                    path: located.path.clone(),
-                    what: format!("{} is a virtual dataset that another file refers to", located.name()),
-                    remedy: "name this file itself",
-                });
+    /// What cannot be, or is not within the file.
+    pub(super) fn new(form: DenseForm, files: &Files<'_>) -> Result<Self, BrokenAnswer> {
+        let DenseForm { file, name, frames, storage } = form;
+        let opened = files.get(file).ok_or(BrokenAnswer("it names a file that was not opened"))?;
+        frames.check()?;
+        let storage = match storage {
+            StorageForm::Contiguous(address) => {
+                let end = |address| frames.all_bytes()?.checked_add(address);
+                if address.is_some_and(|address| end(address).is_none_or(|end| end > opened.length)) {
+                    return Err(BrokenAnswer("frames end beyond their file"));
+                }
+                Storage::Contiguous(address)
             }
+            StorageForm::Compact(bytes) if frames.all_bytes() == Some(bytes.len() as u64) => Storage::Compact(bytes.0),
+            StorageForm::Compact(_) => return Err(BrokenAnswer("frames have another length than their bytes")),
+            StorageForm::Chunked(form) => Storage::Chunked(Chunked::new(form, &frames, &opened)?),
         };
-        let name = located.name();
-        Ok(Self { path: located.path, file: located.file, length: located.length, name, frames, storage })
+        Ok(Self { opened, name, frames, storage })
     }
 
     /// The file.
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        &self.opened.path
+    }
+
+    /// Bytes of the file.
+    pub(super) fn length(&self) -> u64 {
+        self.opened.length
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DatasetError> {
+        plain::read_at(&self.opened.file, &self.opened.path, buffer, offset)
     }
 
     /// How the frames are stored, in words.
@@ -206,7 +130,7 @@ impl Dense {
             Storage::Contiguous(None) => self.frames.fill(out),
             Storage::Contiguous(Some(address)) => {
                 let start = address + range.start * self.frames.frame_bytes() as u64;
-                plain::read_at(&self.file, &self.path, out, start)?;
+                self.read_at(out, start)?;
             }
             Storage::Compact(bytes) => {
                 out.copy_from_slice(&bytes[range.start as usize * self.frames.frame_bytes()..][..out.len()]);
@@ -330,13 +254,13 @@ impl Dense {
     ) -> Result<(), DatasetError> {
         let skipped = if chunked.bare_edges && !chunked.grid.is_inside(place) { UNFILTERED } else { stored.skipped };
         if chunked.pipeline.is_identity(skipped) && stored.size as usize == out.len() {
-            return plain::read_at(&self.file, &self.path, out, stored.address);
+            return self.read_at(out, stored.address);
         }
         scratch.raw.resize(stored.size as usize, 0);
-        plain::read_at(&self.file, &self.path, &mut scratch.raw, stored.address)?;
+        self.read_at(&mut scratch.raw, stored.address)?;
         chunked.pipeline.decode(skipped, &mut scratch.raw, &mut scratch.filtered, out).map_err(|corrupt| {
             DatasetError::Raw {
-                path: self.path.clone(),
+                path: self.opened.path.clone(),
                 place: format!(
                     "{}, frame {}, byte {}",
                     self.name,
@@ -344,94 +268,25 @@ impl Dense {
                     stored.address + corrupt.offset as u64
                 ),
                 what: format!("a chunk does not decode ({}): {}", chunked.pipeline.describe(), corrupt.what),
-                remedy: "the file is damaged; copy it again or leave the frame out",
+                remedy: "the file is damaged; copy it again or leave the frame out".into(),
             }
         })
     }
 }
 
 impl Chunked {
-    fn open(located: &Located, dcpl: &DatasetCreate, frames: &Frames) -> Result<Self, DatasetError> {
-        let (path, name) = (&located.path, located.name());
-        let refused = |source| DatasetError::hdf5(format!("read the layout of {name}"), path, source);
-        let unsupported = |what| DatasetError::Unsupported {
-            path: path.clone(),
-            what,
-            remedy: "rewrite it with chunks of one frame",
-        };
-        let dims = dcpl.get_chunk().map_err(refused)?.unwrap_or_default();
-        let shape = [frames.count, frames.shape.rows as u64, frames.shape.cols as u64];
-        let chunk: [u64; 3] = match dims.as_slice() {
-            &[deep, rows, cols] => [deep as u64, rows as u64, cols as u64],
-            _ => return Err(unsupported(format!("{name} has chunks of {} axes", dims.len()))),
-        };
-        if !fits(&chunk, frames.pixel) {
-            return Err(unsupported(format!("{name} has chunks of {}, more than 1 GiB", tuple(&dims))));
-        }
-        let grid = Grid::new(shape, chunk)
-            .ok_or_else(|| unsupported(format!("{name} has more chunks than can be numbered")))?;
-        let pipeline = Pipeline::parse(path, &ffi::filters(dcpl).map_err(refused)?, frames.pixel.size())?;
-        let options = dcpl.get_chunk_opts().map_err(refused)?.unwrap_or(ChunkOpts::empty());
-        let bare_edges = options.contains(ChunkOpts::DONT_FILTER_PARTIAL_CHUNKS);
-        let index = ChunkIndex::build(&located.dataset, path, &grid, located.length)?;
+    fn new(form: ChunkedForm, frames: &Frames, opened: &Opened) -> Result<Self, BrokenAnswer> {
+        let ChunkedForm { chunk, index, filters, bare_edges } = form;
+        let grid = grid(frames, chunk).filter(|_| fits(&chunk, frames.pixel));
+        let grid = grid.ok_or(BrokenAnswer("chunks are of no size"))?;
+        let pipeline = Pipeline::parse(&opened.path, &filters, frames.pixel.size());
+        let pipeline = pipeline.map_err(|_| BrokenAnswer("filters are none that are known"))?;
+        index.check(&grid, opened.length)?;
         Ok(Self { grid, index, pipeline, bare_edges })
     }
 
-    /// Bytes of a decoded chunk; that they fit was checked when the file was opened.
+    /// Bytes of a decoded chunk; that they fit was checked when it was made.
     fn bytes(&self, pixel: PixelType) -> usize {
         self.grid.chunk().iter().product::<u64>() as usize * pixel.size()
     }
-}
-
-fn contiguous(located: &Located, dcpl: &DatasetCreate, frames: &Frames) -> Result<Storage, DatasetError> {
-    let external = dcpl.get_external().map_err(|source| {
-        DatasetError::hdf5(format!("read the layout of {}", located.name()), &located.path, source)
-    })?;
-    if !external.is_empty() {
-        return Err(DatasetError::Unsupported {
-            path: located.path.clone(),
-            what: format!("{} keeps its bytes in another file that is not HDF5", located.name()),
-            remedy: "rewrite it with its bytes inside",
-        });
-    }
-    let address = located.dataset.offset();
-    let bytes = frames.count.checked_mul(frames.frame_bytes() as u64);
-    let end = address.map(|address| bytes.and_then(|bytes| bytes.checked_add(address)));
-    match end {
-        Some(end) if end.is_none_or(|end| end > located.length) => Err(DatasetError::Raw {
-            path: located.path.clone(),
-            place: format!("{}, byte {}", located.name(), address.unwrap_or_default()),
-            what: format!("{} frames end beyond the file's {} bytes", frames.count, located.length),
-            remedy: "the file is damaged or was cut off; copy it again",
-        }),
-        _ => Ok(Storage::Contiguous(address)),
-    }
-}
-
-fn compact(located: &Located, frames: &Frames) -> Result<Storage, DatasetError> {
-    let refused = |source| DatasetError::hdf5(format!("read {}", located.name()), &located.path, source);
-    let bytes = frames.count.checked_mul(frames.frame_bytes() as u64).filter(|&bytes| bytes <= located.length);
-    let Some(bytes) = bytes else {
-        return Err(DatasetError::Raw {
-            path: located.path.clone(),
-            place: located.name(),
-            what: format!("{} frames are more than the whole file's {} bytes", frames.count, located.length),
-            remedy: "the file is damaged or was cut off; copy it again",
-        });
-    };
-    let mut all = vec![0; bytes as usize];
-    let dtype = located.dataset.dtype().map_err(refused)?;
-    ffi::read_all(&located.dataset, &dtype, &mut all).map_err(refused)?;
-    Ok(Storage::Compact(all))
-}
-
-/// True when a buffer may be made for so many elements.
-fn fits(extents: &[u64], pixel: PixelType) -> bool {
-    let bytes = extents.iter().try_fold(pixel.size() as u64, |all, &extent| all.checked_mul(extent));
-    bytes.is_some_and(|bytes| bytes <= MAX_BYTES)
-}
-
-fn tuple(dims: &[usize]) -> String {
-    let numbers: Vec<_> = dims.iter().map(usize::to_string).collect();
-    format!("({})", numbers.join(", "))
 }

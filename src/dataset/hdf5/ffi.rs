@@ -30,17 +30,19 @@ use hdf5_sys::h5t::{
 };
 use hdf5_sys::h5z::{H5Z_FLAG_OPTIONAL, H5Z_filter_t};
 
+use serde::{Deserialize, Serialize};
+
 use crate::dataset::PixelType;
 
 /// Order of the bytes of an element in the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ByteOrder {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::dataset) enum ByteOrder {
     Little,
     Big,
 }
 
 /// A filter as the file has it: number and parameters.
-pub(super) type RawFilter = (H5Z_filter_t, Vec<c_uint>);
+pub(in crate::dataset) type RawFilter = (H5Z_filter_t, Vec<c_uint>);
 
 /// The element type, when it is exactly one of those that frames may have.
 pub(super) fn pixel_type(dtype: &Datatype) -> Option<(PixelType, ByteOrder)> {

@@ -46,7 +46,7 @@ impl Pipeline {
     /// # Errors
     /// A filter that is not known here, with its number, or parameters that it cannot have.
     pub(super) fn parse(path: &Path, raw: &[RawFilter], elem: usize) -> Result<Self, DatasetError> {
-        let unsupported = |what| DatasetError::Unsupported { path: path.to_owned(), what, remedy: SUPPORTED };
+        let unsupported = |what| DatasetError::Unsupported { path: path.to_owned(), what, remedy: SUPPORTED.into() };
         let filters = raw
             .iter()
             .map(|(id, values)| Filter::parse(*id, values, elem))

@@ -1,19 +1,25 @@
 //! Rigaku's "FastTransfer - HDF5" files: six modules in six files, each frame a column of packed pixels, which is
 //! one chunk without a filter; a frame without counts has no chunk. Yields stitched frames of one byte a pixel.
 
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hdf5::dataset::Layout;
+use serde::{Deserialize, Serialize};
 
 use super::FRAMES;
 use super::ffi;
 use super::index::{ChunkIndex, Grid};
 use super::locate::{Located, locate};
+use crate::dataset::opener::Opened;
+use crate::dataset::reader::{BrokenAnswer, Desk, FileNumber, Files, Question, Told, ask, no_nodes};
 use crate::dataset::stitch::{CANVAS, MODULE, MODULES, module_origin};
 use crate::dataset::{DatasetError, FrameSource, Opener, PackedFrames, PixelType, Scratch, SourceInfo, plain};
 use crate::task::correlate::BitOrder;
+
+/// Bits that a pixel may have.
+const BITS: [usize; 3] = [2, 4, 8];
 
 /// Opens the six module files; `path` is any of them, as `A0003.h5.000`.
 ///
@@ -25,12 +31,12 @@ pub fn open(opener: &Opener, path: &Path, order: BitOrder) -> Result<Box<dyn Fra
     let bits = modules[0].bits;
     if let Some(other) = modules.iter().find(|module| module.bits != bits) {
         let what = format!("has {} bits a pixel, the first module has {bits}", other.bits);
-        return Err(foreign(&other.path, what));
+        return Err(foreign(&other.opened.path, what));
     }
     let info = SourceInfo {
         format: format!("Rigaku FastTransfer HDF5, {bits} bit"),
         files: named_first(path, &modules),
-        bytes: modules.iter().map(|module| module.length).sum(),
+        bytes: modules.iter().map(|module| module.opened.length).sum(),
         shape: CANVAS,
         frames: modules.iter().map(|module| module.frames).max().unwrap_or_default(),
     };
@@ -119,11 +125,37 @@ impl PackedFrames for FastTransfer {
     }
 }
 
+/// What the library says of a module's file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::dataset) struct ModuleForm {
+    file: FileNumber,
+    frames: u64,
+    bits: usize,
+    index: ChunkIndex,
+}
+
+/// Has the library look at a module's file.
+///
+/// # Errors
+/// A dataset that is not of this format; chunks that are not within their file.
+pub(in crate::dataset) fn read(desk: &dyn Desk, path: &Path) -> Result<ModuleForm, DatasetError> {
+    let located = locate(desk, path, FRAMES)?;
+    let (bits, frames) = packing(&located)?;
+    let grid =
+        grid(bits, frames).ok_or_else(|| foreign(path, format!("has {frames} frames, which cannot be numbered")))?;
+    let index = ChunkIndex::build(&located.dataset, &located.path, &grid, located.length)?;
+    Ok(ModuleForm { file: located.file.number, frames, bits, index })
+}
+
+/// A frame is a chunk.
+fn grid(bits: usize, frames: u64) -> Option<Grid<2>> {
+    let bytes = module_bytes(bits) as u64;
+    Grid::new([bytes, frames], [bytes, 1])
+}
+
 /// One module's file.
 struct Module {
-    path: PathBuf,
-    file: File,
-    length: u64,
+    opened: Arc<Opened>,
     frames: u64,
     bits: usize,
     index: ChunkIndex,
@@ -131,13 +163,18 @@ struct Module {
 
 impl Module {
     fn open(opener: &Opener, path: &Path) -> Result<Self, DatasetError> {
-        let located = locate(opener, path, FRAMES)?;
-        let (bits, frames) = packing(&located)?;
-        let bytes = module_bytes(bits) as u64;
-        let grid = Grid::new([bytes, frames], [bytes, 1])
-            .ok_or_else(|| foreign(path, format!("has {frames} frames, which cannot be numbered")))?;
-        let index = ChunkIndex::build(&located.dataset, &located.path, &grid, located.length)?;
-        Ok(Self { path: located.path, file: located.file, length: located.length, frames, bits, index })
+        ask(opener, &Question::Module(path.to_owned()), &mut no_nodes, |told, files| {
+            let Told::Module(form) = told else { return Err(BrokenAnswer::OTHER) };
+            Self::new(form, files)
+        })
+    }
+
+    fn new(form: ModuleForm, files: &Files<'_>) -> Result<Self, BrokenAnswer> {
+        let ModuleForm { file, frames, bits, index } = form;
+        let opened = files.get(file).ok_or(BrokenAnswer("it names a file that was not opened"))?;
+        let grid = BITS.contains(&bits).then(|| grid(bits, frames)).flatten();
+        index.check(&grid.ok_or(BrokenAnswer("frames are of no size"))?, opened.length)?;
+        Ok(Self { opened, frames, bits, index })
     }
 
     /// Reads the packed pixels of a frame; false if it has none.
@@ -148,13 +185,13 @@ impl Module {
         let bytes = module_bytes(self.bits);
         if chunk.size as usize != bytes {
             return Err(DatasetError::Raw {
-                path: self.path.clone(),
+                path: self.opened.path.clone(),
                 place: format!("frame {frame}, byte {}", chunk.address),
                 what: format!("the frame has {} bytes instead of {bytes}", chunk.size),
-                remedy: "the file is damaged; copy it again or leave the frame out",
+                remedy: "the file is damaged; copy it again or leave the frame out".into(),
             });
         }
-        plain::read_at(&self.file, &self.path, packed, chunk.address)?;
+        plain::read_at(&self.opened.file, &self.opened.path, packed, chunk.address)?;
         Ok(true)
     }
 }
@@ -167,7 +204,7 @@ fn packing(located: &Located) -> Result<(usize, u64), DatasetError> {
     let &[bytes, frames] = dims.as_slice() else {
         return Err(foreign(path, format!("has {} axes, need (bytes, frames)", dims.len())));
     };
-    let Some(bits) = [2, 4, 8].into_iter().find(|&bits| module_bytes(bits) == bytes) else {
+    let Some(bits) = BITS.into_iter().find(|&bits| module_bytes(bits) == bytes) else {
         return Err(foreign(path, format!("has {bytes} bytes a frame, need 131072, 262144 or 524288")));
     };
     if frames == 0 {
@@ -205,13 +242,13 @@ fn module_paths(path: &Path) -> Result<Vec<PathBuf>, DatasetError> {
             path: missing.clone(),
             place: "the whole file".to_owned(),
             what: "the file of this module does not exist".to_owned(),
-            remedy: "all six files, .000 to .005, are needed side by side",
+            remedy: "all six files, .000 to .005, are needed side by side".into(),
         }),
     }
 }
 
 fn named_first(path: &Path, modules: &[Module]) -> Vec<PathBuf> {
-    let others = modules.iter().map(|module| module.path.clone()).filter(|other| other != path);
+    let others = modules.iter().map(|module| module.opened.path.clone()).filter(|other| other != path);
     std::iter::once(path.to_owned()).chain(others).collect()
 }
 
@@ -219,7 +256,7 @@ fn foreign(path: &Path, what: String) -> DatasetError {
     DatasetError::Unsupported {
         path: path.to_owned(),
         what: format!("{FRAMES} {what}"),
-        remedy: "name a Rigaku FastTransfer file .h5.000 with its five companions",
+        remedy: "name a Rigaku FastTransfer file .h5.000 with its five companions".into(),
     }
 }
 

@@ -3,9 +3,12 @@
 use std::ops::Range;
 use std::path::Path;
 
+use bytemuck::{Pod, Zeroable};
 use hdf5::Dataset;
+use serde::{Deserialize, Serialize};
 
 use crate::dataset::DatasetError;
+use crate::dataset::reader::{BrokenAnswer, Packed};
 
 /// How chunks tile a dataset of `R` axes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +58,9 @@ impl<const R: usize> Grid<R> {
 }
 
 /// A chunk in the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct StoredChunk {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Zeroable, Pod)]
+#[repr(C)]
+pub(in crate::dataset) struct StoredChunk {
     /// First byte.
     pub(super) address: u64,
     /// Bytes.
@@ -66,11 +70,11 @@ pub(super) struct StoredChunk {
 }
 
 /// The stored chunks, by number.
-#[derive(Debug)]
-pub(super) struct ChunkIndex {
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::dataset) struct ChunkIndex {
     /// Ascending; None when the numbers are those of the positions, as in files without absent chunks.
-    numbers: Option<Vec<u64>>,
-    chunks: Vec<StoredChunk>,
+    numbers: Option<Packed<u64>>,
+    chunks: Packed<StoredChunk>,
 }
 
 impl ChunkIndex {
@@ -104,7 +108,7 @@ impl ChunkIndex {
                 path: path.to_owned(),
                 place: format!("{}, byte {address}", dataset.name()),
                 what,
-                remedy: "the file is damaged or was cut off; copy it again",
+                remedy: "the file is damaged or was cut off; copy it again".into(),
             }),
             None => Ok(Self::new(entries)),
         }
@@ -113,8 +117,29 @@ impl ChunkIndex {
     fn new(mut entries: Vec<(u64, StoredChunk)>) -> Self {
         entries.sort_unstable_by_key(|&(number, _)| number);
         let complete = entries.iter().zip(0..).all(|(&(number, _), position)| number == position);
-        let numbers = (!complete).then(|| entries.iter().map(|&(number, _)| number).collect());
-        Self { numbers, chunks: entries.into_iter().map(|(_, chunk)| chunk).collect() }
+        let numbers = (!complete).then(|| Packed(entries.iter().map(|&(number, _)| number).collect()));
+        Self { numbers, chunks: Packed(entries.into_iter().map(|(_, chunk)| chunk).collect()) }
+    }
+
+    /// Holds the index against the grid and the file again: it may come from a process that read a hostile file.
+    ///
+    /// # Errors
+    /// Numbers that are not ascending or not of the grid, chunks that are not within the file.
+    pub(super) fn check<const R: usize>(&self, grid: &Grid<R>, file_length: u64) -> Result<(), BrokenAnswer> {
+        let chunks = grid.counts.iter().product::<u64>();
+        let of_grid = match &self.numbers {
+            None => self.chunks.len() as u64 <= chunks,
+            Some(numbers) => {
+                let ascending = numbers.windows(2).all(|pair| pair[0] < pair[1]);
+                ascending && numbers.len() == self.chunks.len() && numbers.last().is_none_or(|&last| last < chunks)
+            }
+        };
+        let inside =
+            |chunk: &StoredChunk| chunk.address.checked_add(chunk.size.into()).is_some_and(|end| end <= file_length);
+        match of_grid && self.chunks.iter().all(inside) {
+            true => Ok(()),
+            false => Err(BrokenAnswer("a chunk is not where one can be")),
+        }
     }
 
     /// The chunk of a number; None if it is absent.

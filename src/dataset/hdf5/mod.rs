@@ -1,12 +1,13 @@
 //! Dense frames in HDF5: the library finds the chunks, this module reads and decodes them.
 //!
-//! Opening a file takes the library's lock once and builds an index of chunk addresses; reading needs the index
-//! and `pread` alone, so that any number of threads decode at the same time. Whatever a file says about sizes is
-//! checked before anything is allocated for it.
+//! Where a file is opened, the library builds an index of chunk addresses (`assemble`, `form`), mostly in a process apart
+//! ([`super::reader`]); reading (`dense`) needs the index and `pread` alone, so that any number of threads decode at the
+//! same time. Whatever a file says about sizes is checked before anything is allocated for it.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::reader::{BrokenAnswer, Desk, Files, Question, Told, ask, no_nodes};
 use super::{DatasetError, FrameSource, Opener, PixelType, Scratch, SourceInfo};
 
 mod assemble;
@@ -15,6 +16,7 @@ mod codec;
 mod dense;
 pub(super) mod ffi;
 mod filter;
+mod form;
 pub mod ftf;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -23,8 +25,11 @@ mod locate;
 mod transpose;
 pub mod write;
 
-use assemble::{Assembly, Slab};
-use dense::{Dense, Frames};
+use assemble::Slab;
+use dense::Dense;
+use form::Frames;
+
+pub(super) use assemble::Assembly;
 
 /// Where frames are in an HDF5 file.
 pub const FRAMES: &str = "/entry/data/data";
@@ -56,8 +61,18 @@ pub fn library_locks() -> LibraryLocks {
 /// A file that is missing or may not be read (also a linked one, by its name) or not HDF5; shapes, types, layouts and filters that are
 /// not supported; chunks that are not within their file.
 pub fn open_frames(opener: &Opener, path: &Path) -> Result<Box<dyn FrameSource>, DatasetError> {
-    let assembly = Assembly::open(opener, path)?;
-    Ok(Box::new(Stack::new(path, assembly)))
+    ask(opener, &Question::Frames(path.to_owned()), &mut no_nodes, |told, files| {
+        let Told::Frames(assembly) = told else { return Err(BrokenAnswer::OTHER) };
+        Ok(Box::new(Stack::new(path, assembly, files)?) as Box<dyn FrameSource>)
+    })
+}
+
+/// Has the library find the frames.
+///
+/// # Errors
+/// As [`open_frames`].
+pub(super) fn read(desk: &dyn Desk, path: &Path) -> Result<Assembly, DatasetError> {
+    Assembly::find(desk, path)
 }
 
 /// Frames of one or several datasets, one after the other.
@@ -69,13 +84,17 @@ struct Stack {
 }
 
 impl Stack {
-    fn new(path: &Path, Assembly { frames, sources, slabs }: Assembly) -> Self {
+    fn new(path: &Path, assembly: Assembly, files: &Files<'_>) -> Result<Self, BrokenAnswer> {
+        assembly.check()?;
+        let Assembly { frames, sources, slabs } = assembly;
+        frames.check()?;
+        let sources = sources.into_iter().map(|form| Dense::new(form, files)).collect::<Result<Vec<_>, _>>()?;
         let mut files: Vec<(PathBuf, u64)> = Vec::new();
         let own = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
         files.push((path.to_owned(), own));
         for source in &sources {
             if files.iter().all(|(file, _)| file != source.path()) {
-                files.push((source.path().to_owned(), source.length));
+                files.push((source.path().to_owned(), source.length()));
             }
         }
         let storage = sources.first().map_or_else(|| "empty".to_owned(), Dense::describe);
@@ -86,7 +105,7 @@ impl Stack {
             shape: frames.shape,
             frames: frames.count,
         };
-        Self { info, frames, sources, slabs }
+        Ok(Self { info, frames, sources, slabs })
     }
 
     /// The first slab that ends after a frame.

@@ -54,11 +54,11 @@ pub(super) fn walk(file: &File, path: &Path, size: u64) -> Result<(Layout, Vec<u
     let mut window = Window { file, path, size, bytes: Vec::new(), begin: 0, previous: 0 };
     while offset < size {
         let frame = offsets.len() - 1;
-        let bad = |what: String, remedy| DatasetError::Raw {
+        let bad = |what: String, remedy: &'static str| DatasetError::Raw {
             path: path.to_owned(),
             place: format!("frame {frame}, byte {offset}"),
             what,
-            remedy,
+            remedy: remedy.into(),
         };
         if size - offset < HEADER_BYTES {
             return Err(bad(format!("the frame's header is cut off after {} bytes", size - offset), CUT_REMEDY));

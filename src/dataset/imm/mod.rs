@@ -133,7 +133,7 @@ impl Sparse {
             path: self.frames.path.clone(),
             place: format!("frame {frame}, byte {place}"),
             what: format!("pixel index {index} in an image of {} ({pixels} pixels)", self.info.shape),
-            remedy: "transfer the file again",
+            remedy: "transfer the file again".into(),
         }
     }
 }

@@ -1,154 +1,136 @@
-//! Copies the qmap into a result value by value: each dataset and attribute is read, checked and written anew.
-//!
-//! The library's own copy of objects (H5Ocopy) takes a damaged file's structure at its word and can end the
-//! process; reading goes through the checks of [`values`]. Knows no name of the qmap's layout.
+//! Writes the objects of a qmap and of the metadata into a result, as `dataset::tree` tells them. Knows no name of their
+//! layouts, and reads no file.
 
-use hdf5::types::{FloatSize, IntSize, TypeDescriptor};
-use hdf5::{Container, Group, H5Type, Location};
+use hdf5::{Extents, H5Type, Location};
 
 use super::store::{Grid, Plain, Store};
-use crate::dataset::{DatasetError, PhotonEvent, objects, values};
+use crate::dataset::tree::{Node, PlainArray, PlainAttribute, PlainValues};
+use crate::dataset::{DatasetError, objects};
 
-/// The most members of a group and attributes of an object, so that a damaged one ends; pySimpleMask writes 25.
-const MAX_NAMES: usize = 1000;
+/// An object that was left out, and a sentence that says why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LeftOut {
+    /// Its name in its file's tree.
+    pub(super) name: String,
+    /// The sentence.
+    pub(super) what: String,
+}
 
-/// What kept an object from being copied.
-pub(super) enum CopyError {
-    /// It cannot be read: its name and why.
-    Source(String),
+/// A tree that is being written.
+#[derive(Debug)]
+pub(super) struct TreeWriter<'s> {
+    store: &'s Store,
+    /// The group that its top becomes; empty for the root.
+    target: &'s str,
+    /// What is not in it.
+    pub(super) left_out: Vec<LeftOut>,
+}
+
+impl<'s> TreeWriter<'s> {
+    /// Nothing of it is written yet.
+    pub(super) fn new(store: &'s Store, target: &'s str) -> Self {
+        Self { store, target, left_out: Vec::new() }
+    }
+
+    /// Writes an object.
+    ///
+    /// # Errors
     /// The result cannot be written.
-    Target(DatasetError),
-}
-
-impl From<DatasetError> for CopyError {
-    fn from(error: DatasetError) -> Self {
-        Self::Target(error)
-    }
-}
-
-/// Copies the datasets of `group` and all attributes to the new group `target`. Returns the names of the objects
-/// that are neither numbers nor text and were left out.
-///
-/// # Errors
-/// What cannot be read is told from what cannot be written.
-pub(super) fn group(store: &Store, group: &Group, target: &str) -> Result<Vec<String>, CopyError> {
-    let copy = store.group(target)?;
-    let mut left_out = attributes(store, group, &copy)?;
-    let mut names = bounded("its members", group.member_names())?;
-    // a file may keep them in any order
-    names.sort_unstable();
-    for name in names {
-        let Some(dataset) = values::dataset(group, &name) else {
-            left_out.push(name);
-            continue;
-        };
-        let object = format!("{target}/{name}");
-        let original = Original { container: &dataset, chunk: dataset.chunk(), texts: || values::strings(&dataset) };
-        if original.copy(&name, &Place::Dataset { store, object: &object })? {
-            let copy = copy.dataset(&name).map_err(|e| store.fault(&object, e))?;
-            left_out.extend(attributes(store, &dataset, &copy)?);
-        } else {
-            left_out.push(name);
-        }
-    }
-    Ok(left_out)
-}
-
-fn attributes(store: &Store, from: &Location, to: &Location) -> Result<Vec<String>, CopyError> {
-    let mut left_out = Vec::new();
-    for name in bounded(&format!("attributes of {}", from.name()), from.attr_names())? {
-        let attribute = from.attr(&name).map_err(|e| unreadable(&name, &values::words(&e)))?;
-        let texts = || values::unchecked_strings(&attribute);
-        let original = Original { container: &attribute, chunk: None, texts };
-        if !original.copy(&name, &Place::Attribute { store, owner: to, name: &name })? {
-            left_out.push(name);
-        }
-    }
-    Ok(left_out)
-}
-
-fn bounded(what: &str, names: hdf5::Result<Vec<String>>) -> Result<Vec<String>, CopyError> {
-    match names {
-        Ok(names) if names.len() <= MAX_NAMES => Ok(names),
-        Ok(names) => Err(unreadable(what, &format!("are {}, more than {MAX_NAMES}", names.len()))),
-        Err(error) => Err(unreadable(what, &format!("cannot be listed: {}", values::words(&error)))),
-    }
-}
-
-fn unreadable(name: &str, why: &str) -> CopyError {
-    CopyError::Source(format!("{name} {why}"))
-}
-
-/// An object that values are read from.
-struct Original<'a, F> {
-    container: &'a Container,
-    chunk: Option<Vec<usize>>,
-    texts: F,
-}
-
-impl<F: Fn() -> Result<Vec<String>, String>> Original<'_, F> {
-    /// Whether there was something to copy: numbers or text.
-    fn copy(&self, name: &str, to: &Place<'_>) -> Result<bool, CopyError> {
-        use TypeDescriptor as T;
-        let Ok(stored) = self.container.dtype().and_then(|dtype| dtype.to_descriptor()) else { return Ok(false) };
-        if self.container.space().is_ok_and(|space| space.is_null()) {
-            return Ok(false);
-        }
-        match stored {
-            // As integers: a damaged file's truth values may be others than 0 and 1.
-            T::Boolean => {
-                let values: Vec<bool> = self.read::<u8>(name)?.iter().map(|&value| value != 0).collect();
-                self.put(to, &values)?;
+    pub(super) fn put(&mut self, node: Node) -> Result<(), DatasetError> {
+        let store = self.store;
+        let named = |name: &str| format!("{}{name}", self.target);
+        match node {
+            Node::Group { name, attributes } => {
+                let object = named(&name);
+                let group = match object.as_str() {
+                    "" => store.root().as_group().map_err(|e| store.fault("/", e))?,
+                    object => store.group(object)?,
+                };
+                self.attributes(&group, &attributes)
             }
-            T::Integer(IntSize::U1) => self.put(to, &self.read::<i8>(name)?)?,
-            T::Integer(IntSize::U2) => self.put(to, &self.read::<i16>(name)?)?,
-            T::Integer(IntSize::U4) => self.put(to, &self.read::<i32>(name)?)?,
-            T::Integer(IntSize::U8) => self.put(to, &self.read::<i64>(name)?)?,
-            T::Unsigned(IntSize::U1) => self.put(to, &self.read::<u8>(name)?)?,
-            T::Unsigned(IntSize::U2) => self.put(to, &self.read::<u16>(name)?)?,
-            T::Unsigned(IntSize::U4) => self.put(to, &self.read::<u32>(name)?)?,
-            T::Unsigned(IntSize::U8) => self.put(to, &self.read::<u64>(name)?)?,
-            T::Float(FloatSize::U4) => self.put(to, &self.read::<f32>(name)?)?,
-            T::Float(FloatSize::U8) => self.put(to, &self.read::<f64>(name)?)?,
-            T::VarLenUnicode | T::VarLenAscii | T::FixedUnicode(_) | T::FixedAscii(_) => {
-                let texts: Vec<_> = (self.texts)().map_err(|why| unreadable(name, &why))?;
-                let texts: Vec<_> = texts.iter().map(|text| objects::unicode(text)).collect();
-                to.put(&self.container.shape(), &texts)?;
+            Node::Dataset { name, chunk, array, attributes } => {
+                let object = named(&name);
+                Place::Dataset { store, object: &object, chunk: chunk.as_deref() }.put(&array)?;
+                if attributes.is_empty() {
+                    return Ok(());
+                }
+                let dataset = store.root().dataset(&object).map_err(|e| store.fault(&object, e))?;
+                self.attributes(&dataset, &attributes)
             }
-            T::Enum(_) | T::Compound(_) | T::FixedArray(..) | T::VarLenArray(_) | T::Reference(_) => return Ok(false),
-        }
-        Ok(true)
-    }
-
-    fn put<T: Plain>(&self, to: &Place<'_>, values: &[T]) -> Result<(), DatasetError> {
-        let shape = self.container.shape();
-        match (to, shape.as_slice(), self.chunk.as_deref()) {
-            (Place::Dataset { store, object }, &[rows, cols], Some(&[high, wide])) => {
-                image(store, object, [rows, cols], [high.clamp(1, rows.max(1)), wide.clamp(1, cols.max(1))], values)
+            Node::SoftLink { name, target } => {
+                let object = named(&name);
+                store.root().link_soft(&target, &object).map_err(|e| store.fault(&object, e))
             }
-            _ => to.put(&shape, values),
+            Node::HardLink { name, target } => {
+                let object = named(&name);
+                store.root().link_hard(&named(&target), &object).map_err(|e| store.fault(&object, e))
+            }
+            Node::LeftOut { name, what } => {
+                self.left_out.push(LeftOut { name, what });
+                Ok(())
+            }
         }
     }
 
-    fn read<T: Plain>(&self, name: &str) -> Result<Vec<T>, CopyError> {
-        let sizes = [Some(self.container.shape()), self.chunk.clone()];
-        values::check_sizes(PhotonEvent::MAX_PIXELS, sizes).map_err(|why| unreadable(name, &why))?;
-        self.container.read_raw().map_err(|e| unreadable(name, &values::words(&e)))
+    fn attributes(&self, owner: &Location, attributes: &[PlainAttribute]) -> Result<(), DatasetError> {
+        let mut attributes = attributes.iter();
+        attributes.try_for_each(|PlainAttribute { name, array }| {
+            Place::Attribute { store: self.store, owner, name }.put(array)
+        })
     }
 }
 
 /// Where values go.
 enum Place<'a> {
-    Dataset { store: &'a Store, object: &'a str },
+    Dataset { store: &'a Store, object: &'a str, chunk: Option<&'a [usize]> },
     Attribute { store: &'a Store, owner: &'a Location, name: &'a str },
 }
 
 impl Place<'_> {
-    fn put<T: H5Type>(&self, shape: &[usize], values: &[T]) -> Result<(), DatasetError> {
+    fn put(&self, array: &PlainArray) -> Result<(), DatasetError> {
+        use PlainValues as V;
+        let shape = array.shape.as_deref();
+        match &array.values {
+            V::Bool(values) => self.numbers(shape, &values.iter().map(|&value| value != 0).collect::<Vec<_>>()),
+            V::I8(values) => self.numbers(shape, values),
+            V::I16(values) => self.numbers(shape, values),
+            V::I32(values) => self.numbers(shape, values),
+            V::I64(values) => self.numbers(shape, values),
+            V::U8(values) => self.numbers(shape, values),
+            V::U16(values) => self.numbers(shape, values),
+            V::U32(values) => self.numbers(shape, values),
+            V::U64(values) => self.numbers(shape, values),
+            V::F32(values) => self.numbers(shape, values),
+            V::F64(values) => self.numbers(shape, values),
+            V::Texts(texts) => {
+                let texts: Vec<_> = texts.iter().map(|text| objects::unicode(text)).collect();
+                self.whole(shape, &texts)
+            }
+        }
+    }
+
+    /// An image that was in chunks stays in chunks.
+    fn numbers<T: Plain>(&self, shape: Option<&[usize]>, values: &[T]) -> Result<(), DatasetError> {
+        match (self, shape) {
+            (&Place::Dataset { store, object, chunk: Some(&[high, wide]) }, Some(&[rows, cols])) => {
+                image(store, object, [rows, cols], [high.clamp(1, rows.max(1)), wide.clamp(1, cols.max(1))], values)
+            }
+            _ => self.whole(shape, values),
+        }
+    }
+
+    fn whole<T: H5Type>(&self, shape: Option<&[usize]>, values: &[T]) -> Result<(), DatasetError> {
         match *self {
-            Place::Dataset { store, object } => store.array(object, shape, values),
+            Place::Dataset { store, object, .. } => match shape {
+                Some(shape) => store.array(object, shape, values),
+                None => store.empty::<T>(object),
+            },
             Place::Attribute { store, owner, name } => {
-                let written = owner.new_attr::<T>().shape(shape).create(name).and_then(|new| new.write_raw(values));
+                let new = owner.new_attr::<T>();
+                let written = match shape {
+                    Some(shape) => new.shape(shape).create(name).and_then(|new| new.write_raw(values)),
+                    None => new.shape(Extents::Null).create(name).map(drop),
+                };
                 written.map_err(|e| store.fault(&format!("{} of {}", name, owner.name()), e))
             }
         }
@@ -179,10 +161,13 @@ fn image<T: Plain>(
 
 #[cfg(test)]
 mod tests {
-    use hdf5::File;
     use hdf5::types::{FixedAscii, VarLenUnicode};
+    use hdf5::{File, Group};
 
     use super::*;
+    use crate::dataset::reader::{Question, ask};
+    use crate::dataset::tree::TreeKind;
+    use crate::dataset::{Opener, values};
 
     /// Copies a group that `fill` fills; returns the copy and what was left out.
     fn copied(fill: impl Fn(&Group)) -> (tempfile::TempDir, File, Result<Vec<String>, String>) {
@@ -191,12 +176,14 @@ mod tests {
         let source = File::create(&from).unwrap();
         let original = source.create_group("qmap").unwrap();
         fill(&original);
-        File::create(&to).unwrap().close().unwrap();
-        let store = Store::open(&to, &to).unwrap();
-        let left_out = group(&store, &original, "/copy").map_err(|e| match e {
-            CopyError::Source(what) => what,
-            CopyError::Target(error) => error.to_string(),
-        });
+        drop(original);
+        source.close().unwrap();
+        let store = Store::create(&to, &to).unwrap();
+        let mut writer = TreeWriter::new(&store, "/copy");
+        let question = Question::Tree(TreeKind::Qmap, from);
+        let asked = ask(&Opener::anywhere(), &question, &mut |node| writer.put(node), |_, _| Ok(()));
+        let left_out = writer.left_out.into_iter().map(|left_out| left_out.name).collect();
+        let left_out = asked.map(|()| left_out).map_err(|error| error.to_string());
         store.close().unwrap();
         let file = File::open(&to).unwrap();
         (dir, file, left_out)
@@ -270,7 +257,7 @@ mod tests {
             group.new_dataset::<[u8; 3]>().shape([1]).create("arrays").unwrap();
             put(group, "kept", &[1], &[1_u8]);
         });
-        assert_eq!(left_out.unwrap(), ["arrays", "sub"]);
+        assert_eq!(left_out.unwrap(), ["/arrays", "/sub"]);
         assert_eq!(file.group("copy").unwrap().member_names().unwrap(), ["kept"]);
     }
 
@@ -279,6 +266,6 @@ mod tests {
         let (_dir, _file, refused) = copied(|group| {
             group.new_dataset::<u8>().shape([1 << 20, 1 << 20]).chunk([1, 1024]).create("huge").unwrap();
         });
-        assert!(refused.unwrap_err().starts_with("huge is of size"));
+        assert!(refused.unwrap_err().contains("/qmap: huge is of size"));
     }
 }

@@ -1,15 +1,15 @@
-//! The result file: the metadata copied whole, the qmap, and the numbers where xpcs-viewer 1.2.2 looks for them.
+//! The result file: what the metadata and the qmap hold, and the numbers where xpcs-viewer 1.2.2 looks for them.
 //!
 //! A result is begun before the correlation, so that a place that cannot be written fails at once; two-time maps and
 //! per-pixel correlations are stored as they come; the rest at the end. The file has a hidden name until it is complete and durable.
 //! This module computes nothing.
 
-use std::fs::File;
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::qmap::{REMAKE, sha256};
-use super::{DatasetError, Opener, ResultSink, objects, values};
+use super::qmap::{GROUP, sha256};
+use super::reader::{BrokenAnswer, Question, Told, ask};
+use super::tree::{EARLIER_RESULT, TreeKind};
+use super::{DatasetError, Opener, ResultSink, metadata, objects};
 use crate::correlate::bins::Partition;
 use crate::correlate::result::{Correlation, MapRows, PixelG2};
 use crate::task::correlate::{Analyses, Overwrite};
@@ -33,7 +33,7 @@ pub use provenance::{Provenance, host_name};
 pub use settings::{ResultSettings, SettingValue};
 pub use verify::verify;
 
-use copy::CopyError;
+use copy::{LeftOut, TreeWriter};
 use maps::Maps;
 use planes::Planes;
 use provenance::{InputFile, Inputs};
@@ -116,19 +116,12 @@ impl ResultWriter {
     ) -> Result<Self, DatasetError> {
         let planned = target.path(0);
         let staged = Staged::create(target)?;
-        let metadata_bytes = copy_metadata(opener, metadata, staged.file(), &planned)?;
-        let store = Store::open(staged.path(), &planned).map_err(|e| copy_refused(metadata, &planned, e))?;
-        let qmap_bytes = opener.open(qmap)?.length;
-        let inputs = Inputs {
-            metadata: InputFile { path: metadata.to_owned(), bytes: metadata_bytes },
-            qmap: InputFile { path: qmap.to_owned(), bytes: qmap_bytes },
-            qmap_sha256: sha256(opener, qmap)?,
+        let store = Store::create(staged.path(), &planned)?;
+        let input = |path: &Path| -> Result<InputFile, DatasetError> {
+            Ok(InputFile { path: path.to_owned(), bytes: opener.open(path)?.length })
         };
-        let mut warnings = Vec::new();
-        if store.root().link_exists("xpcs") {
-            store.root().unlink("xpcs").map_err(|e| store.fault("/xpcs", e))?;
-            warnings.push(format!("{}: an earlier result in it, /xpcs, was left out", metadata.display()));
-        }
+        let inputs = Inputs { metadata: input(metadata)?, qmap: input(qmap)?, qmap_sha256: sha256(opener, qmap)? };
+        let mut warnings = copy_metadata(opener, &store, metadata)?;
         warnings.extend(copy_qmap(opener, &store, &inputs)?);
         if analyses.two_time() {
             store.group(tables::MAPS)?;
@@ -230,44 +223,43 @@ impl ResultSink for ResultWriter {
     }
 }
 
-/// Copies the metadata byte by byte, telling a fault of reading from one of writing.
-fn copy_metadata(opener: &Opener, metadata: &Path, mut file: &File, target: &Path) -> Result<u64, DatasetError> {
-    let mut content = Vec::new();
-    let mut opened = opener.open(metadata)?.file;
-    opened.read_to_end(&mut content).map_err(|e| DatasetError::io("read", metadata, e))?;
-    file.write_all(&content).map_err(|e| fault::save("copy the metadata into", target, e))?;
-    Ok(content.len() as u64)
-}
-
-fn copy_refused(metadata: &Path, target: &Path, error: hdf5::Error) -> DatasetError {
-    match fault::system_error(&error) {
-        Some(cause) => fault::save("open", target, cause),
-        None => DatasetError::Metadata {
-            path: metadata.to_owned(),
-            what: format!("not a complete HDF5 file ({error})"),
-            remedy: "give the measurement's _metadata.hdf",
-        },
+/// Copies all of the metadata but an earlier result. Returns a warning for each object that was left out.
+fn copy_metadata(opener: &Opener, store: &Store, path: &Path) -> Result<Vec<String>, DatasetError> {
+    let left_out = copy(opener, store, "", Question::Tree(TreeKind::Metadata, path.to_owned()))?;
+    let needed =
+        |left_out: &&LeftOut| metadata::REQUIRED.contains(&&*left_out.name) || left_out.name == metadata::SCHEMA;
+    if let Some(LeftOut { what, .. }) = left_out.iter().find(needed) {
+        return Err(metadata::bad(path, format!("{what}, so that viewers could not open the result"), metadata::GIVE));
     }
+    Ok(warnings(path, left_out))
 }
 
 /// Copies `/qmap` with its attributes; a legacy one without a hash gets that of its file, or the viewer's cache fails.
 /// Returns a warning for each object that was left out.
 fn copy_qmap(opener: &Opener, store: &Store, inputs: &Inputs) -> Result<Vec<String>, DatasetError> {
-    const OBJECT: &str = "/xpcs/qmap";
+    let object = format!("{EARLIER_RESULT}{GROUP}");
     let path = &inputs.qmap.path;
-    let refuse = |what: String| DatasetError::Qmap { path: path.clone(), what, remedy: REMAKE };
-    let file = values::open(opener, path, refuse)?;
-    let qmap = file.group("qmap").map_err(|e| refuse(format!("/qmap cannot be opened: {}", values::words(&e))))?;
-    let left_out = copy::group(store, &qmap, OBJECT).map_err(|e| match e {
-        CopyError::Source(what) => refuse(format!("/qmap: {what}")),
-        CopyError::Target(error) => error,
-    })?;
-    let fault = |e| store.fault(OBJECT, e);
-    let copy = store.root().group(OBJECT).map_err(fault)?;
+    let left_out = copy(opener, store, &object, Question::Tree(TreeKind::Qmap, path.clone()))?;
+    let fault = |e| store.fault(&object, e);
+    let copy = store.root().group(&object).map_err(fault)?;
     if copy.attr("hash").is_err() {
         objects::attribute(&copy, "hash", &inputs.qmap_sha256).map_err(fault)?;
     }
-    let warning =
-        |name| format!("{}: /qmap/{name} is not to be read as numbers or text and was left out", path.display());
-    Ok(left_out.into_iter().map(warning).collect())
+    Ok(warnings(path, left_out))
+}
+
+/// Copies a tree below a group; returns what was left out.
+fn copy(opener: &Opener, store: &Store, target: &str, tree: Question) -> Result<Vec<LeftOut>, DatasetError> {
+    let mut writer = TreeWriter::new(store, target);
+    ask(opener, &tree, &mut |node| writer.put(node), |told, _| match told {
+        Told::Tree => Ok(()),
+        Told::Frames(_) | Told::Module(_) | Told::Qmap(_) | Told::Metadata(_) | Told::Description(_) => {
+            Err(BrokenAnswer::OTHER)
+        }
+    })?;
+    Ok(writer.left_out)
+}
+
+fn warnings(path: &Path, left_out: Vec<LeftOut>) -> Vec<String> {
+    left_out.into_iter().map(|LeftOut { what, .. }| format!("{}: {what}", path.display())).collect()
 }

@@ -76,11 +76,6 @@ impl Staged {
         &self.target.directory
     }
 
-    /// The same file, open for writing.
-    pub(super) fn file(&self) -> &File {
-        &self.file
-    }
-
     /// Makes the file durable and gives it its final name, which is returned.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use bytemuck::{NoUninit, Zeroable};
-use hdf5::{Dataset, File, Group, H5Type};
+use hdf5::{Dataset, Extents, File, Group, H5Type};
 use hdf5_sys::h5d::H5Dwrite_chunk;
 use hdf5_sys::h5p::H5P_DEFAULT;
 use rayon::prelude::*;
@@ -58,12 +58,13 @@ impl Drop for Store {
 }
 
 impl Store {
-    /// Opens `path` for writing; messages name `target`, the name that the file will have.
+    /// Makes an HDF5 file of `path`; messages name `target`, the name that the file will have.
     ///
     /// # Errors
     /// The library's.
-    pub(super) fn open(path: &Path, target: &Path) -> hdf5::Result<Self> {
-        let file = File::with_options().with_fapl(|plist| plist.sieve_buf_size(0)).open_rw(path)?;
+    pub(super) fn create(path: &Path, target: &Path) -> Result<Self, DatasetError> {
+        let file = File::with_options().with_fapl(|plist| plist.sieve_buf_size(0)).create(path);
+        let file = file.map_err(|e| fault::library("create", target, e))?;
         Ok(Self { file, path: path.to_owned(), target: target.to_owned(), complete: false })
     }
 
@@ -105,6 +106,12 @@ impl Store {
     /// Writes an array, row-major, in one piece, without compression.
     pub(super) fn array<T: H5Type>(&self, object: &str, shape: &[usize], values: &[T]) -> Result<(), DatasetError> {
         objects::array(&self.file, object, shape, values).map(drop).map_err(|e| self.fault(object, e))
+    }
+
+    /// Writes a dataset of a type without values.
+    pub(super) fn empty<T: H5Type>(&self, object: &str) -> Result<(), DatasetError> {
+        let made = objects::builder(&self.file).empty::<T>().shape(Extents::Null).create(object);
+        made.map(drop).map_err(|e| self.fault(object, e))
     }
 
     /// Writes a list.

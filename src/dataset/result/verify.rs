@@ -9,6 +9,7 @@ use hdf5::{Dataset, File};
 use super::super::values;
 use super::fault::save;
 use super::tables;
+use crate::dataset::reader::Files;
 use crate::dataset::{DatasetError, Opener};
 use crate::task::correlate::Analyses;
 
@@ -28,7 +29,9 @@ const ALWAYS: [&str; 6] = [
 /// A file that does not open, lacks something or does not read.
 pub fn verify(path: &Path, analyses: Analyses) -> Result<(), DatasetError> {
     let refuse = |what: String| save("verify", path, what);
-    let file = values::open(&Opener::anywhere(), path, refuse)?;
+    // a file of this program's own
+    let opener = Opener::anywhere();
+    let file = values::open(&Files::new(&opener), path, refuse)?;
     check(&file, analyses).map_err(refuse)
 }
 

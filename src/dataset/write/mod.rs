@@ -192,7 +192,9 @@ fn sink(scene: &Scene, layout: &Layout, format: Format, files: &Dataset) -> Resu
 }
 
 fn check(scene: &Scene, format: Format, path: &Path) -> Result<(), DatasetError> {
-    let refuse = |what, remedy| Err(DatasetError::Unsupported { path: path.to_owned(), what, remedy });
+    let refuse = |what, remedy: &'static str| {
+        Err(DatasetError::Unsupported { path: path.to_owned(), what, remedy: remedy.into() })
+    };
     if let Some(shape) = format.shape().filter(|&s| s != scene.shape) {
         let what = format!("the format holds images of {shape}, not {}", scene.shape);
         return refuse(what, "leave rows and columns out or choose another format");
@@ -250,6 +252,6 @@ fn too_bright(path: &Path, frame: u64, count: u32, limit: u32) -> DatasetError {
     DatasetError::Unsupported {
         path: path.to_owned(),
         what: format!("a pixel has {count} counts in frame {frame}, the format holds {limit}"),
-        remedy: "take fewer counts or a wider element type",
+        remedy: "take fewer counts or a wider element type".into(),
     }
 }

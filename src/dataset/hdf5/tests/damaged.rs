@@ -1,4 +1,5 @@
-//! Files that are refused, and files that are damaged: an error that names the place, never a panic.
+//! Files that are refused, and chunks that are damaged: an error that names the place, never a panic. Random damages of what
+//! the library reads, which may end a process, are in `tests/corr_cli/damages.rs`.
 
 use super::*;
 use crate::dataset::DatasetError;
@@ -124,15 +125,20 @@ proptest! {
     }
 
     #[test]
-    fn flipped_bytes_do_not_panic(
+    fn flipped_bytes_of_chunks_do_not_panic(
         encoder in encoders(),
-        flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20),
+        flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 1..20),
     ) {
         let (_dir, path) = temporary();
         Stack::new(PixelType::U16, [4, 7, 9], 19).write(&path, [1, 7, 9], encoder, &[]);
+        let mut chunks = Vec::new();
+        let file = hdf5::File::open(&path).unwrap();
+        let visit = |info: hdf5::dataset::ChunkInfoRef<'_>| (chunks.push(info.addr as usize..(info.addr + info.size) as usize), 0).1;
+        file.dataset(FRAMES).unwrap().chunks_visit(visit).unwrap();
+        drop(file);
         let mut bytes = std::fs::read(&path).unwrap();
-        for (place, value) in flips {
-            *place.get_mut(&mut bytes) = value;
+        for (chunk, place, value) in flips {
+            *place.get_mut(&mut bytes[chunk.get(&chunks).clone()]) = value;
         }
         std::fs::write(&path, bytes).unwrap();
         read_whatever(&path);

@@ -299,7 +299,7 @@ mod tests {
         fn read_block(&self, block: usize, _: &mut Scratch, out: &mut Vec<PhotonEvent>) -> Result<(), DatasetError> {
             if self.bad == Some(block) {
                 let (path, place) = (PathBuf::from("numbered"), "here".to_owned());
-                return Err(DatasetError::Raw { path, place, what: "bad".to_owned(), remedy: "none" });
+                return Err(DatasetError::Raw { path, place, what: "bad".to_owned(), remedy: "none".into() });
             }
             let before: u32 = self.blocks[..block].iter().sum();
             out.clear();

@@ -65,7 +65,7 @@ impl FrameSource for Numbered {
                 Some((bad, Trouble::Panic)) if bad == frame => panic!("a reader that panics"),
                 Some((bad, Trouble::Error)) if bad == frame => {
                     let (path, place) = (PathBuf::from("numbered"), "here".to_owned());
-                    return Err(DatasetError::Raw { path, place, what: "bad".to_owned(), remedy: "none" });
+                    return Err(DatasetError::Raw { path, place, what: "bad".to_owned(), remedy: "none".into() });
                 }
                 Some(_) | None => out.fill(frame as u8),
             }
