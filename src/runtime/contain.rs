@@ -20,7 +20,7 @@ use rustix::process::{
 };
 
 use super::node;
-use super::process::{carries, carries_any, parent};
+use super::process::{activity, carries, carries_any, parent};
 
 /// A variable that all processes of an attempt have; its value names the attempt.
 pub const WORK_MARK: &str = "SPECKLED_ATTEMPT";
@@ -136,7 +136,10 @@ impl Containment {
         // nothing is started meanwhile: a process that was just started would be taken for an orphan
         let known = self.known();
         let all = children().into_iter().filter(|child| !known.contains(&child.as_raw_pid()));
-        all.filter(|child| belongs(*child, mark, known.is_empty())).collect()
+        let (ended, alive): (Vec<Pid>, Vec<Pid>) = all.partition(|orphan| has_ended(*orphan));
+        // whosever they were: nobody else buries them
+        ended.into_iter().for_each(bury_ended);
+        alive.into_iter().filter(|orphan| belongs(*orphan, mark, known.is_empty())).collect()
     }
 }
 
@@ -299,12 +302,21 @@ fn belongs(orphan: Pid, mark: &[u8], is_alone: bool) -> bool {
     is_alone && !own_group && !carries_any(orphan.as_raw_pid().cast_unsigned(), WORK_MARK)
 }
 
+/// Whether an orphan has ended and is not buried.
+fn has_ended(orphan: Pid) -> bool {
+    activity(orphan.as_raw_pid().cast_unsigned()).is_none()
+}
+
+fn bury_ended(orphan: Pid) {
+    let _buried = waitid(WaitId::Pid(orphan), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+}
+
 /// Waits for the end of an orphan, and buries it; false when it is too late.
 fn bury(orphan: Pid, until: Instant) -> bool {
     // somebody who is not a child any more is buried
     let Ok(descriptor) = pidfd_open(orphan, PidfdFlags::empty()) else { return true };
     let ended = wait(descriptor.as_fd(), PollFlags::IN, until);
-    let _buried = waitid(WaitId::Pid(orphan), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    bury_ended(orphan);
     ended
 }
 
