@@ -8,7 +8,7 @@ use thiserror::Error as ThisError;
 
 use crate::compute::job::JobError;
 use crate::dataset::DatasetError;
-use crate::dataset::reader::ServeError;
+use crate::dataset::reader::ReaderError;
 use crate::engine::EngineError;
 use crate::engine::cuda::NoGpu;
 use crate::worker::assignment::AssignmentError;
@@ -127,7 +127,7 @@ impl CommandError for AssignmentError {
     }
 }
 
-impl CommandError for ServeError {
+impl CommandError for ReaderError {
     fn exit(&self) -> Exit {
         match self {
             Self::Limit(_) => Exit::Processing,

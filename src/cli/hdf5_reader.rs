@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::exit::{Exit, Failure, ProcessError};
-use crate::dataset::reader::{ServeError, serve};
+use crate::dataset::reader::{ReaderError, serve};
 use crate::runtime::sandbox::close_all_but_reading;
 
 /// What a terminal or a worker sends to a whole group. This process ends with the one that asks it.
@@ -23,7 +23,7 @@ pub(super) fn run() -> Result<Exit, Failure> {
     }
     // without Landlock, or within a sandbox that refuses it, there are still the limits
     let _confined = close_all_but_reading();
-    let socket = io::stdin().as_fd().try_clone_to_owned().map_err(ServeError::Socket)?;
+    let socket = io::stdin().as_fd().try_clone_to_owned().map_err(ReaderError::Socket)?;
     serve(&UnixStream::from(socket))?;
     Ok(Exit::Success)
 }

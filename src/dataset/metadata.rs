@@ -227,6 +227,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::dataset::reader::Files;
 
     /// Writes a valid metadata file that lacks the datasets in `without`.
     fn write(path: &Path, without: &[&str]) {
@@ -356,6 +357,18 @@ mod tests {
             let found = folder.find("A.bin").unwrap();
             assert_eq!(found.frame_time, None);
             assert!(found.warnings[0].contains(&format!("frame_time is {value}")), "{:?}", found.warnings);
+        }
+    }
+
+    /// What a process apart may say.
+    #[test]
+    fn answers_that_cannot_be_are_refused() {
+        let folder = Folder::with(&["A_metadata.hdf"]);
+        let opener = Opener::anywhere();
+        for (value, refused) in [(1.0, false), (0.0, true), (-1.0, true), (f64::NAN, true), (f64::INFINITY, true)] {
+            let mut form = read(&Files::new(&opener), &folder.at("A_metadata.hdf")).unwrap();
+            form.0.as_mut().unwrap().count_time = Some(value);
+            assert_eq!(form.check().is_err(), refused, "{value}");
         }
     }
 

@@ -61,6 +61,7 @@ fn confinement(assignment: &Assignment) -> Confinement {
     let named = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
     let mut read = named(&SYSTEM);
     let mut write = named(&DEVICES);
+    // for its reader of HDF5 files
     read.extend(env::current_exe());
     read.extend(library_directories());
     write.extend(env::current_dir());

@@ -13,3 +13,4 @@ mod gpu;
 mod gpu_check;
 mod layouts;
 mod memory;
+mod reader;

@@ -11,6 +11,7 @@ use crate::correlate::bins::Shape;
 use crate::dataset::Opener;
 use crate::dataset::{PixelType, Scratch};
 
+mod answers;
 mod damaged;
 mod linked;
 

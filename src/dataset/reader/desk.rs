@@ -19,6 +19,14 @@ const MOST_FILES: usize = 1 << 14;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::dataset) struct FileNumber(pub(super) u32);
 
+#[cfg(test)]
+impl FileNumber {
+    /// Whether it is one or not.
+    pub(in crate::dataset) fn of(number: u32) -> Self {
+        Self(number)
+    }
+}
+
 /// A file that was opened for a question.
 #[derive(Debug, Clone)]
 pub(in crate::dataset) struct DeskFile {

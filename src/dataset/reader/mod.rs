@@ -32,7 +32,7 @@ mod serve;
 pub(super) mod wire;
 
 pub use process::ReaderEnd;
-pub use serve::{ServeError, serve};
+pub use serve::{ReaderError, serve};
 
 pub(super) use desk::{Desk, DeskFile, FileNumber, Files};
 pub(super) use process::Apart;

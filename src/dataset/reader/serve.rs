@@ -49,7 +49,7 @@ pub(super) enum FromReader {
 
 /// Why a process apart ends without an answer. Nobody but a test reads it: whoever asked sees the end.
 #[derive(Debug, Error)]
-pub enum ServeError {
+pub enum ReaderError {
     /// The limits cannot be set.
     #[error("cannot limit this process")]
     Limit(#[source] io::Error),
@@ -62,22 +62,25 @@ pub enum ServeError {
 /// read, the process gets its limits: memory, computing time, no file written, no core, and no life beyond its parent's.
 ///
 /// # Errors
-/// See [`ServeError`].
-pub fn serve(socket: &UnixStream) -> Result<(), ServeError> {
-    limit().map_err(ServeError::Limit)?;
+/// See [`ReaderError`].
+pub fn serve(socket: &UnixStream) -> Result<(), ReaderError> {
+    limit().map_err(ReaderError::Limit)?;
     answer(socket, limit_computing)
 }
 
 /// [`serve`] without the limits; `begin` is told of each question's.
-pub(super) fn answer(socket: &UnixStream, mut begin: impl FnMut(Duration) -> io::Result<()>) -> Result<(), ServeError> {
-    while let Some(message) = wire::receive(socket).map_err(ServeError::Socket)? {
+pub(super) fn answer(
+    socket: &UnixStream,
+    mut begin: impl FnMut(Duration) -> io::Result<()>,
+) -> Result<(), ReaderError> {
+    while let Some(message) = wire::receive(socket).map_err(ReaderError::Socket)? {
         let ToReader::Asked { question, computing } = message else {
-            return Err(ServeError::Socket(io::ErrorKind::InvalidData.into()));
+            return Err(ReaderError::Socket(io::ErrorKind::InvalidData.into()));
         };
-        begin(computing).map_err(ServeError::Limit)?;
+        begin(computing).map_err(ReaderError::Limit)?;
         let mut put = |node| send(socket, question.path(), &FromReader::Part(node));
         let told = question.read(&Remote { socket }, &mut put);
-        wire::send(socket, &FromReader::Done(Box::new(told))).map_err(ServeError::Socket)?;
+        wire::send(socket, &FromReader::Done(Box::new(told))).map_err(ReaderError::Socket)?;
     }
     Ok(())
 }

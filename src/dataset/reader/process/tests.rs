@@ -12,7 +12,6 @@ use super::*;
 use crate::dataset::hdf5::open_frames;
 use crate::dataset::opener::ReadGate;
 use crate::dataset::qmap::Qmap;
-use crate::dataset::reader::desk::FileNumber;
 use crate::dataset::reader::serve::answer;
 use crate::dataset::reader::{LibraryPlace, no_nodes};
 use crate::dataset::tree::{Node, PlainArray, PlainValues, TreeKind};
@@ -321,12 +320,6 @@ fn an_answer_is_held_against_the_file() {
             "{error:?}"
         );
     }
-}
-
-#[test]
-fn numbers_of_files_that_are_none_find_nothing() {
-    let opener = Opener::anywhere();
-    assert!(Files::new(&opener).get(FileNumber(0)).is_none());
 }
 
 proptest! {
