@@ -47,6 +47,21 @@ pub(super) enum Exit {
 }
 
 impl Exit {
+    /// That of a command of this program that has failed; None for a number that none has.
+    pub(super) fn of_code(code: i32) -> Option<Self> {
+        [
+            Self::Usage,
+            Self::Input,
+            Self::Unavailable,
+            Self::Processing,
+            Self::Saving,
+            Self::Refused,
+            Self::Configuration,
+        ]
+        .into_iter()
+        .find(|exit| i32::from(exit.code()) == code)
+    }
+
     /// The number.
     pub(super) fn code(self) -> u8 {
         match self {

@@ -76,6 +76,11 @@ impl<S: Store> Controller<S> {
         Ok(Self { store, policy, directory, bus, hints, outbox_start })
     }
 
+    /// Ends with its store, which is given back.
+    pub fn into_store(self) -> S {
+        self.store
+    }
+
     /// The newest event of the store.
     ///
     /// # Errors

@@ -453,6 +453,7 @@ impl Daemon {
             LeaveMode::Now => self.scheduler.leave(Instant::now()),
             LeaveMode::Drain | LeaveMode::KeepWorkers => self.scheduler.drain(),
         }
+        self.beat_soon(Instant::now());
     }
 
     fn look_at_the_clock(&mut self) {

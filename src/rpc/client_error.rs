@@ -131,6 +131,11 @@ impl ClientError {
         matches!(self, Self::Refused(status) if status.code() == Code::NotFound)
     }
 
+    /// Whether the caller may not.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code() == Code::PermissionDenied)
+    }
+
     /// Whether something has to be done first.
     pub fn is_precondition(&self) -> bool {
         matches!(self, Self::Refused(status) if status.code() == Code::FailedPrecondition)

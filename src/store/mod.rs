@@ -39,6 +39,7 @@ pub use event::{EventId, EventRecord, StoreEvent};
 pub use filter::{Page, StateName, TaskFilter};
 pub use people::{Claim, EndpointForgotten, EndpointRecord, EndpointSession, Role, TokenRecord};
 pub use sqlite::SqliteStore;
+pub use sqlite::backup::{backup as backup_sqlite, restore as restore_sqlite};
 pub use tasks::{
     ActionRecord, AddsTo, Artifact, ArtifactInfo, NewAction, NewSubmission, NewTask, Submitted, TaskRecord,
 };

@@ -1,4 +1,4 @@
-//! `speckled controller`: makes a controller's directory, and serves it.
+//! `speckled controller`: makes a controller's directory, serves it, copies its store.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use tokio::net::TcpListener;
@@ -26,7 +26,7 @@ use crate::runtime::files::open_as_many_as_allowed;
 use crate::runtime::lock::{Lock, LockError};
 use crate::runtime::memory::give_back_what_is_free;
 use crate::runtime::tasks::Tasks;
-use crate::store::{Role, SqliteStore, open_sqlite};
+use crate::store::{Role, SqliteStore, backup_sqlite, open_sqlite, restore_sqlite};
 use crate::task::names::{EndpointName, Subject};
 
 /// The store's file in a controller's directory.
@@ -43,6 +43,12 @@ const CA_KEY: &str = "ca.key";
 const CERTIFICATE: &str = "server.pem";
 const KEY: &str = "server.key";
 
+/// Until calls that end have given the store back.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// Between two looks whether they have.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// Held by the process that serves.
 const LOCK: &str = "lock";
 
@@ -55,6 +61,28 @@ pub(in crate::cli) enum ControllerCommand {
     Serve(ServeArgs),
     /// Make a certificate of the controller's own CA, for a client or an endpoint
     Certify(CertifyArgs),
+    /// Copy the store, also while the controller serves
+    Backup(BackupArgs),
+    /// Put a copy in the place of the store of a controller that does not serve
+    Restore(RestoreArgs),
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct BackupArgs {
+    /// The controller's directory
+    directory: PathBuf,
+    /// The new file
+    #[arg(value_name = "FILE")]
+    into: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct RestoreArgs {
+    /// The controller's directory
+    directory: PathBuf,
+    /// The copy that `backup` made
+    #[arg(value_name = "FILE")]
+    copy: PathBuf,
 }
 
 impl ControllerCommand {
@@ -121,6 +149,28 @@ pub(in crate::cli) fn run(command: &ControllerCommand) -> Result<Exit, Failure> 
         ControllerCommand::Init(args) => wait(init(args)),
         ControllerCommand::Serve(args) => several(serving(args)),
         ControllerCommand::Certify(args) => certify(args),
+        ControllerCommand::Backup(BackupArgs { directory, into }) => {
+            backup_sqlite(&store_of(directory)?, into).map_err(ServiceError::Store)?;
+            output::stdout(into.display())?;
+            Ok(Exit::Success)
+        }
+        ControllerCommand::Restore(RestoreArgs { directory, copy }) => {
+            let place = store_of(directory)?;
+            let _nobody_serves = lock(directory)?;
+            restore_sqlite(copy, &place).map_err(ServiceError::Store)?;
+            output::note("tokens are as they were then: revoke again what was revoked since");
+            output::stdout(place.display())?;
+            Ok(Exit::Success)
+        }
+    }
+}
+
+/// The store's file of a directory that is a controller's.
+fn store_of(directory: &Path) -> Result<PathBuf, ServiceError> {
+    let place = directory.join(STORE);
+    match place.exists() {
+        true => Ok(place),
+        false => Err(ServiceError::NoDirectory { path: directory.to_owned() }),
     }
 }
 
@@ -171,9 +221,7 @@ async fn serving(args: &ServeArgs) -> Result<Exit, Failure> {
         return Err(ServiceError::Plain { address: args.listen.to_string() }.into());
     }
     let made = |name: &str| args.directory.join(name);
-    if !made(STORE).exists() {
-        return Err(ServiceError::NoDirectory { path: args.directory.clone() }.into());
-    }
+    store_of(&args.directory)?;
     let tls = if args.plain {
         None
     } else {
@@ -201,12 +249,26 @@ async fn serving(args: &ServeArgs) -> Result<Exit, Failure> {
     let stopping = tasks.stopping();
     tasks.spawn("signals", async move { until_signalled("controller", &stopping).await });
     output::stdout(format_args!("{scheme}://{address}"))?;
-    let served = services.serve(controller, listener, tasks.stopping()).await;
+    let served = services.serve(Arc::clone(&controller), listener, tasks.stopping()).await;
     tasks.stop();
     tasks.join().await;
+    close(controller).await;
     drop(lock);
     served.map_err(ServiceError::Serve)?;
     Ok(Exit::Success)
+}
+
+/// Closes the store, so that its file is whole without what lies beside it. Sessions that end may have it a moment longer.
+async fn close(mut controller: Arc<Controller<SqliteStore>>) {
+    let begun = Instant::now();
+    while begun.elapsed() < CLOSING {
+        match Arc::try_unwrap(controller) {
+            Ok(controller) => return controller.into_store().close().await,
+            Err(shared) => controller = shared,
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    tracing::info!("somebody still reads: the store's log stays beside it");
 }
 
 fn certify(CertifyArgs { directory, name, into }: &CertifyArgs) -> Result<Exit, Failure> {

@@ -123,7 +123,12 @@ fn of_endpoint(status: &EndpointStatus, place: Place, reasons: &mut Vec<String>)
     let name = &status.name;
     match status.service {
         ServiceStatus::Open => {}
-        ServiceStatus::Drains | ServiceStatus::Leaves => reasons.insert(0, format!("endpoint {name} is about to end")),
+        ServiceStatus::Drains | ServiceStatus::Leaves => {
+            reasons.insert(
+                0,
+                format!("endpoint {name} is about to end and takes nothing new; it has to be started again"),
+            );
+        }
     }
     let connected: Vec<_> = status.workers.iter().filter(|worker| worker.connected).collect();
     let slots = connected.iter().map(|worker| match place {

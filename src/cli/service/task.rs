@@ -178,7 +178,12 @@ async fn retry(TasksArgs { tasks, form, remote }: TasksArgs) -> Result<Exit, Fai
         let again = SubmissionTask { label, spec, priority, deadline, retries };
         let order =
             Submission { action: Some(action), group, pool, ..Submission::new(endpoint.to_string(), vec![again]) };
-        let receipt = client.submit(order).await.map_err(ServiceError::Client)?;
+        let receipt = match client.submit(order.clone()).await {
+            // the action of somebody else of the group: a new one
+            Err(error) if error.is_denied() => client.submit(Submission { action: None, ..order }).await,
+            answer => answer,
+        };
+        let receipt = receipt.map_err(ServiceError::Client)?;
         ids.extend(receipt.tasks.into_iter().map(|(id, _)| id));
     }
     print(&all(&mut client, &ids).await?, form.output)?;

@@ -5,6 +5,7 @@
 //! for a write (WAL).
 
 mod artifacts;
+pub(super) mod backup;
 mod changes;
 mod committer;
 mod counts;

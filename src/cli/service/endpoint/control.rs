@@ -326,6 +326,7 @@ fn worker(status: &WorkerStatus) -> String {
 /// Shows the end of a log.
 pub(super) fn logs(args: &LogsArgs) -> Result<Exit, Failure> {
     let state_dir = args.state_dir.state_dir()?;
+    process::holder(&args.state_dir, &state_dir).map_err(StateDirFailure::Process)?;
     let path = match args.of {
         LogOf::Endpoint => state_dir.log(),
         LogOf::Worker => newest_worker_log(&state_dir).map_err(|error| file("list", &state_dir.logs(), error))?,
@@ -351,6 +352,7 @@ fn newest_worker_log(state_dir: &StateDir) -> io::Result<std::path::PathBuf> {
 /// Lists its tasks.
 pub(super) fn tasks(args: &TasksArgs) -> Result<Exit, Failure> {
     let state_dir = args.state_dir.state_dir()?;
+    process::holder(&args.state_dir, &state_dir).map_err(StateDirFailure::Process)?;
     let (book, _) = journal::read(state_dir.directory()).map_err(StateDirFailure::Journal)?;
     let rows: Vec<Value> = book.attempts().filter_map(|id| book.get(id)).map(|held| {
         let leased = &held.leased;
@@ -410,11 +412,11 @@ async fn goodbye(state_dir: &StateDir, sessions: &[SessionId]) -> Result<Endpoin
 pub(super) fn delete(args: &DeleteArgs) -> Result<Exit, Failure> {
     let state_dir = args.state_dir.state_dir()?;
     let name = args.state_dir.name.clone();
-    // the configuration is what makes a directory an endpoint's: nothing else is ever deleted
-    EndpointConfig::read(state_dir.directory()).map_err(StateDirFailure::Config)?;
     if let Some(holder) = process::holder(&args.state_dir, &state_dir).map_err(StateDirFailure::Process)? {
         return Err(StateDirFailure::Running { at: args.state_dir.clone(), holder }.into());
     }
+    // the configuration is what makes a directory an endpoint's: nothing else is ever deleted
+    EndpointConfig::read(state_dir.directory()).map_err(StateDirFailure::Config)?;
     let book = journal::read(state_dir.directory()).map(|(book, _)| book).unwrap_or_default();
     if !book.is_empty() && !args.force {
         return Err(StateDirFailure::Tasks { name, tasks: book.len() }.into());

@@ -128,6 +128,8 @@ pub(in crate::cli) enum StateDirFailure {
         name: EndpointName,
         /// What it said last.
         reason: String,
+        /// What it ended with; None = it did not end by itself.
+        exit: Option<Exit>,
     },
     /// It did not end.
     #[error("endpoint {} has not ended after {waited_s} s; see `speckled endpoint logs {at}`", at.name)]
@@ -172,7 +174,7 @@ impl CommandError for StateDirFailure {
             Self::Link(LinkError::Certificate(_) | LinkError::Tls(_)) => Exit::Processing,
             Self::Endpoint(EndpointError::Part) | Self::NotEnded { .. } | Self::Unwell { .. } => Exit::Processing,
             Self::Process(reason) => reason.exit(),
-            Self::NotStarted { .. } => Exit::Unavailable,
+            Self::NotStarted { exit, .. } => exit.unwrap_or(Exit::Unavailable),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use clap::Args;
 
-use super::{StateDirArgs, StateDirFailure};
+use super::{StateDirArgs, StateDirFailure, process};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::logging;
 use crate::cli::output::{self, Form};
@@ -91,7 +91,8 @@ async fn start(args: StateDirArgs) -> Result<Exit, Failure> {
             }
         });
     }
-    output::stdout(format_args!("endpoint {name} is ready, process {}", std::process::id()))?;
+    let without = if line.is_none() { ", without a session: its log says why" } else { "" };
+    output::stdout(format_args!("endpoint {name} is ready, process {}{without}", std::process::id()))?;
     let ended = endpoint.run(dial, line, asked).await;
     services.stop();
     services.join().await;
@@ -106,6 +107,7 @@ async fn start(args: StateDirArgs) -> Result<Exit, Failure> {
 pub(super) fn detach(args: &StateDirArgs) -> Result<Exit, Failure> {
     let state_dir = args.state_dir()?;
     // nothing is made for one that there is not
+    process::holder(args, &state_dir).map_err(StateDirFailure::Process)?;
     EndpointConfig::read(state_dir.directory()).map_err(StateDirFailure::Config)?;
     let log = state_dir.log();
     state_dir.make().map_err(StateDirFailure::StateDir)?;
@@ -126,15 +128,15 @@ pub(super) fn detach(args: &StateDirArgs) -> Result<Exit, Failure> {
     }
     if ready.is_empty() {
         // it has ended, or will: its output is closed
-        let _ = child.wait();
-        return Err(not_started(args, &state_dir, from).into());
+        let code = child.wait().ok().and_then(|status| status.code());
+        return Err(not_started(args, &state_dir, from, code).into());
     }
     output::stdout(ready.trim())?;
     Ok(Exit::Success)
 }
 
 /// What it wrote last.
-fn not_started(args: &StateDirArgs, state_dir: &StateDir, from: u64) -> StateDirFailure {
+fn not_started(args: &StateDirArgs, state_dir: &StateDir, from: u64, code: Option<i32>) -> StateDirFailure {
     let written = fs::read(state_dir.log()).unwrap_or_default();
     let written = usize::try_from(from).ok().and_then(|from| written.get(from..)).unwrap_or_default();
     let said = String::from_utf8_lossy(written);
@@ -142,7 +144,7 @@ fn not_started(args: &StateDirArgs, state_dir: &StateDir, from: u64) -> StateDir
     let error = said.lines().rev().find_map(|line| line.strip_prefix("speckled: error: "));
     let last = said.lines().rev().find(|line| !line.trim().is_empty());
     let reason = error.or(last).unwrap_or("it said nothing").to_owned();
-    StateDirFailure::NotStarted { name: args.name.clone(), reason }
+    StateDirFailure::NotStarted { name: args.name.clone(), reason, exit: code.and_then(Exit::of_code) }
 }
 
 /// One older log is kept.
