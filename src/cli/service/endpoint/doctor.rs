@@ -46,10 +46,9 @@ type Finding = (&'static str, Result<String, String>);
 /// Looks.
 pub(super) fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
     let state_dir = args.state_dir.state_dir()?;
-    match process::holder(&args.state_dir, &state_dir) {
-        Err(absent @ NoProcess::NotConfigured { .. }) => return Err(StateDirFailure::Process(absent).into()),
-        // what else is wrong is found below
-        Ok(_) | Err(_) => {}
+    // what else is wrong is found below
+    if let Err(absent @ NoProcess::NotConfigured { .. }) = process::holder(&args.state_dir, &state_dir) {
+        return Err(StateDirFailure::Process(absent).into());
     }
     let findings = single(async { Ok::<_, Failure>(look(&args.state_dir, &state_dir).await) })?;
     let failed = findings.iter().filter(|(_, found)| found.is_err()).count();
