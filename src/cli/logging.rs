@@ -35,23 +35,50 @@ fn start(level: LevelFilter) {
     }
 }
 
-/// stderr, with what others have put into a line written out. The colours of the lines pass: what has begun a colour in a
-/// field was written out before.
+/// stderr, with what others have put into a line written out. On a terminal colours pass, since the lines have some.
 #[derive(Debug, Default)]
 struct HarmlessErrors;
 
 /// What a terminal's colours begin with.
 const ESCAPE: char = '\u{1b}';
 
+/// Whether what follows an escape character sets a colour, as `[31m`, and nothing else (ECMA-48, SGR).
+fn begins_colour(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix('[') else { return false };
+    rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m')
+}
+
 impl Write for HarmlessErrors {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
-        let shown: Vec<_> = text.split(ESCAPE).map(harmless).collect();
-        io::stderr().write_all(shown.join("\u{1b}").as_bytes())?;
+        if io::stderr().is_terminal() {
+            let mut parts = text.split(ESCAPE);
+            let mut shown = harmless(parts.next().unwrap_or_default()).into_owned();
+            for part in parts {
+                shown.push_str(if begins_colour(part) { "\u{1b}" } else { "\\u001b" });
+                shown.push_str(&harmless(part));
+            }
+            io::stderr().write_all(shown.as_bytes())?;
+        } else {
+            io::stderr().write_all(harmless(&text).as_bytes())?;
+        }
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_colours_pass() {
+        assert!(begins_colour("[31mred") && begins_colour("[0m") && begins_colour("[1;4m"));
+        for other in ["]0;title", "[2J", "[31", "c", "", "m"] {
+            assert!(!begins_colour(other), "{other}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -114,6 +114,33 @@ impl StateDir {
         self.id()
     }
 
+    /// Notes that this directory is the endpoint's, and not one that is copied from it.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn claim(&self) -> Result<(), StateDirError> {
+        let place = self.place()?;
+        self.replace(&self.0.join("place"), place.as_bytes())
+    }
+
+    /// Whether the directory was copied from the one in which the endpoint last ran.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn is_copy(&self) -> Result<bool, StateDirError> {
+        // one that never ran has none
+        let claimed = fs::read_to_string(self.0.join("place")).ok();
+        let place = self.place()?;
+        Ok(claimed.is_some_and(|claimed| claimed != place))
+    }
+
+    /// What tells the directory from its copies.
+    fn place(&self) -> Result<String, StateDirError> {
+        let found = fs::metadata(&self.0);
+        let found = found.map_err(|source| StateDirError::Io { action: "look at", path: self.0.clone(), source })?;
+        Ok(format!("{}:{}\n", found.dev(), found.ino()))
+    }
+
     /// Which endpoint it is.
     ///
     /// # Errors
@@ -164,6 +191,21 @@ mod tests {
         assert_eq!(state_dir.make().expect("made before"), id);
         fs::write(state_dir.directory().join("id"), "polaris").expect("written");
         assert!(state_dir.id().expect_err("no id").to_string().contains("holds no endpoint id"));
+    }
+
+    #[test]
+    fn a_copy_is_told_from_the_directory_that_ran() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let [own, copy] = ["own", "copy"].map(|name| StateDir::new(dir.path().join(name)));
+        for state_dir in [&own, &copy] {
+            state_dir.make().expect("made");
+            assert!(!state_dir.is_copy().expect("reads"), "neither ran");
+        }
+        own.claim().expect("written");
+        fs::copy(own.directory().join("place"), copy.directory().join("place")).expect("copied");
+        assert!(!own.is_copy().expect("reads") && copy.is_copy().expect("reads"));
+        copy.claim().expect("it is started in its own right");
+        assert!(!copy.is_copy().expect("reads"));
     }
 
     #[test]

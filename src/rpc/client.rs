@@ -26,6 +26,7 @@ use super::wire::tasks_client::TasksClient;
 use crate::config::endpoint::ControllerAddress;
 use crate::controller::{Receipt, Submission};
 use crate::ids::{ActionId, EndpointId, SessionId, TaskId};
+use crate::runtime::files::read_small;
 use crate::store::{StateName, TaskFilter};
 
 pub use super::client_error::ClientError;
@@ -50,6 +51,9 @@ pub struct Target {
     pub identity: Option<ServerIdentity>,
 }
 
+/// Bytes of a token's or certificates' file: some hundred CAs.
+const LARGEST_FILE: u64 = 1 << 20;
+
 /// A file that says who asks cannot be read.
 #[derive(Debug, Error)]
 #[error("cannot read {}", path.display())]
@@ -68,7 +72,9 @@ impl Target {
     /// A file that it names cannot be read.
     pub fn read(address: &ControllerAddress) -> Result<Self, TargetError> {
         let ControllerAddress { url, ca, token_file, identity } = address;
-        let read = |path: &PathBuf| std::fs::read(path).map_err(|source| TargetError { path: path.clone(), source });
+        let read = |path: &PathBuf| {
+            read_small(path, LARGEST_FILE).map_err(|source| TargetError { path: path.clone(), source })
+        };
         let token = String::from_utf8_lossy(&read(token_file)?).trim().to_owned();
         let identity = match identity {
             Some(files) => Some(ServerIdentity { certificates: read(&files.certificate)?, key: read(&files.key)? }),

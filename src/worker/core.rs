@@ -156,6 +156,8 @@ struct Running {
     lost: Option<Loss>,
     /// The name that its process waits for.
     naming: Option<NamedResult>,
+    /// When it must be over.
+    deadline: Option<Instant>,
 }
 
 /// The connection with the endpoint.
@@ -295,7 +297,7 @@ impl Core {
                     self.report(attempt, Outcome::Lost(Loss::Returned), TaskResult::default());
                 }
             }),
-            ToWorker::Named(attempts) => attempts.into_iter().for_each(|attempt| self.named(attempt)),
+            ToWorker::Named(attempts) => attempts.into_iter().for_each(|attempt| self.named(attempt, now)),
             ToWorker::Recorded(attempts) => attempts.iter().for_each(|attempt| {
                 self.reports.remove(attempt);
             }),
@@ -326,7 +328,7 @@ impl Core {
 
     /// Its process has ended, or does not end though it was killed.
     pub(super) fn finished(&mut self, attempt: AttemptId, outcome: Outcome, result: TaskResult, now: Instant) {
-        let Some(Running { place, lost, naming: _ }) = self.running.remove(&attempt) else { return };
+        let Some(Running { place, lost, naming: _, deadline: _ }) = self.running.remove(&attempt) else { return };
         *self.used.at(place) -= 1;
         let outcome = match (outcome, lost) {
             // what it computed, or how it failed, is not to be believed
@@ -508,9 +510,11 @@ impl Core {
     }
 
     /// An answer that comes twice is passed on once: the name that is said next waits for its own.
-    fn named(&mut self, attempt: AttemptId) {
+    fn named(&mut self, attempt: AttemptId, now: Instant) {
+        // this worker may not have run for a while: what is late is about to be stopped
         if let Some(running) = self.running.get_mut(&attempt)
             && running.naming.take().is_some()
+            && running.deadline.is_none_or(|deadline| deadline > now)
         {
             self.actions.push(Action::Publish(attempt));
         }
@@ -605,7 +609,7 @@ impl Core {
                     self.waiting.of(place).push_front(WaitingAttempt { attempt, spec, earlier, deadline });
                     break;
                 };
-                self.running.insert(attempt, Running { place, lost: None, naming: None });
+                self.running.insert(attempt, Running { place, lost: None, naming: None, deadline });
                 *self.used.at(place) += 1;
                 self.outbox.started.push(attempt);
                 self.actions.push(Action::Launch(Launch { attempt, spec, earlier, deadline, place, slot }));

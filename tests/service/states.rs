@@ -257,3 +257,20 @@ async fn a_store_that_was_restored_from_a_backup_is_told() {
     let third = site.submit(vec![Site::step("third")]).await;
     assert_eq!(site.until_over(&third).await[0].state, StateName::Succeeded, "it goes on");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copied_directory_is_deleted_alone() {
+    let site = Site::running(60, 1);
+    done(Command::new("cp").arg("-a").arg(site.at("home/site")).arg(site.at("home/copy")).output().expect("runs"));
+    let workers = site.processes("worker");
+    let copy = site.text("home/copy");
+    // the lock that is held is the original's
+    let deleted = speckled(&["endpoint", "delete", "site", "--directory", &copy]).output().expect("runs");
+    assert!(failed(&deleted).1.contains("is a copy"), "{}", failed(&deleted).1);
+    done(deleted);
+    assert!(!site.at("home/copy").exists());
+    assert_eq!(site.processes("worker"), workers, "it goes on");
+    assert_eq!(listed(&site), [("site".to_owned(), true)]);
+    let task = site.submit(vec![Site::step("mark")]).await[0];
+    assert_eq!(site.until_over(&[task]).await[0].state, StateName::Succeeded);
+}

@@ -15,7 +15,14 @@ use crate::runtime::files::replace;
 use crate::store::{EventId, Store};
 
 /// Between two notes: what a backup lacks is known to so much.
-const PERIOD: Duration = Duration::from_secs(60);
+const PERIOD: Duration = Duration::from_secs(5);
+
+/// Whether a note is the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LastNote {
+    No,
+    Yes,
+}
 
 /// The note of a controller's directory.
 #[derive(Debug, Clone)]
@@ -47,6 +54,7 @@ impl StoreMark {
     /// Notes how far the store has come, now and then, until it is to stop.
     pub(super) async fn keep<S: Store>(self, controller: Arc<Controller<S>>, stopping: CancellationToken) {
         let mut noted = None;
+        let mut last = LastNote::No;
         loop {
             // a store that fails says so itself
             if let Ok(newest) = controller.newest_event().await
@@ -61,10 +69,14 @@ impl StoreMark {
                     }
                 }
             }
+            if last == LastNote::Yes {
+                return;
+            }
             tokio::select! {
                 // a note that is late says less
                 () = tokio::time::sleep(PERIOD) => {}
-                () = stopping.cancelled() => return,
+                // what came meanwhile is noted before it stops
+                () = stopping.cancelled() => last = LastNote::Yes,
             }
         }
     }

@@ -166,6 +166,21 @@ fn what_must_be_over_when_a_slot_is_free_does_not_begin() {
     assert!(played.reported().contains(&(id(4), Outcome::Failed(Failure::deadline()))), "{:?}", played.said);
 }
 
+#[test]
+fn what_is_late_is_not_published() {
+    let mut played = Played::ready(1);
+    let late = Handout { time_left: Some(Duration::from_secs(1)), ..handout(2) };
+    played.core.on_message(ToWorker::Work(vec![late]), played.now);
+    played.turn();
+    let file = FileMark { inode: 1, bytes: 1, modified_ns: 1 };
+    played.core.naming(id(2), NamedResult { path: "/out/a.hdf".into(), file });
+    // it did not run for a while
+    played.now += Duration::from_secs(1);
+    played.core.on_message(ToWorker::Named(vec![id(2)]), played.now);
+    played.turn();
+    assert_eq!(played.published, []);
+}
+
 /// Even ones compute, odd ones do not.
 fn handout(number: u128) -> Handout {
     let spec = if number.is_multiple_of(2) {

@@ -95,7 +95,7 @@ pub(in crate::cli) struct TasksArgs {
 pub(in crate::cli) struct DeleteArgs {
     #[command(flatten)]
     state_dir: StateDirArgs,
-    /// Even if it has tasks that the controller does not know to be over: they are computed again elsewhere
+    /// Even if it has tasks: those that have not ended stay with the controller until somebody cancels them
     #[arg(long)]
     force: bool,
 }
@@ -417,6 +417,13 @@ pub(super) fn delete(args: &DeleteArgs) -> Result<Exit, Failure> {
     }
     // the configuration is what makes a directory an endpoint's: nothing else is ever deleted
     EndpointConfig::read(state_dir.directory()).map_err(StateDirFailure::Config)?;
+    if state_dir.is_copy().map_err(StateDirFailure::StateDir)? {
+        // its processes, its tasks and its name are another directory's
+        output::note("the directory is a copy of the endpoint's: the endpoint itself is left alone");
+        fs::remove_dir_all(state_dir.directory()).map_err(|error| file("delete", state_dir.directory(), error))?;
+        output::note(format_args!("{} was deleted", state_dir.directory().display()));
+        return Ok(Exit::Success);
+    }
     let book = journal::read(state_dir.directory()).map(|(book, _)| book).unwrap_or_default();
     if !book.is_empty() && !args.force {
         return Err(StateDirFailure::Tasks { name, tasks: book.len() }.into());

@@ -54,6 +54,7 @@ async fn start(args: StateDirArgs) -> Result<Exit, Failure> {
     let socket = state_dir.socket().map_err(StateDirFailure::StateDir)?;
     let (name, configured, worker) = (config.name.clone(), config.worker_link.clone(), config.local);
     let endpoint = Endpoint::open(state_dir.clone(), config, host_name()).map_err(StateDirFailure::Endpoint)?;
+    state_dir.claim().map_err(StateDirFailure::StateDir)?;
     let tasks = Tasks::default();
     let asked = tasks.stopping();
     tasks.spawn("signals", {
