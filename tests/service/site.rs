@@ -82,7 +82,7 @@ async fn an_endpoint_is_started_asked_stopped_and_deleted() {
     assert!(started.contains("endpoint site is ready"), "{started}");
     let again = site.on_endpoint(&["start", "site", "--detach"]);
     let error = String::from_utf8_lossy(&again.stderr).into_owned();
-    assert!(again.status.code() == Some(69) && error.contains("is in use by process"), "{error}");
+    assert!(again.status.code() == Some(76) && error.contains("is in use by process"), "{error}");
     let task = site.submit(vec![site.held("mark")]).await[0];
     let go = site.let_go("mark");
     site.until(task, |task| task.state == StateName::Running).await;
