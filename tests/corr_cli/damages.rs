@@ -4,12 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hdf5::{File, Selection};
 use rand::{Rng, SeedableRng};
@@ -22,6 +21,9 @@ use crate::common::{finish, write_qmap};
 
 /// Damages of a plain run of the tests.
 const DAMAGES: u64 = 2000;
+
+/// Damages that crash HDF5 2.2, or send it round without an end: they are always among those of a plain run.
+const KNOWN: [u64; 2] = [50_188, 24_937];
 
 /// Seconds that a command may take: one that computes without an end is stopped by itself before.
 const DEADLINE: &str = "120";
@@ -150,7 +152,7 @@ impl Bench {
     }
 
     /// Damages a file and runs a command on it; says what was wrong with how that ended.
-    fn try_one(&self, number: u64) -> Result<(i32, Option<&'static str>), String> {
+    fn try_one(&self, number: u64) -> Result<(i32, Option<String>), String> {
         let mut random = ChaCha8Rng::seed_from_u64(number);
         let victim = &self.victims[random.random_range(0..self.victims.len())];
         let file = victim.files[random.random_range(0..victim.files.len())];
@@ -172,7 +174,10 @@ impl Bench {
             code if !CODES.contains(&code) => wrong("it ended in another way than it should"),
             _ if run.stderr.contains("panicked") => wrong("it panicked"),
             _ if (left.len(), results) != (wanted, wanted) => wrong("it left something, or nothing"),
-            code => Ok((code, ENDS.into_iter().find(|end| run.stderr.contains(end)))),
+            code => {
+                let died = ENDS.into_iter().any(|end| run.stderr.contains(end));
+                Ok((code, died.then(|| format!("damage {number} of {file}: {}", run.stderr.trim()))))
+            }
         }
     }
 
@@ -199,37 +204,33 @@ impl Bench {
     }
 }
 
-fn numbers() -> Range<u64> {
+fn numbers() -> Vec<u64> {
     let asked = std::env::var("SPECKLED_DAMAGES").unwrap_or_default();
     let number = |text: &str| text.trim().parse().expect("SPECKLED_DAMAGES is a number, or two as 17..18");
     match asked.split_once("..") {
-        _ if asked.is_empty() => 0..DAMAGES,
-        Some((first, end)) => number(first)..number(end),
-        None => 0..number(&asked),
+        _ if asked.is_empty() => (0..DAMAGES).chain(KNOWN).collect(),
+        Some((first, end)) => (number(first)..number(end)).collect(),
+        None => (0..number(&asked)).collect(),
     }
 }
 
 #[test]
 fn no_damage_ends_a_command_by_itself_or_is_believed() {
-    let (numbers, found) =
-        (numbers(), Mutex::new((BTreeMap::<i32, u64>::new(), BTreeMap::<&str, Vec<u64>>::new(), Vec::new())));
-    let next = AtomicU64::new(numbers.start);
+    let (numbers, found) = (numbers(), Mutex::new((BTreeMap::<i32, u64>::new(), Vec::new(), Vec::new())));
+    let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 let bench = Bench::new();
                 loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= numbers.end {
-                        return;
-                    }
+                    let Some(&number) = numbers.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
                     let tried = bench.try_one(number);
                     let mut found = found.lock().expect("no thread panics while it has this");
                     match tried {
                         Ok((code, end)) => {
                             *found.0.entry(code).or_default() += 1;
-                            end.into_iter().for_each(|end| found.1.entry(end).or_default().push(number));
+                            found.1.extend(end);
                         }
                         Err(wrong) => found.2.push(wrong),
                     }
@@ -238,12 +239,12 @@ fn no_damage_ends_a_command_by_itself_or_is_believed() {
         }
     });
     let (codes, ends, wrong) = found.into_inner().expect("no thread panicked");
-    let summary = format!("damages {numbers:?}: codes {codes:?}, ends of readers {ends:?}");
+    let summary = format!("{} damages: codes {codes:?}, {} readers died", numbers.len(), ends.len());
     if let Some(path) = std::env::var_os("SPECKLED_DAMAGES_REPORT") {
-        fs::write(path, format!("{summary}\n{}", wrong.join("\n"))).expect("written");
+        fs::write(path, [vec![summary.clone()], ends, wrong.clone()].concat().join("\n")).expect("written");
     }
     assert!(wrong.is_empty(), "{summary}; {} were wrong:\n{}", wrong.len(), wrong.join("\n"));
     // most damages are noticed, and some hit nothing that is read
-    let whole = (numbers.end - numbers.start).min(DAMAGES) == DAMAGES;
-    assert!(!whole || codes.len() >= 3 && codes.contains_key(&0) && codes.contains_key(&73), "{summary}");
+    let many = numbers.len() as u64 >= DAMAGES;
+    assert!(!many || codes.len() >= 3 && codes.contains_key(&0) && codes.contains_key(&73), "{summary}");
 }

@@ -103,7 +103,8 @@ impl ChunkIndex {
                 i32::from(refused.is_some())
             })
             .map_err(|source| DatasetError::hdf5(format!("list the chunks of {}", dataset.name()), path, source))?;
-        match refused {
+        entries.sort_unstable_by_key(|&(number, _)| number);
+        match refused.or_else(|| twice(&entries)) {
             Some((what, address)) => Err(DatasetError::Raw {
                 path: path.to_owned(),
                 place: format!("{}, byte {address}", dataset.name()),
@@ -114,8 +115,8 @@ impl ChunkIndex {
         }
     }
 
-    fn new(mut entries: Vec<(u64, StoredChunk)>) -> Self {
-        entries.sort_unstable_by_key(|&(number, _)| number);
+    /// Of chunks by ascending numbers.
+    fn new(entries: Vec<(u64, StoredChunk)>) -> Self {
         let complete = entries.iter().zip(0..).all(|(&(number, _), position)| number == position);
         let numbers = (!complete).then(|| Packed(entries.iter().map(|&(number, _)| number).collect()));
         Self { numbers, chunks: Packed(entries.into_iter().map(|(_, chunk)| chunk).collect()) }
@@ -163,6 +164,13 @@ impl ChunkIndex {
     }
 }
 
+/// What is wrong with chunks of the same number, and where, if there are such.
+fn twice(entries: &[(u64, StoredChunk)]) -> Option<(String, u64)> {
+    let pair = entries.windows(2).find(|pair| pair[0].0 == pair[1].0)?;
+    let [one, other] = [pair[0].1.address, pair[1].1.address];
+    Some((format!("the chunk is stored twice, at byte {one} too"), other))
+}
+
 fn entry<const R: usize>(
     grid: &Grid<R>,
     offset: &[u64],
@@ -205,13 +213,20 @@ mod tests {
 
     #[test]
     fn absent_chunks_are_none() {
-        let index = ChunkIndex::new(vec![(7, chunk(70)), (2, chunk(20))]);
+        let index = ChunkIndex::new(vec![(2, chunk(20)), (7, chunk(70))]);
         assert_eq!((index.get(2), index.get(7), index.get(3)), (Some(chunk(20)), Some(chunk(70)), None));
         assert!(index.has_any(0..3) && index.has_any(7..8));
         assert!(!index.has_any(3..7) && !index.has_any(8..99) && !index.has_any(2..2));
-        let complete = ChunkIndex::new(vec![(1, chunk(10)), (0, chunk(0))]);
+        let complete = ChunkIndex::new(vec![(0, chunk(0)), (1, chunk(10))]);
         assert_eq!((complete.numbers.is_none(), complete.get(1), complete.get(2)), (true, Some(chunk(10)), None));
         assert!(complete.has_any(1..9) && !complete.has_any(2..9));
+    }
+
+    #[test]
+    fn a_chunk_that_is_stored_twice_is_refused() {
+        assert_eq!(twice(&[(2, chunk(20)), (3, chunk(20))]), None);
+        let (what, address) = twice(&[(2, chunk(20)), (2, chunk(70)), (3, chunk(1))]).unwrap();
+        assert_eq!((what.as_str(), address), ("the chunk is stored twice, at byte 20 too", 70));
     }
 
     #[test]
